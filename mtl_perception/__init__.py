@@ -1,0 +1,31 @@
+"""Semantic segmentation, metric depth and a labelled point cloud from one network in one forward pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtl_perception.geometry.camera import CameraModel
+    from mtl_perception.net.weights import load_network
+    from mtl_perception.pipeline import Pipeline
+    from mtl_perception.types import Frame, Result
+
+__version__ = "0.1.0"
+__all__ = ["CameraModel", "Frame", "Pipeline", "Result", "load_network"]
+
+_HOMES = {
+    "CameraModel": "mtl_perception.geometry.camera",
+    "Frame": "mtl_perception.types",
+    "Pipeline": "mtl_perception.pipeline",
+    "Result": "mtl_perception.types",
+    "load_network": "mtl_perception.net.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import; a command that does not need it should not wait for it.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,175 @@
+"""What a network was made for: classes, normalisation, depth, camera, data, licence. It travels inside the weights file."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from mtl_perception.errors import WeightsError
+from mtl_perception.labels import KITTI6, NYUD40, ClassSet
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+DEPTH_TRANSFORMS = ("abs", "exp")
+TASKS = (("segmentation", "depth"), ("segmentation", "depth", "normals"))
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model's description; see docs/models.md for the meaning of each card entry.
+
+    Attributes:
+        name: Short name.
+        classes: C class names in id order.
+        colors: C RGB colours.
+        tasks: ("segmentation", "depth") or with "normals" as the third.
+        groups: Parts of the classes that are used alone, name -> (first id, number of ids): for networks trained on
+            several class sets at once. Empty when the classes are one set.
+        mean: Subtracted from RGB / 255.
+        std: Divided by, after that.
+        depth_transform: Makes metres of the raw depth: "abs" (the published networks) or "exp".
+        depth_range: Nearest and farthest depth that the training saw, metres.
+        camera: Intrinsics of the training camera: width, height, fx, fy, cx, cy. Empty when unknown.
+        licence: What the weights may be used for.
+        card: Anything else worth knowing: data, seed, command, hours, metrics, known failures.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    tasks: tuple[str, ...] = TASKS[0]
+    groups: dict[str, tuple[int, int]] = field(default_factory=dict)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    depth_transform: str = "abs"
+    depth_range: tuple[float, float] = (0.0, 80.0)
+    camera: dict[str, float] = field(default_factory=dict)
+    licence: str = "unknown"
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 1 <= len(self.classes) <= 255:
+            problems.append(f"{len(self.classes)} classes (1 to 255 fit a label picture)")
+        if len(self.classes) != len(self.colors):
+            problems.append(f"{len(self.classes)} classes but {len(self.colors)} colours")
+        if not all(0 <= value <= 255 for color in self.colors for value in color):
+            problems.append("colours outside 0..255")
+        for name, (first, count) in self.groups.items():
+            if first < 0 or count < 1 or first + count > len(self.classes):
+                problems.append(f"group {name!r}: {count} classes from {first} on, of {len(self.classes)}")
+        if self.tasks not in TASKS:
+            problems.append(f"tasks {self.tasks} (one of {TASKS})")
+        if self.depth_transform not in DEPTH_TRANSFORMS:
+            problems.append(f"depth_transform {self.depth_transform!r} (one of {DEPTH_TRANSFORMS})")
+        if len(self.depth_range) != 2 or not 0 <= self.depth_range[0] < self.depth_range[1]:
+            problems.append(f"depth_range {self.depth_range}")
+        if (
+            len(self.mean) != 3
+            or len(self.std) != 3
+            or not all(map(math.isfinite, self.mean))
+            or not all(s > 0 for s in self.std)
+        ):
+            problems.append(f"mean {self.mean}, std {self.std} (three each, std above 0)")
+        if problems:
+            raise WeightsError(f"model description {self.name!r}: " + "; ".join(problems))
+
+    def class_set(self, group: str = "") -> tuple[ClassSet, int]:
+        """The classes to choose among, and the id of the first of them in the network's output.
+
+        Args:
+            group: One of `groups`; empty for the last of them, or for all classes when there are none.
+
+        Raises:
+            WeightsError: `group` is not one of `groups`.
+        """
+        if not self.groups and group in ("", self.name):
+            return ClassSet(self.name, self.classes, self.colors), 0
+        if not group:
+            group = list(self.groups)[-1]
+        if group not in self.groups:
+            known = ", ".join(self.groups) or "none: leave the parameter empty"
+            raise WeightsError(f"weights {self.name!r} have no class group {group!r} (known: {known})")
+        first, count = self.groups[group]
+        return ClassSet(group, self.classes[first : first + count], self.colors[first : first + count]), first
+
+    def to_json(self) -> str:
+        """The description as one JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Description:
+        """Read what `to_json` wrote.
+
+        Raises:
+            WeightsError: Not JSON, an entry missing, unknown, or of a wrong type.
+        """
+        try:
+            data = json.loads(text)
+            unknown = set(data) - {f.name for f in fields(cls)}
+            if unknown:
+                raise WeightsError(f"model description has unknown entries {sorted(unknown)}: written by a newer version?")
+            data["classes"] = tuple(str(name) for name in data["classes"])
+            data["colors"] = tuple((int(r), int(g), int(b)) for r, g, b in data["colors"])
+            for key in ("mean", "std", "depth_range"):
+                if key in data:
+                    data[key] = tuple(float(value) for value in data[key])
+            if "tasks" in data:
+                data["tasks"] = tuple(data["tasks"])
+            if "groups" in data:
+                data["groups"] = {name: (int(a), int(b)) for name, (a, b) in data["groups"].items()}
+            if "camera" in data:
+                data["camera"] = {name: float(value) for name, value in data["camera"].items()}
+            for key, kind in (("name", str), ("licence", str), ("card", dict)):
+                if not isinstance(data.get(key, kind()), kind):
+                    raise TypeError(f"{key} is a {type(data[key]).__name__}, not a {kind.__name__}")
+            return cls(**data)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise WeightsError(f"model description cannot be read: {type(error).__name__}: {error}") from error
+
+
+_PUBLISHED_LICENCE = "BSD 2-clause for academic use; commercial use by arrangement with the authors"
+_PUBLISHED_SOURCE = "Nekrasov et al., ICRA 2019, github.com/DrSleep/multi-task-refinenet"
+KITTI_CAMERA = {"width": 1242, "height": 375, "fx": 721.5377, "fy": 721.5377, "cx": 609.5593, "cy": 172.854}
+"""KITTI's camera 02, rectified, as its calibration files of 2011-09-26 give it."""
+# Kinect of NYUDv2, from the data set's own toolbox (camera_params.m), colour camera.
+NYUD_CAMERA = {"width": 640, "height": 480, "fx": 518.8579, "fy": 519.4696, "cx": 325.5824, "cy": 253.7362}
+
+
+def published_description(classes: int, tasks: int) -> Description:
+    """Description of a network of the published family, told by its numbers of classes and tasks.
+
+    Raises:
+        WeightsError: No published network has these numbers.
+    """
+    card = {"source": _PUBLISHED_SOURCE}
+    if (classes, tasks) == (6, 2):
+        card["limits"] = "knows no people, poles, signs or fences: it cannot see a pedestrian"
+        return Description("kitti", KITTI6.names, KITTI6.colors, camera=KITTI_CAMERA, licence=_PUBLISHED_LICENCE, card=card)
+    if (classes, tasks) in ((40, 2), (40, 3)):
+        return Description(
+            "nyud" if tasks == 2 else "nyud-normals",
+            NYUD40.names,
+            NYUD40.colors,
+            tasks=TASKS[tasks - 2],
+            depth_range=(0.0, 8.0),
+            camera=NYUD_CAMERA,
+            licence=_PUBLISHED_LICENCE,
+            card=card,
+        )
+    if (classes, tasks) == (46, 2):
+        return Description(
+            "nyud-kitti",
+            NYUD40.names + KITTI6.names,
+            NYUD40.colors + KITTI6.colors,
+            groups={"nyud40": (0, 40), "kitti6": (40, 6)},
+            camera=KITTI_CAMERA,
+            licence=_PUBLISHED_LICENCE,
+            card=card,
+        )
+    raise WeightsError(
+        f"no published network has {classes} classes and {tasks} tasks (known: 6, 40 or 46 classes with 2 tasks, 40 with 3); "
+        "own networks are stored as safetensors with their description (weights convert)"
+    )

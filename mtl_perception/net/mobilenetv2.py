@@ -1,0 +1,86 @@
+"""The encoder: MobileNetV2 (Sandler et al., CVPR 2018, arXiv 1801.04381, table 2), to 1/32 of the picture."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+# Expansion, output channels, blocks and first stride of layer2 .. layer8; layer1 is a plain 3x3 convolution of stride 2.
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+STEM_CHANNELS = 32
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True) -> nn.Sequential:
+    """Convolution with symmetric padding, batch norm and, unless told otherwise, ReLU6."""
+    parts: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    if relu:
+        parts.append(nn.ReLU6(inplace=True))
+    return nn.Sequential(*parts)
+
+
+class InvertedResidual(nn.Module):
+    """Expand with 1x1, filter each channel with 3x3, project linearly; add the input where the shape is kept."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.is_residual = stride == 1 and inputs == outputs
+        self.output = nn.Sequential(
+            conv_bn(inputs, hidden, 1),
+            conv_bn(hidden, hidden, 3, stride, groups=hidden),
+            conv_bn(hidden, outputs, 1, relu=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output, with the input added where the shapes agree."""
+        y: Tensor = self.output(x)
+        return x + y if self.is_residual else y
+
+
+class Encoder(nn.Module):
+    """MobileNetV2's layers under the published names layer1 .. layer8.
+
+    A base class of the network rather than a part of it, because the published parameter names are flat.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1 = conv_bn(3, STEM_CHANNELS, 3, stride=2)
+        inputs = STEM_CHANNELS
+        for number, (expansion, outputs, blocks, first_stride) in enumerate(STAGES, start=2):
+            stage = []
+            for block in range(blocks):
+                stage.append(InvertedResidual(inputs, outputs, expansion, first_stride if block == 0 else 1))
+                inputs = outputs
+            self.add_module(f"layer{number}", nn.Sequential(*stage))
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Features of layer3 .. layer8.
+
+        Args:
+            x: N x 3 x H x W, normalised.
+
+        Returns:
+            Six tensors of 24, 32, 64, 96, 160, 320 channels at strides 4, 8, 16, 16, 32, 32 (sizes rounded up).
+        """
+        features: list[Tensor] = []
+        for number in range(1, 9):
+            x = self.get_submodule(f"layer{number}")(x)
+            if number >= 3:
+                features.append(x)
+        return features
+
+
+def feature_channels() -> tuple[int, ...]:
+    """Channels of what `Encoder.encode` returns."""
+    return tuple(outputs for _, outputs, _, _ in STAGES[1:])

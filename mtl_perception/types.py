@@ -1,0 +1,70 @@
+"""What flows through the house: Frame -> Prediction -> Result. Shapes, dtypes and units are stated here only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mtl_perception.geometry.camera import CameraModel
+
+UNLABELLED = 255
+"""The label of a pixel that has none: void in the truth, or less confident than asked for."""
+
+CLOUD_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "<u4")])
+"""One point, 20 bytes: metres in the camera's optical frame (REP 103: x right, y down, z forward), 0x00RRGGBB, class id."""
+
+OUTPUTS = ("labels", "confidence", "depth", "cloud", "normals", "image")
+"""What a pipeline can be asked for."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture on its way in.
+
+    Attributes:
+        image: H x W x 3 uint8, RGB, C-contiguous or not.
+        camera: The camera that took it, for a picture of this very size; None when it is not known.
+        stamp_ns: Time of exposure, nanoseconds since the epoch of the source's clock.
+        frame_id: Name of the camera's optical frame (REP 103).
+    """
+
+    image: np.ndarray
+    camera: CameraModel | None = None
+    stamp_ns: int = 0
+    frame_id: str = ""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one forward pass says of one picture, at the output size H x W. What was not asked for is None.
+
+    Attributes:
+        labels: H x W uint8 class ids, 255 = unlabelled.
+        confidence: H x W uint8, the softmax maximum scaled to 0..255.
+        depth: H x W float32 metres along the optical Z axis (REP 118), NaN = invalid, +Inf = beyond `max_depth` (REP 117).
+        normals: H x W x 3 float32 unit vectors; only from networks with that task.
+    """
+
+    labels: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    depth: np.ndarray | None = None
+    normals: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Result(Prediction):
+    """A prediction with the cloud made from it.
+
+    Attributes:
+        cloud: H x W structured array of CLOUD_DTYPE; point (v, u) belongs to pixel (v, u); x, y, z are NaN where depth is
+            NaN or Inf. None without a camera.
+        camera: The camera of the outputs: the frame's, scaled to H x W. None without one.
+        image: H x W x 3 uint8 RGB, the frame's picture at the output size; at its own, it is the frame's very array.
+    """
+
+    cloud: np.ndarray | None = None
+    camera: CameraModel | None = None
+    image: np.ndarray | None = None
