@@ -1,0 +1,52 @@
+"""From a depth picture to an organized cloud."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CLOUD_FLOATS = 5
+"""32-bit words of one point: x, y, z, rgb, label; see types.CLOUD_DTYPE."""
+
+
+def backproject(depth: Tensor, rays: Tensor, out: Tensor) -> Tensor:
+    """Points of a depth picture in the camera's optical frame: X = x Z, Y = y Z.
+
+    With x = (u - cx) / fx and y = (v - cy) / fy this is depth_image_proc's formula (its depth_conversions.hpp).
+
+    Args:
+        depth: H x W float32, metres along Z.
+        rays: H x W x 2 float32, (x, y) of each pixel at Z = 1; see CameraModel.rays.
+        out: H x W x 3 or more float32; the first three of each pixel are written.
+
+    Returns:
+        `out`. All three are NaN where depth or ray is NaN, or depth is Inf.
+    """
+    valid = torch.isfinite(depth) & torch.isfinite(rays[..., 0])
+    z = torch.where(valid, depth, torch.nan)
+    torch.mul(rays, z[..., None], out=out[..., :2])
+    out[..., 2] = z
+    return out
+
+
+def pack_cloud(depth: Tensor, rays: Tensor, image: Tensor, labels: Tensor, out: Tensor) -> Tensor:
+    """An organized cloud as it lies in a PointCloud2.
+
+    Args:
+        depth: H x W float32, metres.
+        rays: H x W x 2 float32.
+        image: H x W x 3 uint8, RGB.
+        labels: H x W uint8.
+        out: H x W x 5 float32, contiguous: 20 bytes a point.
+
+    Returns:
+        `out`: x, y, z, then the bits of 0x00RRGGBB, then the bits of the label as uint32.
+    """
+    backproject(depth, rays, out)
+    bits = out.view(torch.int32)
+    rgb = bits[..., 3]
+    rgb.copy_(image[..., 0])
+    for channel in (1, 2):
+        rgb.bitwise_left_shift_(8).bitwise_or_(image[..., channel])
+    bits[..., 4] = labels
+    return out
