@@ -1,0 +1,110 @@
+"""From the network's outputs at stride 4 to labels, confidence, metres and normals at the output size."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtl_perception.engine.workspace import Workspace
+from mtl_perception.types import UNLABELLED
+
+
+class Postprocessor:
+    """Grows the outputs and reads them, into buffers that are kept: what it returns is valid until the next call.
+
+    Args:
+        device: Where the outputs lie.
+        depth_transform: The description's: "abs" or "exp" makes metres of the raw depth.
+        classes: First class and number of classes to choose among.
+    """
+
+    def __init__(self, device: torch.device, depth_transform: str, classes: tuple[int, int]) -> None:
+        self._work = Workspace(device)
+        self._depth_transform = depth_transform
+        self._classes = slice(classes[0], classes[0] + classes[1])
+
+    def segmentation(
+        self, logits: Tensor, size: tuple[int, int], mode: str, min_confidence: float, with_confidence: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Labels, and how sure they are. Logits grow first and are compared then: labels are never interpolated.
+
+        Args:
+            logits: C x h x w float32.
+            size: Output height and width.
+            mode: bicubic or bilinear.
+            min_confidence: Less sure labels become 255.
+            with_confidence: Whether to give confidence, too.
+
+        Returns:
+            H x W uint8 labels, 255 also where the network gave no number; H x W uint8 confidence (softmax maximum x 255,
+            rounded), or None.
+        """
+        scores = self._grow("logits", logits[self._classes], size, mode)
+        best = self._work.get("best", size, torch.float32)
+        index = self._work.get("index", size, torch.int64)
+        torch.max(scores, dim=0, out=(best, index))
+        labels = self._work.get("labels", size, torch.uint8).copy_(index)
+        # Not only where NaN: an infinite score leaves no probability.
+        unsure = ~torch.isfinite(best)
+        confidence = None
+        if with_confidence or min_confidence > 0:
+            # The maximum's own term of the softmax is exp(0), so the maximum is one over the sum.
+            probability = 1 / scores.sub_(best).exp_().sum(dim=0)
+            unsure |= ~(probability >= min_confidence)
+            if with_confidence:
+                confidence = self._work.get("confidence", size, torch.uint8)
+                confidence.copy_(torch.nan_to_num_(probability).mul_(255).round_())
+        labels[unsure] = UNLABELLED
+        return labels, confidence
+
+    def depth(self, raw: Tensor, size: tuple[int, int], mode: str, min_depth: float, max_depth: float) -> Tensor:
+        """Metres.
+
+        Args:
+            raw: 1 x h x w float32, the depth head's output.
+            size: Output height and width.
+            mode: bicubic or bilinear.
+            min_depth: Nearer is invalid.
+            max_depth: Farther is beyond.
+
+        Returns:
+            H x W float32; NaN = invalid, +Inf = beyond `max_depth` (REP 117).
+        """
+        metres = self._grow("depth", raw, size, mode)[0]
+        invalid = ~torch.isfinite(metres)
+        metres = metres.abs_() if self._depth_transform == "abs" else metres.exp_()
+        invalid |= (metres < min_depth) | (metres <= 0)
+        metres[metres > max_depth] = torch.inf
+        metres[invalid] = torch.nan
+        return metres
+
+    def normals(self, raw: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+        """H x W x 3 float32 unit vectors from 3 x h x w outputs."""
+        return F.normalize(self._grow("normals", raw, size, mode), dim=0).permute(1, 2, 0).contiguous()
+
+    def _grow(self, name: str, planes: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+        """C x h x w to C x H x W in a kept buffer, as OpenCV's resize does (and so the published code)."""
+        grown = self._work.get(name, (planes.shape[0], *size), torch.float32)
+        if planes.device.type == "cpu":
+            # The same function as below, and several times as fast as PyTorch's on a CPU.
+            interpolation = cv2.INTER_CUBIC if mode == "bicubic" else cv2.INTER_LINEAR
+            targets = grown.numpy()
+            for source, target in zip(planes.contiguous().numpy(), targets, strict=True):
+                resized = cv2.resize(source, (size[1], size[0]), dst=target, interpolation=interpolation)
+                if resized is not target:
+                    np.copyto(target, resized)
+            return grown
+        return grown.copy_(F.interpolate(planes[None], size=size, mode=mode, align_corners=False)[0])
+
+
+def needed_tasks(outputs: Collection[str]) -> frozenset[str]:
+    """Which predictions the wanted outputs rest on: a cloud needs labels and depth."""
+    needed = set(outputs)
+    if "cloud" in needed:
+        needed |= {"labels", "depth"}
+    return frozenset(needed - {"cloud", "image"})
