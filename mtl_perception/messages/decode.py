@@ -1,0 +1,230 @@
+"""ROS messages to plain values: Image and CompressedImage to RGB, CameraInfo to a calibration.
+
+Nothing here imports ROS: any object with the message's attributes will do, from rclpy or from a bag. Every field is
+checked before it is used, since a camera driver can send anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mtl_perception.errors import CameraError, FrameError
+from mtl_perception.geometry.camera import Calibration, calibration_from_camera_info
+from mtl_perception.messages.picture_header import is_cut_off, picture_size
+from mtl_perception.types import CLOUD_DTYPE
+
+MAX_PIXELS = 2**25
+"""Larger pictures (33 megapixels) are refused: no camera of a vehicle has them, and they would exhaust the memory."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the pixels of an encoding lie: channels, bytes a channel, OpenCV's conversion to RGB (None: it is RGB)."""
+
+    channels: int
+    item_bytes: int
+    to_rgb: int | None
+
+
+# OpenCV names a Bayer pattern by its second row's second and third pixel, ROS by its first two rows: RGGB is OpenCV's BG.
+_BAYER = {
+    "rggb": cv2.COLOR_BayerBG2RGB,
+    "bggr": cv2.COLOR_BayerRG2RGB,
+    "gbrg": cv2.COLOR_BayerGR2RGB,
+    "grbg": cv2.COLOR_BayerGB2RGB,
+}
+_COLOUR = {
+    "rgb": (3, None),
+    "bgr": (3, cv2.COLOR_BGR2RGB),
+    "rgba": (4, cv2.COLOR_RGBA2RGB),
+    "bgra": (4, cv2.COLOR_BGRA2RGB),
+    "mono": (1, cv2.COLOR_GRAY2RGB),
+}
+LAYOUTS: dict[str, Layout] = {
+    **{f"{name}{8 * size}": Layout(c, size, code) for name, (c, code) in _COLOUR.items() for size in (1, 2)},
+    **{f"bayer_{name}{8 * size}": Layout(1, size, code) for name, code in _BAYER.items() for size in (1, 2)},
+    # The generic names, as OpenCV orders colours.
+    **{f"{bits}UC1": Layout(1, bits // 8, cv2.COLOR_GRAY2RGB) for bits in (8, 16)},
+    **{f"{bits}UC3": Layout(3, bits // 8, cv2.COLOR_BGR2RGB) for bits in (8, 16)},
+    **{f"{bits}UC4": Layout(4, bits // 8, cv2.COLOR_BGRA2RGB) for bits in (8, 16)},
+    **{name: Layout(2, 1, cv2.COLOR_YUV2RGB_UYVY) for name in ("yuv422", "uyvy")},
+    **{name: Layout(2, 1, cv2.COLOR_YUV2RGB_YUY2) for name in ("yuv422_yuy2", "yuyv")},
+}
+
+
+def decode_image(message: Any) -> np.ndarray:
+    """The picture of a sensor_msgs/Image.
+
+    Args:
+        message: Anything with height, width, encoding, is_bigendian, step and data.
+
+    Returns:
+        height x width x 3 uint8, RGB; 16-bit values are scaled by 255 / 65535 and rounded, as cv_bridge does. It may share
+        the message's memory and must not be written to.
+
+    Raises:
+        FrameError: Size, encoding, step or length of data do not make a picture; `reason` tells which.
+    """
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    check_size(width, height)
+    layout = LAYOUTS.get(message.encoding)
+    if layout is None:
+        if not message.encoding:
+            raise FrameError("image without an encoding", "encoding")
+        raise FrameError(
+            f"image encoding {message.encoding!r} is not one that is read as colour or grey (known: {', '.join(LAYOUTS)})",
+            "encoding",
+        )
+    pixel_bytes = layout.channels * layout.item_bytes
+    if step < width * pixel_bytes:
+        raise FrameError(
+            f"image step {step} is too small: {width} pixels of {message.encoding} need {width * pixel_bytes} bytes", "step"
+        )
+    if len(message.data) != step * height:
+        raise FrameError(
+            f"image has {len(message.data)} bytes of data, but height {height} x step {step} = {step * height}", "data_length"
+        )
+    if layout.to_rgb in (cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2) and width % 2:
+        raise FrameError(f"image encoding {message.encoding!r} needs an even width, not {width}", "size")
+    if message.encoding.startswith("bayer_") and min(width, height) < 3:
+        # There are no neighbours to interpolate from: OpenCV makes it black and says nothing.
+        raise FrameError(f"image encoding {message.encoding!r} needs at least 3x3 pixels, not {width}x{height}", "size")
+    kind = "u1" if layout.item_bytes == 1 else (">u2" if message.is_bigendian else "<u2")
+    shape = (height, width) if layout.channels == 1 else (height, width, layout.channels)
+    strides = (step, pixel_bytes, layout.item_bytes)[: len(shape)]
+    pixels: np.ndarray = np.ndarray(shape, np.dtype(kind), memoryview(message.data), strides=strides)
+    return _to_rgb(pixels, layout)
+
+
+def _to_rgb(pixels: np.ndarray, layout: Layout) -> np.ndarray:
+    if layout.to_rgb is not None:
+        pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+        pixels = cv2.cvtColor(pixels, layout.to_rgb)
+    if layout.item_bytes == 2:
+        pixels = cv2.convertScaleAbs(np.ascontiguousarray(pixels, np.uint16), alpha=255 / 65535)
+    return pixels
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise FrameError unless a picture may have this size."""
+    if width < 1 or height < 1:
+        raise FrameError(f"image of {width}x{height} pixels is empty", "size")
+    if width * height > MAX_PIXELS:
+        raise FrameError(f"image of {width}x{height} pixels is larger than {MAX_PIXELS / 1e6:.0f} megapixels", "size")
+
+
+def decode_compressed_image(message: Any) -> np.ndarray:
+    """The picture of a sensor_msgs/CompressedImage (JPEG, PNG or whatever OpenCV reads).
+
+    Args:
+        message: Anything with format and data.
+
+    Returns:
+        H x W x 3 uint8, RGB. A rotation in EXIF is ignored: calibrations are for the picture as the sensor took it.
+
+    Raises:
+        FrameError: No data, depth instead of colour, or not a picture that can be decoded.
+    """
+    if "compressedDepth" in message.format:
+        raise FrameError(f"compressed image of format {message.format!r} is depth, not colour or grey", "encoding")
+    if len(message.data) == 0:
+        raise FrameError("compressed image without data", "data_length")
+    try:
+        return decode_picture(bytes(memoryview(message.data)))
+    except FrameError as error:
+        raise FrameError(f"compressed image, format {message.format!r}: {error}", error.reason) from error
+
+
+def decode_picture(data: bytes) -> np.ndarray:
+    """The picture in the bytes of a JPEG, PNG or whatever else OpenCV reads.
+
+    Returns:
+        H x W x 3 uint8, RGB; 16 bits are scaled down to 8, transparency is dropped, a rotation in EXIF is ignored.
+
+    Raises:
+        FrameError: It is damaged, cut off, too large, or not a picture.
+    """
+    announced = picture_size(data)
+    if announced is not None:
+        check_size(*announced)
+    if is_cut_off(data):
+        # OpenCV 4 would fill the rest with grey and say nothing.
+        raise FrameError(f"a JPEG without its end ({len(data)} bytes): it was cut off", "compressed")
+    try:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        raise FrameError(f"cannot be decoded ({len(data)} bytes): {error.err}", "compressed") from error
+    if pixels is None:
+        raise FrameError(f"damaged or not a picture ({len(data)} bytes)", "compressed")
+    check_size(pixels.shape[1], pixels.shape[0])
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def calibration_from_message(message: Any) -> Calibration:
+    """The calibration in a sensor_msgs/CameraInfo, of ROS 2 (k, d, r, p) or ROS 1 (K, D, R, P).
+
+    Raises:
+        CameraError: Its values are not those of a camera.
+    """
+
+    def matrix(name: str) -> list[float]:
+        values = getattr(message, name, None)
+        return [float(v) for v in (getattr(message, name.upper()) if values is None else values)]
+
+    roi = message.roi
+    try:
+        return calibration_from_camera_info(
+            int(message.width),
+            int(message.height),
+            matrix("k"),
+            matrix("d"),
+            str(message.distortion_model),
+            matrix("r"),
+            matrix("p"),
+            binning=(int(message.binning_x), int(message.binning_y)),
+            roi=(int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)),
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CameraError(f"camera_info cannot be read: {error}") from error
+
+
+def stamp_ns(header: Any) -> int:
+    """A header's stamp in nanoseconds."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
+def depth_of(message: Any) -> np.ndarray:
+    """The depth of a 32FC1 sensor_msgs/Image: H x W float32, metres.
+
+    Raises:
+        FrameError: It is of another encoding, or its data do not fit its size.
+    """
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    if message.encoding != "32FC1":
+        raise FrameError(f"depth image of encoding {message.encoding!r}, not 32FC1", "encoding")
+    if step < 4 * width or len(message.data) != step * height:
+        raise FrameError(f"depth image of {width}x{height}, step {step}, has {len(message.data)} bytes", "data_length")
+    kind = ">f4" if message.is_bigendian else "<f4"
+    depth: np.ndarray = np.ndarray((height, width), np.dtype(kind), memoryview(message.data), strides=(step, 4))
+    return depth.astype(np.float32)
+
+
+def cloud_of(message: Any) -> np.ndarray:
+    """The points of a sensor_msgs/PointCloud2 that this project made: height x width array of types.CLOUD_DTYPE.
+
+    Raises:
+        FrameError: It has other fields, or its data do not fit its size.
+    """
+    height, width = int(message.height), int(message.width)
+    found = [(field.name, int(field.offset)) for field in message.fields]
+    wanted = [(name, int(column[1])) for name, column in (CLOUD_DTYPE.fields or {}).items()]
+    if found != wanted or message.point_step != CLOUD_DTYPE.itemsize:
+        raise FrameError(f"cloud with fields {found} and point step {message.point_step}, not {wanted}", "encoding")
+    if len(message.data) != height * width * CLOUD_DTYPE.itemsize:
+        raise FrameError(f"cloud of {width}x{height} points has {len(message.data)} bytes", "data_length")
+    return np.frombuffer(memoryview(message.data), CLOUD_DTYPE).reshape(height, width)

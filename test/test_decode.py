@@ -1,0 +1,325 @@
+"""Messages to pictures: every encoding, every defect."""
+
+from __future__ import annotations
+
+import array
+import struct
+import zlib
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from conftest import noise_picture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtl_perception.errors import FrameError
+from mtl_perception.messages.decode import LAYOUTS, cloud_of, decode_compressed_image, decode_image, depth_of
+from mtl_perception.messages.outputs import cloud_fields, image_fields
+from mtl_perception.types import CLOUD_DTYPE
+
+CONTAINERS = {
+    "array": lambda data: array.array("B", data),
+    "bytes": bytes,
+    "numpy": lambda data: np.frombuffer(data, np.uint8),
+}
+ORDERS = {"rgb": (0, 1, 2), "bgr": (2, 1, 0), "rgba": (0, 1, 2, 3), "bgra": (2, 1, 0, 3)}
+DIRECT = {
+    **{f"{name}{bits}": (order, bits) for name, order in ORDERS.items() for bits in (8, 16)},
+    **{f"mono{bits}": ((0,), bits) for bits in (8, 16)},
+    **{f"{bits}UC{len(order)}": (order, bits) for bits in (8, 16) for order in ((0,), (2, 1, 0), (2, 1, 0, 3))},
+}
+BAYER = {"rggb": "RGGB", "bggr": "BGGR", "gbrg": "GBRG", "grbg": "GRBG"}
+YUV = {"yuv422": "uyvy", "uyvy": "uyvy", "yuv422_yuy2": "yuyv", "yuyv": "yuyv"}
+
+
+def message(pixels: np.ndarray, encoding: str, padding: int = 0, big_endian: bool = False, container: str = "bytes"):
+    """An Image of these samples, H x W or H x W x C."""
+    samples = pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "<"))
+    rows = [row.tobytes() + b"\xa5" * padding for row in samples]
+    return SimpleNamespace(
+        height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, is_bigendian=int(big_endian), step=len(rows[0]),
+        data=CONTAINERS[container](b"".join(rows)),
+    )  # fmt: skip
+
+
+def to_eight_bits(values: np.ndarray) -> np.ndarray:
+    """round(v * 255 / 65535), in whole numbers: there are no ties."""
+    return ((values.astype(np.int64) * 255 * 2 + 65535) // (2 * 65535)).astype(np.uint8)
+
+
+def test_every_encoding_is_tested():
+    assert set(LAYOUTS) == {*DIRECT, *YUV, *(f"bayer_{name}{bits}" for name in BAYER for bits in (8, 16))}
+
+
+@pytest.mark.parametrize("encoding", DIRECT)
+@settings(max_examples=12, deadline=None)
+@given(
+    height=st.integers(1, 9), width=st.integers(1, 9), padding=st.sampled_from([0, 1, 5, 16]), big_endian=st.booleans(),
+    container=st.sampled_from(sorted(CONTAINERS)), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_colour_and_grey(encoding, height, width, padding, big_endian, container, seed):
+    order, bits = DIRECT[encoding]
+    rng = np.random.default_rng(seed)
+    samples = rng.integers(0, 2**bits, (height, width, len(order)), np.uint8 if bits == 8 else np.uint16)
+    given_samples = samples[..., 0] if len(order) == 1 else samples
+    image = decode_image(message(given_samples, encoding, padding, big_endian, container))
+    rgb = np.repeat(samples, 3, axis=2) if len(order) == 1 else samples[..., [order.index(channel) for channel in range(3)]]
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, rgb if bits == 8 else to_eight_bits(rgb))
+
+
+def test_all_sixteen_bit_values_are_rounded():
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    np.testing.assert_array_equal(decode_image(message(values, "mono16"))[..., 1], to_eight_bits(values))
+
+
+def mosaic(rgb: np.ndarray, pattern: str) -> np.ndarray:
+    """What a sensor with these filters sees: `pattern` is its first row's two filters, then its second's."""
+    raw = np.empty(rgb.shape[:2], rgb.dtype)
+    for i, letter in enumerate(pattern):
+        raw[i // 2 :: 2, i % 2 :: 2] = rgb[i // 2 :: 2, i % 2 :: 2, "RGB".index(letter)]
+    return raw
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("name", BAYER)
+class TestBayer:
+    def decoded(self, rgb: np.ndarray, name: str, bits: int, **options) -> np.ndarray:
+        samples = rgb if bits == 8 else rgb.astype(np.uint16) * 257
+        return decode_image(message(mosaic(samples, BAYER[name]), f"bayer_{name}{bits}", **options))
+
+    @pytest.mark.parametrize("size", [(48, 64), (47, 61)])
+    def test_a_smooth_picture_comes_back(self, name, bits, size):
+        v, u = np.mgrid[: size[0], : size[1]].astype(float)
+        smooth = np.stack([40 + 2.5 * u, 220 - 2 * v - 0.8 * u, 30 + 1.5 * u + 2 * v], axis=-1).clip(0, 255).astype(np.uint8)
+        image = self.decoded(smooth, name, bits, padding=6, big_endian=bits == 16)
+        assert np.abs(image.astype(int) - smooth)[2:-2, 2:-2].max() <= 4
+
+    @pytest.mark.parametrize("channel", [0, 1, 2])
+    def test_a_pure_colour_stays_that_colour(self, name, bits, channel):
+        pure = np.zeros((8, 10, 3), np.uint8)
+        pure[..., channel] = 200
+        assert (self.decoded(pure, name, bits)[2:-2, 2:-2] == pure[2:-2, 2:-2]).all()
+
+
+@pytest.mark.parametrize("encoding", YUV)
+class TestYuv:
+    def samples(self, pixels: list[tuple[int, int, int, int]], encoding: str) -> np.ndarray:
+        """Pairs of pixels (u, y0, v, y1) as the encoding orders them: 1 x 2N x 2 bytes."""
+        order = YUV[encoding]
+        rows = [(u, y0, v, y1) if order == "uyvy" else (y0, u, y1, v) for u, y0, v, y1 in pixels]
+        return np.array(rows, np.uint8).reshape(1, -1, 2)
+
+    def test_colours(self, encoding):
+        """BT.601 of video range: Y 16 is black, 235 white; red has V of 240, blue has U of 240."""
+        pixels = [(128, 16, 128, 235), (90, 81, 240, 81), (240, 41, 110, 41), (54, 145, 34, 145)]
+        image = decode_image(message(self.samples(pixels, encoding), encoding, padding=3))[0].astype(int)
+        expected = [(0, 0, 0), (255, 255, 255)] + [(255, 0, 0)] * 2 + [(0, 0, 255)] * 2 + [(0, 255, 0)] * 2
+        assert np.abs(image - expected).max() <= 3
+
+    def test_odd_width(self, encoding):
+        with pytest.raises(FrameError, match="even width") as caught:
+            decode_image(message(np.zeros((2, 5, 2), np.uint8), encoding))
+        assert caught.value.reason == "size"
+
+
+class TestMalformed:
+    def good(self, **changes):
+        fields = vars(message(np.zeros((4, 6, 3), np.uint8), "rgb8"))
+        return SimpleNamespace(**{**fields, **changes})
+
+    def test_good(self):
+        assert decode_image(self.good()).shape == (4, 6, 3)
+
+    @pytest.mark.parametrize(
+        ("changes", "reason", "text"),
+        [
+            ({"height": 0}, "size", "6x0 pixels is empty"),
+            ({"width": 0}, "size", "0x4 pixels is empty"),
+            ({"height": 60000, "width": 60000}, "size", "larger than"),
+            ({"encoding": ""}, "encoding", "without an encoding"),
+            ({"encoding": "32FC1"}, "encoding", "'32FC1' is not one"),
+            ({"encoding": "RGB8"}, "encoding", "'RGB8' is not one"),
+            ({"step": 17}, "step", "step 17 is too small: 6 pixels of rgb8 need 18 bytes"),
+            ({"step": 0}, "step", "too small"),
+            ({"data": bytes(71)}, "data_length", "71 bytes of data, but height 4 x step 18 = 72"),
+            ({"data": bytes(73)}, "data_length", "73 bytes"),
+            ({"data": b""}, "data_length", "0 bytes"),
+            ({"step": 19}, "data_length", "height 4 x step 19 = 76"),
+            ({"height": 5}, "data_length", "height 5"),
+        ],
+    )
+    def test_each_defect_has_its_reason(self, changes, reason, text):
+        with pytest.raises(FrameError, match=text) as caught:
+            decode_image(self.good(**changes))
+        assert caught.value.reason == reason
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 8), (8, 1), (2, 2), (2, 9)])
+    def test_bayer_without_neighbours(self, size):
+        with pytest.raises(FrameError, match="needs at least 3x3 pixels") as caught:
+            decode_image(message(np.full(size, 90, np.uint8), "bayer_rggb8"))
+        assert caught.value.reason == "size"
+
+
+def compressed(data: bytes, form: str = "jpeg", container: str = "array") -> SimpleNamespace:
+    return SimpleNamespace(format=form, data=CONTAINERS[container](data))
+
+
+def encoded(suffix: str, rgb: np.ndarray) -> bytes:
+    pixels = rgb[..., ::-1] if rgb.ndim == 3 else rgb
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_bomb(width: int, height: int) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def jpeg_with_size(width: int, height: int) -> bytes:
+    data = encoded(".jpg", noise_picture(16, 16))
+    place = data.index(b"\xff\xc0") + 5
+    return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
+
+
+class TestCompressed:
+    @pytest.mark.parametrize("container", CONTAINERS)
+    def test_png_is_exact(self, container):
+        picture = noise_picture(23, 31)
+        np.testing.assert_array_equal(decode_compressed_image(compressed(encoded(".png", picture), "png", container)), picture)
+
+    def test_jpeg_is_near(self):
+        picture = cv2.GaussianBlur(noise_picture(60, 81), (0, 0), 2)
+        image = decode_compressed_image(compressed(encoded(".jpg", picture), "rgb8; jpeg compressed bgr8"))
+        assert np.abs(image.astype(int) - picture).mean() < 3
+
+    def test_grey_png(self):
+        grey = noise_picture(9, 8)[..., 0]
+        np.testing.assert_array_equal(decode_compressed_image(compressed(encoded(".png", grey))), np.dstack([grey] * 3))
+
+    def test_sixteen_bit_png(self):
+        values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+        image = decode_compressed_image(compressed(encoded(".png", values)))
+        assert np.abs(image[..., 0].astype(int) - to_eight_bits(values)).max() <= 1
+
+    @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+    @pytest.mark.parametrize("suffix", [".jpg", ".png"])
+    def test_cut_off(self, suffix, part):
+        data = encoded(suffix, noise_picture(60, 80))
+        with pytest.raises(FrameError) as caught:
+            decode_compressed_image(compressed(data[: int(len(data) * part)]))
+        assert caught.value.reason == "compressed"
+
+    def test_jpeg_without_only_its_end_marker(self):
+        with pytest.raises(FrameError, match="cut off"):
+            decode_compressed_image(compressed(encoded(".jpg", noise_picture(60, 80))[:-2]))
+
+    def test_the_end_of_a_thumbnail_is_not_the_pictures_end(self):
+        whole = encoded(".jpg", noise_picture(60, 80))
+        thumbnail = encoded(".jpg", noise_picture(6, 8))
+        application = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+        with_thumbnail = whole[:2] + application + whole[2:]
+        assert decode_compressed_image(compressed(with_thumbnail)).shape == (60, 80, 3)
+        with pytest.raises(FrameError, match="cut off"):
+            decode_compressed_image(compressed(with_thumbnail[:-400]))
+
+    @pytest.mark.parametrize("padding", [b"\0" * 700, b"\xff" * 3, b"\n"])
+    def test_padding_behind_the_end_is_no_harm(self, padding):
+        data = encoded(".jpg", noise_picture(60, 80))
+        expected = decode_compressed_image(compressed(data))
+        np.testing.assert_array_equal(decode_compressed_image(compressed(data + padding)), expected)
+
+    def test_progressive_jpeg(self):
+        data = cv2.imencode(".jpg", noise_picture(60, 80), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+        assert decode_compressed_image(compressed(data)).shape == (60, 80, 3)
+
+    def test_rotation_in_exif_is_ignored(self):
+        data = encoded(".jpg", noise_picture(60, 80))
+        exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+        rotated = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+        assert cv2.imdecode(np.frombuffer(rotated, np.uint8), cv2.IMREAD_COLOR).shape == (80, 60, 3), "OpenCV would rotate"
+        assert decode_compressed_image(compressed(rotated)).shape == (60, 80, 3)
+
+    @pytest.mark.parametrize(
+        ("data", "form", "reason"),
+        [
+            (b"", "jpeg", "data_length"),
+            (b"no picture at all", "jpeg", "compressed"),
+            (b"\xff\xd8", "jpeg", "compressed"),
+            (b"\xff\xd8\xff\xd9", "jpeg", "compressed"),
+            (b"\x89PNG\r\n\x1a\n", "png", "compressed"),
+            (bytes(range(256)) * 9, "", "compressed"),
+            (encoded(".png", noise_picture(9, 9)), "16UC1; compressedDepth png", "encoding"),
+        ],
+    )
+    def test_no_picture(self, data, form, reason):
+        with pytest.raises(FrameError) as caught:
+            decode_compressed_image(compressed(data, form))
+        assert caught.value.reason == reason
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("bomb", [png_bomb, jpeg_with_size])
+    @pytest.mark.parametrize("size", [(60000, 60000), (30000, 30000), (65000, 600)])
+    def test_bombs_are_refused_before_they_are_decoded(self, bomb, size, monkeypatch):
+        monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("decoded"))
+        with pytest.raises(FrameError, match=f"{size[0]}x{size[1]} pixels is larger") as caught:
+            decode_compressed_image(compressed(bomb(*size)))
+        assert caught.value.reason == "size"
+
+    @settings(max_examples=60, deadline=None)
+    @given(place=st.integers(0, 10**6), value=st.integers(0, 255), suffix=st.sampled_from([".jpg", ".png"]))
+    def test_one_wrong_byte_gives_a_picture_or_a_frame_error(self, place, value, suffix):
+        data = bytearray(encoded(suffix, noise_picture(24, 32)))
+        data[place % min(len(data), 700)] = value
+        try:
+            image = decode_compressed_image(compressed(bytes(data)))
+        except FrameError:
+            return
+        assert image.ndim == 3
+        assert image.shape[2] == 3
+
+
+class TestOwnMessages:
+    """What the recorder reads back."""
+
+    def test_depth(self):
+        depth = np.array([[1.5, np.nan, np.inf], [0.25, 80, 3]], np.float32)
+        np.testing.assert_array_equal(depth_of(SimpleNamespace(**image_fields(depth, "32FC1"))), depth)
+        np.testing.assert_array_equal(depth_of(message(depth, "32FC1", padding=4, big_endian=True)), depth)
+
+    def test_depth_refused(self):
+        fields = image_fields(np.ones((2, 3), np.float32), "32FC1")
+        for changes, reason in (
+            ({"encoding": "16UC1"}, "encoding"),
+            ({"step": 8}, "data_length"),
+            ({"data": bytes(23)}, "data_length"),
+        ):
+            with pytest.raises(FrameError) as caught:
+                depth_of(SimpleNamespace(**{**fields, **changes}))
+            assert caught.value.reason == reason
+
+    def cloud_message(self, **changes):
+        cloud = np.zeros((2, 3), CLOUD_DTYPE)
+        cloud["x"][1, 2], cloud["label"][1, 2] = 4.5, 255
+        fields = cloud_fields(cloud)
+        fields["fields"] = [SimpleNamespace(**entry) for entry in fields["fields"]]
+        return cloud, SimpleNamespace(**{**fields, **changes})
+
+    def test_cloud(self):
+        cloud, good = self.cloud_message()
+        np.testing.assert_array_equal(cloud_of(good), cloud)
+
+    def test_cloud_refused(self):
+        for changes, reason in (
+            ({"point_step": 32}, "encoding"),
+            ({"fields": []}, "encoding"),
+            ({"data": bytes(119)}, "data_length"),
+        ):
+            with pytest.raises(FrameError) as caught:
+                cloud_of(self.cloud_message(**changes)[1])
+            assert caught.value.reason == reason
