@@ -1,0 +1,187 @@
+"""Reading .mcap and ROS 1 .bag files from front to back, without their index.
+
+For recordings that were cut short (a full disk, a crash, a copy broken off): the index is at the end of the file, so a reader
+that needs it gets nothing at all from them.
+"""
+
+from __future__ import annotations
+
+import bz2
+import importlib
+import mmap
+import struct
+import sys
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MCAP_MAGIC = b"\x89MCAP0\r\n"
+ROS1_MAGIC = b"#ROSBAG V2.0\n"
+
+
+class Record(NamedTuple):
+    """A message as it was recorded: serialized, its type named as in ROS 2 (`package/msg/Name`), bag time in nanoseconds."""
+
+    topic: str
+    type: str
+    time_ns: int
+    data: bytes
+
+
+class DamageError(Exception):
+    """Here the recording breaks off; the text says how."""
+
+
+@dataclass(frozen=True)
+class _Topic:
+    name: str
+    type: str
+
+
+def can_scan(path: Path) -> bool:
+    """Whether the file begins like one that `scan` reads."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(ROS1_MAGIC))
+    except OSError:
+        return False
+    return head == ROS1_MAGIC or head.startswith(MCAP_MAGIC)
+
+
+def scan(path: Path) -> Iterator[Record]:
+    """The messages of a file that `can_scan` accepts, in the order in which they were written.
+
+    Types of messages that are not serialized as CDR (or as ROS 1 does, in a .bag) have the encoding appended.
+
+    Raises:
+        DamageError: After the last message before the damage.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        # Closed by the last view of it: records may still be looked at when this function ends.
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    is_mcap = view[: len(MCAP_MAGIC)] == MCAP_MAGIC
+    finished = False
+    try:
+        if is_mcap:
+            finished = yield from _mcap_messages(view[len(MCAP_MAGIC) :], {}, {})
+        else:
+            yield from _ros1_messages(view[len(ROS1_MAGIC) :], {})
+    except (struct.error, KeyError, UnicodeDecodeError) as error:
+        raise DamageError(f"a record makes no sense ({type(error).__name__}: {error})") from error
+    if not finished:
+        raise DamageError("the recording was not finished")
+
+
+def _decompress(name: str, data: memoryview) -> memoryview:
+    """As much as can be decompressed of a chunk that may be cut short."""
+    decompressor: Any
+    if name in ("", "none"):
+        return data
+    if name == "bz2":
+        decompressor = bz2.BZ2Decompressor()
+    elif name == "lz4":
+        decompressor = importlib.import_module("lz4.frame").LZ4FrameDecompressor()
+    elif name == "zstd":
+        module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+        decompressor = importlib.import_module(module).ZstdDecompressor()
+    else:
+        raise DamageError(f"a chunk is compressed in an unknown way ({name!r})")
+    try:
+        return memoryview(decompressor.decompress(bytes(data)))
+    except Exception as error:
+        # Each library has an error class of its own.
+        raise DamageError(f"a chunk cannot be decompressed ({error})") from error
+
+
+def _mcap_messages(buffer: memoryview, schemas: dict[int, str], topics: dict[int, _Topic]) -> Generator[Record, None, bool]:
+    """https://mcap.dev/spec: records of opcode (1 byte), length (8) and content; little endian.
+
+    Returns:
+        Whether the record came that ends the messages.
+    """
+    position = 0
+    while position < len(buffer):
+        if position + 9 > len(buffer):
+            raise DamageError("the file ends within a record")
+        opcode, length = struct.unpack_from("<BQ", buffer, position)
+        content = buffer[position + 9 : position + 9 + length]
+        whole = len(content) == length
+        position += 9 + length
+        if opcode == 0x06 and len(content) >= 32:
+            (name_length,) = struct.unpack_from("<I", content, 28)
+            compression = str(content[32 : 32 + name_length], "utf-8")
+            yield from _mcap_messages(_decompress(compression, content[32 + name_length + 8 :]), schemas, topics)
+        if not whole:
+            raise DamageError("the file ends within a record")
+        if opcode == 0x03:
+            (number,) = struct.unpack_from("<H", content)
+            schemas[number] = _string(content, 2)[0]
+        elif opcode == 0x04:
+            number, schema = struct.unpack_from("<HH", content)
+            name, end = _string(content, 4)
+            encoding, _ = _string(content, end)
+            topics[number] = _Topic(name, schemas.get(schema, "") + (f" ({encoding})" if encoding != "cdr" else ""))
+        elif opcode == 0x05:
+            number, _, time_ns = struct.unpack_from("<HIQ", content)
+            yield Record(topics[number].name, topics[number].type, time_ns, bytes(content[22:]))
+        elif opcode in (0x0F, 0x02):
+            return True
+    return False
+
+
+def _string(buffer: memoryview, position: int) -> tuple[str, int]:
+    (length,) = struct.unpack_from("<I", buffer, position)
+    end = position + 4 + length
+    return str(buffer[position + 4 : end], "utf-8"), end
+
+
+def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic]) -> Iterator[Record]:
+    """http://wiki.ros.org/Bags/Format/2.0: records of header length (4 bytes), header, data length (4), data."""
+    position = 0
+    while position < len(buffer):
+        if position + 4 > len(buffer):
+            raise DamageError("the file ends within a record")
+        (header_length,) = struct.unpack_from("<I", buffer, position)
+        position += 4 + header_length
+        if position + 4 > len(buffer):
+            raise DamageError("the file ends within a record")
+        header = _ros1_fields(buffer[position - header_length : position])
+        (length,) = struct.unpack_from("<I", buffer, position)
+        data = buffer[position + 4 : position + 4 + length]
+        position += 4 + length
+        opcode = header["op"][0] if header.get("op") else 0
+        if opcode == 0x05:
+            yield from _ros1_messages(_decompress(header["compression"].decode(), data), topics)
+        if len(data) < length:
+            raise DamageError("the file ends within a record")
+        if opcode == 0x07:
+            (number,) = struct.unpack("<I", header["conn"])
+            topics[number] = _Topic(_ros1_topic(header["topic"].decode()), _ros2_type(_ros1_fields(data)["type"].decode()))
+        elif opcode == 0x02:
+            (number,) = struct.unpack("<I", header["conn"])
+            seconds, nanoseconds = struct.unpack("<II", header["time"])
+            topic = topics[number]
+            yield Record(topic.name, topic.type, seconds * 1_000_000_000 + nanoseconds, bytes(data))
+
+
+def _ros1_fields(buffer: memoryview) -> dict[str, bytes]:
+    fields = {}
+    position = 0
+    while position < len(buffer):
+        (length,) = struct.unpack_from("<I", buffer, position)
+        name, _, value = bytes(buffer[position + 4 : position + 4 + length]).partition(b"=")
+        fields[name.decode()] = value
+        position += 4 + length
+    return fields
+
+
+def _ros1_topic(name: str) -> str:
+    """The name without doubled or trailing slashes, as rosbags gives it."""
+    return ("/" if name.startswith("/") else "") + "/".join(part for part in name.split("/") if part)
+
+
+def _ros2_type(name: str) -> str:
+    package, _, rest = name.partition("/")
+    return name if "/" in rest else f"{package}/msg/{rest}"

@@ -1,0 +1,88 @@
+"""Sun and sky: from what rays hit to the colour that the camera sees."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mtl_perception.sources.street_mesh import Material
+from mtl_perception.sources.street_texture import Hits, Textures, ramp
+
+HAZE_RANGE = 1500.0
+"""Metres after which a distant thing has lost 63 % of its contrast."""
+
+SUN = np.array([1.0, 0.93, 0.82], np.float32) * 2.3
+
+
+class Light:
+    """One day's sun, sky and grain, drawn by lot."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        height, around = rng.uniform(0.65, 1.0), rng.uniform(0, 2 * np.pi)
+        self.sun = np.array([np.cos(height) * np.cos(around), np.cos(height) * np.sin(around), np.sin(height)], np.float32)
+        self.clouds = float(rng.uniform(-0.5, 0.9))
+        self.drift = rng.uniform(0, 1, 2)
+        self.textures = Textures(rng)
+
+    def sky(self, directions: np.ndarray, clouds: bool = True) -> np.ndarray:
+        """Radiance N x 3 of the sky along N x 3 unit directions."""
+        up = np.clip(directions[:, 2:3], 0, 1)
+        pale, blue = np.array([1.15, 1.27, 1.34], np.float32), np.array([0.26, 0.56, 1.08], np.float32)
+        color = blue + (pale - blue) * np.exp(-up * 4.2)
+        glow = np.clip(directions @ self.sun, 0, 1)[:, None]
+        color = color + glow**6 * np.float32(0.25) + glow**60 * np.float32(0.5)
+        if not clouds:
+            return np.asarray(color, np.float32)
+        flat = directions[:, :2] / (up + 0.09)
+        cover = self.textures.broad(flat[:, 0], flat[:, 1], 9.0, self.drift[0])
+        cover = cover + 0.35 * self.textures.broad(flat[:, 0], flat[:, 1], 2.3, self.drift[1])
+        cover = ramp(cover, 1.0 - self.clouds, 1.1)[:, None] * np.float32(0.85)
+        return np.asarray(color + (np.float32(1.5) - color) * cover, np.float32)
+
+    def shade(self, hits: Hits, sunlit: np.ndarray) -> np.ndarray:
+        """Radiance N x 3 of surfaces towards the camera.
+
+        Args:
+            hits: The surfaces.
+            sunlit: N float32, 1 where the sun shines, 0 in shadow.
+        """
+        facing = hits.normals @ self.sun
+        direct = np.clip(facing, 0, 1) * sunlit
+        ambient = (0.31 + 0.13 * hits.normals[:, 2]).astype(np.float32)
+        glow = hits.material == Material.GLOW
+        albedo, gloss = self.textures.look(hits)
+        leaf = np.flatnonzero(hits.material == Material.LEAVES)
+        sees = hits.texture[leaf, 0]
+        # Leaves take light from all around and let some of it through.
+        direct[leaf] = (0.12 + 0.88 * np.clip(0.35 + 0.65 * facing[leaf], 0, 1)) * (0.15 + 0.85 * sunlit[leaf]) * sees * 0.85
+        ambient[leaf] = 0.34 * sees
+        # Near the ground the surroundings hide part of the sky.
+        wall = np.abs(hits.normals[:, 2]) < 0.6
+        ambient *= np.where(wall, np.float32(0.72) + np.float32(0.28) * ramp(hits.points[:, 2], 0.0, 1.6), np.float32(1))
+        sky_tint = np.array([0.82, 0.94, 1.12], np.float32)
+        color = albedo * (direct[:, None] * SUN + ambient[:, None] * sky_tint)
+        shiny = np.flatnonzero(gloss > 0)
+        color[shiny] += self._mirror(hits, shiny, sunlit[shiny]) * gloss[shiny, None]
+        color[glow] = hits.color[glow] * 1.5
+        haze = (1 - np.exp(-hits.depth / HAZE_RANGE))[:, None]
+        return np.asarray(color + (np.array([0.95, 1.05, 1.12], np.float32) - color) * haze, np.float32)
+
+    def _mirror(self, hits: Hits, at: np.ndarray, sunlit: np.ndarray) -> np.ndarray:
+        """What glossy surfaces reflect: the sky above, dull ground and house fronts below the roofs' line."""
+        look, normal = hits.directions[at], hits.normals[at]
+        cos = np.clip(-np.sum(look * normal, axis=1, keepdims=True), 0, 1)
+        back = look + 2 * cos * normal
+        sky = self.sky(back, clouds=False)
+        skyline = 0.2 + 0.1 * np.sin(back[:, 0] * 9) + 0.06 * np.sin(back[:, 0] * 23 + back[:, 1] * 7)
+        around = np.array([0.13, 0.13, 0.12], np.float32) * (1.2 - 0.7 * np.clip(back[:, 2:3] * 3, 0, 1))
+        seen = around + (sky - around) * ramp(back[:, 2], skyline, 0.12)[:, None]
+        fresnel = np.float32(0.09) + np.float32(0.91) * (1 - cos) ** 5
+        spark = np.clip(back @ self.sun, 0, 1)[:, None] ** 250 * sunlit[:, None] * np.float32(6)
+        return np.asarray(seen * fresnel + spark * (0.1 + fresnel), np.float32)
+
+
+def develop(color: np.ndarray) -> np.ndarray:
+    """Screen values 0..1 of linear radiance, through a film-like curve."""
+    exposed = np.maximum(color, 0) * np.float32(0.85)
+    # A toe that deepens the shadows and a shoulder that keeps the highlights.
+    film = exposed * (exposed * 1.9 + 0.12) / (exposed * (exposed * 1.75 + 0.6) + 0.18)
+    return np.asarray(np.clip(film, 0, 1) ** np.float32(1 / 2.2), np.float32)

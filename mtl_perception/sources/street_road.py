@@ -1,0 +1,58 @@
+"""Where a street's road runs, and how to put ground and objects along it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtl_perception.sources.street_mesh import Mesh, Stuff, triangles
+
+
+@dataclass(frozen=True)
+class Road:
+    """The centre line: x = offset(y), with bends so gentle that y is as good as its length."""
+
+    bend: float
+    wave: float
+    phase: float
+
+    def offset(self, y: np.ndarray | float) -> np.ndarray:
+        """The centre line's x at y, metres; 0 at y = 0."""
+        return np.asarray(self.bend * (np.sin(np.asarray(y) / self.wave + self.phase) - np.sin(self.phase)))
+
+    def heading(self, y: float) -> float:
+        """Direction of the road at y, radians to the left of the y axis."""
+        return -float(np.arctan(self.bend / self.wave * np.cos(y / self.wave + self.phase)))
+
+    def at(self, lateral: float, y: float) -> tuple[float, float]:
+        """World x and y of the spot `lateral` metres right of the centre line at y."""
+        heading = self.heading(y)
+        return float(self.offset(y)) + lateral * float(np.cos(heading)), y + lateral * float(np.sin(heading))
+
+    def put(self, mesh: Mesh, lateral: float, y: float, turn: float = 0.0, z: float = 0.0) -> Mesh:
+        """An object beside the road: `lateral` metres right of the centre line, turned with the road."""
+        return mesh.placed(*self.at(lateral, y), z, self.heading(y) + turn)
+
+    def strip(self, stuff: Stuff, y: tuple[float, float], lateral: tuple[float, float], z: float, mark: float = 0.0) -> Mesh:
+        """Flat ground along the road between two y and two distances from the centre line."""
+        count = max(1, int(np.ceil((y[1] - y[0]) / 6)))
+        along = np.linspace(y[0], y[1], count + 1)
+        left, right = (self._edge(along, side, z) for side in lateral)
+        i = np.arange(count)
+        faces = np.concatenate([np.stack([i, i + count + 1, i + 1], -1), np.stack([i + 1, i + count + 1, i + count + 2], -1)])
+        texture = [np.stack([np.full(count + 1, side), along, np.full(count + 1, mark)], -1) for side in lateral]
+        return triangles(stuff, np.concatenate([left, right]), faces, np.concatenate(texture))
+
+    def wall(self, stuff: Stuff, y: tuple[float, float], lateral: float, z: tuple[float, float]) -> Mesh:
+        """An upright strip along the road, such as a kerb's face."""
+        count = max(1, int(np.ceil((y[1] - y[0]) / 6)))
+        along = np.linspace(y[0], y[1], count + 1)
+        i = np.arange(count)
+        faces = np.concatenate([np.stack([i, i + count + 1, i + 1], -1), np.stack([i + 1, i + count + 1, i + count + 2], -1)])
+        return triangles(stuff, np.concatenate([self._edge(along, lateral, height) for height in z]), faces)
+
+    def _edge(self, along: np.ndarray, lateral: float, z: float) -> np.ndarray:
+        slope = self.bend / self.wave * np.cos(along / self.wave + self.phase)
+        across = lateral / np.sqrt(1 + slope**2)
+        return np.stack([self.offset(along) + across, along - across * slope, np.full_like(along, z)], -1)

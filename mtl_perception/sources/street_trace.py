@@ -1,0 +1,200 @@
+"""Ray casting: which triangle each pixel sees, how far it is, and the picture of it. Only this file uses Open3D."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from mtl_perception.errors import SourceError
+from mtl_perception.geometry.camera import CameraModel
+from mtl_perception.labels import STREET
+from mtl_perception.sources.street_light import Light, develop
+from mtl_perception.sources.street_mesh import Material, Mesh
+from mtl_perception.sources.street_texture import Hits
+
+SKY = STREET.names.index("sky")
+MISSED = -1
+EDGE = 0.09
+"""Pixels that differ this much from a neighbour (screen values) are drawn with three rays instead of one."""
+
+SUN_RADIUS = 0.003
+"""Standard deviation of the sun's direction over its disc, radians."""
+
+
+def load_open3d() -> ModuleType:
+    """Open3D, imported at the first drive: it takes seconds and needs system libraries.
+
+    Raises:
+        SourceError: It is not installed, or a library it needs is not.
+    """
+    try:
+        import open3d
+    except (ImportError, OSError) as error:
+        raise SourceError(
+            f"the synthetic drive needs open3d, which cannot be loaded ({error}): install it with pip, and its system "
+            "libraries with `apt-get install libusb-1.0-0 libgl1 libgomp1`"
+        ) from error
+    return open3d
+
+
+class Tracer:
+    """Casts rays at what stands still and what moves; the former's search tree is built once."""
+
+    def __init__(self, static: Mesh) -> None:
+        self.open3d = load_open3d()
+        self.static = static
+        self._static_scene = self._scene(static)
+
+    def at(self, moving: Mesh) -> Moment:
+        """The scene with these moving things in their places."""
+        return Moment(self.open3d, (self.static, moving), (self._static_scene, self._scene(moving)))
+
+    def _scene(self, mesh: Mesh) -> Any:
+        # One thread: the tree, and with it which of two touching triangles is met first, is the same at every run.
+        scene = self.open3d.t.geometry.RaycastingScene(nthreads=1)
+        indices = np.arange(3 * len(mesh), dtype=np.uint32).reshape(-1, 3)
+        tensor = self.open3d.core.Tensor
+        scene.add_triangles(tensor(np.ascontiguousarray(mesh.points.reshape(-1, 3))), tensor(indices))
+        return scene
+
+
+class Moment:
+    """The scene at one time. Its triangles are numbered through: those that stand still, then those that move."""
+
+    def __init__(self, open3d: ModuleType, meshes: tuple[Mesh, Mesh], scenes: tuple[Any, Any]) -> None:
+        self._tensor = open3d.core.Tensor
+        self._meshes = meshes
+        self._scenes = scenes
+        self._offsets = (0, len(meshes[0]))
+
+    def of(self, triangles: np.ndarray, attribute: str) -> np.ndarray:
+        """An attribute of Mesh for the triangles of these numbers."""
+        still, moving = (getattr(mesh, attribute) for mesh in self._meshes)
+        values: np.ndarray = still[np.minimum(triangles, len(still) - 1)]
+        moves = np.flatnonzero(triangles >= len(still))
+        values[moves] = moving[triangles[moves] - len(still)]
+        return values
+
+    def cast(self, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What N rays meet first.
+
+        Args:
+            origin: 3, metres.
+            directions: N x 3; distances count in their lengths.
+
+        Returns:
+            N float32 distances (inf: nothing met), N int64 numbers of triangles (MISSED), N x 2 float32 barycentric weights
+            of their second and third corners.
+        """
+        rays = np.empty((len(directions), 6), np.float32)
+        rays[:, :3], rays[:, 3:] = origin, directions
+        tensor = self._tensor(rays)
+        distance = np.full(len(rays), np.inf, np.float32)
+        triangle = np.full(len(rays), MISSED, np.int64)
+        weights = np.zeros((len(rays), 2), np.float32)
+        for scene, offset in zip(self._scenes, self._offsets, strict=True):
+            answer = scene.cast_rays(tensor)
+            met = answer["t_hit"].numpy()
+            nearer = met < distance
+            distance[nearer] = met[nearer]
+            triangle[nearer] = answer["primitive_ids"].numpy()[nearer].astype(np.int64) + offset
+            weights[nearer] = answer["primitive_uvs"].numpy()[nearer]
+        return distance, triangle, weights
+
+    def sunlit(self, hits: Hits, light: Light, rng: np.random.Generator) -> np.ndarray:
+        """N float32: 1 where nothing hides the sun; penumbras come out as grain."""
+        lit = np.zeros(len(hits.points), np.float32)
+        leafy = hits.material == Material.LEAVES
+        open_ = np.flatnonzero(leafy | (hits.normals @ light.sun > 0))
+        rays = np.empty((len(open_), 6), np.float32)
+        clearance = np.where(leafy[open_], np.float32(0.2), np.float32(0.02))[:, None]
+        rays[:, :3] = hits.points[open_] + clearance * np.where(leafy[open_, None], light.sun, hits.normals[open_])
+        rays[:, 3:] = light.sun + rng.normal(0, SUN_RADIUS, (len(open_), 3))
+        hidden = np.zeros(len(open_), bool)
+        for scene in self._scenes:
+            hidden |= scene.test_occlusions(self._tensor(rays)).numpy()
+        lit[open_] = ~hidden
+        return lit
+
+
+def render(
+    moment: Moment, light: Light, camera: CameraModel, position: np.ndarray, heading: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Picture H x W x 3 uint8 RGB, labels H x W uint8, depth H x W float32 (metres along the optical axis, inf: sky).
+
+    Labels and depth are those of the pixels' centres; the picture is smoothed where neighbours differ.
+    """
+    shape = (camera.height, camera.width)
+    v, u = (axis.ravel().astype(np.float64) for axis in np.mgrid[: camera.height, : camera.width])
+    color, labels, distance = _look(moment, light, camera, position, heading, u, v, rng)
+    again = np.flatnonzero(_edges(color.reshape(*shape, 3), labels.reshape(shape)))
+    fine = color[again]
+    for du, dv in ((-1 / 3, 1 / 3), (1 / 3, -1 / 3)):
+        fine = fine + _look(moment, light, camera, position, heading, u[again] + du, v[again] + dv, rng)[0]
+    color[again] = fine / 3
+    grey, tinted = (rng.standard_normal((*shape, channels), np.float32) for channels in (1, 3))
+    picture = np.clip(color.reshape(*shape, 3) + grey * 0.010 + tinted * 0.006, 0, 1) * 255 + 0.5
+    return picture.astype(np.uint8), labels.reshape(shape), distance.reshape(shape)
+
+
+def _look(
+    moment: Moment,
+    light: Light,
+    camera: CameraModel,
+    position: np.ndarray,
+    heading: float,
+    u: np.ndarray,
+    v: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Screen colour N x 3, label N, and distance along the optical axis N, of points (u, v) of the picture."""
+    x, y = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
+    cos, sin = np.cos(heading), np.sin(heading)
+    # Of length 1 along the optical axis, so that the distance met is the depth.
+    rays = np.stack([x * cos - sin, x * sin + cos, -y], -1).astype(np.float32)
+    distance, triangle, weights = moment.cast(position, rays)
+    lengths = np.linalg.norm(rays, axis=1)
+    units = rays / lengths[:, None]
+    color = np.empty((len(rays), 3), np.float32)
+    sky = triangle == MISSED
+    color[sky] = light.sky(units[sky])
+    hit = np.flatnonzero(~sky)
+    chosen = triangle[hit]
+    labels = np.full(len(rays), SKY, np.uint8)
+    labels[hit] = moment.of(chosen, "label")
+    share = np.stack([1 - weights[hit].sum(axis=1), weights[hit, 0], weights[hit, 1]], -1)
+    normals = np.einsum("nk,nkc->nc", share, moment.of(chosen, "normals"))
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.float32(1e-6))
+    material = moment.of(chosen, "material")
+    slant = np.sum(normals * units[hit], axis=1)
+    turned = (slant > 0) & (material != Material.LEAVES)
+    normals[turned] *= -1
+    hits = Hits(
+        position.astype(np.float32) + rays[hit] * distance[hit, None],
+        units[hit],
+        normals,
+        np.einsum("nk,nkc->nc", share, moment.of(chosen, "texture")),
+        moment.of(chosen, "color"),
+        material,
+        distance[hit],
+        distance[hit] * lengths[hit] / np.float32(camera.fx) / np.maximum(np.abs(slant), np.float32(0.06)),
+    )
+    color[hit] = light.shade(hits, moment.sunlit(hits, light, rng))
+    return develop(color), labels, distance
+
+
+def _edges(color: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """H x W bool: pixels unlike a neighbour. Within foliage, where all are, none: its grain is wanted."""
+    grey = color.mean(axis=-1)
+    found = np.zeros(labels.shape, bool)
+    leaf = labels == STREET.names.index("vegetation")
+    for axis in (0, 1):
+        one, other = (slice(None, -1), slice(1, None))
+        a = (one, slice(None)) if axis == 0 else (slice(None), one)
+        b = (other, slice(None)) if axis == 0 else (slice(None), other)
+        differ = (labels[a] != labels[b]) | (np.abs(grey[a] - grey[b]) > EDGE) & ~(leaf[a] & leaf[b])
+        found[a] |= differ
+        found[b] |= differ
+    return found

@@ -1,0 +1,259 @@
+"""What moves on a street, and parks there: cars, vans, trucks, persons and cyclists."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, ball, box, join, loft, quad, ring, srgb, tube
+
+CAR_PAINTS = (
+    srgb(172, 176, 180), srgb(214, 214, 212), srgb(38, 40, 44), srgb(70, 76, 84), srgb(22, 34, 74),
+    srgb(128, 18, 22), srgb(120, 126, 130), srgb(40, 70, 108), srgb(52, 66, 52), srgb(186, 170, 140),
+)  # fmt: skip
+CLOTHES = (
+    srgb(42, 50, 74), srgb(120, 36, 38), srgb(196, 190, 180), srgb(58, 60, 58), srgb(70, 92, 116), srgb(150, 118, 60),
+    srgb(36, 78, 66), srgb(28, 28, 32), srgb(176, 92, 64),
+)  # fmt: skip
+TROUSERS = (srgb(40, 46, 62), srgb(58, 66, 88), srgb(36, 34, 34), srgb(122, 108, 86))
+SKINS = (srgb(214, 164, 136), srgb(168, 116, 86), srgb(98, 64, 46), srgb(230, 186, 160))
+HAIRS = (srgb(44, 32, 26), srgb(94, 66, 40), srgb(24, 22, 22), srgb(150, 120, 76), srgb(150, 148, 144))
+
+RUBBER = Stuff("vehicle", Material.PLAIN, srgb(30, 30, 31))
+RIM = Stuff("vehicle", Material.PAINT, srgb(150, 152, 156))
+TRIM = Stuff("vehicle", Material.PLAIN, srgb(34, 35, 37))
+PANE = Stuff("vehicle", Material.GLASS, srgb(24, 30, 34))
+TAIL = Stuff("vehicle", Material.PAINT, srgb(150, 14, 16))
+HEAD = Stuff("vehicle", Material.PAINT, srgb(226, 230, 232))
+PLATE = Stuff("vehicle", Material.PLAIN, srgb(222, 222, 214))
+
+# Along a car, as shares of half its length: share, bottom, top (metres), half width (share). Rear to front.
+CAR_BODY = (
+    (-1.0, 0.38, 0.72, 0.82), (-0.985, 0.30, 0.86, 0.92), (-0.9, 0.24, 0.97, 0.97), (-0.5, 0.20, 0.96, 1.0),
+    (0.1, 0.20, 0.94, 1.0), (0.5, 0.20, 0.90, 0.985), (0.8, 0.22, 0.80, 0.95), (0.95, 0.26, 0.70, 0.88),
+    (1.0, 0.34, 0.58, 0.78),
+)  # fmt: skip
+# Glass house by kind, as shares of half the length: foot rear, foot front, roof rear, roof front.
+CABINS = {
+    "hatchback": (-0.91, 0.46, -0.74, 0.06, 1.47),
+    "saloon": (-0.72, 0.48, -0.38, 0.06, 1.44),
+    "estate": (-0.93, 0.46, -0.82, 0.06, 1.48),
+    "offroad": (-0.93, 0.42, -0.84, 0.08, 1.72),
+}
+
+
+def car(rng: np.random.Generator) -> Mesh:
+    """A car about 4.3 m long: body, glass house, wheels, lamps, number plates."""
+    kind = list(CABINS)[rng.integers(len(CABINS))]
+    rear, front, roof_rear, roof_front, roof = CABINS[kind]
+    half, wide = rng.uniform(1.95, 2.3), rng.uniform(0.85, 0.92)
+    raised = 0.12 if kind == "offroad" else 0.0
+    paint = Stuff("vehicle", Material.BODY, CAR_PAINTS[rng.integers(len(CAR_PAINTS))] * rng.uniform(0.85, 1.1))
+    body = [_section(share * half, bottom + raised, top + raised, width * wide) for share, bottom, top, width in CAR_BODY]
+    belt = 0.93 + raised
+    foot = _rectangle(rear * half, front * half, wide * 0.9, belt)
+    top = _rectangle(roof_rear * half, roof_front * half, wide * 0.72, roof)
+    lid = _rectangle(roof_rear * half * 0.93, roof_front * half - 0.12, wide * 0.64, roof + 0.045)
+    parts = [_body(paint, body, half), loft(replace(paint, material=Material.PAINT), np.array([foot, top, lid]), smooth=False)]
+    parts += _panes(np.array([foot, top]), kind)
+    axle = half * 0.62
+    parts += _wheels((-axle, axle), wide, 0.31 + raised / 3)
+    for side in (-1, 1):
+        x = side * wide * 0.66
+        parts.append(box(TAIL, (x - 0.13, -half - 0.02, 0.66 + raised), (x + 0.13, -half + 0.2, 0.84 + raised)))
+        parts.append(box(HEAD, (x - 0.17, half * 0.9, 0.52 + raised), (x + 0.15, half * 0.985, 0.66 + raised)))
+        mirror = side * wide
+        parts.append(box(TRIM, (mirror - 0.09, half * 0.36, belt), (mirror + 0.09, half * 0.44, belt + 0.13)))
+    parts.append(box(PLATE, (-0.26, -half - 0.025, 0.5 + raised), (0.26, -half + 0.1, 0.61 + raised)))
+    parts.append(box(TRIM, (-wide * 0.8, -half - 0.015, 0.3 + raised), (wide * 0.8, -half + 0.1, 0.42 + raised)))
+    parts.append(box(TRIM, (-0.4, half * 0.95, 0.3 + raised), (0.4, half + 0.012, 0.46 + raised)))
+    parts.append(box(PLATE, (-0.26, half * 0.9, 0.36 + raised), (0.26, half + 0.02, 0.46 + raised)))
+    return join(parts)
+
+
+def van(rng: np.random.Generator) -> Mesh:
+    """A delivery van about 5.4 m long."""
+    paint = Stuff("vehicle", Material.BODY, (srgb(226, 226, 224), srgb(206, 178, 60), srgb(60, 80, 120))[rng.integers(3)])
+    half, wide, roof = 2.7, 0.98, rng.uniform(2.1, 2.5)
+    outline = (
+        (-1.0, 0.4, roof - 0.08, 0.96), (-0.98, 0.32, roof, 1.0), (0.3, 0.3, roof, 1.0), (0.42, 0.3, roof - 0.06, 0.98),
+        (0.72, 0.3, 1.22, 0.97), (0.95, 0.32, 0.98, 0.92), (1.0, 0.4, 0.72, 0.84),
+    )  # fmt: skip
+    body = [_section(share * half, bottom, top, width * wide) for share, bottom, top, width in outline]
+    parts = [_body(paint, body, half), *_wheels((-half * 0.62, half * 0.62), wide, 0.34)]
+    y0, y1, z0, z1 = half * 0.715, half * 0.435, 1.28, roof - 0.16
+    parts.append(quad(PANE, [(-0.78, y0 + 0.04, z0), (0.78, y0 + 0.04, z0), (0.68, y1 + 0.04, z1), (-0.68, y1 + 0.04, z1)]))
+    for side in (-1, 1):
+        x = side * (wide + 0.012)
+        parts.append(quad(PANE, [(x, 0.55, 1.25), (x, 1.6, 1.25), (x * 0.97, 1.12, z1), (x * 0.97, 0.55, z1)]))
+        parts.append(quad(PANE, [(side * 0.1, -half - 0.01, 1.3), (side * 0.8, -half - 0.01, 1.3),
+                                 (side * 0.76, -half - 0.01, 1.9), (side * 0.1, -half - 0.01, 1.9)]))  # fmt: skip
+        parts.append(box(TAIL, (side * 0.86 - 0.07, -half - 0.02, 0.8), (side * 0.86 + 0.07, -half + 0.1, 1.2)))
+        parts.append(box(HEAD, (side * 0.68 - 0.15, half * 0.93, 0.62), (side * 0.68 + 0.15, half * 0.99, 0.82)))
+    parts.append(box(PLATE, (-0.26, -half - 0.02, 0.55), (0.26, -half + 0.1, 0.66)))
+    return join(parts)
+
+
+def truck(rng: np.random.Generator) -> Mesh:
+    """A box truck about 8 m long."""
+    paint = Stuff("vehicle", Material.PAINT, CAR_PAINTS[rng.integers(len(CAR_PAINTS))])
+    cargo = Stuff("vehicle", Material.PAINT, (srgb(214, 214, 210), srgb(60, 90, 140), srgb(170, 140, 70))[rng.integers(3)])
+    parts = [
+        box(cargo, (-1.2, -4.0, 0.95), (1.2, 1.7, 3.4)),
+        box(TRIM, (-1.0, -3.9, 0.55), (1.0, 3.6, 0.95)),
+        box(paint, (-1.15, 2.0, 0.6), (1.15, 3.9, 2.7), taper=0.95),
+        quad(PANE, [(-1.0, 3.925, 1.6), (1.0, 3.925, 1.6), (0.95, 3.885, 2.45), (-0.95, 3.885, 2.45)]),
+        box(TRIM, (-1.1, 3.8, 0.45), (1.1, 4.0, 0.75)),
+        box(TRIM, (-1.1, -4.05, 0.5), (1.1, -3.95, 0.7)),
+        *_wheels((-2.4, 2.9), 1.12, 0.48),
+    ]
+    for side in (-1, 1):
+        x = side * 1.155
+        parts.append(quad(PANE, [(x, 2.5, 1.55), (x, 3.6, 1.55), (x * 0.97, 3.55, 2.35), (x * 0.97, 2.5, 2.35)]))
+        parts.append(box(TAIL, (side * 0.9 - 0.15, -4.06, 0.72), (side * 0.9 + 0.15, -3.96, 0.88)))
+        parts.append(box(HEAD, (side * 0.85 - 0.17, 3.8, 0.8), (side * 0.85 + 0.17, 3.93, 1.02)))
+    return join(parts)
+
+
+class Figure:
+    """A person or a cyclist: looks drawn once, limbs by the phase of the step (radians)."""
+
+    def __init__(self, rng: np.random.Generator, cycling: bool = False) -> None:
+        self.cycling = cycling
+        self.size = float(rng.uniform(0.9, 1.06))
+        label = "cyclist" if cycling else "person"
+        self.top = Stuff(label, Material.PLAIN, CLOTHES[rng.integers(len(CLOTHES))])
+        self.legs = Stuff(label, Material.PLAIN, TROUSERS[rng.integers(len(TROUSERS))])
+        self.skin = Stuff(label, Material.PLAIN, SKINS[rng.integers(len(SKINS))])
+        self.hair = Stuff(label, Material.PLAIN, HAIRS[rng.integers(len(HAIRS))])
+        self.bag = bool(rng.random() < 0.4)
+        self.skirt = bool(rng.random() < 0.25) and not cycling
+        self.metal = Stuff(label, Material.PAINT, CAR_PAINTS[rng.integers(len(CAR_PAINTS))])
+        self.dark = Stuff(label, Material.PLAIN, srgb(30, 30, 32))
+
+    def mesh(self, phase: float, moving: bool = True) -> Mesh:
+        """The figure at the origin, facing +y."""
+        parts = self._cyclist(phase) if self.cycling else self._walker(phase if moving else 0.0, 0.42 if moving else 0.04)
+        mesh = join(parts)
+        mesh.points[...] *= np.float32(self.size)
+        return mesh
+
+    def _walker(self, phase: float, stride: float) -> list[Mesh]:
+        parts = []
+        for side, swing in ((-1, np.sin(phase)), (1, -np.sin(phase))):
+            x = side * 0.095
+            foot, knee = stride * swing, stride * swing * 0.4 + 0.06
+            lift = 0.1 * max(0.0, -swing) * (stride > 0.1)
+            parts.append(tube(self.legs, (x, 0, 0.88), (x, knee, 0.49), 0.088, 0.062))
+            parts.append(tube(self.legs, (x, knee, 0.49), (x, foot - 0.04, 0.09 + lift), 0.06, 0.045))
+            parts.append(tube(self.dark, (x, foot - 0.06, 0.045 + lift), (x, foot + 0.13, 0.04 + lift), 0.045))
+            hand = -0.6 * foot
+            elbow = (side * 0.245, hand * 0.4 - 0.04, 1.12)
+            parts.append(tube(self.top, (side * 0.21, 0, 1.4), elbow, 0.055, 0.045))
+            parts.append(tube(self.top, elbow, (side * 0.23, hand + 0.05, 0.88), 0.043, 0.033))
+            parts.append(ball(self.skin, (side * 0.23, hand + 0.06, 0.84), (0.035, 0.045, 0.05), sides=6))
+        if self.skirt:
+            parts.append(tube(self.legs, (0, 0, 0.92), (0, 0, 0.58), 0.15, 0.23))
+        return parts + self._trunk((0, 0, 0.93), (0, 0.01, 1.38))
+
+    def _trunk(self, hip: tuple[float, float, float], neck: tuple[float, float, float]) -> list[Mesh]:
+        low, high = np.array(hip), np.array(neck)
+        sections = ((0.0, 0.15, 0.1), (0.25, 0.145, 0.095), (0.6, 0.185, 0.115), (0.9, 0.2, 0.105), (1.06, 0.09, 0.07))
+        angle = np.arange(10) * np.pi / 5
+        rings = [
+            low + (high - low) * at + np.stack([wide * np.cos(angle), deep * np.sin(angle), 0 * angle], -1)
+            for at, wide, deep in sections
+        ]
+        head = high + (0, 0.03, 0.205)
+        parts = [
+            loft(self.top, np.array(rings)),
+            tube(self.skin, high, head - (0, 0.02, 0.05), 0.055),
+            ball(self.skin, head, (0.078, 0.095, 0.118)),
+            ball(self.hair, head + (0, -0.022, 0.028), (0.086, 0.095, 0.108)),
+        ]
+        if self.bag:
+            back = (low + high) / 2 + (0, -0.17, 0.08)
+            parts.append(box(self.hair, back - (0.14, 0.08, 0.2), back + (0.14, 0.08, 0.2)))
+        return parts
+
+    def _cyclist(self, phase: float) -> list[Mesh]:
+        parts = []
+        rear, front, crank, saddle, bars = (0, -0.52, 0.34), (0, 0.54, 0.34), (0, -0.06, 0.3), (0, -0.22, 0.92), (0, 0.38, 1.0)
+        for hub in (rear, front):
+            parts.append(ring(self.dark, hub, 0.325, 0.022))
+            parts.append(tube(self.metal, (-0.02, hub[1], hub[2]), (0.02, hub[1], hub[2]), 0.05))
+            for angle in np.arange(4) * np.pi / 4 + phase:
+                spoke = 0.31 * np.array([0, np.cos(angle), np.sin(angle)])
+                parts.append(tube(self.metal, hub - spoke, hub + spoke, 0.005, sides=4))
+        seat = (0, -0.2, 0.78)
+        frame = ((crank, saddle), (crank, rear), (rear, seat), (crank, (0, 0.4, 0.72)), (seat, (0, 0.4, 0.8)), (front, bars))
+        parts += [tube(self.metal, a, b, 0.02, sides=6) for a, b in frame]
+        parts.append(tube(self.dark, (-0.28, 0.34, 1.04), (0.28, 0.34, 1.04), 0.018, sides=6))
+        parts.append(ball(self.dark, (0, -0.22, 0.95), (0.08, 0.13, 0.035), sides=8))
+        for side in (-1, 1):
+            turn = phase if side > 0 else phase + np.pi
+            pedal = np.array([side * 0.11, -0.06 + 0.16 * np.cos(turn), 0.3 + 0.16 * np.sin(turn)])
+            hip = np.array([side * 0.09, -0.2, 1.0])
+            # Thigh and shin are equally long: the knee lies on the middle plane, pushed forward.
+            middle = (hip + pedal) / 2
+            away = np.array([0, pedal[2] - hip[2], hip[1] - pedal[1]])
+            away = away / np.linalg.norm(away) * -np.sqrt(max(0.44**2 - np.sum((hip - pedal) ** 2) / 4, 0.003))
+            knee = middle + (away if away[1] > 0 else -away)
+            parts.append(tube(self.legs, hip, knee, 0.085, 0.06))
+            parts.append(tube(self.legs, knee, pedal + (0, 0, 0.06), 0.058, 0.042))
+            parts.append(tube(self.dark, pedal + (0, -0.07, 0.03), pedal + (0, 0.13, 0.02), 0.04))
+            parts.append(tube(self.top, (side * 0.19, 0.12, 1.44), (side * 0.26, 0.2, 1.2), 0.052, 0.042))
+            parts.append(tube(self.top, (side * 0.26, 0.2, 1.2), (side * 0.25, 0.33, 1.06), 0.042, 0.033))
+        return parts + self._trunk((0, -0.2, 0.99), (0, 0.12, 1.43))
+
+
+def _section(y: float, bottom: float, top: float, half: float) -> list[tuple[float, float, float]]:
+    """Cross-section of a car's body: upright flanks, rounded shoulders."""
+    right = [
+        (0.86, bottom), (0.98, bottom + 0.1), (1.0, (bottom + top) / 2), (0.985, top - 0.14), (0.93, top - 0.035), (0.78, top),
+    ]  # fmt: skip
+    return [(half * x, y, z) for x, z in right] + [(-half * x, y, z) for x, z in reversed(right)]
+
+
+def _body(paint: Stuff, sections: list[list[tuple[float, float, float]]], half: float) -> Mesh:
+    mesh = loft(paint, np.array(sections))
+    return replace(mesh, texture=mesh.texture / np.array([1, half, 1], np.float32))
+
+
+def _rectangle(rear: float, front: float, half: float, z: float) -> list[tuple[float, float, float]]:
+    return [(-half, rear, z), (half, rear, z), (half, front, z), (-half, front, z)]
+
+
+def _panes(cabin: np.ndarray, kind: str) -> list[Mesh]:
+    """Glass just outside the four faces of a glass house (2 x 4 x 3: foot and roof), leaving its pillars."""
+    parts = []
+    for i in range(4):
+        j = (i + 1) % 4
+        face = np.array([cabin[0, i], cabin[0, j], cabin[1, j], cabin[1, i]])
+        normal = np.cross(face[1] - face[0], face[3] - face[0])
+        normal /= np.linalg.norm(normal)
+        spans: tuple[tuple[float, float], ...] = ((0.06, 0.94),)
+        if i in (1, 3):
+            spans = ((0.09, 0.47), (0.51, 0.93)) if kind == "saloon" else ((0.06, 0.35), (0.38, 0.62), (0.65, 0.93))
+        for low, high in spans:
+            corners = [
+                (1 - v) * ((1 - u) * face[0] + u * face[1]) + v * ((1 - u) * face[3] + u * face[2])
+                for u, v in ((low, 0.1), (high, 0.1), (high, 0.9), (low, 0.9))
+            ]
+            parts.append(quad(PANE, np.array(corners) + normal * 0.012))
+    return parts
+
+
+def _wheels(axles: tuple[float, ...], half: float, radius: float) -> list[Mesh]:
+    parts = []
+    for y in axles:
+        for side in (-1, 1):
+            outer = side * (half + 0.02)
+            for stuff, size, out in ((RUBBER, radius, outer), (RIM, radius * 0.62, outer + side * 0.015)):
+                wheel = tube(stuff, (out - side * 0.2, y, radius), (out - side * 0.02, y, radius), size, sides=18)
+                # Flatten the rounded ends of the bar.
+                inner, outmost = sorted((out - side * 0.25, out))
+                wheel.points[..., 0] = np.clip(wheel.points[..., 0], inner, outmost)
+                parts.append(wheel)
+    return parts

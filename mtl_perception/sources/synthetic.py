@@ -1,0 +1,103 @@
+"""A drive through a street that is drawn by lot and rendered, with exact labels and depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtl_perception.errors import SourceError
+from mtl_perception.geometry.camera import CameraModel
+from mtl_perception.sources.street_layout import LANE, build_street, travelled
+from mtl_perception.sources.street_light import Light
+from mtl_perception.sources.street_trace import Tracer, load_open3d, render
+from mtl_perception.types import Frame
+
+CAMERA_HEIGHT = 1.65
+"""Metres above the road."""
+
+FRAME_ID = "camera_optical_frame"
+START_NS = 1_700_000_000_000_000_000
+KITTI_WIDTH, KITTI_FOCAL = 1242, 721.5377
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a drive with its truth.
+
+    Attributes:
+        frame: The picture and its camera.
+        labels: H x W uint8, ids of labels.STREET.
+        depth: H x W float32, metres along the optical axis; +Inf for the sky.
+    """
+
+    frame: Frame
+    labels: np.ndarray
+    depth: np.ndarray
+
+
+def kitti_camera(width: int, height: int) -> CameraModel:
+    """KITTI's camera for a picture of this width, its horizon a little above the middle."""
+    focal = KITTI_FOCAL * width / KITTI_WIDTH
+    return CameraModel(width, height, focal, focal, (width - 1) / 2, (height - 1) * 0.46)
+
+
+class SyntheticDrive:
+    """A car with a level, forward-looking camera drives along a street for `frames` pictures.
+
+    The same arguments give the same bytes at every run.
+
+    Args:
+        frames: How many pictures.
+        width: Their width, pixels; the focal length is KITTI's for a picture of this width.
+        height: Their height, pixels.
+        seed: The street, its traffic, the light.
+        rate_hz: Pictures per second of the drive.
+
+    Raises:
+        SourceError: A size, count or rate that no drive has; open3d or a system library that it needs is missing.
+    """
+
+    def __init__(self, frames: int = 60, width: int = 1242, height: int = 375, seed: int = 0, rate_hz: float = 10.0) -> None:
+        if frames < 1 or width < 8 or height < 8 or seed < 0 or not 0 < rate_hz < float("inf"):
+            raise SourceError(
+                f"synthetic drive: {frames} frames of {width}x{height} at {rate_hz} Hz, seed {seed}: needs at least 1 frame "
+                "of 8x8, a rate above 0 and a seed of 0 or more"
+            )
+        self.name = f"synthetic-{seed}"
+        self.rate_hz = float(rate_hz)
+        self.seed = seed
+        load_open3d()
+        self.camera = kitti_camera(width, height)
+        self._frames = frames
+        rng = np.random.default_rng([seed, 0])
+        self._light = Light(rng)
+        self._street = build_street(rng, frames / rate_hz)
+        self._tracer = Tracer(self._street.static)
+
+    def __len__(self) -> int:
+        return self._frames
+
+    def __iter__(self) -> Iterator[Frame]:
+        for i in range(self._frames):
+            yield self.sample(i).frame
+
+    def sample(self, index: int) -> Sample:
+        """Picture number `index` with its truth; rendered anew at each call.
+
+        Raises:
+            IndexError: There is no such picture.
+        """
+        if not 0 <= index < self._frames:
+            raise IndexError(f"{self.name}: no picture {index} of {self._frames}")
+        time = index / self.rate_hz
+        y, road = travelled(time), self._street.road
+        heading = road.heading(y)
+        lateral = LANE / 2 + 0.12 * float(np.sin(0.4 * time))
+        position = np.array([*road.at(lateral, y), CAMERA_HEIGHT])
+        moment = self._tracer.at(self._street.moving(time))
+        noise = np.random.default_rng([self.seed, 1, index])
+        image, labels, depth = render(moment, self._light, self.camera, position, heading, noise)
+        stamp = START_NS + round(index * 1e9 / self.rate_hz)
+        return Sample(Frame(image, self.camera, stamp, FRAME_ID), labels, depth)

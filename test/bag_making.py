@@ -1,0 +1,110 @@
+"""Bags for tests, made by rosbags itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rosbags.rosbag1 import Writer as Ros1Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+ROS1 = get_typestore(Stores.ROS1_NOETIC)
+ROS2 = get_typestore(Stores.ROS2_JAZZY)
+START_NS = 1_700_000_000_123_456_789
+STEP_NS = 50_000_000
+DELAY_NS = 7_000_000
+"""From the exposure to the recording."""
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+
+
+def picture(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+class Messages:
+    """Builds the messages of ROS 1 or ROS 2."""
+
+    def __init__(self, ros1: bool = False) -> None:
+        self.ros1 = ros1
+        self.store = ROS1 if ros1 else ROS2
+
+    def header(self, stamp_ns: int, frame_id: str = "front_optical"):
+        stamp = self.store.types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))
+        number = {"seq": 7} if self.ros1 else {}
+        return self.store.types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id, **number)
+
+    def image(self, rgb: np.ndarray, stamp_ns: int, encoding: str = "rgb8"):
+        height, width = rgb.shape[:2]
+        return self.store.types[IMAGE](
+            self.header(stamp_ns), height, width, encoding, 0, rgb.nbytes // height, np.frombuffer(rgb.tobytes(), np.uint8)
+        )
+
+    def compressed(self, rgb: np.ndarray, stamp_ns: int, suffix: str = ".png"):
+        data = cv2.imencode(suffix, rgb[..., ::-1])[1].reshape(-1)
+        return self.store.types[COMPRESSED_IMAGE](self.header(stamp_ns), suffix[1:], data)
+
+    def camera_info(self, fx: float, stamp_ns: int = 0, width: int = 32, height: int = 24):
+        k = np.array([fx, 0, 15.5, 0, fx + 1, 11.5, 0, 0, 1.0])
+        p = np.array([fx, 0, 15.5, 0, 0, fx + 1, 11.5, 0, 0, 0, 1.0, 0])
+        roi = self.store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+        fields = (self.header(stamp_ns), height, width, "plumb_bob", np.zeros(5), k, np.eye(3).reshape(-1), p, 0, 0, roi)
+        return self.store.types[CAMERA_INFO](*fields)
+
+    def serialize(self, message) -> bytes:
+        serialize = self.store.serialize_ros1 if self.ros1 else self.store.serialize_cdr
+        return bytes(serialize(message, message.__msgtype__))
+
+
+def write_bag(path: Path, kind: str, records, compression: str = "") -> Path:
+    """A bag made by rosbags itself; `records` are (topic, message or (type, bytes), bag time)."""
+    messages = Messages(kind == "ros1")
+    if kind == "ros1":
+        path = path.with_suffix(".bag")
+        writer = Ros1Writer(path)
+        if compression:
+            writer.set_compression(Ros1Writer.CompressionFormat[compression.upper()])
+        options = {"typestore": ROS1}
+    else:
+        writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP if kind == "mcap" else StoragePlugin.SQLITE3)
+        if compression:
+            writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        options = {"typestore": ROS2}
+    with writer:
+        connections = {}
+        for topic, message, time_ns in records:
+            msgtype, data = message if isinstance(message, tuple) else (message.__msgtype__, messages.serialize(message))
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, msgtype, **options)
+            writer.write(connections[topic], time_ns, data)
+    return path
+
+
+def drive(kind: str, count: int = 4, size: tuple[int, int] = (24, 32), topic: str = "/cam/image_raw"):
+    """`count` pictures with a camera_info before each."""
+    make = Messages(kind == "ros1")
+    for i in range(count):
+        stamp = START_NS + i * STEP_NS
+        info = topic.rpartition("/")[0] + "/camera_info"
+        yield info, make.camera_info(40.0, stamp, size[1], size[0]), stamp + DELAY_NS - 1
+        yield topic, make.image(picture(i, *size), stamp), stamp + DELAY_NS
+
+
+def assert_drive(frames, count: int = 4, size: tuple[int, int] = (24, 32)) -> None:
+    assert len(frames) == count
+    for i, frame in enumerate(frames):
+        np.testing.assert_array_equal(frame.image, picture(i, *size))
+        assert frame.stamp_ns == START_NS + i * STEP_NS
+        assert frame.frame_id == "front_optical"
+        assert (frame.camera.width, frame.camera.height) == size[::-1]
+        assert (frame.camera.fx, frame.camera.fy, frame.camera.cx, frame.camera.cy) == (40, 41, 15.5, 11.5)
+
+
+def read_until_error(source, frames) -> None:
+    """Keeps the frames that came before an error."""
+    for frame in source:
+        frames.append(frame)
