@@ -1,0 +1,173 @@
+"""The camera's two topics: pictures and camera_info, subscribed as their publishers offer them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from mtl_perception.config import Config
+from mtl_perception.errors import CameraError
+from mtl_perception.geometry.camera import Calibration, CameraModel
+from mtl_perception.messages.decode import calibration_from_message
+from mtl_perception.ros.qos import keep_last, matching_profile, same_contract
+
+LOOK_PERIOD = 0.1
+"""Seconds between two looks at what the publishers offer: short, as a wrong reliability can mean no picture at all."""
+
+
+CACHED_MODELS = 32
+
+
+class MatchedSubscription:
+    """A subscription that is made anew when the topic's publishers offer another quality of service."""
+
+    def __init__(
+        self, node: Node, kind: type, topic: str, callback: Callable[[Any], None], depth: int, reliability: str, may_latch: bool
+    ) -> None:
+        self.topic = topic
+        self._node, self._kind, self._callback = node, kind, callback
+        self._depth, self._reliability, self._may_latch = depth, reliability, may_latch
+        # Until publishers are known: best effort, which any publisher serves.
+        self._profile = self._wanted() or keep_last(depth, reliable=False)
+        self._subscription = node.create_subscription(kind, topic, callback, self._profile)
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether lost messages are sent again."""
+        return bool(self._profile.reliability.name == "RELIABLE")
+
+    def why_silent(self) -> str:
+        """What may keep messages away, and what to do about it."""
+        expected = f"{self._kind.__module__.split('.')[0]}/msg/{self._kind.__name__}"
+        found = {info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)}
+        if expected in found:
+            return f"{self.topic} has a publisher, which sends nothing"
+        if found:
+            return f"{self.topic} is of type {', '.join(sorted(found))}, not {expected}"
+        if self._node.count_publishers(f"{self.topic}/compressed"):
+            return f"{self.topic} has no publisher, but {self.topic}/compressed has: set image_transport to compressed"
+        return f"{self.topic} has no publisher: remap image to the camera's topic"
+
+    def look(self) -> None:
+        """Adapt, if the offers changed."""
+        wanted = self._wanted()
+        if wanted is None or same_contract(wanted, self._profile):
+            return
+        self._node.destroy_subscription(self._subscription)
+        self._profile = wanted
+        self._subscription = self._node.create_subscription(self._kind, self.topic, self._callback, wanted)
+
+    def close(self) -> None:
+        """No more callbacks."""
+        self._node.destroy_subscription(self._subscription)
+
+    def _wanted(self) -> QoSProfile | None:
+        return matching_profile(self._node, self.topic, self._depth, self._reliability, self._may_latch)
+
+
+class CameraInput:
+    """Subscribes to a camera, keeps its latest camera_info, and makes the model for a picture's size.
+
+    Args:
+        node: The topics are relative to it, and its remappings hold.
+        config: Transport and quality of service.
+        on_image: Called with each Image or CompressedImage, in the executor's thread.
+    """
+
+    def __init__(self, node: Node, config: Config, on_image: Callable[[Any], None]) -> None:
+        # Replaced whole by the executor's thread, read by the worker's: never half of one and half of the other.
+        self._latest: Calibration | CameraError | None = None
+        self._models: dict[tuple[Calibration, int, int, bool], CameraModel | CameraError] = {}
+        self.frame_id: str | None = None
+        compressed = config.image_transport == "compressed"
+        kind = CompressedImage if compressed else Image
+        topic, info_topic = topics(node, compressed)
+        # First, as the executor serves them in this order: a camera_info that came with a picture is known for it.
+        self.infos = MatchedSubscription(
+            node, CameraInfo, info_topic, self._on_info, 1, config.camera_info_reliability, may_latch=True
+        )
+        self.images = MatchedSubscription(
+            node, kind, topic, on_image, config.image_depth, config.image_reliability, may_latch=False
+        )
+        self._node = node
+        self._timer = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_timer(self._timer)
+        self.images.close()
+        self.infos.close()
+
+    def model(self, width: int, height: int, rectified: bool) -> CameraModel | CameraError | None:
+        """The camera of a picture of this size, by the latest camera_info.
+
+        Args:
+            width: The picture's width, pixels.
+            height: The picture's height, pixels.
+            rectified: Whether the pictures are rectified.
+
+        Returns:
+            The model; or why there is none; None while no camera_info has come.
+        """
+        latest = self._latest
+        if not isinstance(latest, Calibration):
+            return latest
+        key = (latest, width, height, rectified)
+        model = self._models.get(key)
+        if model is None:
+            try:
+                model = latest.for_picture(width, height).camera(rectified)
+            except CameraError as error:
+                model = error
+            # A camera that changes all the time (zoom, stabilisation) must not fill the memory.
+            if len(self._models) > CACHED_MODELS:
+                self._models.clear()
+            self._models[key] = model
+        return model
+
+    def state(self, size: tuple[int, int] | None, rectified: bool) -> CameraModel | CameraError | None:
+        """As `model`, for pictures of `size` (width, height); for the calibration's own size while that is not known."""
+        if size is None and isinstance(self._latest, Calibration):
+            size = (self._latest.width, self._latest.height)
+        return self.model(*(size or (1, 1)), rectified)
+
+    def note(self, width: int, height: int) -> str:
+        """What is odd, though usable, about the camera_info for a picture of this size; empty if nothing is."""
+        calibration = self._latest
+        if isinstance(calibration, Calibration) and (calibration.width, calibration.height) != (width, height):
+            return f"camera_info is for {calibration.width}x{calibration.height}, scaled to the picture's {width}x{height}"
+        return ""
+
+    def _look(self) -> None:
+        self.infos.look()
+        self.images.look()
+
+    def _on_info(self, message: CameraInfo) -> None:
+        self.frame_id = message.header.frame_id
+        try:
+            self._latest = calibration_from_message(message)
+        except CameraError as error:
+            # Not the one before: a camera that says nonsense now may have changed.
+            self._latest = error
+
+
+def topics(node: Node, compressed: bool) -> tuple[str, str]:
+    """Full names of the pictures' topic and of camera_info, which is its sibling unless it is remapped by itself.
+
+    Args:
+        node: Its remappings hold.
+        compressed: Pictures come on `image/compressed`; `image` remapped to a name that ends so is taken at its word.
+    """
+    image = node.resolve_topic_name("image")
+    if compressed:
+        image = image.removesuffix("/compressed")
+    info = node.resolve_topic_name("camera_info")
+    namespace = node.get_namespace().rstrip("/")
+    if info == f"{namespace}/camera_info":
+        info = node.resolve_topic_name(f"{image.rsplit('/', 1)[0]}/camera_info")
+    return (f"{image}/compressed" if compressed else image), info

@@ -1,0 +1,157 @@
+"""`play`: publish a drive, folder or bag as a camera."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import rclpy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from tqdm import tqdm
+
+from mtl_perception.errors import ConfigError, SourceError
+from mtl_perception.geometry.camera import Calibration
+from mtl_perception.messages.outputs import CAMERA_INFO, IMAGE, camera_info_fields, image_fields
+from mtl_perception.ros.convert import to_message
+from mtl_perception.ros.environment import initialise
+from mtl_perception.ros.qos import keep_last
+from mtl_perception.ros.signals import Answer, StopSignals
+from mtl_perception.sources.open import open_source
+from mtl_perception.types import Frame
+
+GAP_LIMIT = 5.0
+"""Seconds; a longer gap between two stamps (or a jump back) is played as one frame's period."""
+
+
+INFO_PATIENCE = 2.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Source and pace."""
+    parser.add_argument("source", metavar="SOURCE", help="KITTI raw drive, picture folder, bag, or synthetic[:FRAMES[:SEED]]")
+    parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="speed relative to the recording; default 1")
+    parser.add_argument("--loop", action="store_true", help="start again at the end, until interrupted")
+    parser.add_argument("--image", default="", metavar="TOPIC", help="the bag's picture topic, where there are several")
+    parser.add_argument(
+        "--camera-info", default="", metavar="TOPIC", help="the bag's CameraInfo topic; default: the image's sibling"
+    )
+    parser.add_argument("--camera", type=Path, metavar="FILE", help="calibration to use instead of the source's own")
+    parser.add_argument(
+        "--stamps",
+        choices=("recorded", "now"),
+        default="recorded",
+        help="stamps as recorded (default), or the time of publication",
+    )
+    parser.add_argument("--clock", action="store_true", help="publish /clock from the stamps, for nodes with use_sim_time")
+    parser.add_argument("--preload", action="store_true", help="load all frames first, for sources slower than their rate")
+    parser.add_argument(
+        "--subscribers", type=int, default=0, metavar="N", help="wait until N subscribers take the pictures; default 0"
+    )
+    parser.epilog = "Publishes `image` and `camera_info`; remap them with --ros-args -r image:=/camera/image_raw"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publish until the end, or until a signal."""
+    if not args.rate > 0:
+        raise ConfigError(f"--rate must be above 0, not {args.rate}")
+    source = open_source(args.source, camera_file=args.camera, image_topic=args.image, camera_info_topic=args.camera_info)
+    if len(source) == 0:
+        raise SourceError(f"{args.source}: no pictures in it")
+    frames: Iterable[Frame] = source
+    if args.preload:
+        frames = list(tqdm(source, total=len(source), unit="frame", desc="loading", disable=None))
+    signals = StopSignals(Answer.INTERRUPT)
+    try:
+        with signals.until_stopped():
+            initialise([sys.argv[0], *args.ros_arguments])
+            player = Player(args.clock, args.stamps == "now")
+            player.wait_for_subscribers(args.subscribers)
+            rounds = itertools.count() if args.loop else range(1)
+            with tqdm(total=None if args.loop else len(source), unit="frame", disable=None) as shown:
+                for frame in paced((frame for _ in rounds for frame in frames), source.rate_hz, args.rate):
+                    player.publish(frame)
+                    shown.update()
+            player.drain()
+    finally:
+        signals.ignore()
+        rclpy.try_shutdown()
+    return 0
+
+
+def paced(frames: Iterable[Frame], rate_hz: float, speed: float) -> Iterator[Frame]:
+    """The frames at the times that their stamps and `speed` tell; late ones at once, without catching up in a burst.
+
+    Args:
+        frames: With stamps.
+        rate_hz: Nominal rate, for where the stamps tell nothing.
+        speed: Recorded time over real time.
+    """
+    due = time.monotonic()
+    previous: int | None = None
+    for frame in frames:
+        if previous is not None:
+            gap = (frame.stamp_ns - previous) / 1e9
+            due += (gap if 0 < gap <= GAP_LIMIT else 1 / rate_hz) / speed
+        previous = frame.stamp_ns
+        wait = due - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+        else:
+            due -= wait
+        yield frame
+
+
+class Player:
+    """A camera made of frames.
+
+    Args:
+        clock: Publish /clock, too.
+        restamp: Give each frame the time of its publication.
+    """
+
+    def __init__(self, clock: bool, restamp: bool) -> None:
+        self._node = rclpy.create_node("player")
+        self._images = self._node.create_publisher(Image, "image", keep_last(5, reliable=True))
+        self._infos = self._node.create_publisher(CameraInfo, "camera_info", keep_last(5, reliable=True))
+        self._clock = self._node.create_publisher(Clock, "/clock", keep_last(1, reliable=True)) if clock else None
+        self._restamp = restamp
+
+    def wait_for_subscribers(self, count: int) -> None:
+        """Until so many take the pictures, and for a moment until as many take camera_info."""
+        if self._images.get_subscription_count() < count:
+            self._node.get_logger().info(f"waiting for {count} subscribers of {self._images.topic_name}")
+        while self._images.get_subscription_count() < count:
+            rclpy.spin_once(self._node, timeout_sec=0.1)
+        # Who takes pictures need not take camera_info, so that is not waited for without end.
+        deadline = time.monotonic() + INFO_PATIENCE
+        while self._infos.get_subscription_count() < count and time.monotonic() < deadline:
+            rclpy.spin_once(self._node, timeout_sec=0.1)
+        # Discovery is not symmetric: the subscriber may yet have to see us.
+        if count:
+            time.sleep(0.5)
+
+    def publish(self, frame: Frame) -> None:
+        """CameraInfo, then picture, with the same header."""
+        stamp = self._node.get_clock().now().nanoseconds if self._restamp else frame.stamp_ns
+        header = Header(frame_id=frame.frame_id)
+        header.stamp.sec, header.stamp.nanosec = stamp // 10**9, stamp % 10**9
+        if self._clock is not None:
+            self._publish_clock(header)
+        if frame.camera is not None:
+            fields = camera_info_fields(Calibration.of(frame.camera))
+            self._infos.publish(to_message(CAMERA_INFO, fields, header))
+        self._images.publish(to_message(IMAGE, image_fields(frame.image, "rgb8"), header))
+
+    def _publish_clock(self, header: Header) -> None:
+        assert self._clock is not None
+        self._clock.publish(Clock(clock=header.stamp))
+
+    def drain(self) -> None:
+        """Give the last reliable messages time to be received before the publisher is gone."""
+        time.sleep(1.0)

@@ -1,0 +1,102 @@
+"""`record`: topics into an mcap bag, where `ros2 bag record` is not installed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+import time
+from pathlib import Path
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy
+
+from mtl_perception.errors import SourceError
+from mtl_perception.messages.bagfile import BagWriter
+from mtl_perception.messages.outputs import NODE_NAME
+from mtl_perception.ros.environment import initialise
+from mtl_perception.ros.qos import matching_profile
+from mtl_perception.ros.signals import Answer, StopSignals
+
+DEFAULT_TOPICS = ("/image", "/camera_info", f"/{NODE_NAME}/", "/diagnostics")
+LOOK_PERIOD = 0.2
+QUEUE = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What, and where to."""
+    parser.add_argument(
+        "topics", nargs="*", metavar="TOPIC", help="topic, or a prefix that ends in /; default: the node's and its input"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="BAG", help="mcap to write: NAME.mcap, or a bag folder")
+    parser.add_argument("--force", action="store_true", help="replace a bag that is there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record until a signal."""
+    signals = StopSignals(Answer.INTERRUPT)
+    count = 0
+    try:
+        initialise([sys.argv[0], *args.ros_arguments])
+        with BagWriter(args.out, force=args.force) as writer:
+            recorder = Recorder(writer, args.topics or DEFAULT_TOPICS)
+            executor = SingleThreadedExecutor()
+            executor.add_node(recorder.node)
+            # From here on a signal ends the spinning, and tears no record apart.
+            signals.answer = Answer.NONE
+            with contextlib.suppress(ExternalShutdownException):
+                executor.spin()
+            count = writer.count
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signals.ignore()
+        rclpy.try_shutdown()
+    print(f"{count} messages -> {args.out}")
+    return 0
+
+
+class Recorder:
+    """Subscribes to topics as they appear, as their publishers offer them, and writes what comes as it is.
+
+    Args:
+        writer: An open BagWriter.
+        wanted: Full names, or prefixes that end in a slash.
+    """
+
+    def __init__(self, writer: BagWriter, wanted: tuple[str, ...] | list[str]) -> None:
+        self._writer = writer
+        self._wanted = tuple(wanted)
+        self._subscribed: set[str] = set()
+        self.node = rclpy.create_node("recorder")
+        self.node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _is_wanted(self, topic: str) -> bool:
+        return any(topic == name or (name.endswith("/") and topic.startswith(name)) for name in self._wanted)
+
+    def _look(self) -> None:
+        for topic, kinds in self.node.get_topic_names_and_types():
+            if topic not in self._subscribed and self._is_wanted(topic):
+                self._subscribe(topic, kinds[0])
+
+    def _subscribe(self, topic: str, kind: str) -> None:
+        profile = matching_profile(self.node, topic, QUEUE, "auto", may_latch=True)
+        if profile is None:  # so far it has subscribers only
+            return
+        self._subscribed.add(topic)
+        package, folder, name = kind.split("/")
+        try:
+            message_class = getattr(importlib.import_module(f"{package}.{folder}"), name)
+            latched = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+            self._writer.add_topic(topic, kind, latched=latched)
+        except (ImportError, AttributeError, SourceError) as error:
+            self.node.get_logger().warning(f"{topic} is not recorded: {error}")
+            return
+        self.node.create_subscription(message_class, topic, lambda data: self._write(topic, kind, data), profile, raw=True)
+        self.node.get_logger().info(f"recording {topic}")
+
+    def _write(self, topic: str, kind: str, data: bytes) -> None:
+        self._writer.write(topic, kind, data, time.time_ns())
