@@ -1,0 +1,148 @@
+"""The perception node, with whatever of bag player and RViz is asked for. `--show-args` lists the arguments."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from ament_index_python.packages import get_package_prefix
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from mtl_perception.resources import share_file
+from mtl_perception.ros.environment import prepare_middleware
+
+NODE_NAME = "mtl_perception"
+DEFAULT_FRAME = "camera_optical_frame"
+
+ARGUMENTS = {
+    "image": ("", "Topic of the pictures (default: image)"),
+    "camera_info": ("", "Topic of the calibration (default: camera_info beside the image topic)"),
+    "weights": ("", "Shipped or fetched name, or file, of the weights (default: as in params_file)"),
+    "device": ("", "auto, cpu, cuda or cuda:N (default: as in params_file)"),
+    "use_sim_time": ("", "true: time comes from /clock (default: as in params_file, else false)"),
+    "params_file": (str(share_file("config/perception.yaml")), "Parameters of the node; the arguments above win over it"),
+    "namespace": ("", "Namespace of the node, and of the player of `bag`"),
+    "bag": ("", "Also play this: a bag, KITTI raw drive, folder of pictures, or synthetic[:FRAMES[:SEED]]"),
+    "rate": ("1.0", "Speed at which `bag` is played; 1: as recorded"),
+    "loop": ("false", "true: play `bag` again and again"),
+    "rviz": ("false", "true: also start RViz"),
+    "fixed_frame": ("", "RViz's fixed frame: the pictures' frame_id (default: that of `bag`, else camera_optical_frame)"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+}
+CHOICES = {"use_sim_time": ["", "true", "false"], "loop": ["true", "false"], "rviz": ["true", "false"]}
+PRINT_FRAME = """
+import sys
+from mtl_perception.sources.open import open_source
+print(next(iter(open_source(sys.argv[1]))).frame_id)
+"""
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declares the arguments; what they start is in `start`."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=value, description=text, choices=CHOICES.get(name))
+        for name, (value, text) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list:
+    """The processes that the arguments ask for."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    # For every process of this launch: a camera driver launched beside the node needs it as much.
+    prepare_middleware()
+    actions = [perception(given)]
+    if given["bag"]:
+        actions.append(player(given))
+    if given["rviz"] == "true":
+        # First: where RViz is not installed, launch ends with an error, and would leave behind what was started before.
+        actions = [*rviz(given), *actions]
+    return actions
+
+
+def perception(given: dict[str, str]) -> Node:
+    """The node, with only those parameters and remappings that were given."""
+    overrides = {name: ParameterValue(given[name], value_type=str) for name in ("weights", "device") if given[name]}
+    if given["use_sim_time"]:
+        overrides["use_sim_time"] = given["use_sim_time"] == "true"
+    return Node(
+        package="mtl_perception",
+        executable="perception_node",
+        name=NODE_NAME,
+        namespace=given["namespace"],
+        parameters=[given["params_file"], overrides] if overrides else [given["params_file"]],
+        remappings=camera_remappings(given),
+        ros_arguments=["--log-level", given["log_level"]],
+        output="screen",
+        emulate_tty=True,
+    )
+
+
+def player(given: dict[str, str]) -> ExecuteProcess:
+    """Plays `bag` as the camera that the node listens to, from when it listens."""
+    remappings = dict(camera_remappings(given))
+    if "image" in remappings:
+        remappings.setdefault("camera_info", beside(given["image"]))
+    ros_arguments = [part for name, topic in remappings.items() for part in ("-r", f"{name}:={topic}")]
+    if given["namespace"]:
+        ros_arguments += ["-r", f"__ns:=/{given['namespace'].strip('/')}"]
+    command = [package_python(), "-m", "mtl_perception", "play", given["bag"], "--rate", given["rate"], "--subscribers", "1"]
+    command += ["--loop"] if given["loop"] == "true" else []
+    command += ["--clock"] if given["use_sim_time"] == "true" else []
+    command += ["--ros-args", *ros_arguments] if ros_arguments else []
+    return ExecuteProcess(cmd=command, name="play", output="screen")
+
+
+def rviz(given: dict[str, str]) -> list:
+    """RViz with displays of all outputs; its configuration names them without a namespace."""
+    from mtl_perception.messages.outputs import OUTPUT_TOPICS  # pulls in OpenCV: not for those who want no RViz
+
+    space = given["namespace"].strip("/")
+    topics = [f"/{NODE_NAME}/{row.name}" for row in OUTPUT_TOPICS] if space else []
+    parameters = [{"use_sim_time": given["use_sim_time"] == "true"}] if given["use_sim_time"] else []
+    frame = given["fixed_frame"] or frame_of(given["bag"])
+    started = Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", str(share_file("config/perception.rviz")), "-f", frame or DEFAULT_FRAME],
+        remappings=[(topic, f"/{space}{topic}") for topic in topics],
+        parameters=parameters,
+        output="log",
+    )
+    guessed = f"RViz's fixed frame is {DEFAULT_FRAME}; if it shows nothing, give the pictures' frame_id as fixed_frame:=FRAME"
+    return [started] if frame else [started, LogInfo(msg=guessed)]
+
+
+def frame_of(source: str) -> str:
+    """frame_id of the first picture of what is played; empty where there is none to be read, of which the player will tell."""
+    if not source:
+        return ""
+    if source.split(":")[0] == "synthetic":
+        # Known, and rendering a picture to ask it takes seconds.
+        return DEFAULT_FRAME
+    asked = subprocess.run([package_python(), "-c", PRINT_FRAME, source], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() if asked.returncode == 0 else ""
+
+
+def package_python() -> str:
+    """The Python that has what the package needs, found as `perception_node` finds it; `ros2 launch` is run by the system's."""
+    python = Path(get_package_prefix("mtl_perception")) / "bin/python3"
+    return str(python) if os.access(python, os.X_OK) else "python3"
+
+
+def camera_remappings(given: dict[str, str]) -> list[tuple[str, str]]:
+    """Topics of the camera, as far as they were given."""
+    remappings = [(name, given[name]) for name in ("image", "camera_info") if given[name]]
+    if len(remappings) == 2:
+        # By the name that the node takes by itself too: `camera_info` remapped to its own full name shows no difference.
+        remappings.append((beside(given["image"]), given["camera_info"]))
+    return remappings
+
+
+def beside(image: str) -> str:
+    """Where the node looks for the camera_info of the pictures on this topic."""
+    folder, slash, _ = image.rpartition("/")
+    return f"{folder}{slash}camera_info"

@@ -1,0 +1,108 @@
+"""Reading back what the demo recorded."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtl_perception.messages.decode import cloud_of, decode_image, depth_of, stamp_ns
+from mtl_perception.messages.outputs import NODE_NAME
+from mtl_perception.sources.bag_records import deserialize, open_bag
+from mtl_perception.viz.report import TopicRow
+
+NODE = f"/{NODE_NAME}"
+PICTURE, OVERLAY, DEPTH = "/image", f"{NODE}/segmentation/overlay", f"{NODE}/depth/image"
+CLOUD = f"{NODE}/points"
+
+
+@dataclass
+class RecordedFrame:
+    """One processed frame: RGB pictures of H x W x 3 uint8, depth of H x W float32 metres."""
+
+    stamp_ns: int
+    picture: np.ndarray
+    overlay: np.ndarray
+    depth: np.ndarray
+
+
+@dataclass
+class _Times:
+    kind: str
+    stamps: list[int] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+
+
+class Recording:
+    """A recorded run of the node.
+
+    Args:
+        path: The bag.
+
+    Raises:
+        SourceError: It cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._bag = open_bag(path)
+
+    def _messages(self, *topics: str) -> Iterator[tuple[str, int, Any]]:
+        for record in self._bag.records(set(topics) & set(self._bag.topics)):
+            yield record.topic, record.time_ns, deserialize(record, self._bag.is_ros1)
+
+    def frames(self) -> Iterator[RecordedFrame]:
+        """The frames of which picture, overlay and depth were all recorded, by stamp."""
+        parts: dict[int, dict[str, np.ndarray]] = {}
+        for topic, _, message in self._messages(PICTURE, OVERLAY, DEPTH):
+            stamp = stamp_ns(message.header)
+            found = parts.setdefault(stamp, {})
+            found[topic] = depth_of(message) if topic == DEPTH else decode_image(message)
+            if len(found) == 3:
+                # Older ones that are not complete by now were not processed.
+                parts = {key: value for key, value in parts.items() if key > stamp}
+                yield RecordedFrame(stamp, found[PICTURE], found[OVERLAY], found[DEPTH])
+
+    def cloud(self, stamp: int) -> np.ndarray | None:
+        """The cloud with that stamp: H x W of CLOUD_DTYPE; None if there is none."""
+        for _, _, message in self._messages(CLOUD):
+            if stamp_ns(message.header) == stamp:
+                cloud: np.ndarray = cloud_of(message).copy()
+                return cloud
+        return None
+
+    def topics(self) -> list[TopicRow]:
+        """Counts, rates by stamp, and latencies from stamp to arrival at the recorder."""
+        times = {name: _Times(topic.type) for name, topic in self._bag.topics.items()}
+        for topic, time_ns, message in self._messages(*times):
+            # Messages without a header tell of no latency.
+            stamp = stamp_ns(message.header) if hasattr(message, "header") else time_ns
+            times[topic].stamps.append(stamp)
+            if hasattr(message, "header"):
+                times[topic].latencies.append((time_ns - stamp) / 1e6)
+        return [_row(name, entry) for name, entry in sorted(times.items()) if entry.stamps]
+
+    def counts(self) -> dict[str, str]:
+        """The node's own counts, from its last diagnostics."""
+        counts: dict[str, str] = {}
+        for _, _, message in self._messages("/diagnostics"):
+            for status in message.status:
+                if status.name.endswith(": frames"):
+                    counts = {value.key: value.value for value in status.values}
+        return counts
+
+
+def _row(name: str, times: _Times) -> TopicRow:
+    span = (max(times.stamps) - min(times.stamps)) / 1e9
+    latencies = sorted(times.latencies)
+    return TopicRow(
+        name=name,
+        type=times.kind,
+        messages=len(times.stamps),
+        rate_hz=(len(times.stamps) - 1) / span if span > 0 else None,
+        latency_median_ms=statistics.median(latencies) if latencies else None,
+        latency_p95_ms=latencies[int(0.95 * (len(latencies) - 1))] if latencies else None,
+    )

@@ -1,0 +1,178 @@
+"""`mtl_perception weights list | fetch | info | convert`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtl_perception.errors import WeightsError
+from mtl_perception.net.description import Description
+from mtl_perception.net.fetch import SOURCE, URL_VARIABLE, fetch
+from mtl_perception.net.store import CACHE_VARIABLE, PUBLISHED, Published, git_blob_id, resolve, shipped_weights
+from mtl_perception.net.weights import build_network, load_network, read_description, read_weights, save_weights
+
+WIDTH = 100
+LABEL_WIDTH = 16
+LICENCE_WIDTH = 60
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and their arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, (_, add, text) in ACTIONS.items():
+        action = actions.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=EPILOG if name == "fetch" else None
+        )
+        action.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="on an error, show the traceback too"
+        )
+        add(action)
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Do the action; returns the exit code."""
+    ACTIONS[args.action][0](args)
+    return 0
+
+
+def list_weights(args: argparse.Namespace) -> None:
+    """Print a table of the weights that have names."""
+    rows = [("NAME", "CLASSES", "TASKS", "WHERE", "LICENCE")]
+    for name, path in shipped_weights().items():
+        try:
+            rows.append(_row(name, read_description(path), "shipped"))
+        except WeightsError as error:
+            rows.append((name, "?", "?", "shipped, damaged", str(error)))
+    rows += [_row(entry.name, entry.description, _where(entry)) for entry in PUBLISHED.values()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def fetch_weights(args: argparse.Namespace) -> None:
+    """Fetch each, print its path on stdout and everything else on stderr."""
+    shipped = shipped_weights()
+    for name in args.names:
+        if name in shipped:
+            print(f"{name}: comes with the package, nothing to fetch", file=sys.stderr)
+            print(shipped[name])
+        else:
+            print(fetch(name, announce=lambda line: print(line, file=sys.stderr, flush=True)))
+
+
+def show_info(args: argparse.Namespace) -> None:
+    """Load the file as strictly as the node does, then print what it says of itself."""
+    path = resolve(args.weights)
+    network = load_network(path)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    size = path.stat().st_size
+    if args.json:
+        facts = {"file": str(path), "bytes": size, "parameters": parameters, **asdict(network.description)}
+        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    _show("name", network.description.name)
+    _show("file", f"{path} ({size / 1e6:.1f} MB, {parameters / 1e6:.2f} M parameters)")
+    _show_description(network.description)
+
+
+def convert_weights(args: argparse.Namespace) -> None:
+    """Write a self-describing file, then prove by loading it that it holds the same network."""
+    source = resolve(args.weights)
+    out = Path(args.out)
+    if out.is_dir():
+        raise WeightsError(f"{out}: is a directory: name the file to write")
+    if out.exists() and not args.force:
+        raise WeightsError(f"{out}: exists already: choose another name, or replace it with --force")
+    state, description = read_weights(source)
+    before = build_network(description, state, where=str(source)).state_dict()
+    save_weights(out, before, description, half=args.half)
+    after = load_network(out)
+    for name, tensor in after.state_dict().items():
+        kept = before[name].half() if args.half and before[name].is_floating_point() else before[name]
+        if not torch.equal(tensor, kept.to(tensor.dtype)):
+            raise WeightsError(f"{out}: entry {name!r} was not written as it was read: is the disk at fault?")
+    print(f"{out}: {description.name}, {out.stat().st_size / 1e6:.1f} MB, {'float16' if args.half else 'float32'}, verified")
+
+
+def _add_nothing(parser: argparse.ArgumentParser) -> None:
+    """`list` needs no arguments."""
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="NAME", help=f"one of {', '.join(PUBLISHED)}")
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="FILE_OR_NAME", help="a weights file, or a name that `weights list` shows")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="FILE", help="a published checkpoint, an own file, or a name")
+    parser.add_argument("out", metavar="OUT", help="the safetensors file to write")
+    parser.add_argument("--half", action="store_true", help="store float16: half the size, values within 0.1 %%")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
+EPILOG = (
+    f"Files come from {SOURCE}, or from the folder address in {URL_VARIABLE}; they are checked against their known git blob "
+    f"ids and kept in {CACHE_VARIABLE} (default: ~/.cache/mtl_perception). An interrupted download is resumed."
+)
+ACTIONS = {
+    "list": (list_weights, _add_nothing, "list the shipped and published weights, and where they lie"),
+    "fetch": (fetch_weights, _add_names, "download published weights into the cache and verify them"),
+    "info": (show_info, _add_info, "what a weights file was made for, and what it may be used for"),
+    "convert": (convert_weights, _add_convert, "write weights as one self-describing safetensors file"),
+}
+
+
+def _where(entry: Published) -> str:
+    if not entry.path.is_file():
+        return "not fetched"
+    return "cached" if git_blob_id(entry.path) == entry.blob else "cached, damaged"
+
+
+def _row(name: str, description: Description, where: str) -> tuple[str, str, str, str, str]:
+    licence = textwrap.shorten(description.licence, LICENCE_WIDTH, placeholder=" …")
+    return name, str(len(description.classes)), ", ".join(description.tasks), where, licence
+
+
+def _show_description(description: Description) -> None:
+    _show("tasks", ", ".join(description.tasks))
+    _show(f"{len(description.classes)} classes", ", ".join(f"{i} {name}" for i, name in enumerate(description.classes)))
+    for name, (first, count) in description.groups.items():
+        _show(f"group {name}", f"classes {first} to {first + count - 1}")
+    nearest, farthest = description.depth_range
+    _show("depth", f"metres = {description.depth_transform}(output); trained on {nearest:g} to {farthest:g} m")
+    _show("normalisation", f"(RGB / 255 - {_numbers(description.mean)}) / {_numbers(description.std)}")
+    camera = ", ".join(f"{name} {value:g}" for name, value in description.camera.items())
+    _show("training camera", camera or "unknown")
+    _show("licence", description.licence)
+    _show_entries(description.card, indent="")
+
+
+def _show_entries(entries: Mapping[str, Any], indent: str) -> None:
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            _show(f"{indent}{name}", "")
+            _show_entries(value, indent + "  ")
+        else:
+            _show(f"{indent}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _show(label: str, text: str) -> None:
+    """One entry; long text goes on in the lines below it. Text from a file may not steer the terminal."""
+    printable = "".join(c if c.isprintable() else " " for c in f"{label:<{LABEL_WIDTH}} {text}")
+    print(textwrap.fill(printable, WIDTH, subsequent_indent=" " * (LABEL_WIDTH + 1), break_long_words=False).rstrip())
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

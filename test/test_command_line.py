@@ -1,0 +1,142 @@
+"""The command line as a whole: help, exit codes, one line on errors."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from mtl_perception import __main__ as command_line
+from mtl_perception.__main__ import COMMANDS, main, split_ros_arguments
+from mtl_perception.cli import bench
+from mtl_perception.config import parameters
+from mtl_perception.errors import SourceError
+
+ROS = importlib.util.find_spec("rclpy") is not None
+OFFLINE = [name for name, command in COMMANDS.items() if not command.takes_ros_arguments]
+WITH_PARAMETERS = ("infer", "process", "bench")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(name, capsys):
+    if not ROS and COMMANDS[name].takes_ros_arguments:
+        pytest.skip("needs rclpy")
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert f"mtl_perception {name}" in text
+    if name in WITH_PARAMETERS:
+        for row in parameters():
+            assert (f"--{row.name.replace('_', '-')} " in text) == (not row.node_only)
+
+
+def test_help_lists_all_commands(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"\n    {name}" in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["inferr"],
+        ["infer"],
+        ["infer", "a.png"],
+        ["infer", "a.png", "--out", "o", "--nonsense"],
+        ["infer", "a.png", "--out", "o", "--max-depth", "far"],
+        ["infer", "a.png", "--out", "o", "--upsampling", "cubic"],
+        ["infer", "a.png", "--out", "o", "--image-depth", "1"],
+        ["process", "a.mcap"],
+        ["bench", "--runs", "many"],
+    ],
+)
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_wrong_value(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(b"")
+    assert main(["infer", str(tmp_path / "a.png"), "--out", str(tmp_path / "o"), "--min-confidence", "1.5"]) == 2
+    assert capsys.readouterr().err == "mtl_perception infer: parameter min_confidence: 1.5 is outside 0 to 1\n"
+
+
+class TestErrors:
+    @pytest.fixture
+    def failing(self, monkeypatch):
+        def run(args) -> None:
+            raise self.error
+
+        monkeypatch.setattr(bench, "run", run)
+
+    @pytest.mark.parametrize(
+        ("error", "line"),
+        [
+            (SourceError("the bag\nis broken"), "the bag is broken"),
+            (ValueError("a\n  b"), "ValueError: a b"),
+            (KeyboardInterrupt(), "interrupted"),
+        ],
+    )
+    def test_one_line(self, failing, capsys, error, line):
+        self.error = error
+        assert main(["bench"]) == 1
+        assert capsys.readouterr().err == f"mtl_perception bench: {line}\n"
+
+    @pytest.mark.parametrize("arguments", [["--debug", "bench"], ["bench", "--debug"]])
+    @pytest.mark.parametrize("kind", [SourceError, ValueError])
+    def test_debug(self, failing, arguments, kind):
+        self.error = kind("broken")
+        with pytest.raises(kind, match="broken"):
+            main(arguments)
+
+    @pytest.mark.parametrize("code", [None, 0, 3])
+    def test_exit_code_of_a_command(self, monkeypatch, code):
+        monkeypatch.setattr(bench, "run", lambda args: code)
+        assert main(["bench"]) == (code or 0)
+
+
+@pytest.mark.parametrize("place", ["before", "after", "without"])
+def test_traceback_only_with_debug(tmp_path, place):
+    arguments = ["infer", str(tmp_path / "none.png"), "--out", str(tmp_path / "out")]
+    arguments = {"before": ["--debug", *arguments], "after": [*arguments, "--debug"], "without": arguments}[place]
+    done = subprocess.run([sys.executable, "-m", "mtl_perception", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert ("Traceback" in done.stderr) == (place != "without")
+    assert "none.png: no such picture" in done.stderr.splitlines()[-1]
+    assert place != "without" or len(done.stderr.splitlines()) == 1
+
+
+def test_without_ros(monkeypatch, capsys):
+    def no_ros(name: str):
+        raise ModuleNotFoundError("No module named 'rclpy'")
+
+    monkeypatch.setattr(command_line.importlib, "import_module", no_ros)
+    assert main(["node", "--ros-args", "-p", "device:=cpu"]) == 1
+    assert capsys.readouterr().err == "mtl_perception node: No module named 'rclpy'; is ROS 2 sourced in this shell?\n"
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_offline_commands_import_no_ros(name):
+    """In a process of its own, where rclpy cannot be imported."""
+    code = (
+        "import sys, importlib; sys.modules['rclpy'] = None\n"
+        "from mtl_perception.__main__ import COMMANDS\n"
+        "importlib.import_module(COMMANDS[sys.argv[1]].module)"
+    )
+    subprocess.run([sys.executable, "-c", code, name], check=True)
+
+
+def test_ros_arguments_are_split_off():
+    assert split_ros_arguments(["play", "x", "--ros-args", "-r", "a:=b", "--", "--rate", "2", "--ros-args", "-p", "c:=d"]) == (
+        ["play", "x", "--rate", "2"],
+        ["--ros-args", "-r", "a:=b", "--", "--ros-args", "-p", "c:=d"],
+    )
