@@ -86,9 +86,7 @@ def node(weights_file: Path):
     context.try_shutdown()
 
 
-def in_its_executor(
-    node: PerceptionNode, client: Client, transition: Callable[[], Any]
-) -> TransitionCallbackReturn:
+def in_its_executor(node: PerceptionNode, client: Client, transition: Callable[[], object]) -> TransitionCallbackReturn:
     """What the transition gives, run as its service would run it.
 
     The service itself is not asked: two participants in one process do not always discover each other's services
