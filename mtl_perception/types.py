@@ -38,6 +38,24 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One picture with what is known of it: the truth, or a teacher's word for it.
+
+    Attributes:
+        frame: The picture and its camera.
+        labels: H x W uint8 class ids, 255 = unknown; None when nothing is known.
+        depth: H x W float32 metres along the optical Z axis, NaN = unknown, +Inf = beyond all (the sky); None when nothing is
+            known.
+        name: Unique among the samples of its data set; a path relative to the set without its suffix.
+    """
+
+    frame: Frame
+    labels: np.ndarray | None = None
+    depth: np.ndarray | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What one forward pass says of one picture, at the output size H x W. What was not asked for is None.
 

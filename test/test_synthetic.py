@@ -16,7 +16,8 @@ from mtl_perception.sources import street_trace
 from mtl_perception.sources.street_layout import NOTHING
 from mtl_perception.sources.street_light import Light
 from mtl_perception.sources.street_mesh import Material, Stuff, box, srgb
-from mtl_perception.sources.synthetic import CAMERA_HEIGHT, Sample, SyntheticDrive, kitti_camera
+from mtl_perception.sources.synthetic import CAMERA_HEIGHT, SyntheticDrive, kitti_camera
+from mtl_perception.types import Sample
 
 SIZE = (208, 64)
 ROAD, SKY = STREET.names.index("road"), STREET.names.index("sky")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.sources.street_layout import LANE, build_street, travelled
 from mtl_perception.sources.street_light import Light
 from mtl_perception.sources.street_trace import Tracer, load_open3d, render
-from mtl_perception.types import Frame
+from mtl_perception.types import Frame, Sample
 
 CAMERA_HEIGHT = 1.65
 """Metres above the road."""
@@ -20,21 +19,6 @@ CAMERA_HEIGHT = 1.65
 FRAME_ID = "camera_optical_frame"
 START_NS = 1_700_000_000_000_000_000
 KITTI_WIDTH, KITTI_FOCAL = 1242, 721.5377
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture of a drive with its truth.
-
-    Attributes:
-        frame: The picture and its camera.
-        labels: H x W uint8, ids of labels.STREET.
-        depth: H x W float32, metres along the optical axis; +Inf for the sky.
-    """
-
-    frame: Frame
-    labels: np.ndarray
-    depth: np.ndarray
 
 
 def kitti_camera(width: int, height: int) -> CameraModel:
@@ -84,7 +68,7 @@ class SyntheticDrive:
             yield self.sample(i).frame
 
     def sample(self, index: int) -> Sample:
-        """Picture number `index` with its truth; rendered anew at each call.
+        """Picture number `index` with its truth, labels of labels.STREET; rendered anew at each call.
 
         Raises:
             IndexError: There is no such picture.
@@ -100,4 +84,4 @@ class SyntheticDrive:
         noise = np.random.default_rng([self.seed, 1, index])
         image, labels, depth = render(moment, self._light, self.camera, position, heading, noise)
         stamp = START_NS + round(index * 1e9 / self.rate_hz)
-        return Sample(Frame(image, self.camera, stamp, FRAME_ID), labels, depth)
+        return Sample(Frame(image, self.camera, stamp, FRAME_ID), labels, depth, f"{self.name}/{index:06d}")
