@@ -14,7 +14,7 @@ from mtl_perception.__main__ import main
 from mtl_perception.net import store
 from mtl_perception.net.description import published_description
 from mtl_perception.net.model import MultiTaskRefineNet
-from mtl_perception.net.store import PUBLISHED, git_blob_id
+from mtl_perception.net.store import PUBLISHED, Checksum, git_blob_id, sha256
 from mtl_perception.net.weights import load_network, save_weights
 
 
@@ -34,7 +34,12 @@ def test_list(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     cache = tmp_path / "cache" / "weights"
     cache.mkdir(parents=True)
     (cache / "ExpKITTI_joint.ckpt").write_bytes(b"a file")
-    monkeypatch.setitem(PUBLISHED, "kitti", replace(PUBLISHED["kitti"], blob=git_blob_id(cache / "ExpKITTI_joint.ckpt")))
+    (cache / "mobilenet_v2-b0353104.pth").write_bytes(b"an encoder")
+    for name, checksum in (
+        ("kitti", Checksum("git blob", git_blob_id(cache / "ExpKITTI_joint.ckpt"))),
+        ("mobilenetv2-imagenet", Checksum("SHA-256", sha256(cache / "mobilenet_v2-b0353104.pth")[:8])),
+    ):
+        monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], checksum=checksum))
     (cache / "ExpNYUD_joint.ckpt").write_bytes(b"half a file")
     (shipped / "broken.safetensors").write_bytes(b"half a file")
     assert main(["weights", "list"]) == 0
@@ -46,6 +51,8 @@ def test_list(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert rows[4].startswith("nyud 40 segmentation, depth cached, damaged BSD")
     assert rows[5].startswith("nyud-kitti 46 segmentation, depth not fetched BSD")
     assert rows[6].startswith("nyud-normals 40 segmentation, depth, normals not fetched BSD")
+    assert rows[7].startswith("mobilenetv2-imagenet - encoder cached BSD-3-Clause (torchvision); trained on ImageNet")
+    assert rows[8].startswith("mobilenetv2-imagenet-v2 - encoder not fetched BSD-3-Clause")
 
 
 def test_info(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:

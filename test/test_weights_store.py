@@ -18,10 +18,14 @@ from mtl_perception.errors import WeightsError
 from mtl_perception.net import fetch as fetching
 from mtl_perception.net import store
 from mtl_perception.net.fetch import fetch
-from mtl_perception.net.store import PUBLISHED, git_blob_id, resolve, weights_cache
+from mtl_perception.net.store import PUBLISHED, Checksum, git_blob_id, resolve, sha256, weights_cache
+from mtl_perception.net.weights import load_network
 
 CONTENT = random.Random(0).randbytes(300_000)
+CONTENT_SHA256 = hashlib.sha256(CONTENT).hexdigest()
 FILE = "ExpKITTI_joint.ckpt"
+ENCODER = "mobilenetv2-imagenet"
+ENCODER_FILE = "mobilenet_v2-b0353104.pth"
 
 
 @dataclass
@@ -93,9 +97,10 @@ def server(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Behaviour]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The weights cache, with CONTENT for what `kitti` should be, and no pauses between attempts."""
+    """The weights cache, with CONTENT for what `kitti` and the encoder should be, and no pauses between attempts."""
     monkeypatch.setenv("MTL_PERCEPTION_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(PUBLISHED, "kitti", replace(PUBLISHED["kitti"], blob=blob(CONTENT)))
+    for name, checksum in (("kitti", Checksum("git blob", blob(CONTENT))), (ENCODER, Checksum("SHA-256", CONTENT_SHA256[:8]))):
+        monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], checksum=checksum))
     monkeypatch.setattr(fetching, "RETRY_WAITS_S", (0.0, 0.0))
     # A proxy that answers nothing: addresses on this machine must not go through it.
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
@@ -303,14 +308,64 @@ def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_published_files_come_from_the_pinned_commit() -> None:
     commit = "1986999759dfac7d38ed9ccddda5d4f5ba488e82"
-    assert f"https://github.com/DrSleep/multi-task-refinenet/raw/{commit}/weights" == fetching.SOURCE
-    assert {entry.file: entry.blob for entry in PUBLISHED.values()} == {
+    networks = {name: entry for name, entry in PUBLISHED.items() if entry.description}
+    folder = f"https://github.com/DrSleep/multi-task-refinenet/raw/{commit}/weights"
+    assert {entry.folder for entry in networks.values()} == {folder}
+    assert {entry.checksum.kind for entry in networks.values()} == {"git blob"}
+    assert {entry.file: entry.checksum.digits for entry in networks.values()} == {
         "ExpKITTI_joint.ckpt": "d9386a96f748001406c622100ce944333d1967ff",
         "ExpNYUD_joint.ckpt": "56f5f5a6bc08a64f36e83547140add41baa4216d",
         "ExpNYUDKITTI_joint.ckpt": "54f57cc2bd15e5cdfa9f3f1eaba9760951218bfa",
         "ExpNYUD_three.ckpt": "6f412c152600827cabff5e1b66efad50090c16a7",
     }
-    assert all(entry.description.name == name for name, entry in PUBLISHED.items())
+    assert all(entry.description and entry.description.name == name for name, entry in networks.items())
+
+
+def test_encoders_are_torchvisions_files_known_by_the_digits_in_their_names() -> None:
+    encoders = {name: entry for name, entry in PUBLISHED.items() if not entry.description}
+    assert {name: (f"{entry.folder}/{entry.file}", entry.checksum) for name, entry in encoders.items()} == {
+        "mobilenetv2-imagenet": (
+            "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
+            Checksum("SHA-256", "b0353104"),
+        ),
+        "mobilenetv2-imagenet-v2": (
+            "https://download.pytorch.org/models/mobilenet_v2-7ebf99e0.pth",
+            Checksum("SHA-256", "7ebf99e0"),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", [ENCODER, "imagenet"])
+def test_encoder_is_fetched_under_its_name_and_its_short_one(server: Behaviour, cache: Path, name: str) -> None:
+    server.cuts = [70_000]
+    lines: list[str] = []
+    path = fetch(name, announce=lines.append)
+    assert path == cache / ENCODER_FILE == resolve(name, encoder=True)
+    assert path.read_bytes() == CONTENT
+    assert names_in(cache) == [ENCODER_FILE]
+    assert server.ranges == [None, "bytes=70000-"]
+    assert server.paths[0] == f"/mirror/{ENCODER_FILE}"
+    assert "licence: BSD-3-Clause (torchvision); trained on ImageNet" in lines[0]
+    assert fetch(name, announce=lines.append) == path
+    assert (len(server.paths), len(lines)) == (2, 2)
+
+
+def test_encoder_of_other_bytes_is_neither_kept_nor_used(server: Behaviour, cache: Path) -> None:
+    server.content = CONTENT[:-1] + b"?"
+    digits = hashlib.sha256(server.content).hexdigest()[:8]
+    with pytest.raises(WeightsError, match=rf"expected SHA-256 {CONTENT_SHA256[:8]}, got {digits} \(300000 bytes\)"):
+        fetch(ENCODER)
+    assert names_in(cache) == []
+    (cache / ENCODER_FILE).write_bytes(server.content)
+    with pytest.raises(WeightsError, match=rf"is damaged \(SHA-256 {digits}, not .* fetch mobilenetv2-imagenet`"):
+        resolve("imagenet", encoder=True)
+
+
+def test_sha256_is_the_standards(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(WeightsError, match="cannot be read"):
+        sha256(tmp_path)
 
 
 # Finding
@@ -367,6 +422,25 @@ def test_names_that_mean_no_file(shipped: Path, cache: Path, name: str, message:
     with pytest.raises(WeightsError) as caught:
         resolve(name.replace("{cache}", str(cache)))
     assert message.replace("{cache}", str(cache)) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [ENCODER, "imagenet"])
+def test_encoder_is_no_network(shipped: Path, server: Behaviour, cache: Path, name: str) -> None:
+    fetch(ENCODER)
+    with pytest.raises(WeightsError) as caught:
+        load_network(name)
+    assert str(caught.value) == (
+        f"'{name}' is an encoder to start a training from, not a network: it knows no labels and no depth; give a weights "
+        "file, or one of lane, kitti, nyud, nyud-kitti, nyud-normals"
+    )
+
+
+def test_names_of_encoders_are_known_where_one_is_wanted(shipped: Path, cache: Path) -> None:
+    with pytest.raises(WeightsError, match=r"'mobilenetv2-imagenet' are not fetched yet .* fetch mobilenetv2-imagenet`"):
+        resolve("imagenet", encoder=True)
+    with pytest.raises(WeightsError, match=r"did you mean 'mobilenetv2-imagenet'\? Known names: lane, kitti, .*-imagenet-v2;"):
+        resolve("mobilenet2-imagenet", encoder=True)
+    assert resolve("lane", encoder=True) == shipped / "lane.safetensors"
 
 
 def test_fetch_prints_paths_on_stdout_and_licences_on_stderr(

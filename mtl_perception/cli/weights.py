@@ -15,8 +15,16 @@ import torch
 
 from mtl_perception.errors import WeightsError
 from mtl_perception.net.description import Description
-from mtl_perception.net.fetch import SOURCE, URL_VARIABLE, fetch
-from mtl_perception.net.store import CACHE_VARIABLE, PUBLISHED, Published, git_blob_id, resolve, shipped_weights
+from mtl_perception.net.fetch import URL_VARIABLE, fetch
+from mtl_perception.net.store import (
+    AUTHORS_FOLDER,
+    CACHE_VARIABLE,
+    PUBLISHED,
+    TORCHVISION_FOLDER,
+    Published,
+    resolve,
+    shipped_weights,
+)
 from mtl_perception.net.weights import build_network, load_network, read_description, read_weights, save_weights
 
 WIDTH = 100
@@ -48,10 +56,11 @@ def list_weights(args: argparse.Namespace) -> None:
     rows = [("NAME", "CLASSES", "TASKS", "WHERE", "LICENCE")]
     for name, path in shipped_weights().items():
         try:
-            rows.append(_row(name, read_description(path), "shipped"))
+            description = read_description(path)
+            rows.append(_row(name, description, "shipped", description.licence))
         except WeightsError as error:
             rows.append((name, "?", "?", "shipped, damaged", str(error)))
-    rows += [_row(entry.name, entry.description, _where(entry)) for entry in PUBLISHED.values()]
+    rows += [_row(entry.name, entry.description, _where(entry), entry.licence) for entry in PUBLISHED.values()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -123,8 +132,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 EPILOG = (
-    f"Files come from {SOURCE}, or from the folder address in {URL_VARIABLE}; they are checked against their known git blob "
-    f"ids and kept in {CACHE_VARIABLE} (default: ~/.cache/mtl_perception). An interrupted download is resumed."
+    f"Networks come from {AUTHORS_FOLDER}, encoders to start a training from come from {TORCHVISION_FOLDER}, or both from the "
+    f"folder address in {URL_VARIABLE}; they are checked against their known checksums and kept in {CACHE_VARIABLE} (default: "
+    "~/.cache/mtl_perception). An interrupted download is resumed."
 )
 ACTIONS = {
     "list": (list_weights, _add_nothing, "list the shipped and published weights, and where they lie"),
@@ -137,11 +147,13 @@ ACTIONS = {
 def _where(entry: Published) -> str:
     if not entry.path.is_file():
         return "not fetched"
-    return "cached" if git_blob_id(entry.path) == entry.blob else "cached, damaged"
+    return "cached" if entry.checksum.fits(entry.path) else "cached, damaged"
 
 
-def _row(name: str, description: Description, where: str) -> tuple[str, str, str, str, str]:
-    licence = textwrap.shorten(description.licence, LICENCE_WIDTH, placeholder=" …")
+def _row(name: str, description: Description | None, where: str, licence: str) -> tuple[str, str, str, str, str]:
+    licence = textwrap.shorten(licence, LICENCE_WIDTH, placeholder=" …")
+    if description is None:
+        return name, "-", "encoder", where, licence
     return name, str(len(description.classes)), ", ".join(description.tasks), where, licence
 
 

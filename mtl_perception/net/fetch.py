@@ -20,11 +20,10 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from mtl_perception.errors import WeightsError
-from mtl_perception.net.store import PUBLISHED, Published, git_blob_id, unknown_name
+from mtl_perception.net.store import Published, known_names, published, unknown_name
 
 URL_VARIABLE = "MTL_PERCEPTION_WEIGHTS_URL"
-"""Environment variable: address of a folder that holds the published files under their own names, in place of SOURCE."""
-SOURCE = "https://github.com/DrSleep/multi-task-refinenet/raw/1986999759dfac7d38ed9ccddda5d4f5ba488e82/weights"
+"""Environment variable: address of a folder that holds the published files under their own names, in place of theirs."""
 MAX_BYTES = 200_000_000
 """No published file has a tenth of it: a larger answer is not what was asked for."""
 TIMEOUT_S = 30.0
@@ -43,25 +42,25 @@ def fetch(name: str, announce: Callable[[str], None] = lambda line: None) -> Pat
     An interrupted download is resumed by the next call. The file appears under its name only once it is verified.
 
     Args:
-        name: One of `PUBLISHED`.
+        name: One of `PUBLISHED` or of their `ALIASES`.
         announce: Gets the licence and the address, one line each, before a download begins.
 
     Raises:
         WeightsError: Unknown name, no network, the server lacks the file, wrong bytes, or the cache cannot be written.
     """
-    if name not in PUBLISHED:
-        raise unknown_name(name)
-    entry = PUBLISHED[name]
+    entry = published(name)
+    if entry is None:
+        raise unknown_name(name, known_names(encoders=True))
     path = entry.path
-    url = f"{os.environ.get(URL_VARIABLE, '').rstrip('/') or SOURCE}/{entry.file}"
+    url = f"{os.environ.get(URL_VARIABLE, '').rstrip('/') or entry.folder}/{entry.file}"
     with _locked(path.parent):
-        if path.is_file() and git_blob_id(path) == entry.blob:
+        if path.is_file() and entry.checksum.fits(path):
             return path
         part = path.with_name(f"{path.name}.part")
         # A part may be complete: the process ended between the last byte and the check.
-        if not (part.is_file() and git_blob_id(part) == entry.blob):
+        if not (part.is_file() and entry.checksum.fits(part)):
             _check_address(url)
-            announce(f"{name}: licence: {entry.description.licence}")
+            announce(f"{name}: licence: {entry.licence}")
             announce(f"{name}: from {url}")
             _download(url, part, by_hand=f"the file may also be put by hand at {path}")
         _verify(part, entry, url)
@@ -71,14 +70,14 @@ def fetch(name: str, announce: Callable[[str], None] = lambda line: None) -> Pat
 
 
 def _verify(part: Path, entry: Published, url: str) -> None:
-    got = git_blob_id(part)
-    if got == entry.blob:
+    want, got = entry.checksum, entry.checksum.of(part)
+    if got == want.digits:
         return
     size = part.stat().st_size
     part.unlink()
     raise WeightsError(
-        f"{url}: wrong bytes: expected git blob {entry.blob}, got {got} ({size} bytes); they were deleted, so that fetching "
-        "again starts anew"
+        f"{url}: wrong bytes: expected {want.kind} {want.digits}, got {got} ({size} bytes); they were deleted, so that "
+        "fetching again starts anew"
     )
 
 
