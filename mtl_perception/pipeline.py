@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import cv2
@@ -119,6 +119,20 @@ class Pipeline:
             # The configuration of this frame: another thread may change that of the next.
             return self._run(image, frame.camera, wanted, self.config)
 
+    def labels_among(self, ids: Sequence[int]) -> np.ndarray:
+        """Labels of the last frame whose labels were asked for, had the network known only these classes: for evaluation.
+
+        Args:
+            ids: Of `class_set`; the answer for a pixel is the one whose score is greatest.
+
+        Returns:
+            H x W uint8 positions in `ids`, 255 where there is no score.
+
+        Raises:
+            RuntimeError: There was no such frame, or confidence was asked for with it, which uses up the scores.
+        """
+        return np.asarray(self._postprocess.labels_among(ids).cpu().numpy())
+
     def _run(self, image: np.ndarray, camera: CameraModel | None, wanted: frozenset[str], config: Config) -> Result:
         size = _output_size(image.shape[0], image.shape[1], config.output_scale)
         needed = needed_tasks(wanted)
@@ -130,7 +144,8 @@ class Pipeline:
             )
         if "depth" in needed:
             max_depth = self._max_depth(config)
-            values["depth"] = self._postprocess.depth(raw[1], size, config.upsampling, config.min_depth, max_depth)
+            factor = self._depth_factor(camera, image.shape[1], config.input_scale)
+            values["depth"] = self._postprocess.depth(raw[1], size, config.upsampling, config.min_depth, max_depth, factor)
         if "normals" in needed and len(raw) > 2:
             values["normals"] = self._postprocess.normals(raw[2], size, config.upsampling)
         small = _resized(image, size) if wanted & {"cloud", "image"} else None
@@ -145,11 +160,23 @@ class Pipeline:
 
     def _warm_up(self) -> None:
         """One black frame of the training camera's size through everything, so that kernels are chosen and memory is there."""
-        intrinsics = self.description.camera or DEFAULT_CAMERA
-        width, height = int(intrinsics["width"]), int(intrinsics["height"])
-        fx, fy, cx, cy = (intrinsics[name] for name in ("fx", "fy", "cx", "cy"))
-        camera = CameraModel(width, height, fx, fy, cx, cy)
-        self(Frame(np.zeros((height, width, 3), np.uint8), camera))
+        camera = CameraModel.from_intrinsics(self.description.camera or DEFAULT_CAMERA)
+        self(Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera))
+
+    def _depth_factor(self, camera: CameraModel | None, width: int, input_scale: float) -> float:
+        """Metres over transformed depth: the focal length of the picture as the network sees it over that of its training.
+
+        Without a camera it is taken to be the training camera, for a picture of this width.
+        """
+        trained = self.description.depth_focal_length
+        if not trained:
+            return 1.0
+        if camera is not None:
+            focal_length = camera.fx
+        else:
+            intrinsics = self.description.camera or DEFAULT_CAMERA
+            focal_length = intrinsics["fx"] * width / intrinsics["width"]
+        return focal_length * input_scale / trained
 
     def _max_depth(self, config: Config) -> float:
         max_depth = config.max_depth or self.description.depth_range[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -406,3 +407,29 @@ def test_the_picture_is_given_only_when_asked_for(weights_file):
     image = pipe(frame, {"image"}).image
     assert image is not None
     assert image.shape == (20, 30, 3)
+
+
+def test_metres_follow_the_focal_length_of_the_picture_as_the_network_sees_it(weights_file, tmp_path):
+    """To a network a picture of twice the focal length shows a scene half as far: the camera must undo that."""
+    network = load_network(weights_file)
+    paths = {}
+    for focal_length in (0.0, 35.0):
+        paths[focal_length] = tmp_path / f"{focal_length:.0f}.safetensors"
+        description = replace(network.description, depth_focal_length=focal_length)
+        save_weights(paths[focal_length], network.state_dict(), description, half=False)
+    plain = Pipeline(str(paths[0.0]), "cpu", warm_up=False, max_depth=1000.0, min_depth=0.0)
+    metric = Pipeline(str(paths[35.0]), "cpu", warm_up=False, max_depth=1000.0, min_depth=0.0)
+    assert metric.description.depth_focal_length == 35.0
+
+    def ratio(camera, **parameters):
+        plain.update(**parameters)
+        metric.update(**parameters)
+        a, b = (pipe(Frame(IMAGE, camera), {"depth"}).depth for pipe in (plain, metric))
+        known = np.isfinite(a) & np.isfinite(b) & (b > 0)
+        assert known.mean() > 0.5
+        return np.unique(np.round(b[known] / a[known], 4))
+
+    assert ratio(CAMERA) == 2.0, "70 pixels now, 35 in the training"
+    assert ratio(CAMERA, input_scale=0.5) == 1.0, "the network sees 35 pixels"
+    trained_width = network.description.camera["width"]
+    assert ratio(None, input_scale=1.0) == pytest.approx(network.description.camera["fx"] * WIDTH / trained_width / 35, abs=1e-3)

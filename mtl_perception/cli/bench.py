@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtl_perception.cli.machine import device_name
 from mtl_perception.cli.options import add_parameters, config_from
+from mtl_perception.engine.machine import device_name
 from mtl_perception.errors import ConfigError
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.messages.decode import decode_image

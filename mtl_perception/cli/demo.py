@@ -11,11 +11,11 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from mtl_perception.cli.machine import device_name
 from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.cli.processes import Child, wait_for
 from mtl_perception.cli.recording import Recording
 from mtl_perception.config import Config, parameters
+from mtl_perception.engine.machine import device_name
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.sources.base import Source

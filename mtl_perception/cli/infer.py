@@ -109,8 +109,7 @@ class _Cameras:
         if self._file is None:
             if not self._own:
                 return None
-            fx, fy, cx, cy = (self._own[name] for name in ("fx", "fy", "cx", "cy"))
-            return CameraModel(int(self._own["width"]), int(self._own["height"]), fx, fy, cx, cy).scaled(width, height)
+            return CameraModel.from_intrinsics(self._own).scaled(width, height)
         from mtl_perception.sources.calibration_files import load_calibration
 
         calibration = load_calibration(self._file, size=(width, height))

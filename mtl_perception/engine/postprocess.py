@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import cv2
 import numpy as np
@@ -27,6 +27,7 @@ class Postprocessor:
         self._work = Workspace(device)
         self._depth_transform = depth_transform
         self._classes = slice(classes[0], classes[0] + classes[1])
+        self._scores: Tensor | None = None
 
     def segmentation(
         self, logits: Tensor, size: tuple[int, int], mode: str, min_confidence: float, with_confidence: bool
@@ -52,8 +53,10 @@ class Postprocessor:
         # Not only where NaN: an infinite score leaves no probability.
         unsure = ~torch.isfinite(best)
         confidence = None
+        self._scores = scores
         if with_confidence or min_confidence > 0:
             # The maximum's own term of the softmax is exp(0), so the maximum is one over the sum.
+            self._scores = None
             probability = 1 / scores.sub_(best).exp_().sum(dim=0)
             unsure |= ~(probability >= min_confidence)
             if with_confidence:
@@ -62,7 +65,28 @@ class Postprocessor:
         labels[unsure] = UNLABELLED
         return labels, confidence
 
-    def depth(self, raw: Tensor, size: tuple[int, int], mode: str, min_depth: float, max_depth: float) -> Tensor:
+    def labels_among(self, ids: Sequence[int]) -> Tensor:
+        """What a network that knows fewer classes would have said of the picture of the last `segmentation`.
+
+        Args:
+            ids: The classes to choose among, ids of the labels that `segmentation` gives.
+
+        Returns:
+            H x W uint8 positions in `ids`, 255 where the network gave no number.
+
+        Raises:
+            RuntimeError: The last `segmentation` computed confidence, which uses the scores up, or there was none.
+        """
+        if self._scores is None:
+            raise RuntimeError("labels_among needs a segmentation without confidence before it")
+        best, index = self._scores[list(ids)].max(dim=0)
+        labels = index.to(torch.uint8)
+        labels[~torch.isfinite(best)] = UNLABELLED
+        return labels
+
+    def depth(
+        self, raw: Tensor, size: tuple[int, int], mode: str, min_depth: float, max_depth: float, factor: float = 1.0
+    ) -> Tensor:
         """Metres.
 
         Args:
@@ -71,6 +95,7 @@ class Postprocessor:
             mode: bicubic or bilinear.
             min_depth: Nearer is invalid.
             max_depth: Farther is beyond.
+            factor: Makes metres of the transformed depth: the camera's focal length over that of `depth_focal_length`.
 
         Returns:
             H x W float32; NaN = invalid, +Inf = beyond `max_depth` (REP 117).
@@ -78,6 +103,8 @@ class Postprocessor:
         metres = self._grow("depth", raw, size, mode)[0]
         invalid = ~torch.isfinite(metres)
         metres = metres.abs_() if self._depth_transform == "abs" else metres.exp_()
+        if factor != 1.0:
+            metres.mul_(factor)
         invalid |= (metres < min_depth) | (metres <= 0)
         metres[metres > max_depth] = torch.inf
         metres[invalid] = torch.nan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,6 +81,12 @@ class CameraModel:
     @property
     def _lens(self) -> Distortion:
         return Distortion(self.distortion_model, self.matrix, np.array(self.distortion or (0.0,) * 4))
+
+    @classmethod
+    def from_intrinsics(cls, intrinsics: Mapping[str, float]) -> CameraModel:
+        """A pinhole camera from width, height, fx, fy, cx, cy, as a weights file's description holds its training camera's."""
+        fx, fy, cx, cy = (intrinsics[name] for name in ("fx", "fy", "cx", "cy"))
+        return cls(int(intrinsics["width"]), int(intrinsics["height"]), fx, fy, cx, cy)
 
     def scaled(self, width: int, height: int) -> CameraModel:
         """This camera for the same picture resized: fx and cx by the width's ratio, fy and cy by the height's."""

@@ -31,6 +31,9 @@ class Description:
         std: Divided by, after that.
         depth_transform: Makes metres of the raw depth: "abs" (the published networks) or "exp".
         depth_range: Nearest and farthest depth that the training saw, metres.
+        depth_focal_length: Focal length, pixels, for which the transformed depth is in metres. At another, metres are it times
+            the ratio of the focal lengths: to the network a picture enlarged shows a scene come nearer. 0: metres whatever the
+            camera, as the published networks have it.
         camera: Intrinsics of the training camera: width, height, fx, fy, cx, cy. Empty when unknown.
         licence: What the weights may be used for.
         card: Anything else worth knowing: data, seed, command, hours, metrics, known failures.
@@ -45,6 +48,7 @@ class Description:
     std: tuple[float, float, float] = IMAGENET_STD
     depth_transform: str = "abs"
     depth_range: tuple[float, float] = (0.0, 80.0)
+    depth_focal_length: float = 0.0
     camera: dict[str, float] = field(default_factory=dict)
     licence: str = "unknown"
     card: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +68,8 @@ class Description:
             problems.append(f"tasks {self.tasks} (one of {TASKS})")
         if self.depth_transform not in DEPTH_TRANSFORMS:
             problems.append(f"depth_transform {self.depth_transform!r} (one of {DEPTH_TRANSFORMS})")
+        if not (math.isfinite(self.depth_focal_length) and self.depth_focal_length >= 0):
+            problems.append(f"depth_focal_length {self.depth_focal_length} (pixels, or 0)")
         if len(self.depth_range) != 2 or not 0 <= self.depth_range[0] < self.depth_range[1]:
             problems.append(f"depth_range {self.depth_range}")
         if (
@@ -116,6 +122,8 @@ class Description:
             for key in ("mean", "std", "depth_range"):
                 if key in data:
                     data[key] = tuple(float(value) for value in data[key])
+            if "depth_focal_length" in data:
+                data["depth_focal_length"] = float(data["depth_focal_length"])
             if "tasks" in data:
                 data["tasks"] = tuple(data["tasks"])
             if "groups" in data:
