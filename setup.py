@@ -9,7 +9,7 @@ NAME = "mtl_perception"
 
 def files(*patterns: str) -> list[str]:
     """The files that match, relative to this folder, which is where setup.py runs."""
-    return sorted(str(path) for pattern in patterns for path in Path().glob(pattern))
+    return sorted(str(path) for pattern in patterns for path in Path().glob(pattern) if path.is_file())
 
 
 setup(
@@ -19,7 +19,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
-        (f"share/{NAME}/config", files("config/*")),
+        *((f"share/{NAME}/{folder}", files(f"{folder}/*")) for folder in ("config", "config/data", "config/train")),
         # `ros2 run` and launch look for executables here; setting install_scripts instead would serve colcon but not pip.
         (f"lib/{NAME}", files("scripts/*")),
     ],

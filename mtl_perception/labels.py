@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import yaml
 
+from mtl_perception.errors import ConfigError
 from mtl_perception.types import UNLABELLED
 
 
@@ -103,17 +107,126 @@ _NYUD40_NAMES = (  # noqa: SIM905 - a list of them would take forty lines
 # The published NYUDv2 colour map is PASCAL VOC's with index = class id + 1 (index 0 is void).
 NYUD40 = ClassSet("nyud40", tuple(_NYUD40_NAMES), tuple(colormap(i + 1) for i in range(40)))
 
-CITYSCAPES_TO_STREET: Mapping[int, int] = {
-    **{7: 0, 8: 1, 22: 2, 11: 3, 12: 4, 13: 4, 14: 4, 17: 5, 18: 5, 19: 6, 20: 6, 21: 7, 23: 8, 24: 9},
-    **{25: 10, 32: 10, 33: 10, 26: 11, 27: 11, 28: 11, 29: 11, 30: 11, 31: 11},
-}
-"""Cityscapes labelIds (as KITTI's semantic data uses them) to `street`."""
+CLASS_SETS = {classes.name: classes for classes in (STREET, KITTI6, NYUD40)}
+"""The class sets that files may name."""
 
-CAMVID_TO_STREET: Mapping[int, int] = {0: 8, 1: 3, 2: 5, 3: 0, 4: 1, 5: 7, 6: 6, 7: 4, 8: 11, 9: 9, 10: 10}
-"""CamVid's 11 classes to `street`."""
+MAPPINGS_DIR = Path(__file__).resolve().parent / "mappings"
+"""Where the mappings lie that come with the package."""
 
-STREET_TO_KITTI6: Mapping[int, int] = {8: 0, 3: 1, 0: 2, 1: 3, 7: 4, 11: 5}
-"""`street` to the paper's six KITTI classes; terrain and small things have none."""
+
+@dataclass(frozen=True)
+class LabelMapping:
+    """From the ids of a data set's label pictures to a class set.
+
+    Attributes:
+        name: What it is called: the file's stem.
+        source: Whose ids they are.
+        classes: The class set that it leads to.
+        ids: Id there -> id in `classes`; ids that are not named have no class here.
+        names: Id there -> its name there; may be empty.
+    """
+
+    name: str
+    source: str
+    classes: ClassSet
+    ids: Mapping[int, int]
+    names: Mapping[int, str]
+
+    def table(self) -> np.ndarray:
+        """256 uint8 for `table[labels]`; ids without a class become 255."""
+        return lookup(self.ids)
+
+    def known(self) -> np.ndarray:
+        """256 bool: the ids that a label picture may hold. 255 always is; without `names` only those with a class are."""
+        table = np.zeros(256, bool)
+        table[[*self.ids, *self.names, UNLABELLED]] = True
+        return table
+
+
+def mapping_names() -> list[str]:
+    """Names of the mappings that come with the package."""
+    return sorted(path.stem for path in MAPPINGS_DIR.glob("*.yaml"))
+
+
+def load_mapping(name_or_path: str | Path, base: Path | None = None, where: str = "") -> LabelMapping:
+    """The mapping of that name that comes with the package, or else the one in that file.
+
+    Args:
+        name_or_path: One of `mapping_names()`, or a YAML file with the keys `ids` and `to`, and, if wished, `source`, `names`.
+        base: The folder that a relative path begins at; None: the current one.
+        where: The file and key that name it, for the error message.
+
+    Raises:
+        ConfigError: No such name or file, or a key in it is wrong; the message names the file and the key.
+    """
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        path = path if base is None else base / path
+    elif text in mapping_names():
+        path = MAPPINGS_DIR / f"{text}.yaml"
+    else:
+        place = f"{where}: " if where else ""
+        raise ConfigError(f"{place}no label mapping {text!r} (known: {', '.join(mapping_names())}; or give a .yaml file)")
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"label mapping {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"label mapping {path} is not YAML: {' '.join(str(error).split())}") from None
+    return parse_mapping(values, f"label mapping {path}", name=path.stem)
+
+
+def parse_mapping(values: object, where: str, *, name: str = "own", classes: ClassSet | None = None) -> LabelMapping:
+    """A mapping from a file's content, or, with `classes`, from a plain {id: class} alone.
+
+    Args:
+        values: {"ids": {id: class name, class id or null}, "to": class set, "source": text, "names": {id: name}}.
+        where: What begins every error message: the file.
+        name: What the mapping is called.
+        classes: The class set that it leads to, where the content does not say it.
+
+    Raises:
+        ConfigError: A key is unknown, missing or wrong.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: not a YAML mapping with the keys ids and to")
+    if classes is not None and values and all(type(key) is int for key in values):
+        values = {"ids": values}
+    for key in values:
+        if key not in ("ids", "to", "source", "names"):
+            raise ConfigError(f"{where}: unknown key {key!r} (known: ids, to, source, names)")
+    if "to" in values or classes is None:
+        wanted = values.get("to")
+        if not isinstance(wanted, str) or wanted not in CLASS_SETS:
+            raise ConfigError(f"{where}: to: {wanted!r} is not a class set (known: {', '.join(CLASS_SETS)})")
+        classes = CLASS_SETS[wanted]
+    ids, names = values.get("ids"), values.get("names", {})
+    if not isinstance(ids, dict) or not ids:
+        raise ConfigError(f"{where}: ids: give at least one `id: class`")
+    if not isinstance(names, dict):
+        raise ConfigError(f"{where}: names: not a mapping from id to name")
+    for key, table in (("ids", ids), ("names", names)):
+        for number in table:
+            if type(number) is not int or not 0 <= number < UNLABELLED:
+                raise ConfigError(f"{where}: {key}: {number!r} is not an id (0 to 254)")
+    return LabelMapping(
+        name,
+        str(values.get("source", "")),
+        classes,
+        {number: _class_id(value, classes, f"{where}: ids: {number}") for number, value in ids.items() if value is not None},
+        {**{number: str(value) for number, value in names.items()}, **{n: "" for n, value in ids.items() if value is None}},
+    )
+
+
+def _class_id(value: object, classes: ClassSet, where: str) -> int:
+    if type(value) is int and 0 <= value < len(classes):
+        return value
+    if isinstance(value, str) and value in classes.names:
+        return classes.names.index(value)
+    close = difflib.get_close_matches(str(value), classes.names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f" ({', '.join(classes.names)})"
+    raise ConfigError(f"{where}: {value!r} is not a class of {classes.name}{hint}")
 
 
 def lookup(mapping: Mapping[int, int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mtl_perception import Frame, Pipeline
-from mtl_perception.labels import CITYSCAPES_TO_STREET, STREET, STREET_TO_KITTI6, lookup
+from mtl_perception.labels import STREET, load_mapping
 
 # Held out of the training: KITTI 2015 frames whose number // 10 % 5 is 2.
 HELD_OUT = ("000020", "000024", "000072", "000076", "000121", "000125")
@@ -47,14 +47,15 @@ def _iou(truth: np.ndarray, guess: np.ndarray, classes: int) -> float:
 
 
 def test_held_out_streets_are_labelled_and_measured(street: Pipeline, shared_data: Path) -> None:
-    six = lookup(STREET_TO_KITTI6)
+    six = load_mapping("kitti6").table()
+    cityscapes = load_mapping("cityscapes").table()
     truths, guesses, errors = [], [], []
     for stem in HELD_OUT:
         image = cv2.imread(str(shared_data / f"kitti2015/image/{stem}_10.jpg"))
         result = street(Frame(image[..., ::-1]), {"labels", "depth"})
         assert result.labels is not None and result.depth is not None
         label = cv2.imread(str(shared_data / f"kitti2015/label/{stem}_10.png"), cv2.IMREAD_UNCHANGED)
-        truths.append(six[lookup(CITYSCAPES_TO_STREET)[label]].ravel())
+        truths.append(six[cityscapes[label]].ravel())
         guesses.append(six[result.labels].ravel())
         depth = cv2.imread(str(shared_data / f"kitti2015/depth/{stem}_10.png"), cv2.IMREAD_UNCHANGED)
         metres = depth.astype(np.float32) / 256

@@ -51,7 +51,7 @@ foundation() {
 
 # What is installed into it: any change, and it is gone over.
 contents() {
-    { echo "$TORCH"; cat tools/setup_env.sh requirements/base.txt requirements/dev.txt $requirements setup.py setup.cfg; } | sha256sum
+    { echo "$TORCH"; cat tools/setup_env.sh requirements/base.txt requirements/train.txt requirements/dev.txt $requirements setup.py setup.cfg; } | sha256sum
 }
 
 stamp() {
@@ -135,7 +135,7 @@ pip_install "$TORCH" --constraint .venv/constraints.txt $TORCH
 # The exact build that is there now, so that nothing below replaces it.
 venv_python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >>.venv/constraints.txt
 pip_install "what the package and its tests need" --constraint .venv/constraints.txt \
-    -r requirements/base.txt -r requirements/dev.txt -r "$requirements"
+    -r requirements/base.txt -r requirements/train.txt -r requirements/dev.txt -r "$requirements"
 pip_install "mtl_perception" --no-deps --no-build-isolation --editable .
 link_ros_files
 # Half a stamp: all is installed, so that a second call after a missing system library need not start from nothing.

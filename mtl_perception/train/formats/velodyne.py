@@ -1,0 +1,87 @@
+"""LiDAR sweeps of KITTI raw drives, projected into a camera's rectified pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mtl_perception.errors import CameraError, SourceError
+
+CAMERAS_FILE, LASER_FILE = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
+
+
+def laser_projection(date_folder: Path, camera: str) -> np.ndarray:
+    """From homogeneous metres of the laser to homogeneous pixels of a rectified camera: P_rect R_rect_00 T_velo_to_cam.
+
+    Args:
+        date_folder: Holds the date's calib_cam_to_cam.txt and calib_velo_to_cam.txt.
+        camera: "00" to "03".
+
+    Returns:
+        3 x 4 float64; the third row gives Z, metres along the camera's optical axis.
+
+    Raises:
+        CameraError: A file or a key in it is missing or wrong.
+    """
+    rectify, laser = np.eye(4), np.eye(4)
+    projection = _matrix(date_folder / CAMERAS_FILE, f"P_rect_{camera}", (3, 4))
+    rectify[:3, :3] = _matrix(date_folder / CAMERAS_FILE, "R_rect_00", (3, 3))
+    laser[:3, :3] = _matrix(date_folder / LASER_FILE, "R", (3, 3))
+    laser[:3, 3] = _matrix(date_folder / LASER_FILE, "T", (3,))
+    return np.asarray(projection @ rectify @ laser)
+
+
+def read_sweep(path: Path) -> np.ndarray:
+    """N x 3 float64 metres in the laser's frame (x forward, y left, z up).
+
+    Raises:
+        SourceError: It cannot be read, or is cut off.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"laser sweep {path} cannot be read: {error.strerror}") from None
+    if not data or len(data) % 16:
+        raise SourceError(f"laser sweep {path} has {len(data)} bytes, not a multiple of 16 (x, y, z, reflectance as float32)")
+    return np.frombuffer(data, "<f4").reshape(-1, 4)[:, :3].astype(np.float64)
+
+
+def project(points: np.ndarray, projection: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The depth picture of some points: each goes to its nearest pixel, and the nearest point wins a pixel.
+
+    Args:
+        points: N x 3 metres.
+        projection: 3 x 4, see `laser_projection`.
+        shape: Height and width of the picture.
+
+    Returns:
+        H x W float32 metres; NaN where no point falls.
+    """
+    height, width = shape
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u, v, z = projection[:, :3] @ points.T + projection[:, 3:]
+        u, v = np.rint(u / z), np.rint(v / z)
+    inside = (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    u, v, z = u[inside].astype(np.intp), v[inside].astype(np.intp), z[inside]
+    depth = np.full(shape, np.nan, np.float32)
+    # Where several points share a pixel the last assignment stays: the nearest.
+    order = np.argsort(-z)
+    depth[v[order], u[order]] = z[order]
+    return depth
+
+
+def _matrix(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        lines = path.read_text("ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CameraError(f"calibration file {path} cannot be read: {error}") from None
+    text = next(
+        (value for name, colon, value in (line.partition(":") for line in lines) if colon and name.strip() == key), None
+    )
+    if text is None:
+        raise CameraError(f"calibration file {path}: {key} is missing")
+    try:
+        return np.array(text.split(), np.float64).reshape(shape)
+    except ValueError:
+        raise CameraError(f"calibration file {path}: {key} is not {int(np.prod(shape))} numbers") from None
