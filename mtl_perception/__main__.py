@@ -32,6 +32,8 @@ COMMANDS = {
     "record": Command("mtl_perception.ros.record", "record topics into an mcap bag", takes_ros_arguments=True),
     "demo": Command("mtl_perception.cli.demo", "node, player and recorder together; leaves a page that shows the result"),
     "weights": Command("mtl_perception.cli.weights", "list, fetch, inspect and convert weights"),
+    "eval": Command("mtl_perception.cli.evaluate", "mIoU and depth errors of weights on data with truth, and the worst frames"),
+    "train": Command("mtl_perception.cli.train", "train weights from a configuration; resumes by itself"),
     "bench": Command("mtl_perception.cli.bench", "time each stage of the pipeline on this machine"),
     "parameters": Command("mtl_perception.cli.parameters", "print the table of parameters, as text, markdown or YAML"),
 }

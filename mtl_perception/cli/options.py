@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 
 from mtl_perception.config import Config, parameters
 
 
-def add_parameters(parser: argparse.ArgumentParser) -> None:
-    """An option for each row that means something without a node: `--max-depth` for max_depth."""
+def add_parameters(parser: argparse.ArgumentParser, only: Collection[str] = ()) -> None:
+    """An option for each row that means something without a node: `--max-depth` for max_depth.
+
+    Args:
+        parser: Gets the options.
+        only: Names of the rows that mean something to this command; empty: all.
+    """
     group = parser.add_argument_group("parameters")
     for row in parameters():
-        if row.node_only:
+        if row.node_only or (only and row.name not in only):
             continue
         bounds = row.range_text()
         text = f"{row.doc}{f' ({bounds})' if bounds else ''}; default {row.default!r}".replace("%", "%%")
