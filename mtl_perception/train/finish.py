@@ -1,0 +1,116 @@
+"""From the last step to a file to ship: depth without offset, figures on what was held out, and a card that tells all."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mtl_perception import __version__
+from mtl_perception.config import Config
+from mtl_perception.engine.machine import device_name
+from mtl_perception.engine.run import select_device
+from mtl_perception.net.model import MultiTaskRefineNet
+from mtl_perception.net.weights import save_weights
+from mtl_perception.pipeline import Pipeline
+from mtl_perception.train.batches import TrainingSet
+from mtl_perception.train.config import TrainConfig
+from mtl_perception.train.datasets import Dataset
+from mtl_perception.train.evaluate import PIPELINE, Evaluation
+
+CALIBRATION_PICTURES = 40
+
+
+def calibrate(network: MultiTaskRefineNet, sets: Sequence[TrainingSet], weights: Path, device: str) -> float:
+    """Remove the constant factor that crops leave in depth: its median error on training pictures becomes none.
+
+    Args:
+        network: Its depth bias is changed; its output is a logarithm.
+        sets: The run's data.
+        weights: The network's file as it is now.
+        device: Where to run.
+
+    Returns:
+        The factor by which depths are now larger.
+    """
+    pipeline = Pipeline(str(weights), device, min_depth=0.0, warm_up=False)
+    with_depth = [(entry, i) for entry in sets for i in range(len(entry.pictures)) if entry.pictures.has_depth(i)]
+    medians = []
+    stride = max(len(with_depth) // CALIBRATION_PICTURES, 1)
+    for entry, index in tqdm(with_depth[::stride], desc="calibration", unit="picture", disable=None):
+        sample = entry.sample(index)
+        depth = pipeline(sample.frame, outputs={"depth"}).depth
+        assert sample.depth is not None
+        assert depth is not None
+        known = np.isfinite(sample.depth) & np.isfinite(depth) & (sample.depth > 1e-3)
+        if known.sum() > 100:
+            medians.append(float(np.median(np.log(sample.depth[known] / depth[known]))))
+    shift = float(np.mean(medians)) if medians else 0.0
+    network.get_parameter("depth.bias").data.add_(shift)
+    return math.exp(shift)
+
+
+def figures(weights: Path, held_out: Sequence[Dataset], device: str, limit: int = 0) -> dict[str, Any]:
+    """Every metric on each held-out set, as `eval` gives them."""
+    config = Config.from_mapping({"weights": str(weights), "device": device, "warm_up": False, **PIPELINE})
+    pipeline = Pipeline(config=config, reuse_outputs=True)
+    found = {}
+    for dataset in held_out:
+        evaluation = Evaluation(pipeline, dataset)
+        evaluation.run(limit, partial(tqdm, desc=f"held out: {dataset.name}", unit="picture", disable=None))
+        found[dataset.name] = {key: value for key, value in evaluation.report().items() if key != "records"}
+    return found
+
+
+def finish(
+    network: MultiTaskRefineNet,
+    config: TrainConfig,
+    sets: Sequence[TrainingSet],
+    held_out: Sequence[Dataset],
+    out: Path,
+    device: str,
+    run: dict[str, Any],
+) -> Path:
+    """Write `<out>/<name>.safetensors`: calibrated, evaluated as it is shipped (float16), with its card.
+
+    Args:
+        network: The averaged network.
+        config: The run.
+        sets: What it learned from.
+        held_out: What it is judged on.
+        out: The run's folder.
+        device: Where to run.
+        run: What the card says of the run: command, hours, steps.
+    """
+    path = out / f"{config.name}.safetensors"
+    save_weights(path, network.state_dict(), network.description)
+    factor = calibrate(network, sets, path, device) if "depth" in config.tasks else 1.0
+    save_weights(path, network.state_dict(), network.description)
+    card: dict[str, Any] = {
+        **config.card,
+        "data": [f"{entry.pictures.name}: {len(entry.pictures)} pictures; {entry.pictures.licence}" for entry in sets],
+        "held_out": [f"{dataset.name}: {len(dataset)} pictures" for dataset in held_out],
+        "metrics": figures(path, held_out, device),
+        "depth_calibration": round(factor, 4),
+        "started_from": config.start or f"encoder {config.encoder}",
+        "teacher": config.teacher.weights or "none",
+        "seed": config.seed,
+        **run,
+        "machine": _machine(device),
+        "version": __version__,
+    }
+    network.description = replace(network.description, card=card)
+    save_weights(path, network.state_dict(), network.description)
+    return path
+
+
+def _machine(device: str) -> str:
+    return f"{device_name(select_device(device))}, Python {platform.python_version()}, PyTorch {torch.__version__}"

@@ -1,0 +1,97 @@
+"""What is made small: sums over pixels with the weights they were summed with, so that processes can add theirs up."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtl_perception.train.config import DepthTarget
+from mtl_perception.types import UNLABELLED
+
+BERHU_SHARE = 0.2
+"""Laina et al.: the change from L1 to L2 lies at a fifth of the greatest error in the batch."""
+SILOG_VARIANCE = 0.85
+"""Share of the mean squared that is taken off, as Lee et al. (BTS, 2019) have it; Eigen et al. took 0.5."""
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, weight: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy.
+
+    Args:
+        logits: N x C x H x W float32.
+        labels: N x H x W int64, 255 = ignored.
+        weight: N x H x W float32, how much each pixel counts.
+        classes: C float32, how much each class counts.
+
+    Returns:
+        The sum, and the sum of the weights: their ratio is the mean.
+    """
+    known = labels != UNLABELLED
+    each = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="none")
+    pixel = weight * classes[labels.clamp(max=len(classes) - 1)] * known
+    return (each * pixel).sum(), pixel.sum()
+
+
+def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTarget) -> tuple[Tensor, Tensor]:
+    """The loss of `target.loss`, on the logarithm of depth, where it is known and within the target's range.
+
+    log_l1: mean |e|, e the difference of the logarithms. berhu (Laina et al., 3DV 2016): |e| up to c, (e² + c²) / 2c beyond.
+    silog (Eigen et al., NIPS 2014): sqrt(mean e² - 0.85 (mean e)²), here times the weights' sum, so that it too is a sum.
+
+    Args:
+        log_depth: N x H x W float32, what the network says.
+        depth: N x H x W float32 metres, NaN = unknown, +Inf = the sky.
+        weight: N x H x W float32.
+        target: Which loss, and what range of metres.
+
+    Returns:
+        The sum, and the sum of the weights.
+    """
+    known = (depth >= target.range[0] * 0.5) & (depth <= target.range[1] * 2.0)
+    if not bool(known.any()):
+        return log_depth.sum() * 0, weight.new_zeros(())
+    error = log_depth[known] - depth[known].log()
+    pixel = weight[known]
+    if target.loss == "berhu":
+        size = error.abs()
+        limit = (BERHU_SHARE * size.max()).detach().clamp(min=1e-6)
+        error = torch.where(size <= limit, size, (size.square() + limit.square()) / (2 * limit))
+    elif target.loss == "silog":
+        total = pixel.sum()
+        mean, square = (pixel * error).sum() / total, (pixel * error.square()).sum() / total
+        return (square - SILOG_VARIANCE * mean.square()).clamp(min=1e-8).sqrt() * total, total
+    return (error.abs() * pixel).sum(), pixel.sum()
+
+
+def sky_loss(log_depth: Tensor, sky: Tensor, metres: float) -> tuple[Tensor, Tensor]:
+    """How far the sky comes nearer than `metres`, in logarithms: sum, and number of its pixels."""
+    if not bool(sky.any()):
+        return log_depth.sum() * 0, log_depth.new_zeros(())
+    return F.relu(math.log(metres) - log_depth[sky]).sum(), sky.sum().to(log_depth.dtype)
+
+
+class TaskBalance(nn.Module):
+    """The tasks' losses as one.
+
+    Args:
+        kind: fixed, or uncertainty (Kendall et al., CVPR 2018: exp(-s) loss + s, with a learned s for each task).
+        weights: For `fixed`, of each task.
+    """
+
+    def __init__(self, kind: str, weights: tuple[float, ...]) -> None:
+        super().__init__()
+        self._weights = weights
+        self.log_variance = nn.Parameter(torch.zeros(len(weights))) if kind == "uncertainty" else None
+
+    def forward(self, losses: list[Tensor]) -> Tensor:
+        """Weighted sum of the tasks' losses, in the order of the weights."""
+        total = losses[0] * 0
+        for number, loss in enumerate(losses):
+            if self.log_variance is None:
+                total = total + self._weights[number] * loss
+            else:
+                total = total + torch.exp(-self.log_variance[number]) * loss + self.log_variance[number]
+        return total
