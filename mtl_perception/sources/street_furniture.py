@@ -1,51 +1,16 @@
-"""What stands along a street: buildings, fences, lamps, traffic signs and lights."""
+"""What stands along a street: fences, walls, guard rails, lamps, traffic signs and lights, bins, bollards."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 
 from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, box, join, loft, quad, srgb, triangles, tube
 
-PLASTERS = (
-    srgb(222, 206, 172), srgb(206, 190, 160), srgb(198, 172, 138), srgb(232, 226, 212), srgb(188, 178, 168),
-    srgb(214, 180, 150), srgb(168, 120, 96), srgb(150, 92, 74), srgb(196, 204, 206), srgb(224, 210, 140),
-)  # fmt: skip
-TILES = (srgb(140, 74, 54), srgb(112, 62, 50), srgb(78, 70, 68), srgb(96, 90, 88))
-STONE = srgb(168, 164, 156)
 STEEL = Stuff("pole", Material.PLAIN, srgb(138, 142, 144))
 PAINTED_STEEL = Stuff("pole", Material.PLAIN, srgb(74, 88, 84))
 TIMBERS = (srgb(120, 92, 64), srgb(206, 202, 192), srgb(92, 78, 66), srgb(82, 102, 84))
-
-
-def block(rng: np.random.Generator, width: float, depth: float, storeys: int) -> Mesh:
-    """A town house: facades with windows all around, cornice, flat or ridged roof. `width` lies along x."""
-    wall = PLASTERS[rng.integers(len(PLASTERS))] * rng.uniform(0.85, 1.05)
-    height = storeys * rng.uniform(2.9, 3.3) + 0.4
-    parts = _walls(rng, wall, width, depth, height, storeys)
-    trim = Stuff("building", Material.PLAIN, np.minimum(wall * 1.15, 0.85))
-    for z in (height - 0.35, height / storeys):
-        parts.append(box(trim, (-width / 2 - 0.12, -depth / 2 - 0.12, z), (width / 2 + 0.12, depth / 2 + 0.12, z + 0.28)))
-    if rng.random() < 0.7:
-        parts += _roof(rng, width, depth, height, rng.uniform(2.2, 3.6), 0.3)
-    else:
-        grey = Stuff("building", Material.PLAIN, srgb(128, 126, 122))
-        parts.append(box(grey, (-width / 2, -depth / 2, height - 0.07), (width / 2, depth / 2, height + 0.25)))
-    if rng.random() < 0.45:
-        parts += _balconies(rng, width, depth, height / storeys, storeys)
-    return join(parts)
-
-
-def house(rng: np.random.Generator, width: float, depth: float) -> Mesh:
-    """A detached house with a ridged roof and a chimney."""
-    storeys = int(rng.integers(1, 3))
-    wall = PLASTERS[rng.integers(len(PLASTERS))] * rng.uniform(0.9, 1.05)
-    height = storeys * 2.7 + 0.5
-    parts = _walls(rng, wall, width, depth, height, storeys)
-    parts += _roof(rng, width, depth, height, rng.uniform(2.4, 3.4), 0.5)
-    brick = Stuff("building", Material.PLAIN, srgb(126, 72, 58))
-    x = rng.uniform(-0.3, 0.3) * width
-    parts.append(box(brick, (x - 0.35, -0.4, height), (x + 0.35, 0.4, height + 4.0)))
-    return join(parts)
 
 
 def fence(rng: np.random.Generator, length: float) -> Mesh:
@@ -111,8 +76,13 @@ def sign(rng: np.random.Generator) -> Mesh:
 
 def traffic_light(rng: np.random.Generator) -> Mesh:
     """A traffic light on its pole, facing -y."""
+    return join([tube(STEEL, (0, 0, -0.1), (0, 0, 3.4), 0.06), traffic_light_head(rng)])
+
+
+def traffic_light_head(rng: np.random.Generator) -> Mesh:
+    """The three lamps of a traffic light, 2.5 to 3.45 m up, facing -y."""
     case = Stuff("sign", Material.PLAIN, srgb(30, 34, 32))
-    parts = [tube(STEEL, (0, 0, -0.1), (0, 0, 3.4), 0.06), box(case, (-0.17, -0.28, 2.5), (0.17, -0.05, 3.45))]
+    parts = [box(case, (-0.17, -0.28, 2.5), (0.17, -0.05, 3.45))]
     lit = int(rng.integers(3))
     colors = (srgb(30, 230, 130), srgb(250, 170, 30), srgb(250, 40, 30))
     for i, color in enumerate(colors):
@@ -125,46 +95,99 @@ def traffic_light(rng: np.random.Generator) -> Mesh:
     return join(parts)
 
 
-def _walls(rng: np.random.Generator, color: np.ndarray, width: float, depth: float, height: float, storeys: int) -> list[Mesh]:
-    stuff = Stuff("building", Material.FACADE, color)
-    style, pitch = rng.random(), rng.uniform(2.1, 3.0)
-    x, y = width / 2, depth / 2
-    corners = [(-x, -y), (x, -y), (x, y), (-x, y)]
+def brick_wall(rng: np.random.Generator, length: float) -> Mesh:
+    """A wall along y, centred on the origin: of brick or rendered, with coping; of the class of fences."""
+    high = rng.uniform(0.6, 2.2)
+    brick = rng.random() < 0.5
+    color = srgb(140, 84, 66) if brick else srgb(190, 184, 172)
+    stuff = Stuff("fence", Material.BRICK if brick else Material.PLAIN, color * rng.uniform(0.7, 1.15))
+    cap = Stuff("fence", Material.PLAIN, srgb(160, 156, 148))
+    half = length / 2
+    parts = [box(stuff, (-0.12, -half, -0.1), (0.12, half, high)), box(cap, (-0.16, -half, high), (0.16, half, high + 0.07))]
+    return join(parts)
+
+
+def mesh_fence(rng: np.random.Generator, length: float) -> Mesh:
+    """A fence of upright steel bars along y, centred on the origin."""
+    high, step = rng.uniform(1.1, 2.1), rng.uniform(0.13, 0.22)
+    stuff = Stuff("fence", Material.PLAIN, (srgb(60, 90, 70), srgb(52, 54, 56), srgb(150, 152, 152))[rng.integers(3)])
+    half = length / 2
+    parts = [box(stuff, (-0.02, -half, z), (0.02, half, z + 0.05)) for z in (0.15, high - 0.12)]
+    parts += [box(stuff, (-0.03, y - 0.03, -0.1), (0.03, y + 0.03, high + 0.05)) for y in np.arange(-half, half + 0.01, 2.5)]
+    bars = [box(stuff, (-0.012, y - 0.014, 0.1), (0.012, y + 0.014, high)) for y in np.arange(-half + step, half, step)]
+    return join(parts + bars)
+
+
+def guard_rail(rng: np.random.Generator, length: float) -> Mesh:
+    """A steel guard rail along y, centred on the origin, its face towards -x."""
+    stuff = Stuff("fence", Material.PLAIN, srgb(158, 162, 164) * rng.uniform(0.7, 1.1))
+    half = length / 2
+    profile = ((0.0, 0.42), (-0.08, 0.48), (0.0, 0.57), (-0.08, 0.66), (0.0, 0.74))
     parts = []
-    for i, (a, b) in enumerate(zip(corners, corners[1:] + corners[:1], strict=True)):
-        columns = max(2, round((width if i % 2 == 0 else depth) / pitch))
-        texture = [(0, 0, style), (columns, 0, style), (columns, storeys, style), (0, storeys, style)]
-        parts.append(quad(stuff, [(*a, -0.1), (*b, -0.1), (*b, height), (*a, height)], texture))
-    return parts
+    for (x0, z0), (x1, z1) in pairwise(profile):
+        parts.append(quad(stuff, [(x0, -half, z0), (x0, half, z0), (x1, half, z1), (x1, -half, z1)]))
+    parts += [box(stuff, (0.0, y - 0.05, -0.1), (0.12, y + 0.05, 0.72)) for y in np.arange(-half, half + 0.01, 2.0)]
+    return join(parts)
 
 
-def _roof(rng: np.random.Generator, width: float, depth: float, height: float, rise: float, over: float) -> list[Mesh]:
-    """A ridged roof whose ridge runs along x, with gables in the walls' plaster."""
-    tiles = Stuff("building", Material.ROOF, TILES[rng.integers(len(TILES))] * rng.uniform(0.85, 1.1))
-    gable = Stuff("building", Material.PLAIN, PLASTERS[rng.integers(4)])
-    x, y = width / 2 + over, depth / 2 + over
-    drop = rise * over / (depth / 2)
-    slope = float(np.hypot(y, rise + drop))
-    face = [(0, 0, 0), (2 * x, 0, 0), (2 * x, slope, 0), (0, slope, 0)]
-    parts = []
-    for side in (-1, 1):
-        low, high = height - drop + 0.1, height + rise + 0.1
-        parts.append(quad(tiles, [(-x, side * y, low), (x, side * y, low), (x, 0, high), (-x, 0, high)], face))
-        gx = side * (width / 2 - 0.01)
-        points = np.array([(gx, -depth / 2, height - 0.1), (gx, depth / 2, height - 0.1), (gx, 0, height + rise)])
-        parts.append(triangles(gable, points, np.array([[0, 1, 2]])))
-    return parts
+def bollard(rng: np.random.Generator) -> Mesh:
+    """A bollard on the kerb."""
+    color = (srgb(60, 62, 64), srgb(150, 150, 148), srgb(140, 60, 44))[rng.integers(3)]
+    stuff, band = Stuff("pole", Material.PLAIN, color), Stuff("pole", Material.PLAIN, srgb(230, 228, 224))
+    high = rng.uniform(0.75, 1.1)
+    return join([tube(stuff, (0, 0, -0.1), (0, 0, high), 0.06), tube(band, (0, 0, high - 0.25), (0, 0, high - 0.16), 0.063)])
 
 
-def _balconies(rng: np.random.Generator, width: float, depth: float, storey: float, storeys: int) -> list[Mesh]:
-    slab = Stuff("building", Material.PLAIN, STONE)
-    rail = Stuff("building", Material.PLAIN, srgb(86, 88, 90))
-    parts = []
-    x, half = rng.uniform(-0.3, 0.3) * width, 1.5
-    for level in range(1, storeys):
-        z, front = level * storey + 0.05, -depth / 2
-        parts.append(box(slab, (x - half, front - 1.1, z), (x + half, front + 0.1, z + 0.16)))
-        parts.append(box(rail, (x - half, front - 1.1, z + 1.05), (x + half, front - 1.05, z + 1.12)))
-        for bar in np.arange(x - half, x + half + 0.01, 0.2):
-            parts.append(box(rail, (bar - 0.015, front - 1.09, z + 0.15), (bar + 0.015, front - 1.06, z + 1.06)))
-    return parts
+def utility_pole(rng: np.random.Generator) -> Mesh:
+    """A wooden pole with a cross-arm along x."""
+    stuff = Stuff("pole", Material.BARK, srgb(112, 96, 80))
+    high = rng.uniform(7, 9.5)
+    arm = box(stuff, (-1.0, -0.06, high - 0.7), (1.0, 0.06, high - 0.55))
+    return join([tube(stuff, (0, 0, -0.1), (0, 0, high), 0.15, 0.1), arm])
+
+
+def bin_(rng: np.random.Generator) -> Mesh:
+    """A dustbin on wheels or a litter bin; no class of ours."""
+    color = (srgb(44, 46, 48), srgb(40, 90, 56), srgb(52, 80, 120), srgb(150, 120, 40))[rng.integers(4)]
+    stuff = Stuff("void", Material.PLAIN, color)
+    wide, high = rng.uniform(0.25, 0.6), rng.uniform(0.8, 1.2)
+    lid = Stuff("void", Material.PLAIN, color * 0.7)
+    return join([
+        box(stuff, (-wide, -0.3, 0.05), (wide, 0.3, high), taper=1.12),
+        box(lid, (-wide * 1.15, -0.36, high), (wide * 1.15, 0.36, high + 0.09), taper=0.85),
+    ])  # fmt: skip
+
+
+def bench(rng: np.random.Generator) -> Mesh:
+    """A bench along y, facing -x; no class of ours."""
+    wood = Stuff("void", Material.BARK, TIMBERS[rng.integers(len(TIMBERS))])
+    iron = Stuff("void", Material.PLAIN, srgb(50, 52, 54))
+    parts = [box(wood, (-0.3, -0.9, 0.42), (0.15, 0.9, 0.47)), box(wood, (0.15, -0.9, 0.55), (0.2, 0.9, 0.85))]
+    parts += [box(iron, (-0.28, y - 0.03, -0.05), (0.2, y + 0.03, 0.44)) for y in (-0.7, 0.7)]
+    return join(parts)
+
+
+def board(rng: np.random.Generator) -> Mesh:
+    """A large direction board on two posts, facing -y."""
+    color = (srgb(22, 74, 166), srgb(240, 190, 30), srgb(24, 110, 70), srgb(230, 230, 226))[rng.integers(4)]
+    half, low, high = rng.uniform(0.5, 1.5), rng.uniform(1.6, 2.4), rng.uniform(0.5, 1.3)
+    face, back = Stuff("sign", Material.PLAIN, color), Stuff("sign", Material.PLAIN, srgb(140, 142, 142))
+    ink = Stuff("sign", Material.PLAIN, srgb(235, 235, 232) if color[0] < 0.3 else srgb(20, 20, 22))
+    parts = [
+        box(face, (-half, -0.06, low), (half, -0.03, low + high)),
+        box(back, (-half, -0.03, low), (half, 0.0, low + high)),
+    ]
+    parts += [tube(STEEL, (x * half, 0.05, -0.1), (x * half, 0.05, low + high), 0.045) for x in (-0.6, 0.6)]
+    for z in np.arange(low + 0.12, low + high - 0.15, 0.28):
+        width = half * rng.uniform(0.4, 0.85)
+        parts.append(box(ink, (-half * 0.9, -0.07, z), (-half * 0.9 + width, -0.055, z + 0.13)))
+    return join(parts)
+
+
+def light_arm(rng: np.random.Generator) -> Mesh:
+    """A traffic light on a mast whose arm reaches towards -x over the road, facing -y."""
+    reach, high = rng.uniform(3, 5.5), rng.uniform(5.2, 6.0)
+    parts = [tube(STEEL, (0, 0, -0.1), (0, 0, high), 0.1, 0.08), tube(STEEL, (0, 0, high), (-reach, 0, high + 0.2), 0.06, 0.05)]
+    low = traffic_light(rng)
+    lamps = traffic_light_head(rng)
+    return join([*parts, low, lamps.placed(-reach, 0.0, high - 3.1)])

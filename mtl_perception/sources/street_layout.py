@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtl_perception.sources import street_buildings as buildings
 from mtl_perception.sources import street_furniture as furniture
 from mtl_perception.sources import street_plants as plants
 from mtl_perception.sources import street_traffic as traffic
 from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, join, quad, srgb
+from mtl_perception.sources.street_people import Figure
 from mtl_perception.sources.street_road import Road
 
 LANE = 3.4
@@ -200,7 +202,7 @@ class _Builder:
         while y < stop - 8:
             width = min(float(rng.uniform(9, 17)), stop - 0.5 - y)
             depth = float(rng.uniform(10, 13))
-            mesh = furniture.block(rng, width - 0.05, depth, int(np.clip(storeys + rng.integers(-1, 2), 2, 6)))
+            mesh = buildings.block(rng, width - 0.05, depth, int(np.clip(storeys + rng.integers(-1, 2), 2, 6)))
             self._add(mesh, side * (front + 0.3 + depth / 2), y + width / 2, -side * np.pi / 2)
             y += width + (rng.uniform(2, 5) if rng.random() < 0.25 else 0.0)
 
@@ -211,7 +213,7 @@ class _Builder:
         while y < stop - 11:
             width, depth = rng.uniform(8.5, 12.5), rng.uniform(8, 10)
             ridge = rng.random() < 0.7
-            mesh = furniture.house(rng, width, depth)
+            mesh = buildings.house(rng, width, depth)
             self._add(mesh, side * (front + setback + 5.5), y + width / 2, -side * np.pi / 2 if ridge else np.pi * (side > 0))
             gap = rng.uniform(4, 8)
             if rng.random() < 0.75:
@@ -270,7 +272,7 @@ class _Builder:
 
     def _tree(self, y: float, height: float) -> Mesh:
         """A tree with fewer leaves where the drive never comes near."""
-        return plants.tree(self.rng, height, near=y < self.distance + 50)
+        return plants.tree(self.rng, height, plants.NEAR if y < self.distance + 50 else plants.FAR)
 
     def movers(self, duration: float) -> list[Mover]:
         """Vehicles, persons and cyclists for a drive of so many seconds."""
@@ -309,7 +311,7 @@ class _Builder:
         return riders
 
     def _figure(self, cycling: bool, lateral: float, start: float, speed: float, wheel: float, z: float) -> Mover:
-        figure = traffic.Figure(self.rng, cycling)
+        figure = Figure(self.rng, cycling)
         first = float(self.rng.uniform(0, 2 * np.pi))
         # A step's phase turns once in two paces of 0.7 m, a wheel's once in its circumference.
         return Mover(lambda gone: figure.mesh(first - gone / wheel * (1 if cycling else -1)), lateral, start, speed, z)

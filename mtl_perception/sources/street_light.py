@@ -2,40 +2,108 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from mtl_perception.sources.street_mesh import Material
-from mtl_perception.sources.street_texture import Hits, Textures, ramp
+from mtl_perception.sources.street_pattern import ramp
+from mtl_perception.sources.street_texture import Hits, Textures
 
-HAZE_RANGE = 1500.0
-"""Metres after which a distant thing has lost 63 % of its contrast."""
 
-SUN = np.array([1.0, 0.93, 0.82], np.float32) * 2.3
+@dataclass(frozen=True)
+class Weather:
+    """One moment's light, linear radiance.
+
+    Attributes:
+        sun: Unit direction towards the sun.
+        sunlight: RGB of what the sun sends.
+        softness: Standard deviation of the sun's direction over its disc, or the bright part of a covered sky, radians.
+        ambient: Share of the sky's light that surfaces get.
+        overcast: 0 blue sky .. 1 all grey.
+        clouds: Cover of separate clouds, about -0.5 none .. 1 many.
+        haze: Metres after which a distant thing has lost 63 % of its contrast.
+        exposure: Gain of the camera.
+        balance: RGB gains of the camera, about 1.
+    """
+
+    sun: np.ndarray
+    sunlight: np.ndarray
+    softness: float = 0.003
+    ambient: float = 1.0
+    overcast: float = 0.0
+    clouds: float = 0.2
+    haze: float = 1500.0
+    exposure: float = 1.0
+    balance: np.ndarray = field(default_factory=lambda: np.ones(3, np.float32))
+
+
+SUNLIGHT = np.array([1.0, 0.93, 0.82], np.float32) * 2.3
+
+
+def fair(rng: np.random.Generator) -> Weather:
+    """A sunny day."""
+    height, around = rng.uniform(0.65, 1.0), rng.uniform(0, 2 * np.pi)
+    return Weather(_direction(height, around), SUNLIGHT, clouds=float(rng.uniform(-0.5, 0.9)))
+
+
+def any_weather(rng: np.random.Generator) -> Weather:
+    """Sun at any height, thin or thick cloud, haze; the camera's exposure and white balance more or less right."""
+    height, around = rng.uniform(0.15, 1.1), rng.uniform(0, 2 * np.pi)
+    # A low sun is red and weak.
+    low = np.exp(-3.5 * height)
+    sunlight = SUNLIGHT * (1 - np.array([0.25, 0.5, 0.8], np.float32) * low)
+    overcast = float(rng.choice((0.0, rng.uniform(0.2, 0.7), 1.0), p=(0.5, 0.2, 0.3)))
+    haze = float(np.exp(rng.uniform(np.log(200), np.log(2500)))) if rng.random() < 0.3 else 1500.0
+    warm, tint = rng.normal(0, 0.07), rng.normal(0, 0.025)
+    return Weather(
+        _direction(height, around),
+        sunlight * (1 - 0.86 * overcast) * rng.uniform(0.7, 1.15),
+        softness=0.003 + 0.35 * overcast**2,
+        ambient=float(1.0 + 0.9 * overcast + rng.uniform(-0.45, 0.2)),
+        overcast=overcast,
+        clouds=float(rng.uniform(-0.5, 1.1)),
+        haze=haze,
+        exposure=float(np.exp(rng.normal(0.05, 0.28))),
+        balance=np.array([1 + warm, 1 + tint, 1 - warm], np.float32),
+    )
+
+
+def _direction(height: float, around: float) -> np.ndarray:
+    return np.array([np.cos(height) * np.cos(around), np.cos(height) * np.sin(around), np.sin(height)], np.float32)
 
 
 class Light:
-    """One day's sun, sky and grain, drawn by lot."""
+    """Sun and sky of one moment, and the surfaces' textures.
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        height, around = rng.uniform(0.65, 1.0), rng.uniform(0, 2 * np.pi)
-        self.sun = np.array([np.cos(height) * np.cos(around), np.cos(height) * np.sin(around), np.sin(height)], np.float32)
-        self.clouds = float(rng.uniform(-0.5, 0.9))
+    Args:
+        rng: Draws what is not given.
+        weather: A sunny day when there is none.
+        textures: To share those of another light; they take a moment to draw.
+    """
+
+    def __init__(self, rng: np.random.Generator, weather: Weather | None = None, textures: Textures | None = None) -> None:
+        self.weather = fair(rng) if weather is None else weather
+        self.sun = self.weather.sun
         self.drift = rng.uniform(0, 1, 2)
-        self.textures = Textures(rng)
+        self.textures = Textures(rng) if textures is None else textures
 
     def sky(self, directions: np.ndarray, clouds: bool = True) -> np.ndarray:
         """Radiance N x 3 of the sky along N x 3 unit directions."""
         up = np.clip(directions[:, 2:3], 0, 1)
         pale, blue = np.array([1.15, 1.27, 1.34], np.float32), np.array([0.26, 0.56, 1.08], np.float32)
         color = blue + (pale - blue) * np.exp(-up * 4.2)
-        glow = np.clip(directions @ self.sun, 0, 1)[:, None]
+        grey = np.float32(self.weather.overcast)
+        cover = np.array([1.22, 1.25, 1.28], np.float32) * (np.float32(0.85) + np.float32(0.3) * up)
+        color = color + (cover - color) * grey
+        glow = np.clip(directions @ self.sun, 0, 1)[:, None] * (1 - np.float32(0.7) * grey)
         color = color + glow**6 * np.float32(0.25) + glow**60 * np.float32(0.5)
         if not clouds:
             return np.asarray(color, np.float32)
         flat = directions[:, :2] / (up + 0.09)
         cover = self.textures.broad(flat[:, 0], flat[:, 1], 9.0, self.drift[0])
         cover = cover + 0.35 * self.textures.broad(flat[:, 0], flat[:, 1], 2.3, self.drift[1])
-        cover = ramp(cover, 1.0 - self.clouds, 1.1)[:, None] * np.float32(0.85)
+        cover = ramp(cover, 1.0 - self.weather.clouds, 1.1)[:, None] * np.float32(0.85) * (1 - np.float32(0.6) * grey)
         return np.asarray(color + (np.float32(1.5) - color) * cover, np.float32)
 
     def shade(self, hits: Hits, sunlit: np.ndarray) -> np.ndarray:
@@ -58,13 +126,21 @@ class Light:
         # Near the ground the surroundings hide part of the sky.
         wall = np.abs(hits.normals[:, 2]) < 0.6
         ambient *= np.where(wall, np.float32(0.72) + np.float32(0.28) * ramp(hits.points[:, 2], 0.0, 1.6), np.float32(1))
-        sky_tint = np.array([0.82, 0.94, 1.12], np.float32)
-        color = albedo * (direct[:, None] * SUN + ambient[:, None] * sky_tint)
+        blue, grey = np.array([0.82, 0.94, 1.12], np.float32), np.array([0.96, 0.98, 1.0], np.float32)
+        sky_tint = (blue + (grey - blue) * np.float32(self.weather.overcast)) * np.float32(self.weather.ambient)
+        color = albedo * (direct[:, None] * self.weather.sunlight.astype(np.float32) + ambient[:, None] * sky_tint)
         shiny = np.flatnonzero(gloss > 0)
         color[shiny] += self._mirror(hits, shiny, sunlit[shiny]) * gloss[shiny, None]
         color[glow] = hits.color[glow] * 1.5
-        haze = (1 - np.exp(-hits.depth / HAZE_RANGE))[:, None]
+        haze = (1 - np.exp(-hits.depth / np.float32(self.weather.haze)))[:, None]
         return np.asarray(color + (np.array([0.95, 1.05, 1.12], np.float32) - color) * haze, np.float32)
+
+    def develop(self, color: np.ndarray) -> np.ndarray:
+        """Screen values 0..1 of linear radiance, through a film-like curve."""
+        exposed = np.maximum(color, 0) * (np.float32(0.85 * self.weather.exposure) * self.weather.balance)
+        # A toe that deepens the shadows and a shoulder that keeps the highlights.
+        film = exposed * (exposed * 1.9 + 0.12) / (exposed * (exposed * 1.75 + 0.6) + 0.18)
+        return np.asarray(np.clip(film, 0, 1) ** np.float32(1 / 2.2), np.float32)
 
     def _mirror(self, hits: Hits, at: np.ndarray, sunlit: np.ndarray) -> np.ndarray:
         """What glossy surfaces reflect: the sky above, dull ground and house fronts below the roofs' line."""
@@ -76,13 +152,5 @@ class Light:
         around = np.array([0.13, 0.13, 0.12], np.float32) * (1.2 - 0.7 * np.clip(back[:, 2:3] * 3, 0, 1))
         seen = around + (sky - around) * ramp(back[:, 2], skyline, 0.12)[:, None]
         fresnel = np.float32(0.09) + np.float32(0.91) * (1 - cos) ** 5
-        spark = np.clip(back @ self.sun, 0, 1)[:, None] ** 250 * sunlit[:, None] * np.float32(6)
+        spark = np.clip(back @ self.sun, 0, 1)[:, None] ** 250 * sunlit[:, None] * np.float32(6 * (1 - self.weather.overcast))
         return np.asarray(seen * fresnel + spark * (0.1 + fresnel), np.float32)
-
-
-def develop(color: np.ndarray) -> np.ndarray:
-    """Screen values 0..1 of linear radiance, through a film-like curve."""
-    exposed = np.maximum(color, 0) * np.float32(0.85)
-    # A toe that deepens the shadows and a shoulder that keeps the highlights.
-    film = exposed * (exposed * 1.9 + 0.12) / (exposed * (exposed * 1.75 + 0.6) + 0.18)
-    return np.asarray(np.clip(film, 0, 1) ** np.float32(1 / 2.2), np.float32)

@@ -12,11 +12,12 @@ from enum import IntEnum
 import numpy as np
 
 from mtl_perception.labels import STREET
+from mtl_perception.types import UNLABELLED
 
 Vector = Sequence[float] | np.ndarray
 """Three coordinates."""
 
-LABEL = {name: i for i, name in enumerate(STREET.names)}
+LABEL = {**{name: i for i, name in enumerate(STREET.names)}, "void": UNLABELLED}
 
 
 class Material(IntEnum):
@@ -25,7 +26,7 @@ class Material(IntEnum):
     PLAIN = 0
     """One colour with a little grime."""
     ROAD = 1
-    """Asphalt [metres across, metres along, 0 bare, 1 lane marks, 2 zebra crossing]."""
+    """Asphalt [metres across, metres along, 0 bare, a kind of street_pattern.MARKS]."""
     PAVING = 2
     """Slabs [metres across, metres along, -]."""
     GRASS = 3
@@ -48,6 +49,10 @@ class Material(IntEnum):
     """A traffic sign's face [-1..1 across, -1..1 up, kind 0..4]."""
     GLOW = 12
     """A lamp that is lit: its colour whatever the light."""
+    BRICK = 13
+    """Bare brickwork."""
+    OFFICE = 14
+    """Glass front: bands of panes between sills and mullions [window columns, storeys, style 0..1]."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Mesh:
         texture: T x 3 x 3 float32 texture coordinates at the corners; their meaning is the material's.
         color: T x 3 float32 linear RGB reflectance, 0..1.
         material: T uint8, a Material.
-        label: T uint8, an id of labels.STREET.
+        label: T uint8, an id of labels.STREET; 255 for what has no class there.
     """
 
     points: np.ndarray
@@ -73,11 +78,18 @@ class Mesh:
     def __len__(self) -> int:
         return len(self.points)
 
+    def scaled(self, size: float, tint: np.ndarray | float = 1.0) -> Mesh:
+        """Larger or smaller about the origin, its colour times `tint`."""
+        return replace(self, points=self.points * np.float32(size), color=self.color * np.asarray(tint, np.float32))
+
     def placed(self, x: float, y: float, z: float = 0.0, heading: float = 0.0) -> Mesh:
         """Turned by `heading` radians about z (positive: to the left), then moved."""
         cos, sin = np.cos(heading), np.sin(heading)
         turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]], np.float32)
-        return replace(self, points=self.points @ turn + np.array([x, y, z], np.float32), normals=self.normals @ turn)
+        # Rows of one long matrix: a product for each triangle would be several times slower.
+        points, normals = ((corners.reshape(-1, 3) @ turn).reshape(corners.shape) for corners in (self.points, self.normals))
+        points += np.array([x, y, z], np.float32)
+        return replace(self, points=points, normals=normals)
 
 
 def join(meshes: Sequence[Mesh]) -> Mesh:
@@ -114,7 +126,7 @@ def triangles(
     vertices = np.asarray(vertices, np.float32)
     points = vertices[faces]
     # Twice the area long, so that averaging weighs large faces more.
-    flat = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
+    flat = _cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
     if smooth:
         total = np.zeros_like(vertices)
         for corner in range(3):
@@ -135,6 +147,14 @@ def triangles(
         np.full(count, int(stuff.material), np.uint8),
         np.full(count, LABEL[stuff.label], np.uint8),
     )
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The cross product of N x 3 and N x 3; NumPy's own costs more than the rest of a small mesh."""
+    product = np.empty_like(a)
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        product[:, i] = a[:, j] * b[:, k] - a[:, k] * b[:, j]
+    return product
 
 
 def quad(stuff: Stuff, corners: Sequence[Vector] | np.ndarray, texture: Sequence[Vector] | None = None) -> Mesh:

@@ -6,16 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtl_perception.sources.street_mesh import LABEL, Material, Mesh, Stuff, ball, box, join, leaves, srgb, tube
+from mtl_perception.sources.street_mesh import LABEL, Material, Mesh, Stuff, ball, box, join, leaves, srgb, triangles, tube
 
 GREENS = (srgb(80, 98, 46), srgb(68, 90, 46), srgb(92, 104, 50), srgb(58, 80, 44), srgb(106, 104, 50))
 BARK = Stuff("vegetation", Material.BARK, srgb(104, 92, 78))
 CORE_LIGHT = 0.5
 
+NEAR, FAR = 520, 100
+"""Leaves of each of a tree's clumps: many small ones where the camera comes near."""
 
-def tree(rng: np.random.Generator, height: float, near: bool = False) -> Mesh:
-    """A broad-leaved tree: a forked trunk and a crown of clumps; with many small leaves when it is seen from `near`."""
-    clumps, count = 16, 520 if near else 100
+
+def tree(rng: np.random.Generator, height: float, count: int = FAR) -> Mesh:
+    """A broad-leaved tree: a forked trunk and a crown of clumps of `count` leaves each."""
+    clumps = 16
     spread = height * rng.uniform(0.24, 0.34)
     base = height * rng.uniform(0.26, 0.36)
     middle = np.array([0.0, 0.0, (base + height) / 2])
@@ -100,6 +103,44 @@ def bush(rng: np.random.Generator, size: float) -> Mesh:
     middle = np.array([0, 0, size * 0.35])
     centres = middle + _directions(rng, 7) * half * 0.5
     return _crown(rng, middle, half, centres, np.full(7, size * 0.27), 140, 0.05 + size * 0.05)
+
+
+def bare_tree(rng: np.random.Generator, height: float) -> Mesh:
+    """A tree in winter: trunk, boughs and twigs."""
+    color = BARK.color * rng.uniform(0.5, 1.1)
+    stuff = Stuff("vegetation", Material.BARK, color)
+    fork = np.array([*rng.normal(0, 0.15, 2), height * rng.uniform(0.25, 0.4)])
+    thick = height * 0.018
+    parts = [tube(stuff, (0, 0, -0.1), fork, thick * 1.3, thick, sides=6)]
+    for way in _directions(rng, 9):
+        way[2] = abs(way[2]) + 0.5
+        bough = fork + way * height * rng.uniform(0.22, 0.34)
+        parts.append(tube(stuff, fork, bough, thick * 0.6, thick * 0.3, sides=5))
+        for twig in _directions(rng, 7):
+            twig[2] = abs(twig[2]) * 0.8 + 0.1
+            start = fork + (bough - fork) * rng.uniform(0.4, 1.0)
+            parts.append(tube(stuff, start, start + twig * height * rng.uniform(0.1, 0.24), thick * 0.25, 0.008, sides=3))
+    return join(parts)
+
+
+def ridge(rng: np.random.Generator, distance: float, height: float) -> Mesh:
+    """Wooded hills on the horizon all around the origin."""
+    angle = np.linspace(0, 2 * np.pi, 241)
+    waves = sum(rng.normal(0, 1 / k) * np.sin(k * angle + rng.uniform(0, 6.3)) for k in range(2, 40))
+    top = height * np.clip(0.55 + 0.35 * np.asarray(waves) + rng.normal(0, 0.02, len(angle)), 0.02, 1.6)
+    top[-1] = top[0]
+    rows = []
+    for share, away in ((0.0, 0.8), (0.5, 1.0), (1.0, 1.25)):
+        rows.append(np.stack([distance * away * np.cos(angle), distance * away * np.sin(angle), share * top - 0.5], -1))
+    count = len(angle)
+    i = np.arange(count - 1)
+    faces = []
+    for low in (i, i + count):
+        high = low + count
+        faces += [np.stack([low, low + 1, high + 1], -1), np.stack([low, high + 1, high], -1)]
+    stuff = Stuff("vegetation", Material.LEAVES, GREENS[rng.integers(len(GREENS))] * rng.uniform(0.5, 1.0))
+    mesh = triangles(stuff, np.concatenate(rows), np.concatenate(faces), smooth=True)
+    return replace(mesh, texture=np.full_like(mesh.texture, 0.75))
 
 
 def _crown(

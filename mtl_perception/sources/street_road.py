@@ -34,14 +34,31 @@ class Road:
         """An object beside the road: `lateral` metres right of the centre line, turned with the road."""
         return mesh.placed(*self.at(lateral, y), z, self.heading(y) + turn)
 
-    def strip(self, stuff: Stuff, y: tuple[float, float], lateral: tuple[float, float], z: float, mark: float = 0.0) -> Mesh:
-        """Flat ground along the road between two y and two distances from the centre line."""
+    def strip(
+        self,
+        stuff: Stuff,
+        y: tuple[float, float],
+        lateral: tuple[float, float],
+        z: float,
+        mark: float = 0.0,
+        stretch: float = 1.0,
+    ) -> Mesh:
+        """Flat ground along the road between two y and two distances from the centre line.
+
+        Args:
+            stuff: What it is made of.
+            y: Where it begins and ends, metres along the road.
+            lateral: Its edges, metres right of the centre line.
+            z: Its height, metres.
+            mark: Third texture coordinate.
+            stretch: How much wider its texture is drawn: a lane's width over that of the texture.
+        """
         count = max(1, int(np.ceil((y[1] - y[0]) / 6)))
         along = np.linspace(y[0], y[1], count + 1)
         left, right = (self._edge(along, side, z) for side in lateral)
         i = np.arange(count)
         faces = np.concatenate([np.stack([i, i + count + 1, i + 1], -1), np.stack([i + 1, i + count + 1, i + count + 2], -1)])
-        texture = [np.stack([np.full(count + 1, side), along, np.full(count + 1, mark)], -1) for side in lateral]
+        texture = [np.stack([np.full(count + 1, side / stretch), along, np.full(count + 1, mark)], -1) for side in lateral]
         return triangles(stuff, np.concatenate([left, right]), faces, np.concatenate(texture))
 
     def wall(self, stuff: Stuff, y: tuple[float, float], lateral: float, z: tuple[float, float]) -> Mesh:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtl_perception.sources.street_mesh import Material, srgb
+from mtl_perception.sources.street_pattern import TILE, band, fade, fractal, joint, marks, mix, ramp
 
-TILE = 1024
 ASPHALT_MARK = srgb(214, 214, 208)
 MORTAR = srgb(176, 168, 158)
 FRAME = srgb(228, 228, 224)
@@ -50,8 +50,8 @@ class Textures:
     """Noise tiles and one function for each material."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.fine = _fractal(rng, 0.55)
-        self.coarse = _fractal(rng, 1.35)
+        self.fine = fractal(rng, 0.55)
+        self.coarse = fractal(rng, 1.35)
         self.table = rng.random(4096).astype(np.float32)
 
     def look(self, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +70,8 @@ class Textures:
             Material.BODY: self._body,
             Material.GLASS: self._glass,
             Material.SIGN: self._sign,
+            Material.BRICK: self._brick,
+            Material.OFFICE: self._office,
         }
         for material, function in texture.items():
             at = np.flatnonzero(hits.material == material)
@@ -91,7 +93,7 @@ class Textures:
         # Interpolating between equal corners rounds.
         mark = np.rint(mark)
         foot = hits.footprint[at]
-        fine = self._grain(self.fine, across, along, 5.0) * _fade(foot, 0.03)
+        fine = self._grain(self.fine, across, along, 5.0) * fade(foot, 0.03)
         broad = self.broad(across * 2.2, along, 26.0)
         stains = np.clip(self.broad(across, along, 7.0, 0.37) - 0.6, 0, 1)
         # Tyres polish two tracks in each lane.
@@ -100,38 +102,36 @@ class Textures:
         # Tar in the cracks: the zero line of a slow noise.
         crack = self.broad(across, along * 0.6, 21.0, 0.71)
         tar = np.exp(-((crack / 0.016) ** 2)) * (self.broad(across, along, 40.0, 0.2) > 0.2)
-        color = hits.color[at] * (tone * (1 - 0.5 * tar * _fade(foot, 0.06)))[:, None]
+        color = hits.color[at] * (tone * (1 - 0.5 * tar * fade(foot, 0.06)))[:, None]
         soft = np.maximum(foot, 0.012)
-        dash = _band(along % 9.0, 0.0, 3.4, soft)
-        side = np.abs(across)
-        paint = _band(across, -0.06, 0.06, soft * 0.5) * dash
-        paint = np.maximum(paint, _band(side, 3.28, 3.4, soft * 0.5) * _band(along % 2.0, 0.0, 1.0, soft))
-        zebra = _band(across % 1.0, 0.0, 0.5, soft * 0.5)
-        paint = np.where(mark == 1, paint, np.where(mark == 2, zebra, 0))
-        worn = 0.86 + 0.3 * self._grain(self.fine, across, along, 1.7) * _fade(foot, 0.02) + 0.12 * broad
-        return _mix(color, ASPHALT_MARK, paint * np.clip(worn, 0.25, 1)), 0.0
+        paint = np.zeros(len(at))
+        for kind in np.unique(mark[mark > 0]):
+            chosen = np.flatnonzero(mark == kind)
+            paint[chosen] = marks(int(kind), across[chosen], along[chosen], soft[chosen])
+        worn = 0.86 + 0.3 * self._grain(self.fine, across, along, 1.7) * fade(foot, 0.02) + 0.12 * broad
+        return mix(color, ASPHALT_MARK, paint * np.clip(worn, 0.25, 1)), 0.0
 
     def _paving(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         across, along, _ = hits.texture[at].T
         foot = hits.footprint[at]
         row = np.floor(across / 0.4)
         shifted = along / 0.6 + 0.5 * (row % 2)
-        tone = 1 + 0.3 * (self._hash(row, np.floor(shifted)) - 0.5) * _fade(foot, 0.5)
-        tone = tone + 0.10 * self._grain(self.fine, across, along, 3.0) * _fade(foot, 0.03)
+        tone = 1 + 0.3 * (self._hash(row, np.floor(shifted)) - 0.5) * fade(foot, 0.5)
+        tone = tone + 0.10 * self._grain(self.fine, across, along, 3.0) * fade(foot, 0.03)
         tone = tone + 0.08 * self.broad(across, along, 14.0)
-        joint = np.maximum(_joint(across / 0.4, 0.04), _joint(shifted, 0.028)) * _fade(foot, 0.15)
-        return hits.color[at] * (tone * (1 - 0.5 * joint))[:, None], 0.0
+        joints = np.maximum(joint(across / 0.4, 0.04), joint(shifted, 0.028)) * fade(foot, 0.15)
+        return hits.color[at] * (tone * (1 - 0.5 * joints))[:, None], 0.0
 
     def _grass(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         x, y = hits.points[at, 0], hits.points[at, 1]
         foot = hits.footprint[at]
-        blades = self._grain(self.fine, x, y, 2.6) * _fade(foot, 0.05)
+        blades = self._grain(self.fine, x, y, 2.6) * fade(foot, 0.05)
         tufts = self.broad(x, y, 5.0)
         patches = self.broad(x, y, 37.0, 0.3)
-        clumps = self._grain(self.fine, x, y, 14.0, 0.6) * _fade(foot, 0.3)
+        clumps = self._grain(self.fine, x, y, 14.0, 0.6) * fade(foot, 0.3)
         tone = np.clip(1 + 0.36 * blades + 0.24 * clumps + 0.16 * tufts, 0.2, 2)
         dry = np.clip(0.14 + 0.28 * patches + 0.12 * blades, 0, 0.6)
-        return _mix(hits.color[at], srgb(140, 132, 78), dry) * tone[:, None], 0.0
+        return mix(hits.color[at], srgb(140, 132, 78), dry) * tone[:, None], 0.0
 
     def _facade(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         s, t, style = hits.texture[at].T
@@ -145,32 +145,32 @@ class Textures:
         wall = hits.color[at] * tone[:, None]
         brick = (style > 0.62) & (style < 0.8)
         line = p[:, 2] / 0.08
-        joint = np.maximum(_joint(line, 0.08), _joint(along / 0.25 + 0.5 * (np.floor(line) % 2), 0.04)) * _fade(foot, 0.05)
-        wall = _mix(wall * (1 + 0.25 * brick * (self._hash(np.floor(line), np.floor(along / 0.25)) - 0.5))[:, None],
-                    MORTAR, joint * brick * 0.7)  # fmt: skip
+        joints = np.maximum(joint(line, 0.08), joint(along / 0.25 + 0.5 * (np.floor(line) % 2), 0.04)) * fade(foot, 0.05)
+        wall = mix(wall * (1 + 0.25 * brick * (self._hash(np.floor(line), np.floor(along / 0.25)) - 0.5))[:, None],
+                    MORTAR, joints * brick * 0.7)  # fmt: skip
         lot = self._hash(column + 31 * np.floor(style * 97), row)
         door = (row == 0) & (self._hash(column + 7, np.floor(style * 911)) < 0.22)
         half = 0.17 + 0.13 * ((style * 7.3) % 1)
         low = np.where(door, 0.04, 0.27 + 0.1 * ((style * 3.7) % 1))
         high = np.where(door, 0.72, 0.82)
         su, sv = np.maximum(foot / 2.5, 0.006), np.maximum(foot / 3.0, 0.006)
-        opening = _band(u, 0.5 - half, 0.5 + half, su) * _band(v, low, high, sv)
-        surround = _band(u, 0.46 - half, 0.54 + half, su) * _band(v, low - 0.02, high + 0.035, sv)
-        sill = _band(u, 0.45 - half, 0.55 + half, su) * _band(v, low - 0.035, low, sv) * ~door
-        shutters = _band(np.abs(u - 0.5), half, half + 0.14, su) * _band(v, low, high, sv) * (style < 0.25) * ~door
-        slats = 1 - 0.3 * _joint(v * 22, 0.3) * _fade(foot, 0.05)
-        color = _mix(wall, np.minimum(wall * 1.25, 0.8), surround * (style > 0.35))
-        color = _mix(color, np.where(style[:, None] < 0.12, srgb(70, 96, 76), srgb(112, 76, 56)) * slats[:, None], shutters)
-        color = _mix(color, STONE, sill)
-        pane = _band(u, 0.53 - half, 0.47 + half, su) * _band(v, low + 0.022, high - 0.022, sv)
-        pane = pane * (1 - _band(u, 0.49, 0.51, su)) * (1 - _band(v, high - 0.19, high - 0.175, sv) * (style > 0.5))
+        opening = band(u, 0.5 - half, 0.5 + half, su) * band(v, low, high, sv)
+        surround = band(u, 0.46 - half, 0.54 + half, su) * band(v, low - 0.02, high + 0.035, sv)
+        sill = band(u, 0.45 - half, 0.55 + half, su) * band(v, low - 0.035, low, sv) * ~door
+        shutters = band(np.abs(u - 0.5), half, half + 0.14, su) * band(v, low, high, sv) * (style < 0.25) * ~door
+        slats = 1 - 0.3 * joint(v * 22, 0.3) * fade(foot, 0.05)
+        color = mix(wall, np.minimum(wall * 1.25, 0.8), surround * (style > 0.35))
+        color = mix(color, np.where(style[:, None] < 0.12, srgb(70, 96, 76), srgb(112, 76, 56)) * slats[:, None], shutters)
+        color = mix(color, STONE, sill)
+        pane = band(u, 0.53 - half, 0.47 + half, su) * band(v, low + 0.022, high - 0.022, sv)
+        pane = pane * (1 - band(u, 0.49, 0.51, su)) * (1 - band(v, high - 0.19, high - 0.175, sv) * (style > 0.5))
         wood = np.where(door[:, None], srgb(96, 64, 46), FRAME)
-        color = _mix(color, wood, opening)
+        color = mix(color, wood, opening)
         inside = np.where((lot < 0.35)[:, None], srgb(186, 180, 168), srgb(34, 38, 42)) * (0.6 + 0.5 * v)[:, None]
         blind = (lot > 0.8) & (v > low + (high - low) * (0.2 + 3 * (lot - 0.8)))
         inside = np.where(blind[:, None], srgb(198, 194, 184), inside)
         glass = opening * pane * np.where(door, 0.35, 1)
-        color = _mix(color, inside, glass)
+        color = mix(color, inside, glass)
         recess = opening * (0.45 * ramp(v, high - 0.09, 0.06) + 0.25 * (1 - ramp(u, 0.5 - half + 0.02, 0.05)))
         return color * (1 - recess)[:, None], (glass * ~blind * 1.6).astype(np.float32)
 
@@ -178,8 +178,8 @@ class Textures:
         across, up, _ = hits.texture[at].T
         foot = hits.footprint[at]
         row = np.floor(up / 0.35)
-        near = _fade(foot, 0.12)
-        tone = 1 + 0.3 * (self._hash(row, np.floor(across / 0.3)) - 0.5) * near - 0.3 * _joint(up / 0.35, 0.14) * near
+        near = fade(foot, 0.12)
+        tone = 1 + 0.3 * (self._hash(row, np.floor(across / 0.3)) - 0.5) * near - 0.3 * joint(up / 0.35, 0.14) * near
         tone = tone + 0.16 * self.broad(across, up, 11.0)
         tone = tone + 0.12 * np.sin(across * 2 * np.pi / 0.3) * near
         return hits.color[at] * tone[:, None], 0.0
@@ -187,17 +187,17 @@ class Textures:
     def _leaves(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         p = hits.points[at]
         foot = hits.footprint[at]
-        fine = self._grain(self.fine, p[:, 0] + p[:, 2] * 0.8, p[:, 1] - p[:, 2] * 0.9, 1.8) * _fade(foot, 0.05)
+        fine = self._grain(self.fine, p[:, 0] + p[:, 2] * 0.8, p[:, 1] - p[:, 2] * 0.9, 1.8) * fade(foot, 0.05)
         return hits.color[at] * np.clip(1 + 0.4 * fine, 0.2, 2.2)[:, None], 0.0
 
     def _bark(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         p = hits.points[at]
-        streaks = self._grain(self.fine, (p[:, 0] + p[:, 1]) * 3, p[:, 2] * 0.6, 2.5) * _fade(hits.footprint[at], 0.05)
+        streaks = self._grain(self.fine, (p[:, 0] + p[:, 1]) * 3, p[:, 2] * 0.6, 2.5) * fade(hits.footprint[at], 0.05)
         return hits.color[at] * np.clip(1 + 0.3 * streaks, 0.3, 1.8)[:, None], 0.0
 
     def _paint(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         dust = np.clip(0.28 - 0.5 * (hits.points[at, 2] - 0.1), 0, 0.3)
-        return _mix(hits.color[at], srgb(96, 92, 84), dust), 1.0
+        return mix(hits.color[at], srgb(96, 92, 84), dust), 1.0
 
     def _body(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         across, along, up = hits.texture[at].T
@@ -205,13 +205,13 @@ class Textures:
         flank = np.abs(across) > 0.7
         # Doors, in metres from each seam; half a car is about 2.15 m.
         seam = np.min([np.abs(along - at_share) for at_share in (0.44, -0.02, -0.44)], axis=0) * 2.15
-        dark = _band(seam, -1.0, 0.012, soft) * _band(up, 0.34, 0.93, soft) * flank
-        dark = np.maximum(dark, _band(np.hypot((np.abs(along) - 0.62) * 2.15, up - 0.32), -1.0, 0.40, soft) * flank)
-        dark = np.maximum(dark, _band(up, -1.0, 0.30, soft))
-        handle = _band(up, 0.76, 0.80, soft) * _band((along + 0.02) % 0.42 * 2.15, 0.06, 0.26, soft) * flank * (along > -0.44)
+        dark = band(seam, -1.0, 0.012, soft) * band(up, 0.34, 0.93, soft) * flank
+        dark = np.maximum(dark, band(np.hypot((np.abs(along) - 0.62) * 2.15, up - 0.32), -1.0, 0.40, soft) * flank)
+        dark = np.maximum(dark, band(up, -1.0, 0.30, soft))
+        handle = band(up, 0.76, 0.80, soft) * band((along + 0.02) % 0.42 * 2.15, 0.06, 0.26, soft) * flank * (along > -0.44)
         dark = np.maximum(dark, 0.6 * handle * (along < 0.4))
         color, gloss = self._paint(hits, at)
-        return _mix(color, srgb(26, 26, 28), dark), (gloss * (1 - 0.9 * dark)).astype(np.float32)
+        return mix(color, srgb(26, 26, 28), dark), (gloss * (1 - 0.9 * dark)).astype(np.float32)
 
     def _glass(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         return hits.color[at], 1.3
@@ -236,6 +236,29 @@ class Textures:
         color = np.where(((kind == 4) & ~(letter | edge))[:, None], SIGN_BLUE, color)
         return color, 0.0
 
+    def _brick(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
+        p, foot = hits.points[at], hits.footprint[at]
+        along, line = p[:, 0] + p[:, 1], p[:, 2] / 0.08
+        column = along / 0.25 + 0.5 * (np.floor(line) % 2)
+        joints = np.maximum(joint(line, 0.14), joint(column, 0.05)) * fade(foot, 0.05)
+        tone = 1 + 0.5 * (self._hash(np.floor(line), np.floor(column)) - 0.5) * fade(foot, 0.12)
+        tone = tone + 0.12 * self.broad(along, p[:, 2], 7.0)
+        return mix(hits.color[at] * tone[:, None], MORTAR, joints * 0.7), 0.0
+
+    def _office(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        s, t, style = hits.texture[at].T
+        foot = hits.footprint[at]
+        column, row = np.floor(s), np.floor(t)
+        u, v = s - column, t - row
+        soft = np.maximum(foot / 3.0, 0.006)
+        thin = 0.02 + 0.16 * ((style * 5.1) % 1)
+        low = np.where(row == 0, 0.05, 0.1 + 0.3 * ((style * 2.3) % 1))
+        pane = band(u, thin, 1 - thin, soft) * band(v, low, 0.9, soft)
+        wall = hits.color[at] * (1 + 0.08 * self.broad(s * 2.5, t * 3.0, 17.0))[:, None]
+        lot = self._hash(column + 17, row + np.floor(style * 61))
+        inside = np.where((lot < 0.25)[:, None], srgb(170, 168, 160), srgb(44, 54, 60)) * (0.7 + 0.5 * lot)[:, None]
+        return mix(wall, inside, pane), (pane * 1.4).astype(np.float32)
+
     def _grain(self, tile: np.ndarray, x: np.ndarray, y: np.ndarray, period: float, shift: float = 0.0) -> np.ndarray:
         """A periodic noise of about unit deviation, repeating every `period` metres."""
         scale = TILE / period
@@ -248,36 +271,3 @@ class Textures:
         """A lot in 0..1 for each pair of whole numbers."""
         drawn: np.ndarray = self.table[(a.astype(np.int64) * 1619 + b.astype(np.int64) * 31337) & 4095]
         return drawn
-
-
-def _fractal(rng: np.random.Generator, steepness: float) -> np.ndarray:
-    """TILE x TILE float32 noise, periodic, zero mean, unit deviation, amplitude falling as frequency ** -steepness."""
-    spectrum = np.fft.rfft2(rng.normal(size=(TILE, TILE)))
-    frequency = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None])
-    frequency[0, 0] = np.inf
-    noise = np.fft.irfft2(spectrum * frequency**-steepness, s=(TILE, TILE))
-    return np.asarray(noise / noise.std(), np.float32)
-
-
-def _fade(footprint: np.ndarray, size: float) -> np.ndarray:
-    """How much of a detail of this size (metres) is left where a pixel covers `footprint` metres."""
-    return np.asarray(1 / (1 + (footprint / size) ** 2), np.float32)
-
-
-def ramp(x: np.ndarray, start: np.ndarray | float, width: float) -> np.ndarray:
-    """0 before `start`, 1 from `start + width` on, linear between."""
-    return np.asarray(np.clip((x - start) / width, 0, 1))
-
-
-def _band(x: np.ndarray, low: np.ndarray | float, high: np.ndarray | float, soft: np.ndarray) -> np.ndarray:
-    """1 between `low` and `high`, with edges `soft` wide: the share of a pixel that it covers."""
-    return np.asarray(np.clip((x - low) / soft + 0.5, 0, 1) * np.clip((high - x) / soft + 0.5, 0, 1))
-
-
-def _joint(x: np.ndarray, width: float) -> np.ndarray:
-    """1 within `width` after each whole number."""
-    return np.asarray(x - np.floor(x) < width, np.float32)
-
-
-def _mix(color: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
-    return np.asarray(color + (other - color) * share[:, None], np.float32)

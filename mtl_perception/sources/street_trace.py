@@ -10,7 +10,7 @@ import numpy as np
 from mtl_perception.errors import SourceError
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.labels import STREET
-from mtl_perception.sources.street_light import Light, develop
+from mtl_perception.sources.street_light import Light
 from mtl_perception.sources.street_mesh import Material, Mesh
 from mtl_perception.sources.street_texture import Hits
 
@@ -19,8 +19,9 @@ MISSED = -1
 EDGE = 0.09
 """Pixels that differ this much from a neighbour (screen values) are drawn with three rays instead of one."""
 
-SUN_RADIUS = 0.003
-"""Standard deviation of the sun's direction over its disc, radians."""
+
+PENUMBRA = 0.02
+"""Suns whose directions spread more than this, radians, cast shadows so soft that their grain is smoothed."""
 
 
 def load_open3d() -> ModuleType:
@@ -40,16 +41,22 @@ def load_open3d() -> ModuleType:
 
 
 class Tracer:
-    """Casts rays at what stands still and what moves; the former's search tree is built once."""
+    """Casts rays at what stands still and what moves; the former's search tree is built once.
 
-    def __init__(self, static: Mesh) -> None:
+    Args:
+        static: What stands still.
+        threads: That cast rays; 0: as many as there are cores.
+    """
+
+    def __init__(self, static: Mesh, threads: int = 0) -> None:
+        self.threads = threads
         self.open3d = load_open3d()
         self.static = static
         self._static_scene = self._scene(static)
 
     def at(self, moving: Mesh) -> Moment:
         """The scene with these moving things in their places."""
-        return Moment(self.open3d, (self.static, moving), (self._static_scene, self._scene(moving)))
+        return Moment(self.open3d, (self.static, moving), (self._static_scene, self._scene(moving)), self.threads)
 
     def _scene(self, mesh: Mesh) -> Any:
         # One thread: the tree, and with it which of two touching triangles is met first, is the same at every run.
@@ -63,7 +70,8 @@ class Tracer:
 class Moment:
     """The scene at one time. Its triangles are numbered through: those that stand still, then those that move."""
 
-    def __init__(self, open3d: ModuleType, meshes: tuple[Mesh, Mesh], scenes: tuple[Any, Any]) -> None:
+    def __init__(self, open3d: ModuleType, meshes: tuple[Mesh, Mesh], scenes: tuple[Any, Any], threads: int) -> None:
+        self._threads = threads
         self._tensor = open3d.core.Tensor
         self._meshes = meshes
         self._scenes = scenes
@@ -95,7 +103,7 @@ class Moment:
         triangle = np.full(len(rays), MISSED, np.int64)
         weights = np.zeros((len(rays), 2), np.float32)
         for scene, offset in zip(self._scenes, self._offsets, strict=True):
-            answer = scene.cast_rays(tensor)
+            answer = scene.cast_rays(tensor, nthreads=self._threads)
             met = answer["t_hit"].numpy()
             nearer = met < distance
             distance[nearer] = met[nearer]
@@ -111,31 +119,64 @@ class Moment:
         rays = np.empty((len(open_), 6), np.float32)
         clearance = np.where(leafy[open_], np.float32(0.2), np.float32(0.02))[:, None]
         rays[:, :3] = hits.points[open_] + clearance * np.where(leafy[open_, None], light.sun, hits.normals[open_])
-        rays[:, 3:] = light.sun + rng.normal(0, SUN_RADIUS, (len(open_), 3))
+        rays[:, 3:] = light.sun + rng.standard_normal((len(open_), 3), np.float32) * np.float32(light.weather.softness)
         hidden = np.zeros(len(open_), bool)
         for scene in self._scenes:
-            hidden |= scene.test_occlusions(self._tensor(rays)).numpy()
+            hidden |= scene.test_occlusions(self._tensor(rays), nthreads=self._threads).numpy()
         lit[open_] = ~hidden
         return lit
 
 
+def axes(heading: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
+    """World directions of an optical frame's x (right), y (down) and z (forward): the rows of a 3 x 3 float64 rotation.
+
+    Args:
+        heading: Radians to the left of the world's y axis.
+        pitch: Radians upwards.
+        roll: Radians clockwise as the camera sees it, so that the horizon turns anticlockwise.
+    """
+    cos, sin = np.cos(heading), np.sin(heading)
+    forward = np.array([-sin * np.cos(pitch), cos * np.cos(pitch), np.sin(pitch)])
+    right = np.array([cos, sin, 0.0])
+    down = np.cross(forward, right)
+    return np.array([right * np.cos(roll) + down * np.sin(roll), down * np.cos(roll) - right * np.sin(roll), forward])
+
+
 def render(
-    moment: Moment, light: Light, camera: CameraModel, position: np.ndarray, heading: float, rng: np.random.Generator
+    moment: Moment,
+    light: Light,
+    camera: CameraModel,
+    position: np.ndarray,
+    heading: float,
+    rng: np.random.Generator,
+    tilt: tuple[float, float] = (0.0, 0.0),
+    grain: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Picture H x W x 3 uint8 RGB, labels H x W uint8, depth H x W float32 (metres along the optical axis, inf: sky).
 
     Labels and depth are those of the pixels' centres; the picture is smoothed where neighbours differ.
+
+    Args:
+        moment: The scene.
+        light: Its light.
+        camera: Intrinsics.
+        position: 3, world metres.
+        heading: As of `axes`.
+        rng: Source of penumbras and grain.
+        tilt: Pitch and roll, as of `axes`.
+        grain: Strength of the picture's noise.
     """
+    attitude = axes(heading, *tilt)
     shape = (camera.height, camera.width)
     v, u = (axis.ravel().astype(np.float64) for axis in np.mgrid[: camera.height, : camera.width])
-    color, labels, distance = _look(moment, light, camera, position, heading, u, v, rng)
+    color, labels, distance = _look(moment, light, camera, position, attitude, u, v, rng, shape)
     again = np.flatnonzero(_edges(color.reshape(*shape, 3), labels.reshape(shape)))
     fine = color[again]
     for du, dv in ((-1 / 3, 1 / 3), (1 / 3, -1 / 3)):
-        fine = fine + _look(moment, light, camera, position, heading, u[again] + du, v[again] + dv, rng)[0]
+        fine = fine + _look(moment, light, camera, position, attitude, u[again] + du, v[again] + dv, rng)[0]
     color[again] = fine / 3
     grey, tinted = (rng.standard_normal((*shape, channels), np.float32) for channels in (1, 3))
-    picture = np.clip(color.reshape(*shape, 3) + grey * 0.010 + tinted * 0.006, 0, 1) * 255 + 0.5
+    picture = np.clip(color.reshape(*shape, 3) + (grey * 0.010 + tinted * 0.006) * np.float32(grain), 0, 1) * 255 + 0.5
     return picture.astype(np.uint8), labels.reshape(shape), distance.reshape(shape)
 
 
@@ -144,16 +185,19 @@ def _look(
     light: Light,
     camera: CameraModel,
     position: np.ndarray,
-    heading: float,
+    attitude: np.ndarray,
     u: np.ndarray,
     v: np.ndarray,
     rng: np.random.Generator,
+    shape: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Screen colour N x 3, label N, and distance along the optical axis N, of points (u, v) of the picture."""
+    """Screen colour N x 3, label N, and distance along the optical axis N, of points (u, v) of the picture.
+
+    With `shape`, the points are those of a whole picture, and the grain of wide penumbras is smoothed over neighbours.
+    """
     x, y = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
-    cos, sin = np.cos(heading), np.sin(heading)
     # Of length 1 along the optical axis, so that the distance met is the depth.
-    rays = np.stack([x * cos - sin, x * sin + cos, -y], -1).astype(np.float32)
+    rays = (np.stack([x, y, np.ones_like(x)], -1) @ attitude).astype(np.float32)
     distance, triangle, weights = moment.cast(position, rays)
     lengths = np.linalg.norm(rays, axis=1)
     units = rays / lengths[:, None]
@@ -181,8 +225,28 @@ def _look(
         distance[hit],
         distance[hit] * lengths[hit] / np.float32(camera.fx) / np.maximum(np.abs(slant), np.float32(0.06)),
     )
-    color[hit] = light.shade(hits, moment.sunlit(hits, light, rng))
-    return develop(color), labels, distance
+    lit = moment.sunlit(hits, light, rng)
+    if light.weather.softness > PENUMBRA:
+        # Of a few rays only, the mean of all: there is little light in them, and much grain.
+        lit = _smooth(lit, hit, distance, shape) if shape is not None else 0.5 * lit + np.float32(0.5 * lit.mean())
+    color[hit] = light.shade(hits, lit)
+    return light.develop(color), labels, distance
+
+
+def _smooth(lit: np.ndarray, hit: np.ndarray, distance: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The mean over neighbours at about the same distance."""
+    near = np.zeros(shape, np.float32)
+    values = np.zeros(shape, np.float32)
+    near.flat[hit], values.flat[hit] = 1 / distance[hit], lit
+    sums, weights = np.zeros(shape, np.float32), np.full(shape, 1e-6, np.float32)
+    for dv in (-2, -1, 0, 1, 2):
+        for du in (-3, -2, -1, 0, 1, 2, 3):
+            other = np.roll(near, (dv, du), (0, 1))
+            # False in the sky, where nearness is 0.
+            share = np.abs(other - near) < 0.1 * near
+            sums += share * np.roll(values, (dv, du), (0, 1))
+            weights += share
+    return np.asarray((sums / weights).ravel()[hit])
 
 
 def _edges(color: np.ndarray, labels: np.ndarray) -> np.ndarray:

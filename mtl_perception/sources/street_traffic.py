@@ -1,4 +1,4 @@
-"""What moves on a street, and parks there: cars, vans, trucks, persons and cyclists."""
+"""Vehicles that drive on a street, and park there: cars, vans, trucks, buses."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, ball, box, join, loft, quad, ring, srgb, tube
+from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, box, join, loft, quad, srgb, tube
 
 CAR_PAINTS = (
     srgb(172, 176, 180), srgb(214, 214, 212), srgb(38, 40, 44), srgb(70, 76, 84), srgb(22, 34, 74),
     srgb(128, 18, 22), srgb(120, 126, 130), srgb(40, 70, 108), srgb(52, 66, 52), srgb(186, 170, 140),
 )  # fmt: skip
-CLOTHES = (
-    srgb(42, 50, 74), srgb(120, 36, 38), srgb(196, 190, 180), srgb(58, 60, 58), srgb(70, 92, 116), srgb(150, 118, 60),
-    srgb(36, 78, 66), srgb(28, 28, 32), srgb(176, 92, 64),
-)  # fmt: skip
-TROUSERS = (srgb(40, 46, 62), srgb(58, 66, 88), srgb(36, 34, 34), srgb(122, 108, 86))
-SKINS = (srgb(214, 164, 136), srgb(168, 116, 86), srgb(98, 64, 46), srgb(230, 186, 160))
-HAIRS = (srgb(44, 32, 26), srgb(94, 66, 40), srgb(24, 22, 22), srgb(150, 120, 76), srgb(150, 148, 144))
 
 RUBBER = Stuff("vehicle", Material.PLAIN, srgb(30, 30, 31))
 RIM = Stuff("vehicle", Material.PAINT, srgb(150, 152, 156))
@@ -40,6 +33,8 @@ CABINS = {
     "saloon": (-0.72, 0.48, -0.38, 0.06, 1.44),
     "estate": (-0.93, 0.46, -0.82, 0.06, 1.48),
     "offroad": (-0.93, 0.42, -0.84, 0.08, 1.72),
+    "minivan": (-0.95, 0.62, -0.87, 0.24, 1.68),
+    "small": (-0.93, 0.5, -0.82, 0.12, 1.5),
 }
 
 
@@ -47,9 +42,9 @@ def car(rng: np.random.Generator) -> Mesh:
     """A car about 4.3 m long: body, glass house, wheels, lamps, number plates."""
     kind = list(CABINS)[rng.integers(len(CABINS))]
     rear, front, roof_rear, roof_front, roof = CABINS[kind]
-    half, wide = rng.uniform(1.95, 2.3), rng.uniform(0.85, 0.92)
+    half, wide = rng.uniform(1.95, 2.3) * (0.84 if kind == "small" else 1.0), rng.uniform(0.85, 0.92)
     raised = 0.12 if kind == "offroad" else 0.0
-    paint = Stuff("vehicle", Material.BODY, CAR_PAINTS[rng.integers(len(CAR_PAINTS))] * rng.uniform(0.85, 1.1))
+    paint = Stuff("vehicle", Material.BODY, CAR_PAINTS[rng.integers(len(CAR_PAINTS))] * rng.uniform(0.7, 1.15))
     body = [_section(share * half, bottom + raised, top + raised, width * wide) for share, bottom, top, width in CAR_BODY]
     belt = 0.93 + raised
     foot = _rectangle(rear * half, front * half, wide * 0.9, belt)
@@ -116,96 +111,26 @@ def truck(rng: np.random.Generator) -> Mesh:
     return join(parts)
 
 
-class Figure:
-    """A person or a cyclist: looks drawn once, limbs by the phase of the step (radians)."""
-
-    def __init__(self, rng: np.random.Generator, cycling: bool = False) -> None:
-        self.cycling = cycling
-        self.size = float(rng.uniform(0.9, 1.06))
-        label = "cyclist" if cycling else "person"
-        self.top = Stuff(label, Material.PLAIN, CLOTHES[rng.integers(len(CLOTHES))])
-        self.legs = Stuff(label, Material.PLAIN, TROUSERS[rng.integers(len(TROUSERS))])
-        self.skin = Stuff(label, Material.PLAIN, SKINS[rng.integers(len(SKINS))])
-        self.hair = Stuff(label, Material.PLAIN, HAIRS[rng.integers(len(HAIRS))])
-        self.bag = bool(rng.random() < 0.4)
-        self.skirt = bool(rng.random() < 0.25) and not cycling
-        self.metal = Stuff(label, Material.PAINT, CAR_PAINTS[rng.integers(len(CAR_PAINTS))])
-        self.dark = Stuff(label, Material.PLAIN, srgb(30, 30, 32))
-
-    def mesh(self, phase: float, moving: bool = True) -> Mesh:
-        """The figure at the origin, facing +y."""
-        parts = self._cyclist(phase) if self.cycling else self._walker(phase if moving else 0.0, 0.42 if moving else 0.04)
-        mesh = join(parts)
-        mesh.points[...] *= np.float32(self.size)
-        return mesh
-
-    def _walker(self, phase: float, stride: float) -> list[Mesh]:
-        parts = []
-        for side, swing in ((-1, np.sin(phase)), (1, -np.sin(phase))):
-            x = side * 0.095
-            foot, knee = stride * swing, stride * swing * 0.4 + 0.06
-            lift = 0.1 * max(0.0, -swing) * (stride > 0.1)
-            parts.append(tube(self.legs, (x, 0, 0.88), (x, knee, 0.49), 0.088, 0.062))
-            parts.append(tube(self.legs, (x, knee, 0.49), (x, foot - 0.04, 0.09 + lift), 0.06, 0.045))
-            parts.append(tube(self.dark, (x, foot - 0.06, 0.045 + lift), (x, foot + 0.13, 0.04 + lift), 0.045))
-            hand = -0.6 * foot
-            elbow = (side * 0.245, hand * 0.4 - 0.04, 1.12)
-            parts.append(tube(self.top, (side * 0.21, 0, 1.4), elbow, 0.055, 0.045))
-            parts.append(tube(self.top, elbow, (side * 0.23, hand + 0.05, 0.88), 0.043, 0.033))
-            parts.append(ball(self.skin, (side * 0.23, hand + 0.06, 0.84), (0.035, 0.045, 0.05), sides=6))
-        if self.skirt:
-            parts.append(tube(self.legs, (0, 0, 0.92), (0, 0, 0.58), 0.15, 0.23))
-        return parts + self._trunk((0, 0, 0.93), (0, 0.01, 1.38))
-
-    def _trunk(self, hip: tuple[float, float, float], neck: tuple[float, float, float]) -> list[Mesh]:
-        low, high = np.array(hip), np.array(neck)
-        sections = ((0.0, 0.15, 0.1), (0.25, 0.145, 0.095), (0.6, 0.185, 0.115), (0.9, 0.2, 0.105), (1.06, 0.09, 0.07))
-        angle = np.arange(10) * np.pi / 5
-        rings = [
-            low + (high - low) * at + np.stack([wide * np.cos(angle), deep * np.sin(angle), 0 * angle], -1)
-            for at, wide, deep in sections
-        ]
-        head = high + (0, 0.03, 0.205)
-        parts = [
-            loft(self.top, np.array(rings)),
-            tube(self.skin, high, head - (0, 0.02, 0.05), 0.055),
-            ball(self.skin, head, (0.078, 0.095, 0.118)),
-            ball(self.hair, head + (0, -0.022, 0.028), (0.086, 0.095, 0.108)),
-        ]
-        if self.bag:
-            back = (low + high) / 2 + (0, -0.17, 0.08)
-            parts.append(box(self.hair, back - (0.14, 0.08, 0.2), back + (0.14, 0.08, 0.2)))
-        return parts
-
-    def _cyclist(self, phase: float) -> list[Mesh]:
-        parts = []
-        rear, front, crank, saddle, bars = (0, -0.52, 0.34), (0, 0.54, 0.34), (0, -0.06, 0.3), (0, -0.22, 0.92), (0, 0.38, 1.0)
-        for hub in (rear, front):
-            parts.append(ring(self.dark, hub, 0.325, 0.022))
-            parts.append(tube(self.metal, (-0.02, hub[1], hub[2]), (0.02, hub[1], hub[2]), 0.05))
-            for angle in np.arange(4) * np.pi / 4 + phase:
-                spoke = 0.31 * np.array([0, np.cos(angle), np.sin(angle)])
-                parts.append(tube(self.metal, hub - spoke, hub + spoke, 0.005, sides=4))
-        seat = (0, -0.2, 0.78)
-        frame = ((crank, saddle), (crank, rear), (rear, seat), (crank, (0, 0.4, 0.72)), (seat, (0, 0.4, 0.8)), (front, bars))
-        parts += [tube(self.metal, a, b, 0.02, sides=6) for a, b in frame]
-        parts.append(tube(self.dark, (-0.28, 0.34, 1.04), (0.28, 0.34, 1.04), 0.018, sides=6))
-        parts.append(ball(self.dark, (0, -0.22, 0.95), (0.08, 0.13, 0.035), sides=8))
-        for side in (-1, 1):
-            turn = phase if side > 0 else phase + np.pi
-            pedal = np.array([side * 0.11, -0.06 + 0.16 * np.cos(turn), 0.3 + 0.16 * np.sin(turn)])
-            hip = np.array([side * 0.09, -0.2, 1.0])
-            # Thigh and shin are equally long: the knee lies on the middle plane, pushed forward.
-            middle = (hip + pedal) / 2
-            away = np.array([0, pedal[2] - hip[2], hip[1] - pedal[1]])
-            away = away / np.linalg.norm(away) * -np.sqrt(max(0.44**2 - np.sum((hip - pedal) ** 2) / 4, 0.003))
-            knee = middle + (away if away[1] > 0 else -away)
-            parts.append(tube(self.legs, hip, knee, 0.085, 0.06))
-            parts.append(tube(self.legs, knee, pedal + (0, 0, 0.06), 0.058, 0.042))
-            parts.append(tube(self.dark, pedal + (0, -0.07, 0.03), pedal + (0, 0.13, 0.02), 0.04))
-            parts.append(tube(self.top, (side * 0.19, 0.12, 1.44), (side * 0.26, 0.2, 1.2), 0.052, 0.042))
-            parts.append(tube(self.top, (side * 0.26, 0.2, 1.2), (side * 0.25, 0.33, 1.06), 0.042, 0.033))
-        return parts + self._trunk((0, -0.2, 0.99), (0, 0.12, 1.43))
+def bus(rng: np.random.Generator) -> Mesh:
+    """A city bus about 12 m long."""
+    color = (srgb(196, 40, 36), srgb(224, 190, 60), srgb(226, 226, 222), srgb(40, 90, 150), srgb(60, 130, 80))[rng.integers(5)]
+    paint = Stuff("vehicle", Material.PAINT, color * rng.uniform(0.8, 1.0))
+    half, wide, roof = rng.uniform(4.5, 6.0), 1.25, rng.uniform(2.9, 3.2)
+    parts = [
+        box(paint, (-wide, -half, 0.35), (wide, half, roof)),
+        box(TRIM, (-wide + 0.02, -half - 0.02, 0.28), (wide - 0.02, half + 0.02, 0.5)),
+        *_wheels((-half * 0.5, half * 0.6), wide, 0.48),
+    ]
+    for side in (-1, 1):
+        x = side * (wide + 0.01)
+        for y in np.arange(-half + 0.3, half - 1.4, 1.45):
+            parts.append(quad(PANE, [(x, y, 1.25), (x, y + 1.35, 1.25), (x, y + 1.35, 2.4), (x, y, 2.4)]))
+        parts.append(box(TAIL, (side * 1.0 - 0.12, -half - 0.03, 0.75), (side * 1.0 + 0.12, -half, 1.1)))
+        parts.append(box(HEAD, (side * 0.95 - 0.16, half, 0.6), (side * 0.95 + 0.16, half + 0.03, 0.8)))
+    for y, low in ((half + 0.015, 0.95), (-half - 0.015, 1.5)):
+        parts.append(quad(PANE, [(-1.1, y, low), (1.1, y, low), (1.1, y, 2.45), (-1.1, y, 2.45)]))
+        parts.append(box(Stuff("vehicle", Material.PLAIN, srgb(24, 24, 24)), (-0.9, y - 0.01, 2.5), (0.9, y + 0.01, 2.8)))
+    return join(parts)
 
 
 def _section(y: float, bottom: float, top: float, half: float) -> list[tuple[float, float, float]]:
