@@ -431,5 +431,5 @@ def test_metres_follow_the_focal_length_of_the_picture_as_the_network_sees_it(we
 
     assert ratio(CAMERA) == 2.0, "70 pixels now, 35 in the training"
     assert ratio(CAMERA, input_scale=0.5) == 1.0, "the network sees 35 pixels"
-    trained_width = network.description.camera["width"]
-    assert ratio(None, input_scale=1.0) == pytest.approx(network.description.camera["fx"] * WIDTH / trained_width / 35, abs=1e-3)
+    trained = network.description.camera
+    assert ratio(None, input_scale=1.0) == pytest.approx(trained["fx"] * WIDTH / trained["width"] / 35, abs=1e-3)

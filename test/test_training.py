@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import math
 import os
@@ -19,6 +21,7 @@ import torch
 import yaml
 from conftest import noise_picture
 
+from mtl_perception.__main__ import main
 from mtl_perception.errors import ConfigError, WeightsError
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.labels import STREET
@@ -121,10 +124,17 @@ def write_config(data: Path, name: str, **changes: object) -> Path:
 
 def train(config: Path, out: Path, *arguments: str, code: int = 0, processes: int = 1) -> str:
     """Run the command; what it printed."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, "-m", "mtl_perception", "train", str(config), "--out", str(out), "--device", "cpu"]
+    command = ["train", str(config), "--out", str(out), "--device", "cpu", *arguments]
+    if processes == 1:
+        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.redirect_stderr(text):
+            given = main(command)
+        assert given == code, text.getvalue()
+        return text.getvalue()
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "mtl_perception"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=280, env=environment)
+    done = subprocess.run(
+        [sys.executable, *launcher, *command], capture_output=True, text=True, timeout=280, env=environment, check=False
+    )
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 

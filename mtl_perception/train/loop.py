@@ -72,6 +72,8 @@ class Trainer:
         processes.check_batch(config.batch)
         self.config, self.out, self.processes = config, out, processes
         self.dtype = select_dtype(config.precision, processes.device)
+        # Every batch has the same size, so the search for the fastest kernels pays.
+        torch.backends.cudnn.benchmark = processes.device.type == "cuda"
         self.step, self.seconds = 0, 0.0
         self._examples = examples
         description = network.description

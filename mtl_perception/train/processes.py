@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mtl_perception.engine.run import select_device
 from mtl_perception.errors import ConfigError
+
+
+PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Processes:
         if chosen.type == "cuda":
             chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # The first process teaches and evaluates alone; the others wait for it.
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
         return cls(rank, world, chosen)
 
     @property
