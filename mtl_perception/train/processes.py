@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from mtl_perception.engine.run import select_device
 from mtl_perception.errors import ConfigError
 
-
 PATIENCE = timedelta(hours=12)
 
 

@@ -1,0 +1,190 @@
+"""Single pictures of streets for training: each with another view, crowd and light, with exact labels and depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mtl_perception.errors import SourceError
+from mtl_perception.geometry.camera import CameraModel
+from mtl_perception.labels import STREET
+from mtl_perception.sources.street_crowd import crowd, moving
+from mtl_perception.sources.street_draw import draw_plan, still
+from mtl_perception.sources.street_layout import NOTHING
+from mtl_perception.sources.street_library import Library
+from mtl_perception.sources.street_light import Light, Weather, any_weather
+from mtl_perception.sources.street_plan import Plan
+from mtl_perception.sources.street_texture import Textures
+from mtl_perception.sources.street_trace import Tracer, load_open3d, render
+from mtl_perception.types import Frame, Sample
+
+STREET_PICTURES = 10
+"""Pictures of each street."""
+
+KITTI_WIDTH, KITTI_FOCAL = 1242, 721.5377
+FRAME_ID = "camera_optical_frame"
+TOO_NEAR, MOST_NEAR = 2.4, 0.15
+"""Something blocks the view where a larger share of pixels than MOST_NEAR is nearer than TOO_NEAR metres: drawn again."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a picture is taken from, and with what.
+
+    Attributes:
+        camera: Intrinsics.
+        position: 3, world metres: x right, y forward, z above the road.
+        heading: Radians to the left of the world's y axis.
+        pitch: Radians upwards.
+        roll: Radians clockwise as the camera sees it.
+        weather: The light.
+    """
+
+    camera: CameraModel
+    position: np.ndarray
+    heading: float
+    pitch: float
+    roll: float
+    weather: Weather
+
+
+class SyntheticScenes:
+    """Pictures of drawn streets in any order: picture `i` of a seed is the same bytes whenever it is asked for.
+
+    STREET_PICTURES in a row show one street, each from another place, by another camera, in another light and with other
+    traffic: asking for pictures in their order is several times faster than by chance.
+
+    Args:
+        count: How many pictures.
+        width: Their width, pixels.
+        height: Their height, pixels.
+        seed: Of everything.
+
+    Raises:
+        SourceError: A size, count or seed that no picture has; open3d or a system library that it needs is missing.
+    """
+
+    licence = "Apache-2.0"
+    classes = STREET
+
+    def __init__(self, count: int, width: int = 640, height: int = 192, seed: int = 0) -> None:
+        if count < 1 or width < 8 or height < 8 or seed < 0:
+            raise SourceError(
+                f"synthetic scenes: {count} pictures of {width}x{height}, seed {seed}: needs at least 1 picture of 8x8 and a "
+                "seed of 0 or more"
+            )
+        load_open3d()
+        self.name = f"scenes-{seed}-{width}x{height}"
+        self.width, self.height, self.seed = width, height, seed
+        self._count = count
+        self._library = Library(seed)
+        self._textures = Textures(np.random.default_rng([seed, 2]))
+        self._street: tuple[int, Plan, Tracer] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.sample(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is drawn can be drawn again, and a tracer cannot be pickled.
+        return {**self.__dict__, "_library": Library(self.seed), "_street": None}
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the pictures."""
+        return [self._key(i) for i in range(self._count)]
+
+    def _key(self, index: int) -> str:
+        return f"{self.name}-{index:06d}"
+
+    def sample(self, index: int) -> Sample:
+        """Picture `index` with its truth: labels of labels.STREET (255: of no class), metres, +Inf in the sky.
+
+        Raises:
+            IndexError: There is no such picture.
+        """
+        return self.draw(index)[1]
+
+    def draw(self, index: int) -> tuple[View, Sample]:
+        """Picture `index` and where it is taken from.
+
+        Raises:
+            IndexError: There is no such picture.
+        """
+        if not 0 <= index < self._count:
+            raise IndexError(f"{self.name}: no picture {index} of {self._count}")
+        plan, tracer = self._on(index // STREET_PICTURES)
+        attempt = 0
+        while True:
+            rng = np.random.default_rng([self.seed, 4, index, attempt])
+            attempt += 1
+            view, place = self._look(rng, plan)
+            if attempt < 8 and any(np.hypot(x - place[0], y - place[1]) < radius + 1.0 for x, y, radius in plan.obstacles):
+                continue
+            moment = tracer.at(moving(crowd(rng, plan, self._library, *place), NOTHING))
+            light = Light(rng, view.weather, self._textures)
+            grain = float(rng.gamma(1.5, 0.7))
+            tilt = (view.pitch, view.roll)
+            image, labels, depth = render(moment, light, view.camera, view.position, view.heading, rng, tilt, grain)
+            if attempt >= 8 or np.mean(depth < TOO_NEAR) < MOST_NEAR:
+                break
+        image = _lens(rng, image)
+        return view, Sample(Frame(image, view.camera, 0, FRAME_ID), labels, depth, self._key(index))
+
+    def _on(self, number: int) -> tuple[Plan, Tracer]:
+        if self._street is None or self._street[0] != number:
+            plan = draw_plan(np.random.default_rng([self.seed, 3, number]), self._library)
+            self._street = (number, plan, Tracer(still(plan), threads=1))
+        return self._street[1:]
+
+    def _look(self, rng: np.random.Generator, plan: Plan) -> tuple[View, tuple[float, float]]:
+        """A view, and its place on the street: lateral and y."""
+        y = float(rng.uniform(0, 45))
+        where = rng.random()
+        half = plan.lane * plan.lanes
+        if where < 0.62:
+            lateral = plan.hand * plan.lane * (0.5 + int(rng.integers(plan.lanes)))
+        elif where < 0.82:
+            lateral = rng.uniform(-half, half)
+        elif where < 0.9:
+            lateral = int(rng.choice((-1, 1))) * (half - 0.5)
+        else:
+            side = int(rng.choice((-1, 1)))
+            lateral = side * rng.uniform(plan.sides[side].kerb, plan.sides[side].front)
+        lateral += rng.normal(0, 0.25)
+        yaw = float(np.clip(rng.normal(0, 0.075), -0.1745, 0.1745))
+        if rng.random() < 0.12:
+            yaw = float(rng.uniform(-0.5, 0.5))
+        position = np.array([*plan.road.at(lateral, y), rng.uniform(1.2, 2.2)])
+        pitch = float(np.clip(rng.normal(0, 0.022), -0.0524, 0.0524))
+        roll = float(np.clip(rng.normal(0, 0.01), -0.0262, 0.0262))
+        view = View(self._camera(rng), position, plan.road.heading(y) + yaw, pitch, roll, any_weather(rng))
+        return view, (lateral, y)
+
+    def _camera(self, rng: np.random.Generator) -> CameraModel:
+        focal = KITTI_FOCAL * self.width / KITTI_WIDTH * float(np.clip(np.exp(rng.normal(0, 0.17)), 0.6, 1.4))
+        squeeze = float(rng.uniform(0.99, 1.01))
+        cx = (self.width - 1) * (0.5 + rng.uniform(-0.03, 0.03))
+        cy = (self.height - 1) * (0.47 + rng.uniform(-0.06, 0.06))
+        return CameraModel(self.width, self.height, focal, focal * squeeze, float(cx), float(cy))
+
+
+def _lens(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Blur, dark corners, more or less colour and contrast, as cameras have them."""
+    height, width = image.shape[:2]
+    picture: np.ndarray = image.astype(np.float32)
+    if rng.random() < 0.6:
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.9) * max(1.0, width / 900))
+    grey = picture.mean(axis=2, keepdims=True)
+    picture = grey + (picture - grey) * np.float32(rng.uniform(0.6, 1.2))
+    picture = (picture - 118) * np.float32(rng.uniform(0.85, 1.15)) + 118
+    if rng.random() < 0.4:
+        v, u = np.mgrid[:height, :width].astype(np.float32)
+        off = ((u / width - 0.5) ** 2 + (v / height - 0.5) ** 2) * 2
+        picture *= 1 - np.float32(rng.uniform(0, 0.35)) * off[..., None]
+    return np.asarray(np.clip(picture + 0.5, 0, 255).astype(np.uint8))

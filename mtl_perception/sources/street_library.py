@@ -1,0 +1,109 @@
+"""Shapes that are built once and put up many times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mtl_perception.sources import street_buildings as buildings
+from mtl_perception.sources import street_furniture as furniture
+from mtl_perception.sources import street_plants as plants
+from mtl_perception.sources import street_traffic as traffic
+from mtl_perception.sources.street_mesh import Mesh, join
+from mtl_perception.sources.street_people import Figure, bicycle, scooter
+
+Maker = Callable[[np.random.Generator], Mesh]
+
+SECTION = 6.0
+"""Metres of each piece of fence, hedge, wall or guard rail."""
+
+TUFTS = 0.9
+"""Metres across a strip of standing grass."""
+
+
+def _person(sides: int) -> Maker:
+    def make(rng: np.random.Generator) -> Mesh:
+        figure = Figure(rng, sides=sides, any_age=True)
+        return figure.mesh(rng.uniform(0, 2 * np.pi), moving=bool(rng.random() < 0.75))
+
+    return make
+
+
+def _cyclist(sides: int) -> Maker:
+    def make(rng: np.random.Generator) -> Mesh:
+        if rng.random() < 0.12:
+            return scooter(rng, sides)
+        return Figure(rng, cycling=True, sides=sides, any_age=True).mesh(rng.uniform(0, 2 * np.pi))
+
+    return make
+
+
+def _rack(rng: np.random.Generator) -> Mesh:
+    """Parked bicycles side by side, along y."""
+    return join([
+        bicycle(rng).placed(rng.normal(0, 0.06), 0.55 * i + rng.normal(0, 0.05), 0.0, np.pi / 2 + rng.normal(0, 0.12))
+        for i in range(int(rng.integers(1, 6)))
+    ])  # fmt: skip
+
+
+KINDS: Mapping[str, tuple[int, Maker]] = {
+    "person": (220, _person(8)),
+    "far person": (120, _person(5)),
+    "cyclist": (160, _cyclist(7)),
+    "far cyclist": (80, _cyclist(5)),
+    "bicycle": (16, bicycle),
+    "rack": (10, _rack),
+    "car": (60, traffic.car),
+    "van": (10, traffic.van),
+    "truck": (8, traffic.truck),
+    "bus": (8, traffic.bus),
+    "tree": (16, lambda rng: plants.tree(rng, rng.uniform(5, 11), 420)),
+    "bare tree": (8, lambda rng: plants.bare_tree(rng, rng.uniform(6, 11))),
+    "conifer": (8, lambda rng: plants.conifer(rng, rng.uniform(6, 12), 1500)),
+    "bush": (10, lambda rng: plants.bush(rng, rng.uniform(0.7, 2.6))),
+    "hedge": (10, lambda rng: plants.hedge(rng, SECTION, rng.uniform(0.8, 2.2))),
+    "wood": (8, lambda rng: plants.thicket(rng, 24, 7, rng.uniform(6, 12), 90)),
+    "far wood": (6, lambda rng: plants.thicket(rng, 60, 14, rng.uniform(8, 13), 30)),
+    "tufts": (6, lambda rng: plants.tufts(rng, SECTION, TUFTS)),
+    "fence": (14, lambda rng: furniture.fence(rng, SECTION)),
+    "bars": (8, lambda rng: furniture.mesh_fence(rng, SECTION)),
+    "wall": (12, lambda rng: furniture.brick_wall(rng, SECTION)),
+    "rail": (4, lambda rng: furniture.guard_rail(rng, SECTION)),
+    "lamp": (10, furniture.lamp),
+    "sign": (24, furniture.sign),
+    "board": (12, furniture.board),
+    "light": (6, furniture.traffic_light),
+    "light arm": (6, furniture.light_arm),
+    "bollard": (5, furniture.bollard),
+    "utility pole": (4, furniture.utility_pole),
+    "bin": (10, furniture.bin_),
+    "bench": (5, furniture.bench),
+    "block": (40, lambda rng: buildings.block(rng, rng.uniform(7, 17), rng.uniform(10, 13), int(rng.integers(2, 7)))),
+    "shops": (24, lambda rng: buildings.block(rng, rng.uniform(7, 15), rng.uniform(10, 13), int(rng.integers(2, 6)), True)),
+    "office": (16, lambda rng: buildings.office(rng, rng.uniform(12, 30), rng.uniform(10, 20), int(rng.integers(2, 9)))),
+    "house": (24, lambda rng: buildings.house(rng, rng.uniform(8, 13), rng.uniform(8, 10))),
+    "shed": (10, lambda rng: buildings.shed(rng, rng.uniform(4, 18), rng.uniform(5, 9))),
+}
+"""How many shapes there are of each kind, and what draws one."""
+
+
+class Library:
+    """Shapes by kind and number, the same for a seed in whatever order they are asked for.
+
+    Args:
+        seed: Of the shapes.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._shapes: dict[tuple[str, int], Mesh] = {}
+
+    def pick(self, kind: str, rng: np.random.Generator) -> Mesh:
+        """One of this kind by lot, at the origin, facing +y."""
+        count, make = KINDS[kind]
+        number = int(rng.integers(count))
+        if (kind, number) not in self._shapes:
+            own = np.random.default_rng([self.seed, list(KINDS).index(kind), number])
+            self._shapes[kind, number] = make(own)
+        return self._shapes[kind, number]

@@ -1,0 +1,147 @@
+"""Synthetic scenes for training: exact, repeatable in any order, varied, and full of what is rare in real pictures."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from mtl_perception.errors import SourceError
+from mtl_perception.labels import STREET
+from mtl_perception.sources import street_trace
+from mtl_perception.sources.scenes import STREET_PICTURES, SyntheticScenes, View
+from mtl_perception.sources.street_library import Library
+from mtl_perception.types import UNLABELLED, Sample
+
+SIZE = (208, 64)
+COUNT = 24
+KITTI_FOCAL_SHARE = 721.5377 / 1242
+ROAD, SKY, PERSON, CYCLIST = (STREET.names.index(name) for name in ("road", "sky", "person", "cyclist"))
+
+
+@pytest.fixture(scope="module")
+def scenes() -> SyntheticScenes:
+    try:
+        street_trace.load_open3d()
+    except SourceError as error:
+        pytest.skip(str(error))
+    return SyntheticScenes(1000, *SIZE, seed=0)
+
+
+@pytest.fixture(scope="module")
+def drawn(scenes: SyntheticScenes) -> list[tuple[View, Sample]]:
+    """Four pictures from each of six streets."""
+    return [scenes.draw(i) for i in picked()]
+
+
+def picked() -> list[int]:
+    return [STREET_PICTURES * street + i for street in range(COUNT // 4) for i in (0, 3, 4, 9)]
+
+
+def same(a: Sample, b: Sample) -> bool:
+    arrays = ((a.frame.image, b.frame.image), (a.labels, b.labels), (a.depth, b.depth))
+    return all(x.tobytes() == y.tobytes() for x, y in arrays) and a.frame.camera == b.frame.camera and a.name == b.name
+
+
+def test_a_picture_is_the_same_whatever_was_drawn_before(scenes: SyntheticScenes, drawn: list[tuple[View, Sample]]) -> None:
+    state = np.random.get_state()[1].copy()
+    fresh = SyntheticScenes(1000, *SIZE, seed=0)
+    # Another order, other streets before, and a copy as a worker process gets it.
+    assert same(fresh.sample(picked()[5]), drawn[5][1])
+    assert same(fresh[picked()[4]], drawn[4][1])
+    assert same(pickle.loads(pickle.dumps(scenes)).sample(picked()[1]), drawn[1][1])
+    assert not same(drawn[0][1], drawn[1][1])
+    assert np.array_equal(np.random.get_state()[1], state), "the global random state was used"
+
+
+def test_it_is_a_data_set(scenes: SyntheticScenes, drawn: list[tuple[View, Sample]]) -> None:
+    assert len(scenes) == len(scenes.keys) == len(set(scenes.keys)) == 1000
+    assert (scenes.name, scenes.classes) == ("scenes-0-208x64", STREET)
+    assert [sample.name for _, sample in drawn] == [scenes.keys[i] for i in picked()]
+    for _, sample in drawn:
+        assert (sample.frame.image.shape, sample.frame.image.dtype) == ((64, 208, 3), np.uint8)
+        assert (sample.labels.shape, sample.labels.dtype) == ((64, 208), np.uint8)
+        assert (sample.depth.shape, sample.depth.dtype) == ((64, 208), np.float32)
+
+
+def test_the_road_is_where_the_cameras_pose_says(drawn: list[tuple[View, Sample]]) -> None:
+    """The road is the plane z = 0: its depth follows from height, pitch and roll alone."""
+    for view, sample in drawn:
+        camera = sample.frame.camera
+        v, u = np.nonzero(sample.labels == ROAD)
+        x, y = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
+        down = np.cos(view.pitch) * (x * np.sin(view.roll) + y * np.cos(view.roll)) - np.sin(view.pitch)
+        assert np.abs(sample.depth[v, u] * down / view.position[2] - 1).max() < 2e-3, sample.name
+    assert sum((sample.labels == ROAD).sum() for _, sample in drawn) > 0.1 * COUNT * SIZE[0] * SIZE[1]
+
+
+def test_the_sky_and_nothing_else_is_beyond_all(drawn: list[tuple[View, Sample]]) -> None:
+    for _, sample in drawn:
+        assert np.array_equal(sample.labels == SKY, np.isposinf(sample.depth))
+        assert not np.isnan(sample.depth).any()
+        assert sample.depth.min() > 0.2
+        known = sample.labels[sample.labels != UNLABELLED]
+        assert known.max() < len(STREET)
+
+
+def test_what_is_rare_on_real_streets_is_common_here(drawn: list[tuple[View, Sample]]) -> None:
+    shares = np.array([np.bincount(sample.labels.ravel(), minlength=256) for _, sample in drawn]) / (SIZE[0] * SIZE[1])
+    mean, seen = shares.mean(axis=0), (shares > 0.0005).mean(axis=0)
+    assert mean[PERSON] >= 0.01
+    assert mean[CYCLIST] >= 0.008
+    assert min(seen[PERSON], seen[CYCLIST]) >= 0.6
+    assert {name for name, share in zip(STREET.names, mean, strict=False) if share < 0.003} == set()
+    assert mean[UNLABELLED] < 0.02
+
+
+def test_cameras_and_light_vary_within_bounds(drawn: list[tuple[View, Sample]]) -> None:
+    width, height = SIZE
+    focal = np.array([sample.frame.camera.fx for _, sample in drawn]) / width / KITTI_FOCAL_SHARE
+    assert 0.6 <= focal.min() < 0.9 and 1.1 < focal.max() <= 1.4
+    for view, sample in drawn:
+        camera = sample.frame.camera
+        assert view.camera == camera
+        assert abs(camera.fy / camera.fx - 1) <= 0.01
+        assert abs(camera.cx - (width - 1) / 2) <= 0.03 * width
+        assert abs(camera.cy - 0.47 * (height - 1)) <= 0.06 * height
+        assert 1.2 <= view.position[2] <= 2.2
+        assert abs(np.rad2deg(view.pitch)) <= 3.01
+        assert abs(np.rad2deg(view.roll)) <= 1.51
+    assert len({(sample.frame.camera.fx, view.heading) for view, sample in drawn}) == COUNT
+    assert np.ptp([view.position[2] for view, _ in drawn]) > 0.5
+    assert np.ptp([view.pitch for view, _ in drawn]) > np.deg2rad(2)
+    assert np.ptp([view.weather.overcast for view, _ in drawn]) == 1
+    assert np.std([sample.frame.image.mean() for _, sample in drawn]) > 10
+
+
+@pytest.mark.parametrize(("kind", "label", "tallest"), [("person", PERSON, 2.05), ("cyclist", CYCLIST, 2.15)])
+def test_figures_stand_on_the_ground_and_have_the_size_of_people(kind: str, label: int, tallest: float) -> None:
+    library, rng = Library(0), np.random.default_rng(0)
+    shapes = [library.pick(kind, rng) for _ in range(12)]
+    heights = np.array([mesh.points[..., 2].max() for mesh in shapes])
+    assert heights.min() > 0.9 and heights.max() < tallest
+    assert 1.5 < np.median(heights) < 1.85
+    for mesh in shapes:
+        assert -0.08 < mesh.points[..., 2].min() < 0.03
+        assert set(np.unique(mesh.label)) == {label}
+
+
+def test_a_library_gives_the_same_shapes_in_any_order() -> None:
+    one, two = Library(3), Library(3)
+    for seed in (5, 6):
+        one.pick("car", np.random.default_rng(seed))
+    a, b = (library.pick("car", np.random.default_rng(7)) for library in (one, two))
+    assert a.points.tobytes() == b.points.tobytes()
+    assert one.pick("car", np.random.default_rng(7)) is a
+
+
+@pytest.mark.parametrize("arguments", [{"count": 0}, {"count": 1, "width": 4}, {"count": 1, "seed": -1}])
+def test_what_no_picture_has_is_refused(arguments: dict[str, int]) -> None:
+    with pytest.raises(SourceError, match=r"synthetic scenes: .* needs at least 1 picture of 8x8"):
+        SyntheticScenes(**arguments)
+
+
+def test_an_index_past_the_end_is_an_index_error(scenes: SyntheticScenes) -> None:
+    with pytest.raises(IndexError, match="no picture 1000 of 1000"):
+        scenes.sample(1000)

@@ -1,0 +1,38 @@
+"""Draw a training set of synthetic street scenes into a folder; run again, it goes on where it was."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mtl_perception.errors import PerceptionError
+from mtl_perception.sources.scenes import SyntheticScenes
+from mtl_perception.train.cache import write_folder
+
+
+def size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return int(width), int(height)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--count", type=int, default=2000, metavar="N", help="pictures (default %(default)s)")
+    parser.add_argument("--size", type=size, default=(640, 192), metavar="WxH", help="pixels (default 640x192)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of everything (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
+    args = parser.parse_args()
+    try:
+        scenes = SyntheticScenes(args.count, *args.size, seed=args.seed)
+        written = write_folder(scenes, args.out, scenes.name, scenes.licence, workers=args.workers)
+    except PerceptionError as error:
+        print(f"make_synthetic: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.out}: {len(scenes)} pictures, {written} of them new")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
