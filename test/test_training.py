@@ -367,7 +367,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path)
     assert "stopped at step" in errors and "the same command goes on" in errors and "Traceback" not in errors
     done = len(log(tmp_path / "parts"))
     assert 1 <= done < 6
-    assert f"resumed at step {done} of 6" in train(path, tmp_path / "parts")
+    text = train(path, tmp_path / "parts", "--set", "epoch=2")
+    assert f"resumed at step {done} of 6" in text and "not as in the checkpoint: epoch was 3, is 2" in text
     ours, theirs = (load_network(tmp_path / name / "tiny.safetensors") for name in ("parts", "whole"))
     for name, value in ours.state_dict().items():
         assert torch.equal(value, theirs.state_dict()[name]), name
@@ -451,8 +452,10 @@ def test_bad_data_is_named_and_what_was_done_stays(data: Path, tmp_path: Path) -
     folder = write_set(tmp_path / "bad", 2)
     config = write_config(tmp_path, "bad", sets=[{"path": "bad", "format": "folder"}])
     (folder / "label/001.png").write_bytes(b"no picture")
-    text = train(config, tmp_path / "out", code=1)
-    assert "001.png" in text and "Traceback" not in text
+    for arguments in ([], ["--check"]):
+        text = train(config, tmp_path / "out", *arguments, code=1)
+        assert "001.png" in text and "Traceback" not in text
+    assert "both: 4 samples, all readable" in train(write_config(data, "good"), tmp_path / "out", "--check")
     assert "unknown key" in train(config, tmp_path / "out", "--set", "stepps=3", code=2)
 
 

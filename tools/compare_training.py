@@ -1,6 +1,6 @@
 """Train what the paper compares, each with the same budget, and judge all by one table.
 
-    DATA=<folder of the data> SYNTHETIC=<folder that tools/make_synthetic.py wrote> python tools/compare_training.py --steps 1500
+    DATA=<folder of the data> SYNTHETIC=<what tools/make_synthetic.py wrote> python tools/compare_training.py --steps 1500
 
 Labels alone, depth alone, both jointly, jointly with a teacher (which is the joint network), and synthetic pictures alone:
 config/train/street-*.yaml. What is finished is not trained again, what was stopped goes on. The table is printed and left in

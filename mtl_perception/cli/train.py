@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; default: build/train/<name>")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; under torchrun each process takes its own")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="go on from this checkpoint; default: the newest in --out")
+    parser.add_argument("--check", action="store_true", help="only read the configuration and every file of its data once")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU; 0 leaves PyTorch's choice")
     parser.add_argument(
         "--set",
@@ -44,6 +45,10 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(args.config, _changes(args.changes))
     out = args.out or Path("build/train") / config.name
     task = Run(config, args.config.parent, out, args.device, args.resume)
+    if args.check:
+        for name, count in task.check().items():
+            print(f"{name}: {count} samples, all readable")
+        return 0
     path = task()
     if path is not None:
         print(path)

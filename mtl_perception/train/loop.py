@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import time
@@ -58,6 +59,9 @@ def learning_rate(step: int, steps: int, how: Optimiser) -> float:
 class Trainer:
     """One run.
 
+    `step` counts the steps done, `seconds` their time over all sessions; `changes` tells, after `resume`, in what the
+    configuration differs from that of the checkpoint.
+
     Args:
         config: What is to be done.
         network: At step 0; it learns in place.
@@ -75,6 +79,7 @@ class Trainer:
         # Every batch has the same size, so the search for the fastest kernels pays.
         torch.backends.cudnn.benchmark = processes.device.type == "cuda"
         self.step, self.seconds = 0, 0.0
+        self.changes: list[str] = []
         self._examples = examples
         description = network.description
         self._mean, self._std = (
@@ -125,6 +130,9 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        now = json.loads(json.dumps(asdict(self.config)))
+        before = state["config"] if isinstance(state.get("config"), dict) else {}
+        self.changes = [f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
         return self.step
 
     def run(self, evaluate: Callable[[MultiTaskRefineNet, int], None] | None = None) -> bool:
@@ -221,7 +229,7 @@ class Trainer:
             "balance": self.learner.balance.state_dict(),
             "scaler": self._scaler.state_dict(),
             "seconds": self.seconds,
-            "config": repr(asdict(self.config)),
+            "config": json.loads(json.dumps(asdict(self.config))),
         }
         save_checkpoint(self.out, self.step, state)
 

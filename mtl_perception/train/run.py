@@ -15,7 +15,7 @@ from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.net.weights import save_weights
 from mtl_perception.train.batches import Examples, TrainingSet
 from mtl_perception.train.config import TrainConfig
-from mtl_perception.train.datasets import Dataset, open_sets
+from mtl_perception.train.datasets import Dataset, open_sets, validate
 from mtl_perception.train.finish import figures, finish
 from mtl_perception.train.loop import Trainer
 from mtl_perception.train.processes import Processes
@@ -60,23 +60,40 @@ class Run:
         finally:
             processes.leave()
 
+    def check(self) -> dict[str, int]:
+        """Read every file of the data once.
+
+        Returns:
+            The number of samples by data set.
+
+        Raises:
+            PerceptionError: Names the first file that is bad, or what is wrong with the configuration.
+        """
+        sets, held_out = self._open()
+        return {dataset.name: validate(dataset) for dataset in (*(entry.pictures for entry in sets), *held_out)}
+
+    def _open(self) -> tuple[list[TrainingSet], list[Dataset]]:
+        sets = open_training_sets(self.config.sets, self.base)
+        held_out = open_sets(list(self.config.held_out), self.base) if self.config.held_out else []
+        for dataset in (*(entry.pictures for entry in sets), *held_out):
+            if dataset.classes.names != class_set(self.config).names:
+                raise ConfigError(f"data set {dataset.name}: its classes are not those of {self.config.classes!r}")
+        return sets, held_out
+
     def _train(self, processes: Processes) -> Path | None:
         config = self.config
-        classes = class_set(config)
-        sets = open_training_sets(config.sets, self.base)
-        held_out = open_sets(list(config.held_out), self.base) if config.held_out else []
-        for dataset in (*(entry.pictures for entry in sets), *held_out):
-            if dataset.classes.names != classes.names:
-                raise ConfigError(f"data set {dataset.name}: its classes are not those of {config.classes!r}")
+        sets, held_out = self._open()
         if config.teacher.weights:
             if processes.first:
                 teach(sets, config.teacher, self.out / "teacher", self.device)
             processes.wait()
             sets = teach(sets, config.teacher, self.out / "teacher", self.device)
-        trainer = Trainer(config, start_network(config), Examples(config, classes, sets), self.out, processes)
+        trainer = Trainer(config, start_network(config), Examples(config, class_set(config), sets), self.out, processes)
         first = trainer.resume(self.checkpoint)
         if first and processes.first:
             print(f"resumed at step {first} of {config.steps}", file=sys.stderr)
+            for change in trainer.changes:
+                print(f"not as in the checkpoint: {change}", file=sys.stderr)
 
         def evaluate(network: MultiTaskRefineNet, step: int) -> None:
             self._interim(network, step, held_out)
