@@ -225,17 +225,17 @@ def test_shipped_name() -> None:
         ),
         (
             lambda s: s.update({"features.0.0.weight": torch.zeros(16, 3, 3, 3)}),
-            "entry 'features.0.0.weight' has shape (16, 3, 3, 3), but the encoder needs (32, 3, 3, 3)",
+            "entry 'features.0.0.weight' has shape (16, 3, 3, 3), but the network needs (32, 3, 3, 3)",
         ),
         (
             lambda s: s.update({"features.0.1.weight": torch.zeros(32, dtype=torch.int32)}),
-            "entry 'features.0.1.weight' is torch.strided torch.int32, but the encoder needs torch.float32",
+            "entry 'features.0.1.weight' is torch.strided torch.int32, but the network needs torch.float32",
         ),
         (
             lambda s: s["features.17.conv.3.running_var"].fill_(torch.nan),
             "entry 'features.17.conv.3.running_var' has values that are not finite: the file is damaged",
         ),
-        (lambda s: s.update(epoch=3), "a PyTorch file, but not a state_dict of tensors"),
+        (lambda s: s.update(epoch=3), "a PyTorch file, but not a checkpoint with a 'state_dict' of tensors"),
     ],
 )
 def test_what_does_not_fit_is_named(torchvision_file: Path, edit: Callable[[dict[str, Tensor]], object], message: str) -> None:

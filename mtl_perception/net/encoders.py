@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mtl_perception.errors import WeightsError
 from mtl_perception.net.mobilenetv2 import STAGES, STEM_CHANNELS, Encoder
+from mtl_perception.net.states import check_finite, check_form, is_checkpoint, read_checkpoint
 from mtl_perception.net.store import resolve
 from mtl_perception.net.weights import load_network
 
@@ -40,7 +41,7 @@ def load_encoder(path_or_name: str | Path) -> dict[str, Tensor]:
     path = resolve(path_or_name, encoder=True)
     with torch.device("meta"):
         expected = Encoder().state_dict()
-    state = _read_checkpoint(path)
+    state = read_checkpoint(path) if is_checkpoint(path) else None
     if state is None or "segm.weight" in state:
         network = load_network(path).state_dict()
         return {name: network[name] for name in expected}
@@ -101,14 +102,8 @@ def _fitted(
                 continue
             raise WeightsError(f"{where}: entry {theirs!r} {tuple(want.shape)} is missing: not a whole MobileNetV2 encoder")
         found = state[theirs]
-        if found.shape != want.shape:
-            raise WeightsError(
-                f"{where}: entry {theirs!r} has shape {tuple(found.shape)}, but the encoder needs {tuple(want.shape)}"
-            )
-        if found.layout != torch.strided or found.is_floating_point() != want.is_floating_point():
-            raise WeightsError(f"{where}: entry {theirs!r} is {found.layout} {found.dtype}, but the encoder needs {want.dtype}")
-        if not bool(torch.isfinite(found).all()):
-            raise WeightsError(f"{where}: entry {theirs!r} has values that are not finite: the file is damaged")
+        check_form(where, theirs, found, want)
+        check_finite(where, theirs, found)
         fitted[name] = found.detach().to(want.dtype)
     known = set(names.values())
     for theirs in state:
@@ -117,25 +112,3 @@ def _fitted(
                 f"{where}: surplus entry {theirs!r} {tuple(state[theirs].shape)}: not a parameter of this encoder"
             )
     return fitted
-
-
-def _read_checkpoint(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a PyTorch file by name, in the file's order; None when it is no PyTorch file."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
-    # A safetensors file may begin with any bytes, but its ninth is the brace of its header.
-    if head[8:] == b"{" or not head.startswith((b"PK", b"\x80")):
-        return None
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or hostile pickle
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: not a checkpoint that can be read safely (weights only): {reason}") from error
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: a PyTorch file, but not a state_dict of tensors")
-    # DataParallel's prefix, which some trainers leave in.
-    return {str(name).removeprefix("module."): value for name, value in state.items()}

@@ -16,6 +16,7 @@ from torch import Tensor
 from mtl_perception.errors import WeightsError
 from mtl_perception.net.description import Description, published_description
 from mtl_perception.net.model import MultiTaskRefineNet
+from mtl_perception.net.states import check_finite, check_form, is_checkpoint, read_checkpoint
 from mtl_perception.net.store import resolve
 
 METADATA_KEY = "mtl_perception"
@@ -52,19 +53,12 @@ def build_network(description: Description, state: Mapping[str, Tensor], where: 
     for name, tensor in expected.items():
         if name not in state:
             raise WeightsError(f"{where}: entry {name!r} {tuple(tensor.shape)} is missing")
-        found = state[name]
-        if found.shape != tensor.shape:
-            raise WeightsError(
-                f"{where}: entry {name!r} has shape {tuple(found.shape)}, but the network needs {tuple(tensor.shape)}"
-            )
-        if found.layout != torch.strided or found.is_floating_point() != tensor.is_floating_point():
-            raise WeightsError(f"{where}: entry {name!r} is {found.layout} {found.dtype}, but the network needs {tensor.dtype}")
+        check_form(where, name, state[name], tensor)
     for name in state:
         if name not in expected:
             raise WeightsError(f"{where}: surplus entry {name!r} {tuple(state[name].shape)}: not a parameter of this network")
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise WeightsError(f"{where}: entry {name!r} has values that are not finite: the file is damaged")
+        check_finite(where, name, tensor)
     converted = {name: state[name].to(tensor.dtype) for name, tensor in expected.items()}
     network.load_state_dict(converted, strict=True, assign=True)
     return network.eval().requires_grad_(False)
@@ -76,14 +70,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
     Raises:
         WeightsError: The file cannot be read as either.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
-    # A safetensors file begins with the length of its header, whose first bytes can be any, a pickle's among them.
-    own = head[8:9] == b"{"
-    if not own and (head[:2] == b"PK" or head[:1] == b"\x80"):
+    if is_checkpoint(path):
         return _read_published(path)
     return _read_own(path)
 
@@ -115,16 +102,7 @@ def _read_own(path: Path) -> tuple[dict[str, Tensor], Description]:
 
 
 def _read_published(path: Path) -> tuple[dict[str, Tensor], Description]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or hostile pickle
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: not a checkpoint that can be read safely (weights only): {reason}") from error
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path}: a PyTorch file, but not a checkpoint with a 'state_dict' of tensors")
-    # DataParallel's prefix, which some trainers leave in.
-    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    state = read_checkpoint(path)
     if "segm.weight" not in state or state["segm.weight"].ndim != 4:
         raise WeightsError(f"{path}: entry 'segm.weight' is missing or misshapen: not a network of the published family")
     tasks = 3 if "normal.weight" in state else 2
