@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import http.client
 import ipaddress
 import os
+import pwd
+import stat
 import sys
 import time
 import urllib.error
@@ -20,7 +23,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from mtl_perception.errors import WeightsError
-from mtl_perception.net.store import Published, known_names, published, unknown_name
+from mtl_perception.net.store import CACHE_VARIABLE, Published, known_names, published, unknown_name
 
 URL_VARIABLE = "MTL_PERCEPTION_WEIGHTS_URL"
 """Environment variable: address of a folder that holds the published files under their own names, in place of theirs."""
@@ -46,7 +49,8 @@ def fetch(name: str, announce: Callable[[str], None] = lambda line: None) -> Pat
         announce: Gets the licence and the address, one line each, before a download begins.
 
     Raises:
-        WeightsError: Unknown name, no network, the server lacks the file, wrong bytes, or the cache cannot be written.
+        WeightsError: Unknown name, no network, the server lacks the file, wrong bytes, or the cache cannot be written, or
+            another user can write to it.
     """
     entry = published(name)
     if entry is None:
@@ -205,8 +209,14 @@ def _is_loopback(url: str) -> bool:
 def _locked(folder: Path) -> Iterator[None]:
     """Make the cache folder and keep other processes out of it meanwhile: two writers would spoil one part."""
     with _writing(folder):
-        for level in (folder.parent, folder):
-            level.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Each level that is missing, whatever the umask: mkdir's own `parents` would leave the upper ones to it.
+        for level in (*reversed(folder.parents), folder):
+            level.mkdir(mode=0o700, exist_ok=True)
+    # The upper one may be a place for everybody's files, such as /tmp. The lower one is ours alone: in a shared folder, another
+    # user could lay down the part that is then filled and verified, and change it afterwards.
+    _check_private(folder.parent, may_be_sticky=True)
+    _check_private(folder, may_be_sticky=False)
+    with _writing(folder):
         lock = (folder / ".lock").open("a")
     with lock:
         with _writing(folder):
@@ -215,6 +225,32 @@ def _locked(folder: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 raise WeightsError(f"{folder}: another process is fetching weights now: wait for it") from error
         yield
+
+
+def _check_private(folder: Path, may_be_sticky: bool) -> None:
+    """Raises WeightsError if another user than this one and root can put files into the folder, or take its files away."""
+    with _writing(folder):
+        found = folder.stat()
+    hint = f"set {CACHE_VARIABLE} to a folder of your own"
+    if found.st_uid not in (os.geteuid(), 0):
+        raise WeightsError(f"{folder}: belongs to user {found.st_uid}, who could change the weights: {hint}")
+    if may_be_sticky and found.st_mode & stat.S_ISVTX:
+        return
+    by_group = found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid)
+    if by_group or found.st_mode & stat.S_IWOTH:
+        raise WeightsError(
+            f"{folder}: other users can write there (mode {stat.S_IMODE(found.st_mode):04o}), who could change the weights: "
+            f"chmod go-w {folder}, or {hint}"
+        )
+
+
+def _is_own_group(gid: int) -> bool:
+    """Whether the group is this user's alone: where the umask is 002, each user has one of their own name."""
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 @contextmanager

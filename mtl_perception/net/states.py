@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import torch
@@ -33,9 +34,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or hostile pickle
+    except pickle.UnpicklingError as error:
+        # PyTorch's own text goes on to tell how to load such a file all the same.
+        raise WeightsError(
+            f"{path}: not a checkpoint that can be read safely: it holds more than tensors, or is damaged; it was not run"
+        ) from error
+    except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: not a checkpoint that can be read safely (weights only): {reason}") from error
+        raise WeightsError(f"{path}: not a checkpoint that can be read safely: {reason}") from error
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: a PyTorch file, but not a checkpoint with a 'state_dict' of tensors")

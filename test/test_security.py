@@ -1,0 +1,404 @@
+"""What docs/security.md claims: no file's code is run, nothing is fetched unasked, and the cache is the user's alone."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import pytest
+import torch
+from conftest import noise_picture
+
+from mtl_perception import Pipeline
+from mtl_perception.__main__ import main
+from mtl_perception.errors import WeightsError
+from mtl_perception.messages.outputs import NODE_NAME, OUTPUT_TOPICS
+from mtl_perception.net import fetch as fetching
+from mtl_perception.net.encoders import load_encoder
+from mtl_perception.net.fetch import fetch
+from mtl_perception.net.store import PUBLISHED, Checksum
+from mtl_perception.net.weights import load_network
+
+ROOT = Path(__file__).resolve().parents[1]
+POLICY = ROOT / "config/sros2/policy.xml"
+PATIENCE = 100.0
+"""Seconds until a test gives up; machines may be busy."""
+
+
+# Weights files with code in them.
+
+
+class Hostile:
+    """Unpickled, it creates a file."""
+
+    def __init__(self, sentinel: Path) -> None:
+        self.sentinel = sentinel
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch '{self.sentinel}'",)
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Path:
+    return tmp_path / "executed"
+
+
+@pytest.fixture(params=["plain", "legacy", "zip"])
+def hostile(request: pytest.FixtureRequest, tmp_path: Path, sentinel: Path) -> Path:
+    """A file in each form of PyTorch's; test_weights_files.py shows that each does its harm where it is read carelessly."""
+    buffer = io.BytesIO()
+    if request.param == "plain":
+        buffer.write(pickle.dumps(Hostile(sentinel), protocol=2))
+    else:
+        content = {"state_dict": {"segm.weight": torch.zeros(6, 256, 3, 3), "more": Hostile(sentinel)}}
+        torch.save(content, buffer, _use_new_zipfile_serialization=request.param == "zip")
+    path = tmp_path / "hostile.ckpt"
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("read", [load_network, load_encoder, lambda path: Pipeline(weights=str(path))])
+def test_code_in_a_checkpoint_is_not_run_from_python(hostile: Path, sentinel: Path, read) -> None:
+    with pytest.raises(WeightsError, match=r"cannot be read safely|not a checkpoint that can be read"):
+        read(hostile)
+    assert not sentinel.exists()
+
+
+@pytest.mark.parametrize("command", [("info",), ("convert", "out.safetensors")], ids=lambda command: command[0])
+def test_code_in_a_checkpoint_is_not_run_by_a_command(
+    hostile: Path, sentinel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    action, *out = command
+    assert main(["weights", action, str(hostile), *(str(tmp_path / name) for name in out)]) == 1
+    assert "not a checkpoint that can be read safely" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile.ckpt"]
+
+
+def test_code_in_a_checkpoint_is_not_run_by_the_node(hostile: Path, sentinel: Path) -> None:
+    rclpy = pytest.importorskip("rclpy", reason="needs rclpy")
+    from rclpy.lifecycle import TransitionCallbackReturn
+
+    from mtl_perception.ros.node import PerceptionNode
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    overrides = [rclpy.Parameter("weights", value=str(hostile))]
+    node = PerceptionNode(context=context, parameter_overrides=overrides)
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert "not a checkpoint that can be read safely" in node.failure
+        assert not sentinel.exists()
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def test_nothing_in_the_package_runs_code_from_a_file() -> None:
+    """Calls that could are not there; `torch.load` is, and says `weights_only=True` each time."""
+    refused = {"eval", "exec", "os.system", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "torch.jit.load"}
+    found, loads = set(), 0
+    for path in [*ROOT.glob("mtl_perception/**/*.py"), *ROOT.glob("launch/*.py")]:
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            options = {option.arg: ast.unparse(option.value) for option in call.keywords}
+            unsafe = options.get("shell", "False") != "False" or options.get("allow_pickle", "False") != "False"
+            if name == "torch.load":
+                loads += 1
+                unsafe = options.get("weights_only") != "True"
+            if name in refused or unsafe:
+                found.add(f"{path.name}:{call.lineno}: {name}")
+    assert found == set()
+    assert loads >= 1
+
+
+# Weights files that claim to be huge.
+
+MEASURE = """
+import json, resource, sys, time
+from mtl_perception.errors import WeightsError
+from mtl_perception.net.weights import load_network
+load_network(sys.argv[1])
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (256 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+reasons = []
+for path in sys.argv[2:]:
+    try:
+        load_network(path)
+        reasons.append("")
+    except WeightsError as error:
+        reasons.append(str(error))
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps({"reasons": reasons, "grown": grown}))
+"""
+
+
+def test_sizes_that_a_header_claims_are_not_believed(tmp_path: Path, weights_file: Path) -> None:
+    """In a process that cannot get 256 MiB more: 100 GB of header, 100 GB of tensor, a header longer than the file."""
+    huge = 100 * 10**9
+    header = json.dumps({"segm.weight": {"dtype": "F32", "shape": [huge // 4], "data_offsets": [0, huge]}}).encode()
+    contents = {
+        "header": struct.pack("<Q", huge) + b"{" + b" " * 1000,
+        "tensor": struct.pack("<Q", len(header)) + header + bytes(1000),
+        "longer": struct.pack("<Q", 90_000_000) + b"{" + b" " * 1000,
+    }
+    paths = [tmp_path / f"{name}.safetensors" for name in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        path.write_bytes(content)
+    done = run([sys.executable, "-c", MEASURE, weights_file, *paths])
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    for path, reason in zip(paths, seen["reasons"], strict=True):
+        assert reason.startswith(f"{path}: neither a safetensors file nor a PyTorch checkpoint, or damaged")
+    assert seen["grown"] < 32 * 1024  # KiB
+
+
+# The cache of fetched weights.
+
+CONTENT = b"what kitti's file holds in these tests"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The weights' folder in the cache, not made yet; addresses are never asked."""
+    monkeypatch.setenv("MTL_PERCEPTION_CACHE", str(tmp_path / "new" / "cache"))
+    monkeypatch.setenv("MTL_PERCEPTION_WEIGHTS_URL", "http://127.0.0.1:9")
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    checksum = Checksum("git blob", Checksum("git blob", "0" * 40).of(path))
+    monkeypatch.setitem(PUBLISHED, "kitti", replace(PUBLISHED["kitti"], checksum=checksum))
+    return tmp_path / "new" / "cache" / "weights"
+
+
+def prepared(cache: Path) -> Path:
+    """As after a download that was broken off at its end: what is left to do needs no server."""
+    cache.mkdir(parents=True)
+    for folder in (cache, cache.parent):
+        folder.chmod(0o700)
+    (cache / "ExpKITTI_joint.ckpt.part").write_bytes(CONTENT)
+    return cache
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022])
+def test_every_folder_made_is_the_users_alone_whatever_the_umask(cache: Path, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with fetching._locked(cache):
+            modes = [folder.stat().st_mode & 0o777 for folder in (cache, cache.parent, tmp_path / "new")]
+    finally:
+        os.umask(before)
+    assert modes == [0o700, 0o700, 0o700]
+
+
+@pytest.mark.parametrize(
+    ("level", "mode", "private_group", "accepted"),
+    [
+        ("weights", 0o755, False, True),
+        ("weights", 0o777, True, False),
+        ("weights", 0o1777, True, False),  # others could lay down a part, and change it after the check
+        ("weights", 0o775, True, True),  # umask 002, where each user has a group of their own
+        ("weights", 0o775, False, False),
+        ("cache", 0o1777, False, True),  # such as /tmp
+        ("cache", 0o777, True, False),
+        ("cache", 0o770, False, False),
+    ],
+)
+def test_a_folder_that_others_can_write_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, level: str, mode: int, private_group: bool, accepted: bool
+) -> None:
+    user = SimpleNamespace(pw_name="ada", pw_gid=cache.parents[2].stat().st_gid)
+    group = SimpleNamespace(gr_name="ada" if private_group else "lab", gr_mem=[])
+    monkeypatch.setattr(fetching.pwd, "getpwuid", lambda uid: user)
+    monkeypatch.setattr(fetching.grp, "getgrgid", lambda gid: group)
+    folder = prepared(cache) if level == "weights" else prepared(cache).parent
+    folder.chmod(mode)
+    if accepted:
+        assert fetch("kitti").read_bytes() == CONTENT
+        return
+    with pytest.raises(WeightsError) as caught:
+        fetch("kitti")
+    assert f"{folder}: other users can write there (mode {mode:04o})" in str(caught.value)
+    assert f"chmod go-w {folder}, or set MTL_PERCEPTION_CACHE to a folder of your own" in str(caught.value)
+    assert not (cache / "ExpKITTI_joint.ckpt").exists()
+
+
+@pytest.mark.parametrize("level", ["weights", "cache"])
+def test_another_users_folder_is_refused(cache: Path, level: str) -> None:
+    folder = prepared(cache) if level == "weights" else prepared(cache).parent
+    try:
+        os.chown(folder, os.getuid() + 1, -1)
+    except PermissionError:
+        pytest.skip("only root may give a folder away")
+    if os.geteuid() != 0:
+        pytest.skip("a folder that was given away cannot be looked into")
+    with pytest.raises(WeightsError, match=rf"{folder}: belongs to user {os.getuid() + 1}, who could change the weights"):
+        fetch("kitti")
+
+
+# The network, of which only DDS makes use.
+
+
+def run(command: list[object]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+@pytest.fixture(scope="module")
+def without_network() -> list[str]:
+    """What to put before a command to run it where there is no network, not even this machine's own."""
+    prefix = ["unshare", "--map-root-user", "--net"]
+    connect = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    try:
+        tried = run([*prefix, sys.executable, "-c", connect])
+    except OSError as error:
+        pytest.skip(f"no unshare on this machine: {error}")
+    if "Network is unreachable" not in tried.stderr:
+        pytest.skip(f"a namespace without network is not to be had here: {tried.stderr.strip().splitlines()[-1:]}")
+    return prefix
+
+
+def test_infer_works_without_a_network(without_network: list[str], tmp_path: Path, weights_file: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), noise_picture(48, 64))
+    command = [sys.executable, "-m", "mtl_perception", "infer", tmp_path / "a.png", "--out", tmp_path / "out"]
+    done = run([*without_network, *command, "--weights", weights_file, "--device", "cpu"])
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(tmp_path / "out" / "a.labels.png"), cv2.IMREAD_UNCHANGED).shape == (48, 64)
+
+
+def test_node_has_no_socket_but_those_of_dds(without_network: list[str], tmp_path: Path, weights_file: Path) -> None:
+    """In a namespace of its own, where every socket there is, is the node's."""
+    pytest.importorskip("rclpy", reason="needs rclpy")
+    log = tmp_path / "node.log"
+    command = [sys.executable, "-m", "mtl_perception", "node", "--ros-args", "-p", f"weights:={weights_file}"]
+    with log.open("wb") as file:
+        child = subprocess.Popen([*without_network, *command], stdout=file, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while "waiting for pictures" not in log.read_text():
+            assert child.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        tables = {name: sockets(child.pid, name) for name in ("tcp", "tcp6", "udp", "udp6")}
+    finally:
+        child.send_signal(signal.SIGINT)
+        ended = child.wait(PATIENCE)
+    assert ended == 0, log.read_text()
+    assert (tables["tcp"], tables["tcp6"]) == ([], [])
+    # RTPS: ports from 7400 + 250 x domain on; answers come to those, so that no socket is bound to one peer.
+    first = 7400 + 250 * int(os.environ["ROS_DOMAIN_ID"])
+    local = [port for port, _ in tables["udp"] + tables["udp6"]]
+    assert all(peer == 0 for _, peer in tables["udp"] + tables["udp6"])
+    assert any(first <= port < first + 250 for port in local), local
+
+
+def sockets(pid: int, table: str) -> list[tuple[int, int]]:
+    """Local and remote port of each socket in the network namespace of a process."""
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]]
+    return [(int(row[1].rpartition(":")[2], 16), int(row[2].rpartition(":")[2], 16)) for row in rows]
+
+
+RECORD = """
+import sys
+seen = []
+def hook(event, args):
+    if event.partition(".")[0] in ("socket", "urllib", "http", "ftplib", "smtplib"):
+        seen.append(event)
+sys.addaudithook(hook)
+import numpy as np
+from mtl_perception import CameraModel, Frame, Pipeline
+pipe = Pipeline(weights=sys.argv[1], device="cpu")
+pipe(Frame(np.zeros((48, 64, 3), np.uint8), CameraModel(width=64, height=48, fx=50.0, fy=50.0, cx=32.0, cy=24.0)))
+print("pipeline:", *seen)
+import socket
+socket.socket().connect_ex(("127.0.0.1", 9))
+print("by hand:", *seen)
+"""
+
+
+def test_pipeline_opens_no_socket(weights_file: Path) -> None:
+    done = run([sys.executable, "-c", RECORD, weights_file])
+    assert done.returncode == 0, done.stderr
+    pipeline, by_hand = done.stdout.splitlines()
+    assert pipeline == "pipeline:"
+    assert "socket.connect" in by_hand  # the recorder records
+
+
+# The SROS 2 policy.
+
+
+def policy_names(kind: str, permission: str, space: str = "") -> set[str]:
+    """Full names of what the policy lets the node publish, subscribe to or answer; its namespace changed to `space`."""
+    names: list[str] = []
+    for profile in ElementTree.parse(POLICY).getroot().findall("enclaves/enclave/profiles/profile"):
+        assert (profile.get("ns"), profile.get("node")) == ("/", NODE_NAME)
+        for group in profile.findall(f"{kind}s"):
+            assert set(group.attrib.values()) == {"ALLOW"} and len(group.attrib) == 1
+            names += [str(entry.text) for entry in group.findall(kind) if permission in group.attrib]
+    assert len(names) == len(set(names))
+    return {full_name(name, space) for name in names}
+
+
+def full_name(name: str, space: str = "") -> str:
+    return name if name.startswith("/") else f"{space}/{name}".replace("/~", f"/{NODE_NAME}")
+
+
+def test_policy_allows_each_output_of_the_table() -> None:
+    assert ElementTree.parse(POLICY).getroot().get("version") == "0.2.0"
+    own = {name for name in policy_names("topic", "publish") if name.startswith(f"/{NODE_NAME}/")}
+    assert own == {full_name(f"~/{row.name}") for row in OUTPUT_TOPICS} | {full_name("~/transition_event")}
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_policy_allows_what_the_running_node_has_and_no_more(weights_file: Path, transport: str) -> None:
+    rclpy = pytest.importorskip("rclpy", reason="needs rclpy")
+    from mtl_perception.ros.convert import MESSAGE_TYPES
+    from mtl_perception.ros.node import PerceptionNode
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    values = {"weights": str(weights_file), "warm_up": False, "image_transport": transport, "use_sim_time": True}
+    overrides = [rclpy.Parameter(name, value=value) for name, value in values.items()]
+    # A namespace of its own: the graph goes on to tell of earlier nodes of the same full name.
+    space = f"/{transport}"
+    node = PerceptionNode(context=context, parameter_overrides=overrides, namespace=space)
+    absent = {full_name(f"~/{row.name}", space) for row in OUTPUT_TOPICS if MESSAGE_TYPES[row.type] is None}
+    other = full_name({"raw": "image/compressed", "compressed": "image"}[transport], space)
+
+    def names(ask, expected: set[str]) -> set[str]:
+        """What the graph knows of the node, which takes a moment; at last, what it holds instead of what is expected."""
+        deadline = time.monotonic() + PATIENCE / 4
+        while True:
+            found = {name for name, _ in ask(node.get_name(), node.get_namespace())}
+            if found == expected or time.monotonic() > deadline:
+                return found
+            time.sleep(0.05)
+
+    try:
+        node.trigger_configure()
+        node.trigger_activate()
+        expected = policy_names("topic", "publish", space) - absent
+        assert names(node.get_publisher_names_and_types_by_node, expected) == expected
+        expected = policy_names("topic", "subscribe", space) - {other}
+        assert names(node.get_subscriber_names_and_types_by_node, expected) == expected
+        # Before Jazzy there is one less.
+        newer = node.has_parameter("start_type_description_service")
+        missing = set() if newer else {full_name("~/get_type_description", space)}
+        expected = policy_names("service", "reply", space) - missing
+        assert names(node.get_service_names_and_types_by_node, expected) == expected
+        assert names(node.get_client_names_and_types_by_node, set()) == set()
+    finally:
+        node.close()
+        node.destroy_node()
+        context.try_shutdown()
