@@ -19,7 +19,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
-        *((f"share/{NAME}/{folder}", files(f"{folder}/*")) for folder in ("config", "config/data", "config/train")),
+        *((f"share/{NAME}/{folder}", files(f"{folder}/*")) for folder in ("config", "config/data", "config/sros2", "config/train")),
         # `ros2 run` and launch look for executables here; setting install_scripts instead would serve colcon but not pip.
         (f"lib/{NAME}", files("scripts/*")),
     ],

@@ -34,6 +34,9 @@ COMMANDS = {
     "weights": Command("mtl_perception.cli.weights", "list, fetch, inspect and convert weights"),
     "eval": Command("mtl_perception.cli.evaluate", "mIoU and depth errors of weights on data with truth, and the worst frames"),
     "train": Command("mtl_perception.cli.train", "train weights from a configuration; resumes by itself"),
+    "export": Command(
+        "mtl_perception.cli.export", "weights as one ONNX file, pre- and post-processing inside, for any runtime"
+    ),
     "bench": Command("mtl_perception.cli.bench", "time each stage of the pipeline on this machine"),
     "parameters": Command("mtl_perception.cli.parameters", "print the table of parameters, as text, markdown or YAML"),
 }

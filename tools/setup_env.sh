@@ -51,7 +51,7 @@ foundation() {
 
 # What is installed into it: any change, and it is gone over.
 contents() {
-    { echo "$TORCH"; cat tools/setup_env.sh requirements/base.txt requirements/train.txt requirements/dev.txt $requirements setup.py setup.cfg; } | sha256sum
+    { echo "$TORCH"; cat tools/setup_env.sh requirements/base.txt requirements/train.txt requirements/export.txt requirements/dev.txt $requirements setup.py setup.cfg; } | sha256sum
 }
 
 stamp() {
@@ -95,11 +95,17 @@ print("numpy<2" if old else "numpy==" + v)' >.venv/constraints.txt ||
 link_ros_files() {
     local share=.venv/share index=.venv/share/ament_index/resource_index/packages
     rm -rf .venv/lib/mtl_perception $share/mtl_perception
-    mkdir -p .venv/lib/mtl_perception $share/mtl_perception/launch $share/mtl_perception/config $index
+    mkdir -p .venv/lib/mtl_perception $share/mtl_perception/launch $index
     # Files one by one: `ros2 launch` does not look into linked folders.
     ln -s "$PWD"/scripts/* .venv/lib/mtl_perception/
     ln -s "$PWD"/launch/*.launch.py $share/mtl_perception/launch/
-    ln -s "$PWD"/config/* $share/mtl_perception/config/
+    local file
+    for file in config/* config/*/*; do
+        if [ -f "$file" ]; then
+            mkdir -p "$share/mtl_perception/${file%/*}"
+            ln -s "$PWD/$file" "$share/mtl_perception/$file"
+        fi
+    done
     ln -s "$PWD/package.xml" $share/mtl_perception/
     ln -sf "$PWD/resource/mtl_perception" $index/
 }
@@ -135,7 +141,7 @@ pip_install "$TORCH" --constraint .venv/constraints.txt $TORCH
 # The exact build that is there now, so that nothing below replaces it.
 venv_python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >>.venv/constraints.txt
 pip_install "what the package and its tests need" --constraint .venv/constraints.txt \
-    -r requirements/base.txt -r requirements/train.txt -r requirements/dev.txt -r "$requirements"
+    -r requirements/base.txt -r requirements/train.txt -r requirements/export.txt -r requirements/dev.txt -r "$requirements"
 pip_install "mtl_perception" --no-deps --no-build-isolation --editable .
 link_ros_files
 # Half a stamp: all is installed, so that a second call after a missing system library need not start from nothing.
