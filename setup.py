@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import setup
 
 NAME = "mtl_perception"
+CONFIGURATION = ("config", "config/data", "config/sros2", "config/train")
 
 
 def files(*patterns: str) -> list[str]:
@@ -19,7 +20,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
-        *((f"share/{NAME}/{folder}", files(f"{folder}/*")) for folder in ("config", "config/data", "config/sros2", "config/train")),
+        *((f"share/{NAME}/{folder}", files(f"{folder}/*")) for folder in CONFIGURATION),
         # `ros2 run` and launch look for executables here; setting install_scripts instead would serve colcon but not pip.
         (f"lib/{NAME}", files("scripts/*")),
     ],
