@@ -19,13 +19,12 @@ from mtl_perception.sources.street_light import Light, Weather, any_weather
 from mtl_perception.sources.street_plan import Plan
 from mtl_perception.sources.street_texture import Textures
 from mtl_perception.sources.street_trace import Tracer, load_open3d, render
+from mtl_perception.sources.synthetic import FRAME_ID, KITTI_FOCAL, KITTI_WIDTH
 from mtl_perception.types import Frame, Sample
 
 STREET_PICTURES = 10
 """Pictures of each street."""
 
-KITTI_WIDTH, KITTI_FOCAL = 1242, 721.5377
-FRAME_ID = "camera_optical_frame"
 TOO_NEAR, MOST_NEAR = 2.4, 0.15
 """Something blocks the view where a larger share of pixels than MOST_NEAR is nearer than TOO_NEAR metres: drawn again."""
 

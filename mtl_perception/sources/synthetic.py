@@ -8,6 +8,7 @@ import numpy as np
 
 from mtl_perception.errors import SourceError
 from mtl_perception.geometry.camera import CameraModel
+from mtl_perception.net.description import KITTI_CAMERA
 from mtl_perception.sources.street_layout import LANE, build_street, travelled
 from mtl_perception.sources.street_light import Light
 from mtl_perception.sources.street_trace import Tracer, load_open3d, render
@@ -18,7 +19,7 @@ CAMERA_HEIGHT = 1.65
 
 FRAME_ID = "camera_optical_frame"
 START_NS = 1_700_000_000_000_000_000
-KITTI_WIDTH, KITTI_FOCAL = 1242, 721.5377
+KITTI_WIDTH, KITTI_FOCAL = KITTI_CAMERA["width"], KITTI_CAMERA["fx"]
 
 
 def kitti_camera(width: int, height: int) -> CameraModel:

@@ -15,10 +15,10 @@ import numpy as np
 
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.labels import ClassSet
-from mtl_perception.train.config import KITTI_FOCAL_LENGTH, Augmentation, TrainConfig
+from mtl_perception.net.description import KITTI_CAMERA
+from mtl_perception.train.config import Augmentation, TrainConfig
 from mtl_perception.types import UNLABELLED, Sample
 
-KITTI_WIDTH = 1242
 TAUGHT_LABELS, TAUGHT_DEPTH = 1, 2
 """Bits of `Example.taught`."""
 
@@ -50,7 +50,7 @@ def camera_of(sample: Sample, focal_length: float = 0.0) -> CameraModel:
     if sample.frame.camera is not None:
         return sample.frame.camera
     height, width = sample.frame.image.shape[:2]
-    focal_length = focal_length or KITTI_FOCAL_LENGTH * width / KITTI_WIDTH
+    focal_length = focal_length or KITTI_CAMERA["fx"] * width / KITTI_CAMERA["width"]
     return CameraModel(width, height, focal_length, focal_length, width / 2, height / 2)
 
 

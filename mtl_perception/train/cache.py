@@ -18,11 +18,8 @@ import yaml
 from tqdm import tqdm
 
 from mtl_perception.errors import SourceError
+from mtl_perception.train.formats.files import BEYOND, DEPTH_SCALE
 from mtl_perception.types import Sample
-
-DEPTH_SCALE = 256
-BEYOND = 65535
-"""Depth pictures hold metres times DEPTH_SCALE; 0 is unknown, BEYOND is the sky and all that is further than can be told."""
 
 COLUMNS = ("name", "width", "height", "fx", "fy", "cx", "cy")
 CHUNK = 10

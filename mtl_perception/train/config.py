@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from mtl_perception.errors import ConfigError
+from mtl_perception.net.description import KITTI_CAMERA
 from mtl_perception.train.fields import read_yaml
 
 TASKS = ("segmentation", "depth")
 DEPTH_LOSSES = ("log_l1", "berhu", "silog")
 BALANCES = ("fixed", "uncertainty")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-KITTI_FOCAL_LENGTH = 721.5377
+KITTI_FOCAL_LENGTH = KITTI_CAMERA["fx"]
 """Pixels, KITTI's camera 02 of 2011-09-26."""
 
 

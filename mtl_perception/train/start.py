@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mtl_perception.errors import ConfigError, WeightsError
-from mtl_perception.labels import NYUD40, STREET, ClassSet
+from mtl_perception.labels import CLASS_SETS, ClassSet
 from mtl_perception.net.description import KITTI_CAMERA, Description
 from mtl_perception.net.encoders import load_encoder
 from mtl_perception.net.model import MultiTaskRefineNet
@@ -18,8 +18,6 @@ from mtl_perception.train.config import TrainConfig
 START_METRES = 15.0
 DECODER_GAIN, POOLING_GAIN = 0.3, 0.1
 """Of Kaiming's deviation. The decoder has no normalisation: started at 1 it saturates its ReLU6 and dies within 50 steps."""
-
-CLASS_SETS = {"street": STREET, "nyud40": NYUD40}
 
 
 def class_set(config: TrainConfig) -> ClassSet:

@@ -15,13 +15,9 @@ from mtl_perception.errors import SourceError
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.train.batches import TrainingSet
 from mtl_perception.train.config import Teacher
-from mtl_perception.train.formats.files import read_labels, read_stored_depth
+from mtl_perception.train.formats.files import BEYOND, DEPTH_SCALE, read_labels, read_stored_depth
 from mtl_perception.types import Frame, Sample
 from mtl_perception.viz.files import replacing
-
-DEPTH_SCALE = 256.0
-BEYOND = 65535
-"""Stored depth of what is beyond all: the sky."""
 
 
 class Taught(Sequence[Sample]):

@@ -11,6 +11,10 @@ import numpy as np
 from mtl_perception.errors import FrameError, SourceError
 from mtl_perception.sources.pictures import list_pictures, read_picture
 
+DEPTH_SCALE = 256
+BEYOND = 65535
+"""Our depth pictures hold metres times DEPTH_SCALE; 0 is unknown, BEYOND is the sky and all that is too far to tell."""
+
 Shape = tuple[int, int]
 """Height and width of a picture, pixels."""
 

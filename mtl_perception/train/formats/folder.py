@@ -15,14 +15,12 @@ from mtl_perception.sources.calibration_files import load_calibration
 from mtl_perception.sources.pictures import is_picture
 from mtl_perception.train.fields import Fields, read_yaml
 from mtl_perception.train.formats.base import Item, PictureDataset, Setting
-from mtl_perception.train.formats.files import check_partners, read_stored_depth
+from mtl_perception.train.formats.files import BEYOND, check_partners, read_stored_depth
 from mtl_perception.types import UNLABELLED
 
 DESCRIPTION = "dataset.yaml"
 KEYS = ("format", "name", "licence", "classes", "mapping", "images", "labels", "depth", "depth_scale", "camera", "rectified")
 CAMERA_COLUMNS = ("name", "width", "height", "fx", "fy", "cx", "cy")
-BEYOND = 65535
-"""Stored depth of what is beyond all, such as the sky."""
 
 
 class Folder(PictureDataset):
