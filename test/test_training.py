@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -305,10 +306,10 @@ def test_depth_losses_match_their_formulas() -> None:
     says = torch.tensor([[[10 * math.e**0.1, 10 * math.e**-1.0, 3.0, 3.0, 3.0]]]).log()
     weight = torch.ones_like(depth)
     total, count = depth_loss(says, depth, weight, DepthTarget("log_l1"))
-    assert (float(total), float(count)) == (pytest.approx(1.1, abs=1e-5), 2.0)
+    assert (float(total / count), float(count)) == (pytest.approx(0.55, abs=1e-5), pytest.approx(1.0))
     # c = 0.2: 0.1 stays, 1.0 becomes (1 + 0.04) / 0.4.
-    total, _ = depth_loss(says, depth, weight, DepthTarget("berhu"))
-    assert float(total) == pytest.approx(0.1 + 1.04 / 0.4, abs=1e-4)
+    total, count = depth_loss(says, depth, weight, DepthTarget("berhu"))
+    assert float(total / count) == pytest.approx((0.1 + 1.04 / 0.4) / 2, abs=1e-4)
     # mean square 0.505, mean -0.45.
     total, count = depth_loss(says, depth, weight, DepthTarget("silog"))
     assert float(total / count) == pytest.approx(math.sqrt(0.505 - 0.85 * 0.2025), abs=1e-4)
@@ -316,6 +317,21 @@ def test_depth_losses_match_their_formulas() -> None:
     assert (float(nothing), float(count)) == (0.0, 0.0)
     total, count = sky_loss(says, torch.isinf(depth), 30.0)
     assert (float(total), float(count)) == (pytest.approx(math.log(10), abs=1e-5), 1.0)
+
+
+def test_a_picture_with_few_known_depths_counts_as_one_with_many() -> None:
+    depth = torch.full((3, 20, 50), 10.0)
+    depth[1, 1:] = math.nan
+    depth[2].fill_(math.nan)
+    depth[2, 0, 0] = 10.0
+    says = torch.full_like(depth, 10.0).log()
+    says[1] += 0.6
+    says[2] += 100.0
+    weight = torch.tensor([1.0, 0.5, 1.0])[:, None, None].expand_as(depth)
+    total, count = depth_loss(says, depth, weight, DepthTarget("log_l1"))
+    # 1000 pixels without error; 50 with 0.6 at half weight; and one pixel of ten that were needed to count whole.
+    assert float(count) == pytest.approx(1 + 0.5 + 0.1)
+    assert float(total) == pytest.approx(0.5 * 0.6 + 0.1 * 100)
 
 
 def test_balances() -> None:
@@ -433,7 +449,8 @@ def test_a_teacher_writes_what_lacks_and_nothing_twice(data: Path, tmp_path: Pat
     entries = [{"path": "labels", "format": "folder", "focal_length": 90.0}, {"path": "both", "format": "folder"}]
     sets = open_training_sets(entries, data)
     teacher = Teacher(weights=str(weights_file), confidence=0.3, sparse=False)
-    labels_only, _ = teach(sets, teacher, tmp_path, "cpu")
+    labels_only, both = teach(sets, teacher, tmp_path, "cpu")
+    assert (both.taught[0].labels, both.taught[0].depth) == (None, None)
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert files == [f"labels/{kind}/00{i}.png" for kind in ("depth", "label") for i in (0, 1)]
     sample = labels_only.sample(0)
@@ -447,6 +464,9 @@ def test_a_teacher_writes_what_lacks_and_nothing_twice(data: Path, tmp_path: Pat
     assert np.array_equal(np.isinf(taught.depth), np.isinf(expected.depth) & (expected.labels == SKY))
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     teach(sets, teacher, tmp_path, "cpu")
+    # Of labels there is nothing to write: all have them.
+    [first, _] = teach(sets, replace(teacher, tasks=("segmentation",)), tmp_path, "cpu")
+    assert first.taught[0].labels is None
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
 
 

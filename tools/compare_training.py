@@ -2,9 +2,9 @@
 
     DATA=<folder of the data> SYNTHETIC=<what tools/make_synthetic.py wrote> python tools/compare_training.py --steps 1500
 
-Labels alone, depth alone, both jointly, jointly with a teacher (which is the joint network), and synthetic pictures alone:
-config/train/street-*.yaml. What is finished is not trained again, what was stopped goes on. The table is printed and left in
-<out>/comparison.
+Labels alone, depth alone (by each loss), both jointly, jointly with a teacher (which is the joint network), and synthetic
+pictures alone: config/train/street-*.yaml. What is finished is not trained again, what was stopped goes on. The table is
+printed and left in <out>/comparison.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import sys
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parents[1] / "config"
-RUNS = ("street-segmentation", "street-depth", "street-joint", "street", "street-synthetic")
+RUNS = (
+    "street-segmentation",
+    "street-depth",
+    "street-depth-berhu",
+    "street-depth-silog",
+    "street-joint",
+    "street",
+    "street-synthetic",
+)
 
 
 def main() -> int:

@@ -85,13 +85,22 @@ class Examples(Dataset[dict[str, Tensor]]):
         entry = self._sets[min(which, len(self._sets) - 1)]
         index = int(rng.integers(len(entry.pictures)))
         sample = entry.sample(index)
-        taught = None if entry.taught is None else entry.taught[index]
+        taught = None if entry.taught is None else self._heard(entry.taught[index])
         camera = camera_of(sample)
         example = merged(sample, taught, self._config.teacher.sparse)
         if self._paste is not None and rng.random() < self._config.augmentation.paste:
             example = self._paste(example, camera, rng)
         late = number // self._config.batch >= self._config.augmentation.late * self._config.steps
         return self._augment(example, camera, rng, late)
+
+    def _heard(self, taught: Sample) -> Sample:
+        """What of the teacher's word is to be learned from."""
+        tasks = self._config.teacher.tasks
+        return replace(
+            taught,
+            labels=taught.labels if "segmentation" in tasks else None,
+            depth=taught.depth if "depth" in tasks else None,
+        )
 
 
 def load(examples: Examples, config: TrainConfig, first_step: int, rank: int, world: int, pin: bool) -> DataLoader[Any]:

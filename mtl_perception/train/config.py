@@ -99,12 +99,15 @@ class Teacher:
         confidence: Labels less sure than this stay unknown, 0..1.
         sparse: Also fill the pixels that a sample's own labels or depth leave open.
         weight: How much a pixel that the teacher wrote counts, beside 1 for the truth.
+        tasks: What is taken from it: labels (segmentation), depth or both. A pupil does not get past its teacher where it hears
+            much of it and little of the truth.
     """
 
     weights: str = ""
     confidence: float = 0.7
     sparse: bool = True
     weight: float = 0.5
+    tasks: tuple[str, ...] = TASKS
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,10 @@ class TrainConfig:
         _check(bool(self.sets), "sets: at least one data set is needed")
         _check(
             bool(self.tasks) and set(self.tasks) <= set(TASKS), f"tasks {list(self.tasks)}: one or both of {', '.join(TASKS)}"
+        )
+        _check(
+            set(self.teacher.tasks) <= set(TASKS),
+            f"teacher.tasks {list(self.teacher.tasks)}: one or both of {', '.join(TASKS)}",
         )
         for name, least in (("steps", 1), ("batch", 1), ("epoch", 1), ("evaluate", 0), ("workers", 0), ("seed", 0)):
             _check(getattr(self, name) >= least, f"{name} {getattr(self, name)}: at least {least}")

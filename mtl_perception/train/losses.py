@@ -13,6 +13,8 @@ from mtl_perception.types import UNLABELLED
 
 BERHU_SHARE = 0.2
 """Laina et al.: the change from L1 to L2 lies at a fifth of the greatest error in the batch."""
+FEW = 0.01
+"""Share of a picture's pixels from which on its depth counts as that of a whole picture."""
 SILOG_VARIANCE = 0.85
 """Share of the mean squared that is taken off, as Lee et al. (BTS, 2019) have it; Eigen et al. took 0.5."""
 
@@ -35,6 +37,24 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weight: Tensor, classes: T
     return (each * pixel).sum(), pixel.sum()
 
 
+def evened(weight: Tensor, known: Tensor) -> Tensor:
+    """Weights that let each picture count alike, however few of its pixels are known.
+
+    Rendered depth is everywhere, that of a stereo pair on a fifth of the pixels, that of a LiDAR sweep on a twenty-fifth: a
+    mean over all pixels of a batch would learn nearly nothing but the first.
+
+    Args:
+        weight: N x H x W float32, how much each pixel counts beside the others of its picture and of the batch.
+        known: N x H x W bool, where there is something to learn.
+
+    Returns:
+        N x H x W float32, zero where nothing is known; a picture of weight 1 adds up to 1, or to less where fewer than
+        FEW of its pixels are known, whose word a whole picture's must not be.
+    """
+    pixels = known.sum(dim=(1, 2), keepdim=True).clamp(min=FEW * known[0].numel())
+    return weight * known / pixels
+
+
 def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTarget) -> tuple[Tensor, Tensor]:
     """The loss of `target.loss`, on the logarithm of depth, where it is known and within the target's range.
 
@@ -44,7 +64,7 @@ def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTa
     Args:
         log_depth: N x H x W float32, what the network says.
         depth: N x H x W float32 metres, NaN = unknown, +Inf = the sky.
-        weight: N x H x W float32.
+        weight: N x H x W float32; pictures are evened out (`evened`).
         target: Which loss, and what range of metres.
 
     Returns:
@@ -54,7 +74,7 @@ def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTa
     if not bool(known.any()):
         return log_depth.sum() * 0, weight.new_zeros(())
     error = log_depth[known] - depth[known].log()
-    pixel = weight[known]
+    pixel = evened(weight, known)[known]
     if target.loss == "berhu":
         size = error.abs()
         limit = (BERHU_SHARE * size.max()).detach().clamp(min=1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ class Taught(Sequence[Sample]):
     Args:
         folder: Where it wrote.
         keys: The samples' names.
+        needed: Places of the samples that it was asked about; of the others it says nothing.
     """
 
-    def __init__(self, folder: Path, keys: Sequence[str]) -> None:
+    def __init__(self, folder: Path, keys: Sequence[str], needed: Collection[int]) -> None:
         self._folder = folder
         self._keys = list(keys)
+        self._needed = frozenset(needed)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -38,6 +40,8 @@ class Taught(Sequence[Sample]):
     def __getitem__(self, index: Any) -> Any:
         """Sample `index`, without its picture."""
         key = self._keys[index]
+        if index not in self._needed:
+            return Sample(Frame(np.empty((0, 0, 0), np.uint8)), name=key)
         label, depth = self.files(key)
         stored = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
         if stored is None:
@@ -75,17 +79,20 @@ def teach(sets: Sequence[TrainingSet], teacher: Teacher, out: Path, device: str 
         if not entry.teach:
             filled.append(entry)
             continue
-        taught = Taught(out / entry.pictures.name, entry.pictures.keys)
-        todo = [i for i, key in enumerate(entry.pictures.keys) if not all(path.is_file() for path in taught.files(key))]
-        todo = [i for i in todo if teacher.sparse or not _is_whole(entry, i)]
+        keys = entry.pictures.keys
+        needed = [i for i in range(len(keys)) if teacher.sparse or _lacks(entry, i, teacher.tasks)]
+        taught = Taught(out / entry.pictures.name, keys, needed)
+        todo = [i for i in needed if not all(path.is_file() for path in taught.files(keys[i]))]
         for index in tqdm(todo, desc=f"teacher: {entry.pictures.name}", unit="picture", disable=None if todo else True):
-            _write(pipeline, entry.sample(index), *taught.files(entry.pictures.keys[index]))
+            _write(pipeline, entry.sample(index), *taught.files(keys[index]))
         filled.append(replace(entry, taught=taught))
     return filled
 
 
-def _is_whole(entry: TrainingSet, index: int) -> bool:
-    return entry.pictures.has_labels(index) and entry.pictures.has_depth(index)
+def _lacks(entry: TrainingSet, index: int, tasks: Collection[str]) -> bool:
+    """Whether a sample is without something that is to be learned from the teacher."""
+    has = {"segmentation": entry.pictures.has_labels, "depth": entry.pictures.has_depth}
+    return any(not has[task](index) for task in tasks)
 
 
 def _write(pipeline: Pipeline, sample: Sample, label: Path, depth: Path) -> None:
