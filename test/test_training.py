@@ -31,6 +31,8 @@ from mtl_perception.pipeline import Pipeline
 from mtl_perception.train.augment import TAUGHT_DEPTH, TAUGHT_LABELS, Augmenter, Example, merged, mirrored, resized, window
 from mtl_perception.train.batches import Examples
 from mtl_perception.train.config import DepthTarget, Teacher, TrainConfig, read_config
+from mtl_perception.train.finish import _with_depth
+from mtl_perception.train.formats.base import Selected
 from mtl_perception.train.loop import learning_rate
 from mtl_perception.train.losses import TaskBalance, depth_loss, segmentation_loss, sky_loss
 from mtl_perception.train.paste import CAMERA_HEIGHT, Paster
@@ -443,6 +445,27 @@ def test_a_run_starts_from_own_weights_only_of_its_classes(data: Path, tmp_path:
 
     with pytest.raises(WeightsError, match="classes"):
         start_network(read_config(path, {"classes": "nyud40"}))
+
+
+def test_a_number_may_be_written_as_people_do(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: x\nsets: [{path: y}]\noptimiser: {encoder: 1e-4, decoder: 3.E+0}\n")
+    assert read_config(path).optimiser.encoder == 1e-4
+    path.write_text("name: x\nsets: [{path: y}]\noptimiser: {encoder: 1e-}\n")
+    with pytest.raises(ConfigError, match="optimiser.encoder: '1e-' is not a number"):
+        read_config(path)
+
+
+def test_far_more_rendered_pictures_than_real_ones_do_not_decide_the_scale(data: Path) -> None:
+    entries = [
+        {"path": "both", "format": "folder", "share": 3},
+        {"path": "both", "format": "folder", "name": "many", "share": 1},
+        {"path": "labels", "format": "folder", "name": "no depth", "share": 5},
+    ]
+    real, many, labels = open_training_sets(entries, data)
+    thousand = replace(many, pictures=Selected(many.pictures, [0] * 1000))
+    drawn = [entry.pictures.name for entry, _ in _with_depth([real, thousand, labels], 4)]
+    assert drawn.count("both") == min(3, len(real.pictures)) and drawn.count("many") == 1 and len(set(drawn)) == 2
 
 
 def test_a_teacher_writes_what_lacks_and_nothing_twice(data: Path, tmp_path: Path, weights_file: Path) -> None:

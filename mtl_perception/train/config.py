@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -271,8 +272,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if hasattr(kind, "__dataclass_fields__"):
         return _build(kind, value, where)
     origin = getattr(kind, "__origin__", kind)
-    if origin is float and _is_number(value):
-        return float(value)
+    if origin is float and _is_number(number := _exponent(value)):
+        return float(number)
     if origin is tuple and isinstance(value, list | tuple):
         parts = get_args(kind)
         if parts[-1] is Ellipsis:
@@ -285,6 +286,11 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if origin in (str, bool, int) and isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
         return value
     raise ConfigError(f"{where}: {value!r} is not {_words(kind)}")
+
+
+def _exponent(value: Any) -> Any:
+    """1e-4, which YAML 1.1 takes for a text for want of a point, as the number that is meant."""
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) else value
 
 
 def _words(kind: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,10 +42,8 @@ def calibrate(network: MultiTaskRefineNet, sets: Sequence[TrainingSet], weights:
         The factor by which depths are now larger.
     """
     pipeline = Pipeline(str(weights), device, min_depth=0.0, warm_up=False)
-    with_depth = [(entry, i) for entry in sets for i in range(len(entry.pictures)) if entry.pictures.has_depth(i)]
     medians = []
-    stride = max(len(with_depth) // CALIBRATION_PICTURES, 1)
-    for entry, index in tqdm(with_depth[::stride], desc="calibration", unit="picture", disable=None):
+    for entry, index in tqdm(list(_with_depth(sets, CALIBRATION_PICTURES)), desc="calibration", unit="picture", disable=None):
         sample = entry.sample(index)
         depth = pipeline(sample.frame, outputs={"depth"}).depth
         assert sample.depth is not None
@@ -56,6 +54,20 @@ def calibrate(network: MultiTaskRefineNet, sets: Sequence[TrainingSet], weights:
     shift = float(np.mean(medians)) if medians else 0.0
     network.get_parameter("depth.bias").data.add_(shift)
     return math.exp(shift)
+
+
+def _with_depth(sets: Sequence[TrainingSet], count: int) -> Iterator[tuple[TrainingSet, int]]:
+    """About `count` pictures with depth, evenly spread over each set, and of each as many as its share of the training says.
+
+    Not as many as it has: a renderer's thousands would decide how far real things are.
+    """
+    indices = [(entry, [i for i in range(len(entry.pictures)) if entry.pictures.has_depth(i)]) for entry in sets]
+    known = [(entry, found) for entry, found in indices if found and entry.share > 0]
+    shares = sum(entry.share for entry, _ in known)
+    for entry, found in known:
+        number = min(math.ceil(count * entry.share / shares), len(found))
+        for place in range(number):
+            yield entry, found[place * len(found) // number]
 
 
 def figures(weights: Path, held_out: Sequence[Dataset], device: str, limit: int = 0) -> dict[str, Any]:
