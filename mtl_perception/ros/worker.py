@@ -20,6 +20,8 @@ from mtl_perception.types import Frame, Result
 if TYPE_CHECKING:
     from mtl_perception.ros.node import PerceptionNode
 
+YIELD = 1e-4
+"""Seconds that the executor stands back for the worker after a picture came."""
 LOG_PERIOD = 5.0
 """Seconds between two log lines on bad frames."""
 
@@ -64,6 +66,8 @@ class Worker(threading.Thread):
         statistics.count_received()
         if self._mailbox.put((message, time.monotonic()), sender):
             statistics.count_replaced()
+        # The worker has the interpreter at once, not only when the executor is back at its waiting.
+        time.sleep(YIELD)
 
     def close(self) -> None:
         """Take no more pictures; the thread ends after those in work."""
