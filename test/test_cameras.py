@@ -44,6 +44,8 @@ def client(node):
 
 @pytest.fixture(scope="module")
 def cameras(client: Client):
+    # Before there are any.
+    assert "remap left/image to the camera's topic" in client.wait_status("left: frames", lambda s: s.message).message
     cameras = {name: connected(client, name) for name in NAMES}
     for name, camera in cameras.items():
         camera.connect(image(PICTURES[name]))

@@ -151,6 +151,7 @@ def test_configures_once_the_weights_are_right(client: Client, weights_file: Pat
     assert status.level == status.OK
     assert values_of(status)["weights"] == str(weights_file)
     assert values_of(status)["classes"] == "12"
+    assert values_of(status)["backend"]
 
 
 def test_weights_cannot_change_while_configured(client: Client, weights_file: Path) -> None:

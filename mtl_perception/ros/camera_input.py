@@ -27,9 +27,17 @@ class MatchedSubscription:
     """A subscription that is made anew when the topic's publishers offer another quality of service."""
 
     def __init__(
-        self, node: Node, kind: type, topic: str, callback: Callable[[Any], None], depth: int, reliability: str, may_latch: bool
+        self,
+        node: Node,
+        kind: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        depth: int,
+        reliability: str,
+        may_latch: bool,
+        name: str = "image",
     ) -> None:
-        self.topic = topic
+        self.topic, self.name = topic, name
         self._node, self._kind, self._callback = node, kind, callback
         self._depth, self._reliability, self._may_latch = depth, reliability, may_latch
         # Until publishers are known: best effort, which any publisher serves.
@@ -51,7 +59,7 @@ class MatchedSubscription:
             return f"{self.topic} is of type {', '.join(sorted(found))}, not {expected}"
         if self._node.count_publishers(f"{self.topic}/compressed"):
             return f"{self.topic} has no publisher, but {self.topic}/compressed has: set image_transport to compressed"
-        return f"{self.topic} has no publisher: remap image to the camera's topic"
+        return f"{self.topic} has no publisher: remap {self.name} to the camera's topic"
 
     def look(self) -> None:
         """Adapt, if the offers changed."""
@@ -93,7 +101,14 @@ class CameraInput:
             node, CameraInfo, info_topic, self._on_info, 1, config.camera_info_reliability, may_latch=True
         )
         self.images = MatchedSubscription(
-            node, kind, topic, on_image, config.image_depth, config.image_reliability, may_latch=False
+            node,
+            kind,
+            topic,
+            on_image,
+            config.image_depth,
+            config.image_reliability,
+            may_latch=False,
+            name=f"{name}/image" if name else "image",
         )
         self._node = node
         self._timer = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
