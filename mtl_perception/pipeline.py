@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -35,7 +36,8 @@ class Pipeline:
         weights: A name or a file; see `load_network`.
         device: auto, cpu, cuda or cuda:N.
         config: All parameters at once, instead of the others.
-        reuse_outputs: Give the same arrays again at each call, without a copy: a result is valid until the next.
+        reuse_outputs: Give the same arrays again, without a copy: a result is valid until the next call, and where
+            `result_sets` is more than 1, until that many calls later.
         **others: Any parameter of `Config`.
 
     Raises:
@@ -64,7 +66,8 @@ class Pipeline:
         self._engine = Engine(network, self.config.device, self.config.precision, self.config.cpu_threads)
         self._postprocess = Postprocessor(self._engine.device, self.description.depth_transform, (first, len(self.class_set)))
         self._reuse_outputs = reuse_outputs
-        self._host = Workspace(torch.device("cpu"))
+        # On a GPU two in turn, so that one result can be published while the next is computed.
+        self._hosts = [Workspace(torch.device("cpu")) for _ in range(2 if self.device.type == "cuda" else 1)]
         self._clouds = Workspace(self._engine.device)
         self._rays: dict[CameraModel, Tensor] = {}
         if self.config.warm_up:
@@ -79,6 +82,26 @@ class Pipeline:
     def precision(self) -> str:
         """The network's arithmetic: fp32, fp16 or bf16."""
         return self._engine.precision
+
+    @property
+    def backend(self) -> str:
+        """What runs the network."""
+        return "PyTorch"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how it runs: fall-backs, and why."""
+        return ()
+
+    @property
+    def result_sets(self) -> int:
+        """How many calls' results are valid at a time where outputs are reused."""
+        return len(self._hosts)
+
+    @property
+    def batch_limit(self) -> int:
+        """How many frames `batch` gains by taking together; 1 on a CPU, whose cores one frame keeps busy."""
+        return 1
 
     @property
     def max_depth(self) -> float:
@@ -116,8 +139,27 @@ class Pipeline:
         image = self._checked(frame)
         wanted = _checked_outputs(outputs) - (frozenset() if frame.camera else {"cloud"})
         with device_errors(self.device, f"processing a picture of {image.shape[1]}x{image.shape[0]}"):
+            self._hosts.append(self._hosts.pop(0))
             # The configuration of this frame: another thread may change that of the next.
             return self._run(image, frame.camera, wanted, self.config)
+
+    def batch(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]]) -> list[Result]:
+        """The results of several frames, as of several cameras; the same as from single calls.
+
+        Args:
+            frames: Of any sizes.
+            outputs: For each frame, which of types.OUTPUTS to compute.
+
+        Returns:
+            One result a frame, all valid as long as that of one call.
+
+        Raises:
+            As a call does, for whichever frame it is, and then there is no result.
+        """
+        if len(frames) == 1:
+            return [self(frames[0], outputs[0])]
+        # One after the other, all through the same buffers: so each result is copied.
+        return [_owned(self(frame, wanted)) for frame, wanted in zip(frames, outputs, strict=True)]
 
     def labels_among(self, ids: Sequence[int]) -> np.ndarray:
         """Labels of the last frame whose labels were asked for, had the network known only these classes: for evaluation.
@@ -217,7 +259,13 @@ class Pipeline:
             return tensor.to("cpu", copy=True).numpy()
         if self.device.type == "cpu":
             return tensor.numpy()
-        return self._host.get(name, tuple(tensor.shape), tensor.dtype).copy_(tensor).numpy()
+        return self._hosts[0].get(name, tuple(tensor.shape), tensor.dtype).copy_(tensor).numpy()
+
+
+def _owned(result: Result) -> Result:
+    """The result with arrays of its own; the picture is the frame's."""
+    arrays = {name: getattr(result, name) for name in OUTPUTS if name != "image"}
+    return replace(result, **{name: array.copy() for name, array in arrays.items() if array is not None})
 
 
 def _output_size(height: int, width: int, scale: float) -> tuple[int, int]:
