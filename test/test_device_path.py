@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import noise_picture
 
 from mtl_perception import CameraModel, Frame, Pipeline, load_network
+from mtl_perception.config import Config
 from mtl_perception.engine import device_slots
 from mtl_perception.engine.device_path import SLOTS, DevicePath
 from mtl_perception.engine.device_runtime import CudaRuntime, HostRuntime, Lane, is_out_of_memory
@@ -284,6 +289,26 @@ def test_several_sizes_at_once(make):
     jobs = [job(1), job(2, size=(4, 5), count=2), job(3, wanted={"labels", "depth", "cloud", "image"}, size=(9, 9))]
     for results, done in zip(path.run_all(jobs), jobs, strict=True):
         assert_of(results, done)
+
+
+@pytest.mark.parametrize("use_graphs", [True, False])
+def test_what_is_dropped_is_gone_at_once(make, use_graphs):
+    path = make(LateRuntime(), programs=1, use_graphs=use_graphs)
+    path.run(job(1))
+    path.runtime.release()
+    path.runtime.lanes = {lane: [] for lane in Lane}
+    slot = weakref.ref(next(iter(path._plans.values())).slots[0])
+    gc.disable()
+    try:
+        path.run(job(2, size=(4, 4)))
+        assert slot() is None
+    finally:
+        gc.enable()
+
+
+def test_the_preset_is_one_that_a_node_takes():
+    preset = yaml.safe_load((Path(__file__).parents[1] / "config" / "gpu.yaml").read_text())["/**"]["ros__parameters"]
+    assert replace(Config(), **preset).device == "cuda"
 
 
 def test_a_frame_submitted_to_a_cpu_is_done(weights_file):

@@ -201,7 +201,7 @@ class DevicePath:
         slot = Slot(self.runtime, plan.program, plan.rays)
         if plan.use_graph and self._use_graphs:
             try:
-                slot.execute = self.runtime.capture(slot.compute)
+                slot.execute = self.runtime.capture(slot.work)
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,8 @@ class Slot:
 
     Attributes:
         arrays: The outputs on the host, by name, N first.
-        execute: What the compute lane is given: `compute`, or a graph of it.
+        work: The program on this slot's memory.
+        execute: What the compute lane is given: `work`, or a graph of it.
         settle: Takes the last job's results out of the slot's memory; None: there is nothing in it that anybody waits for.
     """
 
@@ -93,9 +95,10 @@ class Slot:
         staged = above.views(self._host_in)
         self._image, self._limits = staged["image"].numpy(), staged["limits"].numpy()
         self.arrays = {name: tensor.numpy() for name, tensor in below.views(self._host_out).items()}
-        self._inputs, self._outputs = above.views(self._device_in), below.views(self._device_out)
-        self._program, self._rays = program, rays
-        self.execute = runtime.eager(self.compute)
+        inputs, outputs = above.views(self._device_in), below.views(self._device_out)
+        # No method of the slot's: a slot in a circle would keep its memory until the next garbage collection.
+        self.work: Callable[[], None] = partial(program, inputs["image"], inputs["limits"], rays, outputs)
+        self.execute = runtime.eager(self.work)
         self.settle: Callable[[], object] | None = None
 
     def stage(self, job: Job) -> None:
@@ -107,10 +110,6 @@ class Slot:
     def upload(self) -> None:
         """Host to device."""
         self._device_in.copy_(self._host_in, non_blocking=True)
-
-    def compute(self) -> None:
-        """On the device."""
-        self._program(self._inputs["image"], self._inputs["limits"], self._rays, self._outputs)
 
     def download(self) -> None:
         """Device to host."""
