@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mtl_perception.config import LIVE, Config, by_name, parameters
-from mtl_perception.engine.device_path import DevicePath
+from mtl_perception.engine.device_path import CAPTURED_AT, DevicePath
 from mtl_perception.engine.device_runtime import CudaRuntime
 from mtl_perception.engine.device_slots import Job
 from mtl_perception.engine.postprocess import Postprocessor, needed_tasks
@@ -259,9 +259,10 @@ class Pipeline:
         return Result(**arrays, camera=camera, image=small if "image" in wanted else None)
 
     def _warm_up(self) -> None:
-        """One black frame of the training camera's size through everything, so that kernels are chosen and memory is there."""
+        """A black frame of the training camera's size through everything, so that kernels are chosen and memory is there."""
         camera = CameraModel.from_intrinsics(self.description.camera or DEFAULT_CAMERA)
-        self(Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera))
+        for _ in range(1 if self._path is None else CAPTURED_AT):
+            self(Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera))
 
     def _depth_factor(self, camera: CameraModel | None, width: int, input_scale: float) -> float:
         """Metres over transformed depth: the focal length of the picture as the network sees it over that of its training.

@@ -168,7 +168,8 @@ def prove_sameness(bench: Bench, report: Report) -> None:
     frames = bench.frames(size, bench.most)
     pipe = bench.pipeline(bench.best)
     single = [kept(pipe(frame, OUTPUTS)) for frame in frames]
-    report.prove("runs as a graph", pipe.backend.endswith("graph") and not pipe.notes, f"{pipe.backend} {pipe.notes}")
+    assert pipe._path is not None
+    report.prove("runs as a graph", pipe._path.graphs == 1 and not pipe.notes, f"{pipe.backend} {pipe.notes}")
     eager = bench.pipeline(bench.best, gpu_graph=False)
     report.prove(
         "graph and eager: same bytes", all(same(kept(eager(f, OUTPUTS)), s) for f, s in zip(frames, single, strict=True)), "all"
@@ -197,28 +198,16 @@ def prove_fallbacks(bench: Bench, report: Report) -> None:
     large = bench.frames(bench.sizes[0], 1)[0]
     pipe = bench.pipeline(bench.best)
     expected = [kept(pipe(frame, OUTPUTS)) for frame in (small, large)]
-    answers = [kept(pipe(frame, OUTPUTS)) for frame in (large, small, large)]
-    changed = same(answers[0], expected[1]) and same(answers[1], expected[0]) and same(answers[2], expected[1])
+    answers = [kept(pipe(frame, OUTPUTS)) for frame in (large, small, large, small)]
+    changed = all(map(same, answers, [*reversed(expected)] * 2))
     report.prove("the size changes back and forth", changed and not pipe.notes, f"{pipe.backend} {pipe.notes}")
-
-    def fail(error: Exception) -> Callable[..., Any]:
-        def raises(*_: Any) -> Any:
-            raise error
-
-        return raises
-
-    pipe = bench.pipeline(bench.best)
-    assert pipe._path is not None
-    pipe._path.runtime.capture = fail(RuntimeError("forced: no capture")) if bench.on_cpu else _broken_capture(pipe)  # type: ignore[method-assign]
-    answers = [kept(pipe(frame, OUTPUTS)) for frame in (large, small)]
-    held = same(answers[0], expected[1]) and same(answers[1], expected[0]) and pipe.backend.endswith("eager")
-    report.prove("a capture fails: eager, same bytes, and it says so", held and len(pipe.notes) == 1, "; ".join(pipe.notes))
 
     pipe = bench.pipeline(bench.best)
     assert pipe._path is not None
     pending = pipe.submit(small, OUTPUTS)
     capture = pipe._path.runtime.capture
-    pipe._path.runtime.capture = fail(torch.cuda.OutOfMemoryError("simulated"))  # type: ignore[method-assign]
+    pipe._path.runtime.capture = _raises(torch.cuda.OutOfMemoryError("simulated"))  # type: ignore[method-assign]
+    pipe(large, OUTPUTS)
     answer = kept(pipe(large, OUTPUTS))
     pipe._path.runtime.capture = capture  # type: ignore[method-assign]
     held = (
@@ -227,6 +216,27 @@ def prove_fallbacks(bench: Bench, report: Report) -> None:
         and same(kept(pipe(small, OUTPUTS)), expected[0])
     )
     report.prove("out of memory: freed, goes on, nothing lost", held and len(pipe.notes) == 1, "; ".join(pipe.notes))
+
+
+def prove_failed_capture(bench: Bench, report: Report) -> None:
+    """Last of all, for PyTorch keeps the memory of a capture that failed, and some versions are not quite well after it."""
+    frames = [bench.frames(size, 1)[0] for size in bench.sizes[:2]]
+    eager = bench.pipeline(bench.best, gpu_graph=False)
+    expected = [kept(eager(frame, OUTPUTS)) for frame in frames]
+    pipe = bench.pipeline(bench.best)
+    assert pipe._path is not None
+    broken = _raises(RuntimeError("forced: no capture")) if bench.on_cpu else _broken_capture(pipe)
+    pipe._path.runtime.capture = broken  # type: ignore[method-assign]
+    answers = [kept(pipe(frame, OUTPUTS)) for frame in frames * 3]
+    held = all(map(same, answers, expected * 3)) and pipe.backend.endswith("eager")
+    report.prove("a capture fails: eager, same bytes, and it says so", held and len(pipe.notes) == 1, "; ".join(pipe.notes))
+
+
+def _raises(error: Exception) -> Callable[..., Any]:
+    def raises(*_: Any) -> Any:
+        raise error
+
+    return raises
 
 
 def _broken_capture(pipe: Pipeline) -> Callable[[Callable[[], None]], Callable[[], None]]:
@@ -375,6 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             part(bench, report)
         print(f"  {'host to host, ms':<52}{'median':>9}{'iqr':>9}{'p99':>9}")
         time_all(bench, report)
+        prove_failed_capture(bench, report)
     except PerceptionError as error:
         print(f"prove_gpu: {error}", file=sys.stderr)
         return 1

@@ -24,6 +24,8 @@ SLOTS = 2
 """Jobs under way at once: one computes while the next goes up and the last comes down."""
 PROGRAMS = 8
 """Programs kept; the least recently used goes first. Each holds its inputs and outputs, here and on the device."""
+CAPTURED_AT = 2
+"""Which job of a kind has its program captured: a picture whose size comes only once is not worth it."""
 CACHED_CAMERAS = 16
 NOTES = 8
 
@@ -112,6 +114,11 @@ class DevicePath:
         """How programs are run, for people."""
         return f"{self.device.type} graph" if self._use_graphs else f"{self.device.type} eager"
 
+    @property
+    def graphs(self) -> int:
+        """How many graphs there are."""
+        return sum(slot.is_captured for plan in self._plans.values() for slot in plan.slots)
+
     def run(self, job: Job) -> list[Result]:
         """One result a frame, in order, in the least time.
 
@@ -190,26 +197,27 @@ class DevicePath:
         """A slot with nothing in it: the next in turn, or for a lone job the first, which spares it a second graph."""
         number = plan.next if overlap else 0
         while number >= len(plan.slots):
-            plan.slots.append(self._new_slot(plan))
+            plan.slots.append(Slot(self.runtime, plan.program, plan.rays))
         plan.next = (number + 1) % SLOTS
         slot = plan.slots[number]
         if slot.settle is not None:
             slot.settle()
+        slot.jobs += 1
+        if slot.jobs == CAPTURED_AT and plan.use_graph and self._use_graphs:
+            self._capture(plan, slot)
         return slot
 
-    def _new_slot(self, plan: Plan) -> Slot:
-        slot = Slot(self.runtime, plan.program, plan.rays)
-        if plan.use_graph and self._use_graphs:
-            try:
-                slot.execute = self.runtime.capture(slot.work)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                # What cannot be captured once cannot be captured at another size.
-                self._use_graphs = False
-                reason = str(error).split("\n", 1)[0]
-                self._note(f"no graph of {_name(plan.program.spec)}, and none from now on: {reason}")
-        return slot
+    def _capture(self, plan: Plan, slot: Slot) -> None:
+        try:
+            slot.execute = self.runtime.capture(slot.work)
+            slot.is_captured = True
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # What cannot be captured once cannot be captured at another size.
+            self._use_graphs = False
+            reason = str(error).split("\n", 1)[0]
+            self._note(f"no graph of {_name(plan.program.spec)}, and none from now on: {reason}")
 
     def _aim(self, plan: Plan, job: Job) -> None:
         """Put the cameras' rays in place, where they are not those of the last job."""

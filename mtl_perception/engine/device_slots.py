@@ -83,6 +83,8 @@ class Slot:
         arrays: The outputs on the host, by name, N first.
         work: The program on this slot's memory.
         execute: What the compute lane is given: `work`, or a graph of it.
+        is_captured: Whether it is a graph.
+        jobs: How many it has had.
         settle: Takes the last job's results out of the slot's memory; None: there is nothing in it that anybody waits for.
     """
 
@@ -99,6 +101,8 @@ class Slot:
         # No method of the slot's: a slot in a circle would keep its memory until the next garbage collection.
         self.work: Callable[[], None] = partial(program, inputs["image"], inputs["limits"], rays, outputs)
         self.execute = runtime.eager(self.work)
+        self.is_captured = False
+        self.jobs = 0
         self.settle: Callable[[], object] | None = None
 
     def stage(self, job: Job) -> None:
