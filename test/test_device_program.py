@@ -98,16 +98,19 @@ def assert_depth(found: np.ndarray, expected: np.ndarray, rtol: float) -> None:
         ({"upsampling": "bilinear"}, 2e-4),
         ({"min_depth": 15.0, "max_depth": 30.0, "min_confidence": 0.5}, 2e-4),
         ({"output_scale": 0.5}, 2e-4),
-        # A mean between two levels may be rounded to either, and the network tells them apart.
-        ({"output_scale": 0.37, "input_scale": 0.6}, 5e-3),
-        ({"input_scale": 0.5, "min_confidence": 0.4}, 5e-3),
+        # A mean just between two levels may be rounded to either, and a random network makes much of it.
+        ({"output_scale": 0.37, "input_scale": 0.6}, 0.03),
+        ({"input_scale": 0.5, "min_confidence": 0.4}, 0.03),
     ],
     ids=str,
 )
 def test_the_pipelines_answers(both, parameters, rtol):
     pipe, plain = both(**parameters)
     expected = plain(FRAME)
-    assert_agree(pipe(FRAME), expected, ties=5e-3, rtol=rtol)
+    result = pipe(FRAME)
+    assert_agree(result, expected, ties=5e-3, rtol=rtol)
+    both_finite = np.isfinite(result.depth) & np.isfinite(expected.depth)
+    assert np.median(np.abs(result.depth[both_finite] / expected.depth[both_finite] - 1)) < max(rtol / 5, 1e-4)
     assert np.isfinite(expected.depth).any() and np.isfinite(expected.cloud["x"]).any()
 
 
@@ -122,7 +125,7 @@ def test_with_the_very_same_network_only_ties_differ(weights_file):
 def test_odd_pictures(both, size, scale):
     frame = Frame(noise_picture(*size), CameraModel(size[1], size[0], 50.0, 50.0, size[1] / 2, size[0] / 2))
     pipe, plain = both(input_scale=scale)
-    assert_agree(pipe(frame), plain(frame), ties=0.02, rtol=5e-3)
+    assert_agree(pipe(frame), plain(frame), ties=0.02, rtol=0.03)
 
 
 @pytest.mark.parametrize(
