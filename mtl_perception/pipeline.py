@@ -40,7 +40,7 @@ class Pending:
         self._finish = finish
 
     def result(self) -> Result:
-        """Wait for it, and give it; with `reuse_outputs` it is valid until the next frame but one is submitted.
+        """Wait for it, and give it; with `reuse_outputs` it is valid until the next call, or the next `submit` but one.
 
         Raises:
             DeviceError: The device failed.
@@ -179,6 +179,7 @@ class Pipeline:
         ticket = self._path.submit(self._job([frame], [_checked_outputs(outputs)], self.config))
         return Pending(lambda: ticket.result()[0])
 
+    @torch.inference_mode()
     def labels_among(self, ids: Sequence[int]) -> np.ndarray:
         """Labels of the last frame whose labels were asked for, had the network known only these classes: for evaluation.
 

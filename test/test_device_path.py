@@ -15,12 +15,13 @@ import torch
 import yaml
 from conftest import noise_picture
 
-from mtl_perception import CameraModel, Frame, Pipeline, load_network
+from mtl_perception import CameraModel, Frame, Pipeline, load_network, pipeline
 from mtl_perception.config import Config
 from mtl_perception.engine import device_slots
 from mtl_perception.engine.device_path import SLOTS, DevicePath
 from mtl_perception.engine.device_runtime import CudaRuntime, HostRuntime, Lane, is_out_of_memory
 from mtl_perception.engine.device_slots import Job
+from mtl_perception.engine.run import Engine
 from mtl_perception.errors import DeviceError
 from mtl_perception.types import Result
 
@@ -319,6 +320,33 @@ def test_what_is_dropped_is_gone_at_once(make, use_graphs):
 def test_the_preset_is_one_that_a_node_takes():
     preset = yaml.safe_load((Path(__file__).parents[1] / "config" / "gpu.yaml").read_text())["/**"]["ros__parameters"]
     assert replace(Config(), **preset).device == "cuda"
+
+
+@pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("bf16", False)])
+def test_a_pipeline_on_a_gpu_takes_this_path(weights_file, monkeypatch, precision, exact):
+    runtime, asked = LateRuntime(), []
+
+    class OnGpu(Engine):
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            self.device = torch.device("cuda", 0)
+
+    monkeypatch.setattr(device_slots, "DeviceProgram", Arithmetic)
+    monkeypatch.setattr(pipeline, "Engine", OnGpu)
+    monkeypatch.setattr(pipeline, "CudaRuntime", lambda *args, **named: asked.append((args, named)) or runtime)
+    pipe = Pipeline(weights=weights_file, device="cpu", precision=precision, gpu_tuning=True, reuse_outputs=True)
+    assert asked == [((torch.device("cuda", 0), True), {"exact": exact})]
+    assert runtime.captures == pipe._path.graphs == 1, "the warm-up ends with a graph"
+    frames = [Frame(noise_picture(HEIGHT, WIDTH, seed), CAMERA) for seed in range(4)]
+    under_way = [pipe.submit(frame, {"labels"}) for frame in frames[:2]]
+    for frame, pending in zip(frames, under_way, strict=False):
+        np.testing.assert_array_equal(pending.result().labels, frame.image[..., 0])
+    first, second = pipe(frames[2], {"labels"}), pipe(frames[3], {"labels"})
+    np.testing.assert_array_equal(second.labels, frames[3].image[..., 0])
+    assert np.shares_memory(first.labels, second.labels)
+    assert pipe.backend == "cpu graph" and pipe.notes == []
+    off = Pipeline(weights=weights_file, device="cpu", precision="fp32", gpu_graph=False, warm_up=False)
+    assert off.backend == "cpu eager"
 
 
 def test_a_frame_submitted_to_a_cpu_is_done(weights_file):
