@@ -52,6 +52,14 @@ class Config:
         choices=("auto", "fp32", "fp16", "bf16"),
     )
     cpu_threads: int = _parameter(0, "Threads of the network on a CPU; 0: all cores", when=CONFIGURE, low=0, high=256)
+    gpu_graph: bool = _parameter(
+        True, "Capture the work on a GPU as a CUDA graph for each picture size and set of outputs", when=CONFIGURE
+    )
+    gpu_tuning: bool = _parameter(
+        False,
+        "Let cuDNN time its kernels for each picture size: faster, but the last bits may differ from run to run",
+        when=CONFIGURE,
+    )
     warm_up: bool = _parameter(
         True, "Run the network once at configuration, so that the first frame is not slow", when=CONFIGURE
     )

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from mtl_perception.config import LIVE, Config, by_name, parameters
+from mtl_perception.engine.device_path import CAPTURED_AT, DevicePath
+from mtl_perception.engine.device_runtime import CudaRuntime
+from mtl_perception.engine.device_slots import Job
 from mtl_perception.engine.postprocess import Postprocessor, needed_tasks
 from mtl_perception.engine.run import Engine, device_errors
 from mtl_perception.engine.workspace import Workspace
@@ -24,6 +27,25 @@ from mtl_perception.net.weights import load_network
 from mtl_perception.types import CLOUD_DTYPE, OUTPUTS, Frame, Result
 
 CACHED_CAMERAS = 8
+
+
+class Pending:
+    """A frame under way.
+
+    Args:
+        finish: Waits for its result.
+    """
+
+    def __init__(self, finish: Callable[[], Result]) -> None:
+        self._finish = finish
+
+    def result(self) -> Result:
+        """Wait for it, and give it; with `reuse_outputs` it is valid until the next call, or the next `submit` but one.
+
+        Raises:
+            DeviceError: The device failed.
+        """
+        return self._finish()
 
 
 class Pipeline:
@@ -70,6 +92,19 @@ class Pipeline:
         self._hosts = [Workspace(torch.device("cpu")) for _ in range(2 if self.device.type == "cuda" else 1)]
         self._clouds = Workspace(self._engine.device)
         self._rays: dict[CameraModel, Tensor] = {}
+        self._path: DevicePath | None = None
+        self._scored: tuple[np.ndarray, Config] | None = None
+        if self.device.type == "cuda":
+            # Exact, lest fp32 be less than that.
+            runtime = CudaRuntime(self.device, self.config.gpu_tuning, exact=self.precision == "fp32")
+            self._path = DevicePath(
+                network,
+                runtime,
+                self.precision,
+                (first, len(self.class_set)),
+                use_graphs=self.config.gpu_graph,
+                copies=not reuse_outputs,
+            )
         if self.config.warm_up:
             self._warm_up()
 
@@ -138,6 +173,8 @@ class Pipeline:
         """
         image = self._checked(frame)
         wanted = _checked_outputs(outputs) - (frozenset() if frame.camera else {"cloud"})
+        if self._path is not None:
+            return self._on_device([frame], [wanted])[0]
         with device_errors(self.device, f"processing a picture of {image.shape[1]}x{image.shape[0]}"):
             self._hosts.append(self._hosts.pop(0))
             # The configuration of this frame: another thread may change that of the next.
@@ -173,7 +210,47 @@ class Pipeline:
         Raises:
             RuntimeError: There was no such frame, or confidence was asked for with it, which uses up the scores.
         """
+        if self._path is not None:
+            # It keeps no scores: only here are they wanted, and nothing here is in a hurry.
+            if self._scored is None:
+                raise RuntimeError("labels_among needs a frame with labels and without confidence before it")
+            image, config = self._scored
+            size = _output_size(image.shape[0], image.shape[1], config.output_scale)
+            logits = self._engine.forward(image, config.input_scale)[0]
+            self._postprocess.segmentation(logits, size, config.upsampling, 0.0, False)
         return np.asarray(self._postprocess.labels_among(ids).cpu().numpy())
+
+    def _on_device(self, frames: Sequence[Frame], wanted: Sequence[frozenset[str]]) -> list[Result]:
+        """Results of frames that were checked, in their order; those of one size go through the network together."""
+        assert self._path is not None
+        config = self.config
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for index, frame in enumerate(frames):
+            sizes.setdefault(frame.image.shape, []).append(index)
+        jobs = [self._job([frames[i] for i in group], [wanted[i] for i in group], config) for group in sizes.values()]
+        results = dict(
+            zip((i for group in sizes.values() for i in group), itertools.chain(*self._path.run_all(jobs)), strict=True)
+        )
+        return [results[index] for index in range(len(frames))]
+
+    def _job(self, frames: Sequence[Frame], wanted: Sequence[frozenset[str]], config: Config) -> Job:
+        """Frames of one size, checked, as the device path takes them."""
+        height, width = frames[0].image.shape[:2]
+        needed = needed_tasks(wanted[-1])
+        if needed & {"labels", "confidence"}:
+            keeps_scores = "confidence" not in needed and not config.min_confidence
+            self._scored = (frames[-1].image, config) if keeps_scores else None
+        return Job(
+            frames,
+            wanted,
+            [self._depth_factor(frame.camera, width, config.input_scale) for frame in frames],
+            _output_size(height, width, config.output_scale),
+            _output_size(height, width, config.input_scale),
+            config.upsampling,
+            config.min_depth,
+            self._max_depth(config),
+            config.min_confidence,
+        )
 
     def _run(self, image: np.ndarray, camera: CameraModel | None, wanted: frozenset[str], config: Config) -> Result:
         size = _output_size(image.shape[0], image.shape[1], config.output_scale)
@@ -201,9 +278,10 @@ class Pipeline:
         return Result(**arrays, camera=camera, image=small if "image" in wanted else None)
 
     def _warm_up(self) -> None:
-        """One black frame of the training camera's size through everything, so that kernels are chosen and memory is there."""
+        """A black frame of the training camera's size through everything, so that kernels are chosen and memory is there."""
         camera = CameraModel.from_intrinsics(self.description.camera or DEFAULT_CAMERA)
-        self(Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera))
+        for _ in range(1 if self._path is None else CAPTURED_AT):
+            self(Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera))
 
     def _depth_factor(self, camera: CameraModel | None, width: int, input_scale: float) -> float:
         """Metres over transformed depth: the focal length of the picture as the network sees it over that of its training.
