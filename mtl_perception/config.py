@@ -50,6 +50,12 @@ class Config:
         when=CONFIGURE,
         choices=("auto", "fp32", "fp16", "bf16"),
     )
+    backend: str = _parameter(
+        "auto",
+        "What runs the network; auto: on a CPU openvino where it is installed, else torch",
+        when=CONFIGURE,
+        choices=("auto", "torch", "openvino"),
+    )
     cpu_threads: int = _parameter(0, "Threads of the network on a CPU; 0: all cores", when=CONFIGURE, low=0, high=256)
     warm_up: bool = _parameter(
         True, "Run the network once at configuration, so that the first frame is not slow", when=CONFIGURE

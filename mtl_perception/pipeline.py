@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mtl_perception.config import LIVE, Config, by_name, parameters
+from mtl_perception.engine.backends import make_engine
 from mtl_perception.engine.postprocess import Postprocessor, needed_tasks
-from mtl_perception.engine.run import Engine, device_errors
+from mtl_perception.engine.run import device_errors
 from mtl_perception.engine.workspace import Workspace
 from mtl_perception.errors import CameraError, ConfigError, FrameError
 from mtl_perception.geometry.backproject import CLOUD_FLOATS, pack_cloud
@@ -61,7 +62,9 @@ class Pipeline:
         self._max_depth(self.config)
         self.class_set: ClassSet
         self.class_set, first = self.description.class_set(self.config.classes)
-        self._engine = Engine(network, self.config.device, self.config.precision, self.config.cpu_threads)
+        self._engine = make_engine(
+            network, self.config.device, self.config.precision, self.config.cpu_threads, self.config.backend
+        )
         self._postprocess = Postprocessor(self._engine.device, self.description.depth_transform, (first, len(self.class_set)))
         self._reuse_outputs = reuse_outputs
         self._host = Workspace(torch.device("cpu"))
@@ -79,6 +82,16 @@ class Pipeline:
     def precision(self) -> str:
         """The network's arithmetic: fp32, fp16 or bf16."""
         return self._engine.precision
+
+    @property
+    def backend(self) -> str:
+        """What runs the network, with its version: openvino or torch."""
+        return self._engine.backend
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the network is run, such as why it is slower than it could be; mostly empty."""
+        return self._engine.notes
 
     @property
     def max_depth(self) -> float:
