@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import cv2
@@ -145,6 +145,39 @@ class Pipeline:
             RuntimeError: There was no such frame, or confidence was asked for with it, which uses up the scores.
         """
         return np.asarray(self._postprocess.labels_among(ids).cpu().numpy())
+
+    def stages(self, frame: Frame) -> dict[str, Callable[[], Any]]:
+        """The parts of a call, each to be called alone, for `bench`.
+
+        Args:
+            frame: With a camera; what the parts work on.
+
+        Returns:
+            By name, in order: forward (which gives the network's own outputs), labels, labels and confidence, depth, cloud.
+        """
+        config, camera, image = self.config, frame.camera, self._checked(frame)
+        assert camera is not None
+        size = image.shape[:2]
+        raw = self._engine.forward(image, config.input_scale)
+        factor, max_depth = self._depth_factor(camera, size[1], config.input_scale), self._max_depth(config)
+        grow = size, config.upsampling
+
+        def labels(confidence: bool) -> Tensor:
+            return self._postprocess.segmentation(raw[0], *grow, config.min_confidence, confidence)[0]
+
+        def depth() -> Tensor:
+            return self._postprocess.depth(raw[1], *grow, config.min_depth, max_depth, factor)
+
+        with torch.inference_mode():
+            made = labels(False), depth()
+        parts: dict[str, Callable[[], Any]] = {
+            "forward": lambda: self._engine.forward(image, config.input_scale),
+            "resize, argmax": lambda: labels(False),
+            "resize, argmax, confidence": lambda: labels(True),
+            "depth": depth,
+            "cloud": lambda: self._cloud(made[1], camera, image, made[0]),
+        }
+        return {name: torch.inference_mode()(part) for name, part in parts.items()}
 
     def _run(self, image: np.ndarray, camera: CameraModel | None, wanted: frozenset[str], config: Config) -> Result:
         size = _output_size(image.shape[0], image.shape[1], config.output_scale)
