@@ -51,6 +51,12 @@ class Config:
         when=CONFIGURE,
         choices=("auto", "fp32", "fp16", "bf16"),
     )
+    backend: str = _parameter(
+        "auto",
+        "What runs the network; auto: on a CPU openvino where it is installed, else torch",
+        when=CONFIGURE,
+        choices=("auto", "torch", "openvino"),
+    )
     cpu_threads: int = _parameter(0, "Threads of the network on a CPU; 0: all cores", when=CONFIGURE, low=0, high=256)
     gpu_graph: bool = _parameter(
         True, "Capture the work on a GPU as a CUDA graph for each picture size and set of outputs", when=CONFIGURE

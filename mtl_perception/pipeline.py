@@ -16,7 +16,7 @@ from mtl_perception.engine.device_path import CAPTURED_AT, DevicePath
 from mtl_perception.engine.device_runtime import CudaRuntime
 from mtl_perception.engine.device_slots import Job
 from mtl_perception.engine.postprocess import Postprocessor, needed_tasks
-from mtl_perception.engine.run import Engine, device_errors
+from mtl_perception.engine.run import device_errors
 from mtl_perception.engine.workspace import Workspace
 from mtl_perception.errors import CameraError, ConfigError, FrameError
 from mtl_perception.geometry.backproject import CLOUD_FLOATS, pack_cloud
@@ -85,7 +85,9 @@ class Pipeline:
         self._max_depth(self.config)
         self.class_set: ClassSet
         self.class_set, first = self.description.class_set(self.config.classes)
-        self._engine = Engine(network, self.config.device, self.config.precision, self.config.cpu_threads)
+        self._engine = make_engine(
+            network, self.config.device, self.config.precision, self.config.cpu_threads, self.config.backend
+        )
         self._postprocess = Postprocessor(self._engine.device, self.description.depth_transform, (first, len(self.class_set)))
         self._reuse_outputs = reuse_outputs
         # On a GPU two in turn, so that one result can be published while the next is computed.

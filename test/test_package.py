@@ -31,7 +31,7 @@ ROSDEP_KEYS = {
     "tqdm": "python3-tqdm",
     "yaml": "python3-yaml",
 }
-WITHOUT_ROSDEP_KEY = {"av", "safetensors"}
+WITHOUT_ROSDEP_KEY = {"av", "openvino", "safetensors"}
 OPTIONAL = {"torchmetrics"}
 """No node needs them: an extra of pip's names them, and the command that does says so when it is missing."""
 PYPI_NAMES = {"cv2": "opencv-python", "yaml": "PyYAML"}

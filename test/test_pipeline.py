@@ -272,7 +272,7 @@ class TestRules:
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     @pytest.mark.parametrize("upsampling", ["bicubic", "bilinear"])
     def test_what_is_no_number_never_becomes_one(self, make, value, upsampling):
-        pipe = make(upsampling=upsampling)
+        pipe = make(upsampling=upsampling, backend="torch")
         network = pipe._engine._network
         network.get_parameter("segm.bias")[3] = value
         network.get_parameter("depth.bias")[0] = value
