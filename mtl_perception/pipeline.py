@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from mtl_perception.config import LIVE, Config, by_name, parameters
-from mtl_perception.engine.device_path import CAPTURED_AT, DevicePath
+from mtl_perception.engine.backends import make_engine
+from mtl_perception.engine.device_path import DevicePath
 from mtl_perception.engine.device_runtime import CudaRuntime
-from mtl_perception.engine.device_slots import Job
-from mtl_perception.engine.postprocess import Postprocessor, needed_tasks
-from mtl_perception.engine.run import device_errors
-from mtl_perception.engine.workspace import Workspace
+from mtl_perception.engine.host_path import HostPath
+from mtl_perception.engine.job import Job, scaled_size
+from mtl_perception.engine.postprocess import needed_tasks
 from mtl_perception.errors import CameraError, ConfigError, FrameError
-from mtl_perception.geometry.backproject import CLOUD_FLOATS, pack_cloud
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.labels import ClassSet
 from mtl_perception.net.description import KITTI_CAMERA as DEFAULT_CAMERA
+from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.net.weights import load_network
-from mtl_perception.types import CLOUD_DTYPE, OUTPUTS, Frame, Result
-
-CACHED_CAMERAS = 8
+from mtl_perception.types import OUTPUTS, Frame, Result
 
 
 class Pending:
@@ -85,28 +81,15 @@ class Pipeline:
         self._max_depth(self.config)
         self.class_set: ClassSet
         self.class_set, first = self.description.class_set(self.config.classes)
+        classes = (first, len(self.class_set))
         self._engine = make_engine(
             network, self.config.device, self.config.precision, self.config.cpu_threads, self.config.backend
         )
-        self._postprocess = Postprocessor(self._engine.device, self.description.depth_transform, (first, len(self.class_set)))
-        self._reuse_outputs = reuse_outputs
-        # On a GPU two in turn, so that one result can be published while the next is computed.
-        self._hosts = [Workspace(torch.device("cpu")) for _ in range(2 if self.device.type == "cuda" else 1)]
-        self._clouds = Workspace(self._engine.device)
-        self._rays: dict[CameraModel, Tensor] = {}
-        self._path: DevicePath | None = None
-        self._scored: tuple[np.ndarray, Config] | None = None
+        self._host = HostPath(self._engine, classes, copies=not reuse_outputs)
+        self._path: HostPath | DevicePath = self._host
         if self.device.type == "cuda":
-            # Exact, lest fp32 be less than that.
-            runtime = CudaRuntime(self.device, self.config.gpu_tuning, exact=self.precision == "fp32")
-            self._path = DevicePath(
-                network,
-                runtime,
-                self.precision,
-                (first, len(self.class_set)),
-                use_graphs=self.config.gpu_graph,
-                copies=not reuse_outputs,
-            )
+            self._path = self._device_path(network, classes, copies=not reuse_outputs)
+        self._scored: Job | None = None
         if self.config.warm_up:
             self._warm_up()
 
@@ -122,23 +105,23 @@ class Pipeline:
 
     @property
     def backend(self) -> str:
-        """What runs the network."""
-        return "PyTorch"
+        """What runs the network, for people."""
+        return self._path.backend
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how it runs: fall-backs, and why."""
-        return ()
+        """What a user should know of how the network is run, such as why it is slower than it could be; mostly empty."""
+        return tuple(self._path.notes)
 
     @property
     def result_sets(self) -> int:
         """How many calls' results are valid at a time where outputs are reused."""
-        return len(self._hosts)
+        return self._path.result_sets
 
     @property
     def batch_limit(self) -> int:
         """How many frames `batch` gains by taking together; 1 on a CPU, whose cores one frame keeps busy."""
-        return 1
+        return self._path.batch_limit
 
     @property
     def max_depth(self) -> float:
@@ -159,7 +142,6 @@ class Pipeline:
         self._max_depth(config)
         self.config = config
 
-    @torch.inference_mode()
     def __call__(self, frame: Frame, outputs: Collection[str] = OUTPUTS) -> Result:
         """Labels, confidence, depth and cloud of a frame.
 
@@ -173,17 +155,10 @@ class Pipeline:
             ConfigError: An output that there is not.
             DeviceError: The device failed or has no room.
         """
-        image = self._checked(frame)
-        wanted = _checked_outputs(outputs) - (frozenset() if frame.camera else {"cloud"})
-        if self._path is not None:
-            return self._on_device([frame], [wanted])[0]
-        with device_errors(self.device, f"processing a picture of {image.shape[1]}x{image.shape[0]}"):
-            self._hosts.append(self._hosts.pop(0))
-            # The configuration of this frame: another thread may change that of the next.
-            return self._run(image, frame.camera, wanted, self.config)
+        return self.batch([frame], [outputs])[0]
 
     def batch(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]]) -> list[Result]:
-        """The results of several frames, as of several cameras; the same as from single calls.
+        """The results of several frames, as of several cameras; on a GPU those of one size go through the network together.
 
         Args:
             frames: Of any sizes.
@@ -195,10 +170,28 @@ class Pipeline:
         Raises:
             As a call does, for whichever frame it is, and then there is no result.
         """
-        if len(frames) == 1:
-            return [self(frames[0], outputs[0])]
-        # One after the other, all through the same buffers: so each result is copied.
-        return [_owned(self(frame, wanted)) for frame, wanted in zip(frames, outputs, strict=True)]
+        # The configuration of these frames: another thread may change that of the next.
+        config = self.config
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for index, frame in enumerate(frames):
+            sizes.setdefault(self._checked(frame).shape, []).append(index)
+        groups = list(sizes.values())
+        jobs = [self._job([frames[i] for i in group], [outputs[i] for i in group], config) for group in groups]
+        done = chain.from_iterable(self._path.run_all(jobs))
+        results = dict(zip(chain.from_iterable(groups), done, strict=True))
+        return [results[index] for index in range(len(frames))]
+
+    def submit(self, frame: Frame, outputs: Collection[str] = OUTPUTS) -> Pending:
+        """Begin with a frame while the one before it is under way: on a GPU their copies and work overlap.
+
+        On a CPU the frame is done when this returns. Two frames can be under way; arguments and errors as those of a call.
+        """
+        if not isinstance(self._path, DevicePath):
+            result = self(frame, outputs)
+            return Pending(lambda: result)
+        self._checked(frame)
+        ticket = self._path.submit(self._job([frame], [outputs], self.config))
+        return Pending(lambda: ticket.result()[0])
 
     def labels_among(self, ids: Sequence[int]) -> np.ndarray:
         """Labels of the last frame whose labels were asked for, had the network known only these classes: for evaluation.
@@ -212,77 +205,49 @@ class Pipeline:
         Raises:
             RuntimeError: There was no such frame, or confidence was asked for with it, which uses up the scores.
         """
-        if self._path is not None:
+        if self._path is not self._host:
             # It keeps no scores: only here are they wanted, and nothing here is in a hurry.
             if self._scored is None:
                 raise RuntimeError("labels_among needs a frame with labels and without confidence before it")
-            image, config = self._scored
-            size = _output_size(image.shape[0], image.shape[1], config.output_scale)
-            logits = self._engine.forward(image, config.input_scale)[0]
-            self._postprocess.segmentation(logits, size, config.upsampling, 0.0, False)
-        return np.asarray(self._postprocess.labels_among(ids).cpu().numpy())
+            self._host.score(self._scored)
+        return self._host.labels_among(ids)
 
-    def _on_device(self, frames: Sequence[Frame], wanted: Sequence[frozenset[str]]) -> list[Result]:
-        """Results of frames that were checked, in their order; those of one size go through the network together."""
-        assert self._path is not None
-        config = self.config
-        sizes: dict[tuple[int, ...], list[int]] = {}
-        for index, frame in enumerate(frames):
-            sizes.setdefault(frame.image.shape, []).append(index)
-        jobs = [self._job([frames[i] for i in group], [wanted[i] for i in group], config) for group in sizes.values()]
-        results = dict(
-            zip((i for group in sizes.values() for i in group), itertools.chain(*self._path.run_all(jobs)), strict=True)
-        )
-        return [results[index] for index in range(len(frames))]
+    def stages(self, frame: Frame) -> dict[str, Callable[[], Any]]:
+        """The parts of a call for a frame with a camera, each to be called alone, for `bench`; see `HostPath.stages`."""
+        self._checked(frame)
+        return self._host.stages(self._job([frame], [OUTPUTS], self.config))
 
-    def _job(self, frames: Sequence[Frame], wanted: Sequence[frozenset[str]], config: Config) -> Job:
-        """Frames of one size, checked, as the device path takes them."""
+    def _device_path(self, network: MultiTaskRefineNet, classes: tuple[int, int], copies: bool) -> DevicePath:
+        # Exact, lest fp32 be less than that.
+        runtime = CudaRuntime(self.device, self.config.gpu_tuning, exact=self.precision == "fp32")
+        return DevicePath(network, runtime, self.precision, classes, use_graphs=self.config.gpu_graph, copies=copies)
+
+    def _job(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]], config: Config) -> Job:
+        """Frames of one size, checked, as the paths take them."""
         height, width = frames[0].image.shape[:2]
-        needed = needed_tasks(wanted[-1])
-        if needed & {"labels", "confidence"}:
-            keeps_scores = "confidence" not in needed and not config.min_confidence
-            self._scored = (frames[-1].image, config) if keeps_scores else None
-        return Job(
+        job = Job(
             frames,
-            wanted,
+            [
+                _checked_outputs(wanted) - (frozenset() if frame.camera else {"cloud"})
+                for frame, wanted in zip(frames, outputs, strict=True)
+            ],
             [self._depth_factor(frame.camera, width, config.input_scale) for frame in frames],
-            _output_size(height, width, config.output_scale),
-            _output_size(height, width, config.input_scale),
+            scaled_size(height, width, config.output_scale),
+            config.input_scale,
             config.upsampling,
             config.min_depth,
             self._max_depth(config),
             config.min_confidence,
         )
-
-    def _run(self, image: np.ndarray, camera: CameraModel | None, wanted: frozenset[str], config: Config) -> Result:
-        size = _output_size(image.shape[0], image.shape[1], config.output_scale)
-        needed = needed_tasks(wanted)
-        raw = self._engine.forward(image, config.input_scale) if needed else ()
-        values: dict[str, Any] = {}
-        if "labels" in needed or "confidence" in needed:
-            values["labels"], values["confidence"] = self._postprocess.segmentation(
-                raw[0], size, config.upsampling, config.min_confidence, "confidence" in needed
-            )
-        if "depth" in needed:
-            max_depth = self._max_depth(config)
-            factor = self._depth_factor(camera, image.shape[1], config.input_scale)
-            values["depth"] = self._postprocess.depth(raw[1], size, config.upsampling, config.min_depth, max_depth, factor)
-        if "normals" in needed and len(raw) > 2:
-            values["normals"] = self._postprocess.normals(raw[2], size, config.upsampling)
-        small = _resized(image, size) if wanted & {"cloud", "image"} else None
-        if camera is not None:
-            camera = camera.scaled(size[1], size[0])
-            if small is not None and "cloud" in wanted:
-                values["cloud"] = self._cloud(values["depth"], camera, small, values["labels"])
-        arrays = {name: self._to_host(name, values[name]) for name in wanted if values.get(name) is not None}
-        if "cloud" in arrays:
-            arrays["cloud"] = arrays["cloud"].view(CLOUD_DTYPE)[..., 0]
-        return Result(**arrays, camera=camera, image=small if "image" in wanted else None)
+        needed = needed_tasks(job.wanted[-1])
+        if needed & {"labels", "confidence"}:
+            self._scored = None if "confidence" in needed or config.min_confidence else job
+        return job
 
     def _warm_up(self) -> None:
-        """A black frame of the training camera's size through everything, so that kernels are chosen and memory is there."""
+        """Black frames of the training camera's size through everything, so that kernels are chosen and memory is there."""
         camera = CameraModel.from_intrinsics(self.description.camera or DEFAULT_CAMERA)
-        for _ in range(1 if self._path is None else CAPTURED_AT):
+        for _ in range(self._path.warm_up_jobs):
             self(Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera))
 
     def _depth_factor(self, camera: CameraModel | None, width: int, input_scale: float) -> float:
@@ -320,42 +285,6 @@ class Pipeline:
                 "use camera.scaled or camera.cropped, as the picture was"
             )
         return image
-
-    def _cloud(self, depth: Tensor, camera: CameraModel, image: np.ndarray, labels: Tensor) -> Tensor:
-        rays = self._rays.get(camera)
-        if rays is None:
-            while len(self._rays) >= CACHED_CAMERAS:
-                self._rays.pop(next(iter(self._rays)))
-            rays = self._rays[camera] = torch.from_numpy(camera.rays()).to(self.device)
-        shape = (*depth.shape, CLOUD_FLOATS)
-        out = self._clouds.get("cloud", shape, torch.float32)
-        # A view of the message's memory may be read-only, which PyTorch does not take: only then is it copied.
-        pixels = image if image.flags.writeable and image.flags.c_contiguous else np.array(image)
-        return pack_cloud(depth, rays, torch.from_numpy(pixels).to(self.device), labels, out)
-
-    def _to_host(self, name: str, tensor: Tensor) -> np.ndarray:
-        """The output as an array: a kept one where outputs are reused, else one of its own."""
-        if not self._reuse_outputs:
-            return tensor.to("cpu", copy=True).numpy()
-        if self.device.type == "cpu":
-            return tensor.numpy()
-        return self._hosts[0].get(name, tuple(tensor.shape), tensor.dtype).copy_(tensor).numpy()
-
-
-def _owned(result: Result) -> Result:
-    """The result with arrays of its own; the picture is the frame's."""
-    arrays = {name: getattr(result, name) for name in OUTPUTS if name != "image"}
-    return replace(result, **{name: array.copy() for name, array in arrays.items() if array is not None})
-
-
-def _output_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    return max(round(height * scale), 1), max(round(width * scale), 1)
-
-
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if size == image.shape[:2]:
-        return image
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA))
 
 
 def _checked_outputs(outputs: Collection[str]) -> frozenset[str]:

@@ -20,7 +20,7 @@ from mtl_perception.config import Config
 from mtl_perception.engine import device_slots
 from mtl_perception.engine.device_path import SLOTS, DevicePath
 from mtl_perception.engine.device_runtime import CudaRuntime, HostRuntime, Lane, is_out_of_memory
-from mtl_perception.engine.device_slots import Job
+from mtl_perception.engine.job import Job
 from mtl_perception.engine.run import Engine
 from mtl_perception.errors import DeviceError
 from mtl_perception.types import Result
@@ -128,7 +128,7 @@ def job(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[str] | N
     camera = CameraModel(size[1], size[0], 5.0, 6.0, 4.0 + seed, 3.0)
     frames = [Frame(noise_picture(*size, seed=10 * seed + i), camera) for i in range(count)]
     outputs = frozenset(wanted or {"labels", "depth", "cloud"})
-    return Job(frames, [outputs] * count, [1.0 + seed] * count, size, size, "bicubic", 0.5 * seed, 80.0, 0.0)
+    return Job(frames, [outputs] * count, [1.0 + seed] * count, size, 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
 
 
 def assert_of(results: list[Result], done: Job) -> None:
@@ -180,7 +180,10 @@ def test_whose_memory(make):
         first = path.run(job(1))[0]
         before = first.labels.copy()
         second = path.run(job(2))[0]
-        assert np.shares_memory(first.labels, second.labels) != copies
+        assert not np.shares_memory(first.labels, second.labels), "one may be read while the next is made"
+        assert (first.labels == before).all()
+        third = path.run(job(3))[0]
+        assert np.shares_memory(first.labels, third.labels) != copies
         assert (first.labels == before).all() == copies
 
 
@@ -248,7 +251,8 @@ def test_out_of_memory_frees_everything_and_goes_on_without_a_graph(make, fault)
     runtime = LateRuntime()
     path = make(runtime, copies=False)
     large = job(3, size=(20, 30))
-    assert_of(path.run(large), large)
+    for _ in range(SLOTS):
+        assert_of(path.run(large), large)
     under_way = [path.submit(job(number)) for number in (1, 2)]
     runtime.faults.append(fault)
     assert_of(path.run(large), large)
@@ -259,7 +263,7 @@ def test_out_of_memory_frees_everything_and_goes_on_without_a_graph(make, fault)
     for _ in range(3):
         assert_of(path.run(large), large)
     assert path.graphs == 0, "this one stays without"
-    for number in (4, 5):
+    for number in range(SLOTS + 1):
         path.run(job(number))
     assert path.graphs == 1, "others have theirs"
     assert path.notes == [
@@ -332,19 +336,24 @@ def test_a_pipeline_on_a_gpu_takes_this_path(weights_file, monkeypatch, precisio
             self.device = torch.device("cuda", 0)
 
     monkeypatch.setattr(device_slots, "DeviceProgram", Arithmetic)
-    monkeypatch.setattr(pipeline, "Engine", OnGpu)
+    monkeypatch.setattr(pipeline, "make_engine", lambda *args: OnGpu(*args[:4]))
     monkeypatch.setattr(pipeline, "CudaRuntime", lambda *args, **named: asked.append((args, named)) or runtime)
     pipe = Pipeline(weights=weights_file, device="cpu", precision=precision, gpu_tuning=True, reuse_outputs=True)
     assert asked == [((torch.device("cuda", 0), True), {"exact": exact})]
-    assert runtime.captures == pipe._path.graphs == 1, "the warm-up ends with a graph"
+    assert runtime.captures == pipe._path.graphs == SLOTS, "the warm-up ends with a graph for each set of results"
     frames = [Frame(noise_picture(HEIGHT, WIDTH, seed), CAMERA) for seed in range(4)]
     under_way = [pipe.submit(frame, {"labels"}) for frame in frames[:2]]
     for frame, pending in zip(frames, under_way, strict=False):
         np.testing.assert_array_equal(pending.result().labels, frame.image[..., 0])
     first, second = pipe(frames[2], {"labels"}), pipe(frames[3], {"labels"})
-    np.testing.assert_array_equal(second.labels, frames[3].image[..., 0])
-    assert np.shares_memory(first.labels, second.labels)
-    assert pipe.backend == "cpu graph" and pipe.notes == []
+    for result, frame in zip((first, second), frames[2:], strict=True):
+        np.testing.assert_array_equal(result.labels, frame.image[..., 0])
+    assert np.shares_memory(first.labels, pipe(frames[0], {"labels"}).labels)
+    both = pipe.batch(frames[:2], [{"labels"}, {"labels"}])
+    for result, frame in zip(both, frames, strict=False):
+        np.testing.assert_array_equal(result.labels, frame.image[..., 0])
+    assert (pipe.result_sets, pipe.batch_limit) == (SLOTS, 8)
+    assert pipe.backend == "cpu graph" and pipe.notes == ()
     off = Pipeline(weights=weights_file, device="cpu", precision="fp32", gpu_graph=False, warm_up=False)
     assert off.backend == "cpu eager"
 
@@ -353,7 +362,7 @@ def test_a_frame_submitted_to_a_cpu_is_done(weights_file):
     pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
     frame = Frame(noise_picture(20, 30), CameraModel(30, 20, 30.0, 30.0, 15.0, 10.0))
     assert pipe.submit(frame).result().cloud.tobytes() == pipe(frame).cloud.tobytes()
-    assert pipe.backend.startswith("torch") and pipe.notes == []
+    assert (pipe.result_sets, pipe.batch_limit, pipe.notes) == (1, 1, ())
 
 
 @needs_cuda

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mtl_perception.engine.device_program import ProgramSpec, prepare_network
 from mtl_perception.engine.device_runtime import HostRuntime, Lane, is_out_of_memory
-from mtl_perception.engine.device_slots import Job, Plan, Slot, results_of
+from mtl_perception.engine.device_slots import Plan, Slot, results_of, spec_of
+from mtl_perception.engine.job import Job
 from mtl_perception.engine.run import DTYPES, device_errors
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.net.model import MultiTaskRefineNet
@@ -28,6 +29,8 @@ CAPTURED_AT = 2
 """Which job of a kind has its program captured: a picture whose size comes only once is not worth it."""
 CACHED_CAMERAS = 16
 NOTES = 8
+BATCH = 8
+"""Pictures in one pass, as of so many cameras."""
 
 
 class Ticket:
@@ -42,8 +45,8 @@ class Ticket:
     def result(self) -> list[Result]:
         """One result a frame, in order; waits until they are there.
 
-        Where the path does not copy, their arrays are valid until as many more jobs of the same kind are submitted as there
-        are slots, or one is run.
+        Where the path does not copy, their arrays are valid until as many more jobs of the same kind are begun as there are
+        slots.
 
         Raises:
             DeviceError: The device failed.
@@ -79,7 +82,12 @@ class DevicePath:
 
     Attributes:
         notes: What was not as it should be, newest last.
+        result_sets: How many calls' results are valid at a time where they are not copied.
+        batch_limit: How many frames are taken together at most.
     """
+
+    result_sets = SLOTS
+    batch_limit = BATCH
 
     def __init__(
         self,
@@ -115,6 +123,11 @@ class DevicePath:
         return f"{self.device.type} graph" if self._use_graphs else f"{self.device.type} eager"
 
     @property
+    def warm_up_jobs(self) -> int:
+        """How many jobs of a kind it takes until each is the replay of a graph."""
+        return CAPTURED_AT * (1 if self.copies else SLOTS)
+
+    @property
     def graphs(self) -> int:
         """How many graphs there are."""
         return sum(slot.is_captured for plan in self._plans.values() for slot in plan.slots)
@@ -147,7 +160,7 @@ class DevicePath:
         Raises:
             DeviceError: The device failed or has no room.
         """
-        spec = job.spec(self._tasks)
+        spec = spec_of(job, self._tasks)
         ticket = Ticket(self, job)
         if not spec.outputs:
             return ticket
@@ -194,8 +207,12 @@ class DevicePath:
         return plan
 
     def _slot(self, plan: Plan, overlap: bool) -> Slot:
-        """A slot with nothing in it: the next in turn, or for a lone job the first, which spares it a second graph."""
-        number = plan.next if overlap else 0
+        """A slot with nothing in it: the next in turn.
+
+        A lone job whose results are copied gets the first, which spares it a second graph; where they are not, the results of
+        the job before must outlive it.
+        """
+        number = plan.next if overlap or not self.copies else 0
         while number >= len(plan.slots):
             plan.slots.append(Slot(self.runtime, plan.program, plan.rays))
         plan.next = (number + 1) % SLOTS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,62 +12,31 @@ from torch import Tensor
 
 from mtl_perception.engine.device_program import DeviceProgram, ProgramSpec
 from mtl_perception.engine.device_runtime import HostRuntime, Lane
+from mtl_perception.engine.job import Job
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.net.model import MultiTaskRefineNet
-from mtl_perception.types import CLOUD_DTYPE, OUTPUTS, Frame, Result
+from mtl_perception.types import CLOUD_DTYPE, OUTPUTS, Result
 
 
-@dataclass(frozen=True)
-class Job:
-    """Frames of one size to be done in one pass.
-
-    Attributes:
-        frames: The pictures, checked, and their cameras.
-        wanted: Of types.OUTPUTS, for each frame.
-        depth_factors: Metres over transformed depth, for each frame.
-        output_size: Height and width.
-        network_size: Height and width that the network sees.
-        upsampling: bicubic or bilinear.
-        min_depth: Metres.
-        max_depth: Metres.
-        min_confidence: 0 to 1.
-    """
-
-    frames: Sequence[Frame]
-    wanted: Sequence[frozenset[str]]
-    depth_factors: Sequence[float]
-    output_size: tuple[int, int]
-    network_size: tuple[int, int]
-    upsampling: str
-    min_depth: float
-    max_depth: float
-    min_confidence: float
-
-    @property
-    def cameras(self) -> list[CameraModel | None]:
-        """The outputs' cameras."""
-        height, width = self.output_size
-        return [None if frame.camera is None else frame.camera.scaled(width, height) for frame in self.frames]
-
-    def spec(self, tasks: Sequence[str]) -> ProgramSpec:
-        """The program that it needs, of a network with these tasks; without outputs: none."""
-        size = (int(self.frames[0].image.shape[0]), int(self.frames[0].image.shape[1]))
-        wanted = frozenset[str]().union(*self.wanted)
-        if self.output_size == size:
-            wanted -= {"image"}
-        if not any(frame.camera for frame in self.frames):
-            wanted -= {"cloud"}
-        if "normals" not in tasks:
-            wanted -= {"normals"}
-        return ProgramSpec(
-            len(self.frames),
-            size,
-            self.output_size,
-            tuple(name for name in OUTPUTS if name in wanted),
-            self.network_size,
-            self.upsampling,
-            "confidence" in wanted or (self.min_confidence > 0 and bool({"labels", "cloud"} & wanted)),
-        )
+def spec_of(job: Job, tasks: Sequence[str]) -> ProgramSpec:
+    """The program that a job needs, of a network with these tasks; without outputs: none."""
+    size = (int(job.frames[0].image.shape[0]), int(job.frames[0].image.shape[1]))
+    wanted = frozenset[str]().union(*job.wanted)
+    if job.output_size == size:
+        wanted -= {"image"}
+    if not any(frame.camera for frame in job.frames):
+        wanted -= {"cloud"}
+    if "normals" not in tasks:
+        wanted -= {"normals"}
+    return ProgramSpec(
+        len(job.frames),
+        size,
+        job.output_size,
+        tuple(name for name in OUTPUTS if name in wanted),
+        job.network_size,
+        job.upsampling,
+        "confidence" in wanted or (job.min_confidence > 0 and bool({"labels", "cloud"} & wanted)),
+    )
 
 
 class Slot:
