@@ -97,7 +97,7 @@ def test_bad_frame_of_one_camera_does_not_harm_the_others(cameras: dict[str, Cam
 
 
 def test_flood_of_one_camera_does_not_starve_another(cameras: dict[str, Camera], client: Client) -> None:
-    flood = image(noise_picture(240, 320))
+    flood = image(noise_picture(480, 640))
     before = {name: client.counts(f"{name}: frames") for name in NAMES}
     stamps = []
     for turn in range(60):
