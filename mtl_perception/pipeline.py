@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mtl_perception.config import LIVE, Config, by_name, parameters
-from mtl_perception.engine.device_path import CAPTURED_AT, DevicePath
+from mtl_perception.engine.device_path import CAPTURED_AT, SLOTS, DevicePath
 from mtl_perception.engine.device_runtime import CudaRuntime
 from mtl_perception.engine.device_slots import Job
 from mtl_perception.engine.postprocess import Postprocessor, needed_tasks
@@ -40,7 +40,7 @@ class Pending:
         self._finish = finish
 
     def result(self) -> Result:
-        """Wait for it, and give it; with `reuse_outputs` it is valid until the next call, or the next `submit` but one.
+        """Wait for it, and give it; with `reuse_outputs` it is valid as long as that of a call.
 
         Raises:
             DeviceError: The device failed.
@@ -58,7 +58,8 @@ class Pipeline:
         weights: A name or a file; see `load_network`.
         device: auto, cpu, cuda or cuda:N.
         config: All parameters at once, instead of the others.
-        reuse_outputs: Give the same arrays again at each call, without a copy: a result is valid until the next.
+        reuse_outputs: Give the same arrays again, without a copy: a result is valid until the next call, on a GPU until the
+            next but one.
         **others: Any parameter of `Config`.
 
     Raises:
@@ -122,9 +123,9 @@ class Pipeline:
         return f"torch on {self.device.type}" if self._path is None else self._path.backend
 
     @property
-    def notes(self) -> list[str]:
+    def notes(self) -> tuple[str, ...]:
         """What the device could not do as it should, and what is done instead, for diagnostics."""
-        return [] if self._path is None else list(self._path.notes)
+        return () if self._path is None else tuple(self._path.notes)
 
     @property
     def max_depth(self) -> float:
@@ -262,7 +263,7 @@ class Pipeline:
     def _warm_up(self) -> None:
         """A black frame of the training camera's size through everything, so that kernels are chosen and memory is there."""
         camera = CameraModel.from_intrinsics(self.description.camera or DEFAULT_CAMERA)
-        for _ in range(1 if self._path is None else CAPTURED_AT):
+        for _ in range(1 if self._path is None else CAPTURED_AT * SLOTS):
             self(Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera))
 
     def _depth_factor(self, camera: CameraModel | None, width: int, input_scale: float) -> float:
