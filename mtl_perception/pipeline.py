@@ -36,7 +36,7 @@ class Pending:
         self._finish = finish
 
     def result(self) -> Result:
-        """Wait for it, and give it; with `reuse_outputs` it is valid until the next call, or the next `submit` but one.
+        """Wait for it, and give it; with `reuse_outputs` it is valid as long as that of a call.
 
         Raises:
             DeviceError: The device failed.

@@ -22,11 +22,11 @@ from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.types import Result
 
 SLOTS = 2
-"""Jobs under way at once: one computes while the next goes up and the last comes down."""
+"""Jobs under way at once: one computes while the next goes up and the last comes down. Also for how many jobs results stay."""
 PROGRAMS = 8
 """Programs kept; the least recently used goes first. Each holds its inputs and outputs, here and on the device."""
 CAPTURED_AT = 2
-"""Which job of a kind has its program captured: a picture whose size comes only once is not worth it."""
+"""Which job in a slot has its program captured: a picture whose size comes only once is not worth it."""
 CACHED_CAMERAS = 16
 NOTES = 8
 BATCH = 8
@@ -45,8 +45,8 @@ class Ticket:
     def result(self) -> list[Result]:
         """One result a frame, in order; waits until they are there.
 
-        Where the path does not copy, their arrays are valid until as many more jobs of the same kind are begun as there are
-        slots.
+        Where the path does not copy, their arrays are valid until `SLOTS` more jobs of the same kind are begun: one may be
+        published while the next is computed.
 
         Raises:
             DeviceError: The device failed.
@@ -125,7 +125,7 @@ class DevicePath:
     @property
     def warm_up_jobs(self) -> int:
         """How many jobs of a kind it takes until each is the replay of a graph."""
-        return CAPTURED_AT * (1 if self.copies else SLOTS)
+        return CAPTURED_AT * SLOTS
 
     @property
     def graphs(self) -> int:
@@ -188,7 +188,7 @@ class DevicePath:
 
     def _start(self, ticket: Ticket, spec: ProgramSpec, job: Job, overlap: bool, use_graph: bool) -> None:
         plan = self._plan(spec, use_graph)
-        slot = self._slot(plan, overlap)
+        slot = self._slot(plan)
         slot.stage(job)
         if plan.rays is not None:
             self._aim(plan, job)
@@ -206,16 +206,12 @@ class DevicePath:
         self._plans[spec] = plan
         return plan
 
-    def _slot(self, plan: Plan, overlap: bool) -> Slot:
-        """A slot with nothing in it: the next in turn.
-
-        A lone job whose results are copied gets the first, which spares it a second graph; where they are not, the results of
-        the job before must outlive it.
-        """
-        number = plan.next if overlap or not self.copies else 0
-        while number >= len(plan.slots):
-            plan.slots.append(Slot(self.runtime, plan.program, plan.rays))
+    def _slot(self, plan: Plan) -> Slot:
+        """The next in turn, with nothing in it."""
+        number = plan.next
         plan.next = (number + 1) % SLOTS
+        if number >= len(plan.slots):
+            plan.slots.append(Slot(self.runtime, plan.program, plan.rays))
         slot = plan.slots[number]
         if slot.settle is not None:
             slot.settle()
