@@ -184,7 +184,7 @@ def prove_sameness(bench: Bench, report: Report) -> None:
             overlapped.append(kept(before.result()))
         before = now
     report.prove("overlapped frames: same bytes", all(map(same, overlapped, single)), f"{len(frames)} frames")
-    together = [kept(result) for result in pipe._on_device(frames, [frozenset(OUTPUTS)] * len(frames))]
+    together = [kept(result) for result in pipe.batch(frames, [OUTPUTS] * len(frames))]
     labels, depth = (min(values) for values in zip(*map(agreement, together, single), strict=True))
     report.prove(
         f"a batch of {len(frames)} agrees with single frames",
@@ -288,7 +288,7 @@ def time_all(bench: Bench, report: Report) -> None:
         report.time(f"gpu_tuning {other}, {of}", _calls(bench.pipeline(bench.best, gpu_tuning=other), frame, bench.runs))
         for count in BATCHES:
             frames, wanted = bench.frames(largest, count), [frozenset(OUTPUTS)] * count
-            calls = _timed(lambda f=frames, w=wanted: pipe._on_device(f, w), bench.runs)  # type: ignore[misc]
+            calls = _timed(lambda f=frames, w=wanted: pipe.batch(f, w), bench.runs)  # type: ignore[misc]
             report.time(f"batch of {count}, {of}", calls)
 
     def overlapped() -> None:
