@@ -122,6 +122,7 @@ def _description(pipeline: Pipeline) -> dict[str, Any]:
         "licence": pipeline.description.licence,
         "classes": pipeline.class_set.name,
         "device": device_name(pipeline.device),
+        "backend": pipeline.backend,
         "precision": pipeline.precision,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     pipeline = Pipeline(config=config_from(args, warm_up=False), reuse_outputs=True)
     cameras = _Cameras(args.camera, pipeline)
     print(f"weights {pipeline.description.name!r}; licence: {pipeline.description.licence}", file=sys.stderr)
+    for note in pipeline.notes:
+        print(note, file=sys.stderr)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
