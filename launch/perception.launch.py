@@ -57,7 +57,7 @@ def start(context: LaunchContext) -> list:
     prepare_middleware()
     actions = [perception(given)]
     if given["bag"]:
-        actions += [player(given, camera) for camera in cameras(given)]
+        actions += [player(given, camera, leads=not number) for number, camera in enumerate(cameras(given))]
     if given["rviz"] == "true":
         # First: where RViz is not installed, launch ends with an error, and would leave behind what was started before.
         actions = [*rviz(given), *actions]
@@ -84,8 +84,8 @@ def perception(given: dict[str, str]) -> Node:
     )
 
 
-def player(given: dict[str, str], camera: str = "") -> ExecuteProcess:
-    """Plays `bag` as the camera that the node listens to, from when it listens."""
+def player(given: dict[str, str], camera: str = "", leads: bool = True) -> ExecuteProcess:
+    """Plays `bag` as the camera that the node listens to, from when it listens; the one that leads gives the time."""
     remappings = dict(camera_remappings(given, camera))
     under = f"{camera}/" if camera else ""
     if f"{under}image" in remappings:
@@ -99,7 +99,7 @@ def player(given: dict[str, str], camera: str = "") -> ExecuteProcess:
         ros_arguments += ["-r", f"__ns:=/{given['namespace'].strip('/')}"]
     command = [package_python(), "-m", "mtl_perception", "play", given["bag"], "--rate", given["rate"], "--subscribers", "1"]
     command += ["--loop"] if given["loop"] == "true" else []
-    command += ["--clock"] if given["use_sim_time"] == "true" else []
+    command += ["--clock"] if leads and given["use_sim_time"] == "true" else []
     command += ["--ros-args", *ros_arguments] if ros_arguments else []
     return ExecuteProcess(cmd=command, name=f"play_{camera}" if camera else "play", output="screen")
 

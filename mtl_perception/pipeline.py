@@ -194,7 +194,7 @@ class Pipeline:
         return Pending(lambda: ticket.result()[0])
 
     def labels_among(self, ids: Sequence[int]) -> np.ndarray:
-        """Labels of the last frame whose labels were asked for, had the network known only these classes: for evaluation.
+        """Labels of the last frame, had the network known only these classes: for evaluation.
 
         Args:
             ids: Of `class_set`; the answer for a pixel is the one whose score is greatest.
@@ -203,7 +203,7 @@ class Pipeline:
             H x W uint8 positions in `ids`, 255 where there is no score.
 
         Raises:
-            RuntimeError: There was no such frame, or confidence was asked for with it, which uses up the scores.
+            RuntimeError: Its labels were not asked for, or confidence was, too, which uses up the scores.
         """
         if self._path is not self._host:
             # It keeps no scores: only here are they wanted, and nothing here is in a hurry.
@@ -239,9 +239,9 @@ class Pipeline:
             self._max_depth(config),
             config.min_confidence,
         )
-        needed = needed_tasks(job.wanted[-1])
-        if needed & {"labels", "confidence"}:
-            self._scored = None if "confidence" in needed or config.min_confidence else job
+        if self._path is not self._host:
+            scored = "labels" in (needed := needed_tasks(job.wanted[-1])) and "confidence" not in needed
+            self._scored = job if scored and not config.min_confidence else None
         return job
 
     def _warm_up(self) -> None:

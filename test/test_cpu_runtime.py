@@ -20,7 +20,7 @@ from mtl_perception.engine import artefacts as artefacts_module
 from mtl_perception.engine import cpu_runtime, openvino_graph
 from mtl_perception.engine.artefacts import Artefacts
 from mtl_perception.engine.backends import make_engine
-from mtl_perception.engine.cpu_runtime import KEPT_SIZES, RuntimeEngine
+from mtl_perception.engine.cpu_runtime import KEPT_FROM, KEPT_SIZES, RuntimeEngine
 from mtl_perception.engine.run import Engine
 from mtl_perception.errors import ConfigError, DeviceError
 from mtl_perception.net.description import published_description
@@ -70,6 +70,13 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def files(kept: Artefacts) -> list[Path]:
     assert kept._folder is not None
     return sorted(kept._folder.iterdir())
+
+
+def used(engine: RuntimeEngine, image: np.ndarray = PICTURE) -> list[torch.Tensor]:
+    """The outputs of the picture that has the compiled network kept."""
+    for _ in range(KEPT_FROM):
+        outputs = engine.forward(image)
+    return [output.clone() for output in outputs]
 
 
 class TestAgreement:
@@ -123,7 +130,7 @@ class TestSizes:
 
 class TestDisk:
     def test_a_second_start_compiles_nothing_and_says_the_same(self, network, kept, compilations):
-        first = [output.clone() for output in RuntimeEngine(network, artefacts=kept).forward(PICTURE)]
+        first = used(RuntimeEngine(network, artefacts=kept))
         second = RuntimeEngine(network, artefacts=kept).forward(PICTURE)
         assert compilations == [(33, 47)]
         assert all(torch.equal(a, b) for a, b in zip(second, first, strict=True))
@@ -140,12 +147,12 @@ class TestDisk:
         ids=lambda item: item[0],
     )
     def test_a_spoilt_entry_is_made_again(self, network, kept, compilations, spoil):
-        expected = [output.clone() for output in RuntimeEngine(network, artefacts=kept).forward(PICTURE)]
+        expected = used(RuntimeEngine(network, artefacts=kept))
         (entry,) = files(kept)
         entry.write_bytes(spoil[1](entry.read_bytes()))
         for _ in range(2):
             engine = RuntimeEngine(network, artefacts=kept)
-            assert all(torch.equal(a, b) for a, b in zip(engine.forward(PICTURE), expected, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(used(engine), expected, strict=True))
             assert engine.notes == ()
         assert compilations == [(33, 47)] * 2, "made again once, and then kept"
 
@@ -156,14 +163,40 @@ class TestDisk:
         assert (engine.notes, compilations) == ((), [(33, 47)])
 
     def test_each_of_weights_size_and_version_has_its_own(self, network, kept, compilations, monkeypatch):
-        RuntimeEngine(network, artefacts=kept).forward(PICTURE)
+        used(RuntimeEngine(network, artefacts=kept))
         network.get_parameter("depth.bias").add_(0.25)
         changed = RuntimeEngine(network, artefacts=kept)
-        assert_same(changed.forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
-        changed.forward(picture(34, 47))
+        assert_same(used(changed), Engine(network, "cpu").forward(PICTURE))
+        used(changed, picture(34, 47))
         monkeypatch.setattr(cpu_runtime, "_cpu_flags", lambda: "another processor")
-        RuntimeEngine(network, artefacts=kept).forward(PICTURE)
-        assert len(compilations) == len(files(kept)) == 4
+        used(RuntimeEngine(network, artefacts=kept))
+        monkeypatch.setattr(cpu_runtime, "_sources", lambda: "another graph")
+        used(RuntimeEngine(network, artefacts=kept))
+        assert len(compilations) == len(files(kept)) == 5
+
+    def test_a_size_that_comes_once_is_not_kept(self, network, kept):
+        engine = RuntimeEngine(network, artefacts=kept)
+        for width in range(40, 44):
+            engine.forward(picture(33, width))
+        assert files(kept) == []
+        engine.forward(picture(33, 43))
+        assert len(files(kept)) == 1
+
+    def test_what_openvino_does_not_export_runs_all_the_same(self, network, kept, monkeypatch):
+        def fail(*args: object) -> None:
+            raise RuntimeError("export is not supported")
+
+        engine = RuntimeEngine(network, artefacts=kept)
+        compiled = engine._compiled
+
+        def unwilling(size: tuple[int, int]) -> object:
+            found = compiled(size)
+            engine._unkept[size] = (0, SimpleNamespace(export_model=fail))
+            return found
+
+        monkeypatch.setattr(engine, "_compiled", unwilling)
+        assert_same(used(engine), Engine(network, "cpu").forward(PICTURE))
+        assert engine.backend.startswith("openvino ") and "export is not supported" in engine.notes[0]
 
     def test_it_does_not_grow_without_bound(self, kept, monkeypatch):
         monkeypatch.setattr(artefacts_module, "MOST_ENTRIES", 3)
@@ -174,10 +207,10 @@ class TestDisk:
 
     def test_a_folder_that_others_can_write_is_not_used(self, network, tmp_path, compilations):
         folder = tmp_path / "cache" / "compiled"
-        RuntimeEngine(network, artefacts=Artefacts(folder)).forward(PICTURE)
+        used(RuntimeEngine(network, artefacts=Artefacts(folder)))
         folder.chmod(0o777)
         engine = RuntimeEngine(network, artefacts=Artefacts(folder))
-        engine.forward(PICTURE)
+        used(engine)
         assert len(compilations) == 2
         assert "other users can write there" in engine.notes[0] and "each start compiles anew" in engine.notes[0]
         assert engine.backend.startswith("openvino ")
@@ -229,7 +262,37 @@ class TestFallback:
 
         engine._requests[(33, 47)] = SimpleNamespace(infer=fail)
         assert_same(engine.forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
-        assert "gone" in engine.notes[0]
+        assert "gone" in engine.notes[0] and engine.backend.startswith("torch ")
+        engine.forward(PICTURE)
+        assert engine.backend.startswith("openvino "), "one failure is no reason to stay slow"
+
+    def test_a_size_at_which_it_fails_is_left_to_pytorch_and_the_others_are_not(self, network, kept, monkeypatch):
+        engine = RuntimeEngine(network, artefacts=kept)
+        compiled, tried = engine._compiled, []
+
+        def small_only(size: tuple[int, int]) -> object:
+            tried.append(size)
+            if size[0] > 40:
+                raise MemoryError("no room")
+            return compiled(size)
+
+        monkeypatch.setattr(engine, "_compiled", small_only)
+        large = picture(61, 90)
+        for _ in range(4):
+            assert_same(engine.forward(large), Engine(network, "cpu").forward(large))
+        assert tried == [(61, 90)] * 2
+        engine.forward(PICTURE)
+        assert engine.backend.startswith("openvino ") and "61" in engine.notes[0]
+
+    def test_it_is_there_but_does_not_work(self, network, monkeypatch):
+        def broken() -> None:
+            raise RuntimeError("no plugin for CPU")
+
+        monkeypatch.setattr(cpu_runtime.openvino(), "Core", broken)
+        engine = make_engine(network, "cpu")
+        assert engine.backend.startswith("torch ") and "no plugin for CPU" in engine.notes[0]
+        with pytest.raises(ConfigError, match="does not work here.*no plugin for CPU"):
+            make_engine(network, "cpu", backend="openvino")
 
 
 class TestChoice:

@@ -114,6 +114,8 @@ def _evaluate(
     finally:
         entry["datasets"] = [evaluation.report() for evaluation in evaluations]
         entry["overall"] = overall(evaluations) if evaluations else None
+        # What ran, which can be another than what was begun with.
+        entry["backend"] = pipeline.backend
 
 
 def _description(pipeline: Pipeline) -> dict[str, Any]:

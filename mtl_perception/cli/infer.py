@@ -49,8 +49,6 @@ def run(args: argparse.Namespace) -> int:
     pipeline = Pipeline(config=config_from(args, warm_up=False), reuse_outputs=True)
     cameras = _Cameras(args.camera, pipeline)
     print(f"weights {pipeline.description.name!r}; licence: {pipeline.description.licence}", file=sys.stderr)
-    for note in pipeline.notes:
-        print(note, file=sys.stderr)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
                 raise
             failed += 1
             tqdm.write(f"mtl_perception infer: {error}", file=sys.stderr)
+    for note in pipeline.notes:
+        print(note, file=sys.stderr)
     if failed:
         raise SourceError(f"{failed} of {len(paths)} pictures failed; the others are in {args.out}")
     return 0

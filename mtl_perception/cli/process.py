@@ -65,8 +65,6 @@ def run(args: argparse.Namespace) -> None:
     )
     pipeline = Pipeline(config=config, reuse_outputs=True)
     print(f"weights {pipeline.description.name!r}; licence: {pipeline.description.licence}", file=sys.stderr)
-    for note in pipeline.notes:
-        print(note, file=sys.stderr)
     outputs = needed_results([row.name for row in OUTPUT_TOPICS])
     with BagWriter(args.out, force=args.force) as writer:
         recorder = _Recorder(writer, Encoder(pipeline.class_set, config.overlay_opacity), args.with_input)
@@ -77,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
             if not recorder.frames:
                 raise
             raise SourceError(f"{error}; the {recorder.frames} frames before that are in {args.out}") from error
+    for note in pipeline.notes:
+        print(note, file=sys.stderr)
     rejected = dict(getattr(source, "rejected", {}))
     left_out = f", {sum(rejected.values())} left out {rejected}" if rejected else ""
     print(f"{recorder.frames} frames{left_out} -> {args.out}")

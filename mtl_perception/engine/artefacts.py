@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,9 @@ from mtl_perception.net.store import cache_folder
 FOLDER = "compiled"
 SUFFIX = ".compiled"
 MOST_ENTRIES = 16
-"""Of about 12 MB each; beyond these, those written first go."""
+"""Of about 12 MB each; beyond these, those not used for the longest time go."""
+ABANDONED = 3600
+"""Seconds after which a half-written file is that of a process that was killed."""
 
 
 class Artefacts:
@@ -46,12 +49,19 @@ class Artefacts:
     def load(self, made_of: Mapping[str, str]) -> bytes | None:
         """The compiled network made of exactly this, or None."""
         path = self._path(made_of)
+        if path is None:
+            return None
         try:
-            content = b"" if path is None else path.read_bytes()
+            content = path.read_bytes()
         except OSError:
             return None
         head, _, body = content.partition(b"\n")
-        return body if head and head == _head(made_of, body) else None
+        if not head or head != _head(made_of, body):
+            return None
+        with contextlib.suppress(OSError):
+            # Used now: others go first.
+            os.utime(path)
+        return body
 
     def store(self, made_of: Mapping[str, str], body: bytes) -> None:
         """Keep a compiled network, whole or not at all, in the place of one made of the same."""
@@ -87,6 +97,10 @@ class Artefacts:
         for path in folder.glob(f"*{SUFFIX}"):
             with contextlib.suppress(OSError):
                 ages[path] = path.stat().st_mtime_ns
+        for path in folder.glob(".*.part"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink(missing_ok=True)
         for path in sorted(ages, key=lambda path: ages[path])[:-MOST_ENTRIES]:
             path.unlink(missing_ok=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mtl_perception.engine.cpu_runtime import RuntimeEngine, openvino
+from mtl_perception.engine.cpu_runtime import RuntimeEngine
 from mtl_perception.engine.run import Engine, select_device
 from mtl_perception.errors import ConfigError
 from mtl_perception.net.model import MultiTaskRefineNet
@@ -32,10 +32,9 @@ def make_engine(
     if selected.type != "cpu" or backend == "torch":
         return Engine(network, device, precision, threads)
     try:
-        openvino()
+        return RuntimeEngine(network, precision, threads)
     except ConfigError as error:
         if backend == "openvino":
             raise
         note = f"PyTorch runs the network, several times slower than OpenVINO would: {error}"
         return Engine(network, device, precision, threads, note)
-    return RuntimeEngine(network, precision, threads)

@@ -23,8 +23,9 @@ from mtl_perception.types import Result
 
 SLOTS = 2
 """Jobs under way at once: one computes while the next goes up and the last comes down. Also for how many jobs results stay."""
-PROGRAMS = 8
-"""Programs kept; the least recently used goes first. Each holds its inputs and outputs, here and on the device."""
+PROGRAMS = 32
+"""Programs kept; the least recently used goes first. Each holds its inputs and outputs, here and on the device.
+Eight cameras out of step, one with other subscribers, make fifteen kinds of job."""
 CAPTURED_AT = 2
 """Which job in a slot has its program captured: a picture whose size comes only once is not worth it."""
 CACHED_CAMERAS = 16

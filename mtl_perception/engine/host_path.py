@@ -18,7 +18,7 @@ from mtl_perception.geometry.backproject import CLOUD_FLOATS, pack_cloud
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.types import CLOUD_DTYPE, Result
 
-CACHED_CAMERAS = 8
+CACHED_CAMERAS = 32
 
 
 class HostPath:
@@ -116,6 +116,7 @@ class HostPath:
         raw = self._engine.forward(frame.image, job.input_scale) if needed else ()
         grow = job.output_size, job.upsampling
         values: dict[str, Any] = {}
+        self._postprocess.forget()
         if "labels" in needed or "confidence" in needed:
             values["labels"], values["confidence"] = self._postprocess.segmentation(
                 raw[0], *grow, job.min_confidence, "confidence" in needed
@@ -134,11 +135,13 @@ class HostPath:
 
     def _cloud(self, depth: Tensor, camera: CameraModel, image: np.ndarray, labels: Tensor) -> Tensor:
         device = self._engine.device
-        rays = self._rays.get(camera)
+        rays = self._rays.pop(camera, None)
         if rays is None:
             while len(self._rays) >= CACHED_CAMERAS:
                 self._rays.pop(next(iter(self._rays)))
-            rays = self._rays[camera] = torch.from_numpy(camera.rays()).to(device)
+            rays = torch.from_numpy(camera.rays()).to(device)
+        # Last again: the one that was not used for the longest time is first.
+        self._rays[camera] = rays
         shape = (*depth.shape, CLOUD_FLOATS)
         out = self._clouds.get("cloud", shape, torch.float32)
         # A view of the message's memory may be read-only, which PyTorch does not take: only then is it copied.

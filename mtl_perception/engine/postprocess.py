@@ -84,10 +84,12 @@ class Postprocessor:
         labels[unsure] = UNLABELLED
         return labels, confidence
 
+    def forget(self) -> None:
+        """A new picture begins: `labels_among` has nothing to say until its scores are there."""
+        self._last = self._scores = None
+
     def labels_among(self, ids: Sequence[int]) -> Tensor:
         """What a network that knows fewer classes would have said of the picture of the last `segmentation`.
-
-        Where the outputs lie on a CPU, that picture's must be the network's last.
 
         Args:
             ids: The classes to choose among, ids of the labels that `segmentation` gives.

@@ -87,7 +87,7 @@ def _network(node: PerceptionNode) -> DiagnosticStatus:
         "licence": pipeline.description.licence,
     }
     text = "; ".join((f"{pipeline.description.name} on {pipeline.device}", *pipeline.notes))
-    return _status(node, "network", OK, text, values)
+    return _status(node, "network", WARN if pipeline.notes else OK, text, values)
 
 
 def _part(camera: Camera, name: str) -> str:

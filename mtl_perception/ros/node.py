@@ -73,6 +73,8 @@ class PerceptionNode(LifecycleNode):
             f"{self.pipeline.precision}, ready after {time.monotonic() - started:.1f} s. "
             f"Licence of the weights: {self.pipeline.description.licence}"
         )
+        for note in self.pipeline.notes:
+            self.get_logger().warning(note)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -148,7 +150,11 @@ class PerceptionNode(LifecycleNode):
         on_gpu = self.pipeline is not None and self.pipeline.device.type == "cuda"
         self.pipeline = self.encoder = None
         if on_gpu:
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.empty_cache()
+            except RuntimeError as error:
+                # A device that has failed gives nothing back before the process ends.
+                self.get_logger().warning(f"the GPU's memory could not be given back: {error}")
 
     def _make_cameras(self) -> None:
         """Those of the configuration, with nothing counted yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -25,7 +26,7 @@ class Stage:
         self._thread.start()
 
     def hand_over(self, task: Callable[[], None]) -> None:
-        """Wait until the task before is done, then leave this one. It must not raise."""
+        """Wait until the task before is done, then leave this one. What it raises is logged."""
         self.wait()
         self._idle.clear()
         self._tasks.put(task)
@@ -44,5 +45,8 @@ class Stage:
         while taken := self._tasks.take():
             try:
                 taken[0][1]()
+            except Exception:
+                # A dead thread would leave whoever hands over waiting for ever.
+                logging.getLogger(__name__).exception("%s failed", self._thread.name)
             finally:
                 self._idle.set()

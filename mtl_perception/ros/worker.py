@@ -77,11 +77,13 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Work until closed."""
         limit = self._node.pipeline.batch_limit if self._node.pipeline is not None else 1
-        while taken := self._mailbox.take(limit):
-            jobs = [self._prepare(self._cameras[sender], *item) for sender, item in taken]
-            self._work([job for job in jobs if job is not None])
-        if self._publishing is not None:
-            self._publishing.close()
+        try:
+            while taken := self._mailbox.take(limit):
+                jobs = [self._prepare(self._cameras[sender], *item) for sender, item in taken]
+                self._work([job for job in jobs if job is not None])
+        finally:
+            if self._publishing is not None:
+                self._publishing.close()
 
     def _prepare(self, camera: Camera, message: Any, arrived: float) -> Job | None:
         """The job of a message; None where nobody wants it, or it was rejected."""
