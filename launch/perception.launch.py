@@ -18,14 +18,15 @@ NODE_NAME = "mtl_perception"
 DEFAULT_FRAME = "camera_optical_frame"
 
 ARGUMENTS = {
-    "image": ("", "Topic of the pictures (default: image)"),
-    "camera_info": ("", "Topic of the calibration (default: camera_info beside the image topic)"),
+    "image": ("", "Topic of the pictures (default: image); with `cameras`, under each one's name, or with {} for that name"),
+    "camera_info": ("", "Topic of the calibration (default: camera_info beside the image topic); with `cameras`, as `image`"),
+    "cameras": ("", "Names of several cameras, separated by commas: front,left,right (default: as in params_file)"),
     "weights": ("", "Shipped or fetched name, or file, of the weights (default: as in params_file)"),
     "device": ("", "auto, cpu, cuda or cuda:N (default: as in params_file)"),
     "use_sim_time": ("", "true: time comes from /clock (default: as in params_file, else false)"),
     "params_file": (str(share_file("config/perception.yaml")), "Parameters of the node; the arguments above win over it"),
     "namespace": ("", "Namespace of the node, and of the player of `bag`"),
-    "bag": ("", "Also play this: a bag, KITTI raw drive, folder of pictures, or synthetic[:FRAMES[:SEED]]"),
+    "bag": ("", "Also play this (to each camera): a bag, KITTI raw drive, folder of pictures, or synthetic[:FRAMES[:SEED]]"),
     "rate": ("1.0", "Speed at which `bag` is played; 1: as recorded"),
     "loop": ("false", "true: play `bag` again and again"),
     "rviz": ("false", "true: also start RViz"),
@@ -56,7 +57,7 @@ def start(context: LaunchContext) -> list:
     prepare_middleware()
     actions = [perception(given)]
     if given["bag"]:
-        actions.append(player(given))
+        actions += [player(given, camera, leads=not number) for number, camera in enumerate(cameras(given))]
     if given["rviz"] == "true":
         # First: where RViz is not installed, launch ends with an error, and would leave behind what was started before.
         actions = [*rviz(given), *actions]
@@ -68,47 +69,55 @@ def perception(given: dict[str, str]) -> Node:
     overrides = {name: ParameterValue(given[name], value_type=str) for name in ("weights", "device") if given[name]}
     if given["use_sim_time"]:
         overrides["use_sim_time"] = given["use_sim_time"] == "true"
+    if given["cameras"]:
+        overrides["cameras"] = cameras(given)
     return Node(
         package="mtl_perception",
         executable="perception_node",
         name=NODE_NAME,
         namespace=given["namespace"],
         parameters=[given["params_file"], overrides] if overrides else [given["params_file"]],
-        remappings=camera_remappings(given),
+        remappings=[pair for camera in cameras(given) for pair in camera_remappings(given, camera)],
         ros_arguments=["--log-level", given["log_level"]],
         output="screen",
         emulate_tty=True,
     )
 
 
-def player(given: dict[str, str]) -> ExecuteProcess:
-    """Plays `bag` as the camera that the node listens to, from when it listens."""
-    remappings = dict(camera_remappings(given))
-    if "image" in remappings:
-        remappings.setdefault("camera_info", beside(given["image"]))
-    ros_arguments = [part for name, topic in remappings.items() for part in ("-r", f"{name}:={topic}")]
+def player(given: dict[str, str], camera: str = "", leads: bool = True) -> ExecuteProcess:
+    """Plays `bag` as the camera that the node listens to, from when it listens; the one that leads gives the time."""
+    remappings = dict(camera_remappings(given, camera))
+    under = f"{camera}/" if camera else ""
+    if f"{under}image" in remappings:
+        remappings.setdefault(f"{under}camera_info", beside(remappings[f"{under}image"]))
+    # The player's own names are those of one camera.
+    played = {name: remappings.get(f"{under}{name}", f"{under}{name}") for name in ("image", "camera_info")}
+    ros_arguments = [part for name, topic in played.items() if topic != name for part in ("-r", f"{name}:={topic}")]
+    if camera:
+        ros_arguments += ["-r", f"__node:=play_{camera}"]
     if given["namespace"]:
         ros_arguments += ["-r", f"__ns:=/{given['namespace'].strip('/')}"]
     command = [package_python(), "-m", "mtl_perception", "play", given["bag"], "--rate", given["rate"], "--subscribers", "1"]
     command += ["--loop"] if given["loop"] == "true" else []
-    command += ["--clock"] if given["use_sim_time"] == "true" else []
+    command += ["--clock"] if leads and given["use_sim_time"] == "true" else []
     command += ["--ros-args", *ros_arguments] if ros_arguments else []
-    return ExecuteProcess(cmd=command, name="play", output="screen")
+    return ExecuteProcess(cmd=command, name=f"play_{camera}" if camera else "play", output="screen")
 
 
 def rviz(given: dict[str, str]) -> list:
-    """RViz with displays of all outputs; its configuration names them without a namespace."""
+    """RViz with displays of all outputs of the (first) camera; its configuration names them without namespace and camera."""
     from mtl_perception.messages.outputs import OUTPUT_TOPICS  # pulls in OpenCV: not for those who want no RViz
 
     space = given["namespace"].strip("/")
-    topics = [f"/{NODE_NAME}/{row.name}" for row in OUTPUT_TOPICS] if space else []
+    start, under = f"/{space}" if space else "", f"{cameras(given)[0]}/" if given["cameras"] else ""
+    topics = [row.name for row in OUTPUT_TOPICS] if space or under else []
     parameters = [{"use_sim_time": given["use_sim_time"] == "true"}] if given["use_sim_time"] else []
     frame = given["fixed_frame"] or frame_of(given["bag"])
     started = Node(
         package="rviz2",
         executable="rviz2",
         arguments=["-d", str(share_file("config/perception.rviz")), "-f", frame or DEFAULT_FRAME],
-        remappings=[(topic, f"/{space}{topic}") for topic in topics],
+        remappings=[(f"/{NODE_NAME}/{topic}", f"{start}/{NODE_NAME}/{under}{topic}") for topic in topics],
         parameters=parameters,
         output="log",
     )
@@ -133,12 +142,24 @@ def package_python() -> str:
     return str(python) if os.access(python, os.X_OK) else "python3"
 
 
-def camera_remappings(given: dict[str, str]) -> list[tuple[str, str]]:
+def cameras(given: dict[str, str]) -> list[str]:
+    """Names of the cameras; one empty name where none was given."""
+    return [name.strip() for name in given["cameras"].split(",") if name.strip()] or [""]
+
+
+def camera_remappings(given: dict[str, str], camera: str = "") -> list[tuple[str, str]]:
     """Topics of the camera, as far as they were given."""
-    remappings = [(name, given[name]) for name in ("image", "camera_info") if given[name]]
+    under = f"{camera}/" if camera else ""
+
+    def place(topic: str) -> str:
+        """With several cameras, a topic under the camera's name, unless it is a full one or says where the name goes."""
+        return topic.replace("{}", camera) if "{}" in topic or topic.startswith("/") else f"{under}{topic}"
+
+    topics = {name: place(given[name]) for name in ("image", "camera_info") if given[name]}
+    remappings = [(f"{under}{name}", topic) for name, topic in topics.items()]
     if len(remappings) == 2:
         # By the name that the node takes by itself too: `camera_info` remapped to its own full name shows no difference.
-        remappings.append((beside(given["image"]), given["camera_info"]))
+        remappings.append((beside(topics["image"]), topics["camera_info"]))
     return remappings
 
 

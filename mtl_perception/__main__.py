@@ -37,7 +37,9 @@ COMMANDS = {
     "export": Command(
         "mtl_perception.cli.export", "weights as one ONNX file, pre- and post-processing inside, for any runtime"
     ),
-    "bench": Command("mtl_perception.cli.bench", "time each stage of the pipeline on this machine"),
+    "bench": Command(
+        "mtl_perception.cli.bench", "time each stage on this machine, or compare with other ways to run the network"
+    ),
     "parameters": Command("mtl_perception.cli.parameters", "print the table of parameters, as text, markdown or YAML"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -50,7 +51,21 @@ class Config:
         when=CONFIGURE,
         choices=("auto", "fp32", "fp16", "bf16"),
     )
+    backend: str = _parameter(
+        "auto",
+        "What runs the network; auto: on a CPU openvino where it is installed, else torch",
+        when=CONFIGURE,
+        choices=("auto", "torch", "openvino"),
+    )
     cpu_threads: int = _parameter(0, "Threads of the network on a CPU; 0: all cores", when=CONFIGURE, low=0, high=256)
+    gpu_graph: bool = _parameter(
+        True, "Capture the work on a GPU as a CUDA graph for each picture size and set of outputs", when=CONFIGURE
+    )
+    gpu_tuning: bool = _parameter(
+        False,
+        "Let cuDNN time its kernels for each picture size: faster, but the last bits may differ from run to run",
+        when=CONFIGURE,
+    )
     warm_up: bool = _parameter(
         True, "Run the network once at configuration, so that the first frame is not slow", when=CONFIGURE
     )
@@ -76,6 +91,12 @@ class Config:
     overlay_opacity: float = _parameter(0.5, "Weight of the class colours in the overlay", when=LIVE, low=0.0, high=1.0)
     input_rectified: bool = _parameter(
         True, "The pictures are rectified: use P. Else K and the distortion, rays undistorted", when=LIVE
+    )
+    cameras: tuple[str, ...] = _parameter(
+        (),
+        "Names of several cameras, each with its topics under its name (`front/image`, `~/front/points`); empty: one, without",
+        when=CONFIGURE,
+        node_only=True,
     )
     image_transport: str = _parameter(
         "raw",
@@ -143,9 +164,9 @@ class Config:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One row: name, type (str, bool, int or float), default, what it does, unit, bounds, choices, when it can change.
+    """One row: name, type, default, what it does, unit, bounds, choices, when it can change.
 
-    `node_only` rows mean nothing to the offline commands.
+    Types are str, bool, int, float, and tuple for a list of names. `node_only` rows mean nothing to the offline commands.
     """
 
     name: str
@@ -160,15 +181,23 @@ class Parameter:
     node_only: bool
 
     def convert(self, value: Any) -> Any:
-        """`value` in this row's type: a whole number that a float holds is accepted where one is due, nothing else is."""
+        """`value` in this row's type, where it stands for one: a whole number for a float that holds it, a list for names.
+
+        ROS has no empty list of strings: `[]` arrives as None, and `[""]` is what is written for it.
+        """
         if self.type is float and type(value) is int and abs(value) < 2**53:
             return float(value)
+        if self.type is tuple and (value is None or isinstance(value, list)):
+            return tuple(name for name in value or () if name != "")
         return value
 
     def check(self, value: Any) -> None:
         """Raise ConfigError, naming this parameter, unless `value` is of its type and within its bounds."""
         # Not isinstance: True is no number.
         found: type = type(value)
+        if self.type is tuple:
+            self._check_names(value)
+            return
         if found is not self.type:
             raise ConfigError(f"parameter {self.name}: {value!r} is not a {self.type.__name__}")
         if self.choices and value not in self.choices:
@@ -184,6 +213,17 @@ class Parameter:
             if kind != "cuda" or not (index.isascii() and index.isdigit()):
                 raise ConfigError(f"parameter device: {value!r} is not one of auto, cpu, cuda, cuda:N")
 
+    def _check_names(self, value: Any) -> None:
+        if not isinstance(value, tuple) or not all(isinstance(name, str) for name in value):
+            raise ConfigError(f"parameter {self.name}: {value!r} is not a list of names")
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name):
+                raise ConfigError(
+                    f"parameter {self.name}: {name!r} cannot be in a topic's name: use letters, digits and single underscores"
+                )
+            if value.count(name) > 1:
+                raise ConfigError(f"parameter {self.name}: {name!r} is there {value.count(name)} times")
+
     def range_text(self) -> str:
         """Bounds or choices with the unit, for people."""
         if self.choices:
@@ -195,7 +235,7 @@ class Parameter:
 
 def parameters() -> Iterator[Parameter]:
     """The rows of the table, in order."""
-    types = {"str": str, "bool": bool, "int": int, "float": float}
+    types = {"str": str, "bool": bool, "int": int, "float": float, "tuple[str, ...]": tuple}
     for row in fields(Config):
         yield Parameter(name=row.name, type=types[str(row.type)], default=row.default, **_columns(row))
 

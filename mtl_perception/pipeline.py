@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from mtl_perception.config import LIVE, Config, by_name, parameters
-from mtl_perception.engine.postprocess import Postprocessor, needed_tasks
-from mtl_perception.engine.run import Engine, device_errors
-from mtl_perception.engine.workspace import Workspace
+from mtl_perception.engine.backends import make_engine
+from mtl_perception.engine.device_path import DevicePath
+from mtl_perception.engine.device_runtime import CudaRuntime
+from mtl_perception.engine.host_path import HostPath
+from mtl_perception.engine.job import Job, scaled_size
+from mtl_perception.engine.postprocess import needed_tasks
 from mtl_perception.errors import CameraError, ConfigError, FrameError
-from mtl_perception.geometry.backproject import CLOUD_FLOATS, pack_cloud
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.labels import ClassSet
 from mtl_perception.net.description import KITTI_CAMERA as DEFAULT_CAMERA
+from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.net.weights import load_network
-from mtl_perception.types import CLOUD_DTYPE, OUTPUTS, Frame, Result
+from mtl_perception.types import OUTPUTS, Frame, Result
 
-CACHED_CAMERAS = 8
+
+class Pending:
+    """A frame under way.
+
+    Args:
+        finish: Waits for its result.
+    """
+
+    def __init__(self, finish: Callable[[], Result]) -> None:
+        self._finish = finish
+
+    def result(self) -> Result:
+        """Wait for it, and give it; with `reuse_outputs` it is valid as long as that of a call.
+
+        Raises:
+            DeviceError: The device failed.
+        """
+        return self._finish()
 
 
 class Pipeline:
@@ -35,7 +54,8 @@ class Pipeline:
         weights: A name or a file; see `load_network`.
         device: auto, cpu, cuda or cuda:N.
         config: All parameters at once, instead of the others.
-        reuse_outputs: Give the same arrays again at each call, without a copy: a result is valid until the next.
+        reuse_outputs: Give the same arrays again, without a copy: a result is valid until the next call, and where
+            `result_sets` is more than 1, until that many calls later.
         **others: Any parameter of `Config`.
 
     Raises:
@@ -61,12 +81,15 @@ class Pipeline:
         self._max_depth(self.config)
         self.class_set: ClassSet
         self.class_set, first = self.description.class_set(self.config.classes)
-        self._engine = Engine(network, self.config.device, self.config.precision, self.config.cpu_threads)
-        self._postprocess = Postprocessor(self._engine.device, self.description.depth_transform, (first, len(self.class_set)))
-        self._reuse_outputs = reuse_outputs
-        self._host = Workspace(torch.device("cpu"))
-        self._clouds = Workspace(self._engine.device)
-        self._rays: dict[CameraModel, Tensor] = {}
+        classes = (first, len(self.class_set))
+        self._engine = make_engine(
+            network, self.config.device, self.config.precision, self.config.cpu_threads, self.config.backend
+        )
+        self._host = HostPath(self._engine, classes, copies=not reuse_outputs)
+        self._path: HostPath | DevicePath = self._host
+        if self.device.type == "cuda":
+            self._path = self._device_path(network, classes, copies=not reuse_outputs)
+        self._scored: Job | None = None
         if self.config.warm_up:
             self._warm_up()
 
@@ -79,6 +102,26 @@ class Pipeline:
     def precision(self) -> str:
         """The network's arithmetic: fp32, fp16 or bf16."""
         return self._engine.precision
+
+    @property
+    def backend(self) -> str:
+        """What runs the network, for people."""
+        return self._path.backend
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the network is run, such as why it is slower than it could be; mostly empty."""
+        return tuple(self._path.notes)
+
+    @property
+    def result_sets(self) -> int:
+        """How many calls' results are valid at a time where outputs are reused."""
+        return self._path.result_sets
+
+    @property
+    def batch_limit(self) -> int:
+        """How many frames `batch` gains by taking together; 1 on a CPU, whose cores one frame keeps busy."""
+        return self._path.batch_limit
 
     @property
     def max_depth(self) -> float:
@@ -99,7 +142,6 @@ class Pipeline:
         self._max_depth(config)
         self.config = config
 
-    @torch.inference_mode()
     def __call__(self, frame: Frame, outputs: Collection[str] = OUTPUTS) -> Result:
         """Labels, confidence, depth and cloud of a frame.
 
@@ -113,14 +155,46 @@ class Pipeline:
             ConfigError: An output that there is not.
             DeviceError: The device failed or has no room.
         """
-        image = self._checked(frame)
-        wanted = _checked_outputs(outputs) - (frozenset() if frame.camera else {"cloud"})
-        with device_errors(self.device, f"processing a picture of {image.shape[1]}x{image.shape[0]}"):
-            # The configuration of this frame: another thread may change that of the next.
-            return self._run(image, frame.camera, wanted, self.config)
+        return self.batch([frame], [outputs])[0]
+
+    def batch(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]]) -> list[Result]:
+        """The results of several frames, as of several cameras; on a GPU those of one size go through the network together.
+
+        Args:
+            frames: Of any sizes.
+            outputs: For each frame, which of types.OUTPUTS to compute.
+
+        Returns:
+            One result a frame, all valid as long as that of one call.
+
+        Raises:
+            As a call does, for whichever frame it is, and then there is no result.
+        """
+        # The configuration of these frames: another thread may change that of the next.
+        config = self.config
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for index, frame in enumerate(frames):
+            sizes.setdefault(self._checked(frame).shape, []).append(index)
+        groups = list(sizes.values())
+        jobs = [self._job([frames[i] for i in group], [outputs[i] for i in group], config) for group in groups]
+        done = chain.from_iterable(self._path.run_all(jobs))
+        results = dict(zip(chain.from_iterable(groups), done, strict=True))
+        return [results[index] for index in range(len(frames))]
+
+    def submit(self, frame: Frame, outputs: Collection[str] = OUTPUTS) -> Pending:
+        """Begin with a frame while the one before it is under way: on a GPU their copies and work overlap.
+
+        On a CPU the frame is done when this returns. Two frames can be under way; arguments and errors as those of a call.
+        """
+        if not isinstance(self._path, DevicePath):
+            result = self(frame, outputs)
+            return Pending(lambda: result)
+        self._checked(frame)
+        ticket = self._path.submit(self._job([frame], [outputs], self.config))
+        return Pending(lambda: ticket.result()[0])
 
     def labels_among(self, ids: Sequence[int]) -> np.ndarray:
-        """Labels of the last frame whose labels were asked for, had the network known only these classes: for evaluation.
+        """Labels of the last frame, had the network known only these classes: for evaluation.
 
         Args:
             ids: Of `class_set`; the answer for a pixel is the one whose score is greatest.
@@ -129,39 +203,52 @@ class Pipeline:
             H x W uint8 positions in `ids`, 255 where there is no score.
 
         Raises:
-            RuntimeError: There was no such frame, or confidence was asked for with it, which uses up the scores.
+            RuntimeError: Its labels were not asked for, or confidence was, too, which uses up the scores.
         """
-        return np.asarray(self._postprocess.labels_among(ids).cpu().numpy())
+        if self._path is not self._host:
+            # It keeps no scores: only here are they wanted, and nothing here is in a hurry.
+            if self._scored is None:
+                raise RuntimeError("labels_among needs a frame with labels and without confidence before it")
+            self._host.score(self._scored)
+        return self._host.labels_among(ids)
 
-    def _run(self, image: np.ndarray, camera: CameraModel | None, wanted: frozenset[str], config: Config) -> Result:
-        size = _output_size(image.shape[0], image.shape[1], config.output_scale)
-        needed = needed_tasks(wanted)
-        raw = self._engine.forward(image, config.input_scale) if needed else ()
-        values: dict[str, Any] = {}
-        if "labels" in needed or "confidence" in needed:
-            values["labels"], values["confidence"] = self._postprocess.segmentation(
-                raw[0], size, config.upsampling, config.min_confidence, "confidence" in needed
-            )
-        if "depth" in needed:
-            max_depth = self._max_depth(config)
-            factor = self._depth_factor(camera, image.shape[1], config.input_scale)
-            values["depth"] = self._postprocess.depth(raw[1], size, config.upsampling, config.min_depth, max_depth, factor)
-        if "normals" in needed and len(raw) > 2:
-            values["normals"] = self._postprocess.normals(raw[2], size, config.upsampling)
-        small = _resized(image, size) if wanted & {"cloud", "image"} else None
-        if camera is not None:
-            camera = camera.scaled(size[1], size[0])
-            if small is not None and "cloud" in wanted:
-                values["cloud"] = self._cloud(values["depth"], camera, small, values["labels"])
-        arrays = {name: self._to_host(name, values[name]) for name in wanted if values.get(name) is not None}
-        if "cloud" in arrays:
-            arrays["cloud"] = arrays["cloud"].view(CLOUD_DTYPE)[..., 0]
-        return Result(**arrays, camera=camera, image=small if "image" in wanted else None)
+    def stages(self, frame: Frame) -> dict[str, Callable[[], Any]]:
+        """The parts of a call for a frame with a camera, each to be called alone, for `bench`; see `HostPath.stages`."""
+        self._checked(frame)
+        return self._host.stages(self._job([frame], [OUTPUTS], self.config))
+
+    def _device_path(self, network: MultiTaskRefineNet, classes: tuple[int, int], copies: bool) -> DevicePath:
+        # Exact, lest fp32 be less than that.
+        runtime = CudaRuntime(self.device, self.config.gpu_tuning, exact=self.precision == "fp32")
+        return DevicePath(network, runtime, self.precision, classes, use_graphs=self.config.gpu_graph, copies=copies)
+
+    def _job(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]], config: Config) -> Job:
+        """Frames of one size, checked, as the paths take them."""
+        height, width = frames[0].image.shape[:2]
+        job = Job(
+            frames,
+            [
+                _checked_outputs(wanted) - (frozenset() if frame.camera else {"cloud"})
+                for frame, wanted in zip(frames, outputs, strict=True)
+            ],
+            [self._depth_factor(frame.camera, width, config.input_scale) for frame in frames],
+            scaled_size(height, width, config.output_scale),
+            config.input_scale,
+            config.upsampling,
+            config.min_depth,
+            self._max_depth(config),
+            config.min_confidence,
+        )
+        if self._path is not self._host:
+            scored = "labels" in (needed := needed_tasks(job.wanted[-1])) and "confidence" not in needed
+            self._scored = job if scored and not config.min_confidence else None
+        return job
 
     def _warm_up(self) -> None:
-        """One black frame of the training camera's size through everything, so that kernels are chosen and memory is there."""
+        """Black frames of the training camera's size through everything, so that kernels are chosen and memory is there."""
         camera = CameraModel.from_intrinsics(self.description.camera or DEFAULT_CAMERA)
-        self(Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera))
+        for _ in range(self._path.warm_up_jobs):
+            self(Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera))
 
     def _depth_factor(self, camera: CameraModel | None, width: int, input_scale: float) -> float:
         """Metres over transformed depth: the focal length of the picture as the network sees it over that of its training.
@@ -198,36 +285,6 @@ class Pipeline:
                 "use camera.scaled or camera.cropped, as the picture was"
             )
         return image
-
-    def _cloud(self, depth: Tensor, camera: CameraModel, image: np.ndarray, labels: Tensor) -> Tensor:
-        rays = self._rays.get(camera)
-        if rays is None:
-            while len(self._rays) >= CACHED_CAMERAS:
-                self._rays.pop(next(iter(self._rays)))
-            rays = self._rays[camera] = torch.from_numpy(camera.rays()).to(self.device)
-        shape = (*depth.shape, CLOUD_FLOATS)
-        out = self._clouds.get("cloud", shape, torch.float32)
-        # A view of the message's memory may be read-only, which PyTorch does not take: only then is it copied.
-        pixels = image if image.flags.writeable and image.flags.c_contiguous else np.array(image)
-        return pack_cloud(depth, rays, torch.from_numpy(pixels).to(self.device), labels, out)
-
-    def _to_host(self, name: str, tensor: Tensor) -> np.ndarray:
-        """The output as an array: a kept one where outputs are reused, else one of its own."""
-        if not self._reuse_outputs:
-            return tensor.to("cpu", copy=True).numpy()
-        if self.device.type == "cpu":
-            return tensor.numpy()
-        return self._host.get(name, tuple(tensor.shape), tensor.dtype).copy_(tensor).numpy()
-
-
-def _output_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    return max(round(height * scale), 1), max(round(width * scale), 1)
-
-
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if size == image.shape[:2]:
-        return image
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA))
 
 
 def _checked_outputs(outputs: Collection[str]) -> frozenset[str]:

@@ -12,6 +12,8 @@ import pytest
 # Before anything imports rclpy.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+# Compiled networks of tests do not go into the user's cache.
+os.environ["MTL_PERCEPTION_CACHE"] = str(Path(__file__).parents[1] / "build" / "test_cache")
 os.environ.setdefault("ROS_LOG_DIR", str(Path(__file__).parents[1] / "build" / "ros_log"))
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -212,8 +212,8 @@ class Client:
     def values(self, part: str = "frames") -> dict[str, str]:
         return values_of(self.status(part))
 
-    def counts(self) -> dict[str, int]:
-        values = self.values()
+    def counts(self, part: str = "frames") -> dict[str, int]:
+        values = self.values(part)
         counts = {name.removeprefix("frames "): int(value) for name, value in values.items() if name.startswith("frames ")}
         counts.update({name: int(value) for name, value in values.items() if name.startswith("rejected: ")})
         return counts
@@ -235,8 +235,10 @@ class Camera:
         reliable: bool = True,
         outputs: dict[str, Any] | None = None,
         outputs_reliable: bool = True,
+        name: str = "",
     ) -> None:
         self.client = client
+        self.frames = f"{name}: frames" if name else "frames"
         self.topic = image
         self.reliable = reliable
         self.images = client.node.create_publisher(kind, image, profile(reliable))
@@ -329,7 +331,7 @@ class Camera:
         """Until the node has done with every picture it got."""
 
         def done() -> bool:
-            counts = self.client.counts()
+            counts = self.client.counts(self.frames)
             return counts["received"] == sum(counts[n] for n in ("processed", "replaced", "rejected", "without subscriber"))
 
         self.client.spin_until(done, "the node to be idle")

@@ -13,7 +13,8 @@ from mtl_perception.errors import ConfigError
 ROWS = {row.name: row for row in parameters()}
 NUMBERS = [name for name, row in ROWS.items() if row.type in (int, float)]
 WRONG_TYPES = {str: (1, 1.5, True, None, b"x", ["a"]), bool: (0, 1, "true", 1.0, None), int: (True, False, 1.0, "1", None),
-               float: (True, "1.0", None, [1.0], 10**400)}  # fmt: skip
+               float: (True, "1.0", None, [1.0], 10**400), tuple: (1, "front", [1], [["front"]])}  # fmt: skip
+TYPE_NAMES = {str: "str", bool: "bool", int: "int", float: "float", tuple: "list of names"}
 
 
 def test_defaults_fit():
@@ -44,7 +45,7 @@ class TestBounds:
 @pytest.mark.parametrize("name", ROWS)
 def test_wrong_types(name):
     for value in WRONG_TYPES[ROWS[name].type]:
-        with pytest.raises(ConfigError, match=rf"parameter {name}: .* is not a {ROWS[name].type.__name__}"):
+        with pytest.raises(ConfigError, match=rf"parameter {name}: .* is not a {TYPE_NAMES[ROWS[name].type]}"):
             Config.from_mapping({name: value})
         with pytest.raises(ConfigError, match=f"parameter {name}"):
             Config(**{name: value})
@@ -62,6 +63,25 @@ def test_choices(name):
 def test_nearest_choice_is_suggested():
     with pytest.raises(ConfigError, match="did you mean 'bilinear'"):
         Config(upsampling="bilinar")
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [(["front", "left_2"], ("front", "left_2")), ([], ()), ([""], ()), (None, ()), (("a",), ("a",))],  # None: ROS's empty list
+)
+def test_lists_of_names(given, names):
+    assert Config.from_mapping({"cameras": given}).cameras == names
+
+
+@pytest.mark.parametrize("name", ["left front", "2nd", "a/b", "_a", "a_", "a__b", "vögel", "~"])
+def test_names_that_no_topic_can_have(name):
+    with pytest.raises(ConfigError, match=f"parameter cameras: '{name}' cannot be in a topic's name"):
+        Config.from_mapping({"cameras": ["front", name]})
+
+
+def test_one_name_twice():
+    with pytest.raises(ConfigError, match="parameter cameras: 'front' is there 2 times"):
+        Config.from_mapping({"cameras": ["front", "left", "front"]})
 
 
 @pytest.mark.parametrize("value", ["auto", "cpu", "cuda", "cuda:0", "cuda:13"])

@@ -86,7 +86,7 @@ def test_warm_up_runs_on_the_training_cameras_size(weights_file, monkeypatch):
     seen = []
     forward = Engine.forward
     monkeypatch.setattr(Engine, "forward", lambda self, image, scale=1.0: seen.append(image.shape) or forward(self, image, 0.1))
-    Pipeline(weights=weights_file, device="cpu")
+    Pipeline(weights=weights_file, device="cpu", backend="torch")
     assert seen == [(375, 1242, 3)]
 
 

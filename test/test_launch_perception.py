@@ -135,3 +135,33 @@ print("topics", *topics(rclpy.create_node("n", namespace=context.launch_configur
     arguments = [f"image:={image}", f"camera_info:={info}", f"namespace:={namespace}"]
     found = run(["-c", START + ask, LAUNCH_FILE, *arguments], environment)
     assert found.split()[-3:] == ["topics", *expected.split()]
+
+
+@pytest.mark.parametrize(
+    ("image", "info", "expected"),
+    [
+        ("", "", "/veh/front/image /veh/front/camera_info"),
+        ("image_raw", "", "/veh/front/image_raw /veh/front/camera_info"),
+        ("/rig/{}/color", "", "/rig/front/color /rig/front/camera_info"),
+        ("color", "/calibration/{}", "/veh/front/color /calibration/front"),
+    ],
+)
+def test_each_of_several_cameras_is_heard_and_played_on_its_topics(
+    environment: dict[str, str], image: str, info: str, expected: str
+) -> None:
+    ask = """
+import rclpy
+from mtl_perception.ros.camera_input import topics
+given = {"namespace": "", "bag": "", **context.launch_configurations}
+remappings = [pair for name in launched["cameras"](given) for pair in launched["camera_remappings"](given, name)]
+rclpy.init(args=["x", "--ros-args", *[word for pair in remappings for word in ("-r", ":=".join(pair))]])
+print("heard", *topics(rclpy.create_node("n", namespace=given["namespace"]), False, "front"))
+words = [word[0].text for word in launched["player"](given, "front").cmd]
+rclpy.shutdown()
+rclpy.init(args=["x", *words[words.index("--ros-args"):]])
+player = rclpy.create_node("player")
+print("played", *(player.resolve_topic_name(name) for name in ("image", "camera_info")), player.get_name())
+"""
+    arguments = ["cameras:=left, front", "namespace:=veh", "bag:=drive", f"image:={image}", f"camera_info:={info}"]
+    found = run(["-c", START + ask, LAUNCH_FILE, *arguments], environment)
+    assert found.split()[-7:] == ["heard", *expected.split(), "played", *expected.split(), "play_front"]

@@ -183,7 +183,7 @@ def test_failed_activation_is_reported_until_one_succeeds(weights_file: Path, mo
 
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     with monkeypatch.context() as patched:
-        patched.setattr("mtl_perception.ros.node.CameraInput", refuse)
+        patched.setattr("mtl_perception.ros.camera.CameraInput", refuse)
         assert node.trigger_activate() == TransitionCallbackReturn.FAILURE
     assert network().level == DiagnosticStatus.ERROR
     assert "no room for a subscription" in network().message
@@ -228,18 +228,18 @@ def test_encodings_unknown_to_us_go_to_cv_bridge_where_there_is_one(monkeypatch:
 def test_mailbox_keeps_the_newest_and_tells_of_what_is_lost() -> None:
     box: Mailbox[int] = Mailbox()
     assert [box.put(1), box.put(2), box.put(3)] == [False, True, True]
-    assert box.take() == 3
-    taken: list[int | None] = []
+    assert box.take() == [(0, 3)]
+    taken: list[list[tuple[int, int]]] = []
     reader = threading.Thread(target=lambda: taken.append(box.take()))
     reader.start()
-    assert box.close() is False
+    assert box.close() == []
     reader.join(10)
-    assert taken == [None]
+    assert taken == [[]]
     assert box.put(4) is True
     other: Mailbox[int] = Mailbox()
     other.put(1)
-    assert other.close() is True
-    assert other.take() is None
+    assert other.close() == [0]
+    assert other.take() == []
 
 
 @contextlib.contextmanager
@@ -323,7 +323,7 @@ def test_frame_of_which_one_message_fails_is_not_published_in_part(node, client:
             raise RuntimeError("cannot be filled")
         return convert.to_message(kind, fields, header)
 
-    monkeypatch.setattr("mtl_perception.ros.node.to_message", broken)
+    monkeypatch.setattr("mtl_perception.ros.camera.to_message", broken)
     stamp = camera.publish(image(PICTURE))
     client.wait_status("frames", lambda s: "cannot be filled" in s.message)
     assert stamp not in camera.order["segmentation/labels"]

@@ -86,6 +86,7 @@ def test_every_parameter_is_described(client: Client) -> None:
         "min_confidence": (0.0, 1.0),
         "overlay_opacity": (0.0, 1.0),
         "input_rectified": None,
+        "cameras": None,
         "image_transport": "raw, compressed",
         "image_reliability": "auto, reliable, best_effort",
         "image_depth": (1, 100),
@@ -150,6 +151,7 @@ def test_configures_once_the_weights_are_right(client: Client, weights_file: Pat
     assert status.level == status.OK
     assert values_of(status)["weights"] == str(weights_file)
     assert values_of(status)["classes"] == "12"
+    assert values_of(status)["backend"]
 
 
 def test_weights_cannot_change_while_configured(client: Client, weights_file: Path) -> None:
@@ -252,11 +254,12 @@ def test_shutdown_ends_the_work_and_sigterm_the_process(client: Client, camera: 
         (["-p", "max_depth:=-3.0"], "max_depth"),
         (["-p", "max_depth:=far"], "max_depth"),
         (["-p", "upsampling:=cubic"], "upsampling"),
+        (["-p", "cameras:=[front, front]"], "'front' is there 2 times"),
         (["-p", "cpu_threads:=many"], "cpu_threads"),
         (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
         (["-p", "max_depth"], "max_depth"),
     ],
-    ids=["range", "type", "choice", "integer", "no file", "no value"],
+    ids=["range", "type", "choice", "names", "integer", "no file", "no value"],
 )
 def test_wrong_value_at_start_ends_with_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
     process = Process(["node", "--ros-args", *arguments], tmp_path / "node.log")

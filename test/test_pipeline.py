@@ -180,6 +180,30 @@ class TestMemory:
             assert all(same(getattr(result, name), getattr(wanted, name)) for name in SINGLE)
 
 
+class TestBatch:
+    SMALL = Frame(IMAGE[:33, :47], CAMERA.cropped(0, 0, 47, 33))
+
+    @pytest.mark.parametrize("reuse", [False, True])
+    def test_is_what_single_calls_give(self, make, full, pipe, reuse):
+        batching = make(reuse_outputs=reuse)
+        frames, wanted = [FRAME, self.SMALL, replace(FRAME, camera=None)], [OUTPUTS, {"depth", "cloud"}, {"labels"}]
+        results = batching.batch(frames, wanted)
+        assert all(same(getattr(results[0], name), getattr(full, name)) for name in SINGLE)
+        alone = pipe(self.SMALL)
+        assert same(results[1].depth, alone.depth) and same(results[1].cloud, alone.cloud)
+        assert (results[1].labels, results[1].camera) == (None, self.SMALL.camera)
+        assert same(results[2].labels, full.labels) and results[2].cloud is None
+        assert batching.batch([], []) == []
+        assert same(batching.batch([FRAME], [{"labels"}])[0].labels, full.labels)
+
+    def test_one_bad_frame_fails_it(self, pipe):
+        with pytest.raises(FrameError, match="H x W x 3"):
+            pipe.batch([FRAME, Frame(IMAGE[..., 0])], [OUTPUTS, OUTPUTS])
+
+    def test_on_a_cpu_frames_go_one_by_one(self, pipe):
+        assert (pipe.batch_limit, pipe.result_sets) == (1, 1)
+
+
 class TestSizes:
     @pytest.mark.parametrize("scale", [0.5, 0.37, 0.05])
     def test_output_scale(self, tuned, scale):
@@ -248,7 +272,7 @@ class TestRules:
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     @pytest.mark.parametrize("upsampling", ["bicubic", "bilinear"])
     def test_what_is_no_number_never_becomes_one(self, make, value, upsampling):
-        pipe = make(upsampling=upsampling)
+        pipe = make(upsampling=upsampling, backend="torch")
         network = pipe._engine._network
         network.get_parameter("segm.bias")[3] = value
         network.get_parameter("depth.bias")[0] = value

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import grp
 import io
 import json
 import os
 import pickle
+import pwd
 import signal
 import struct
 import subprocess
@@ -222,8 +224,8 @@ def test_a_folder_that_others_can_write_is_refused(
 ) -> None:
     user = SimpleNamespace(pw_name="ada", pw_gid=cache.parents[2].stat().st_gid)
     group = SimpleNamespace(gr_name="ada" if private_group else "lab", gr_mem=[])
-    monkeypatch.setattr(fetching.pwd, "getpwuid", lambda uid: user)
-    monkeypatch.setattr(fetching.grp, "getgrgid", lambda gid: group)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: user)
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: group)
     folder = prepared(cache) if level == "weights" else prepared(cache).parent
     folder.chmod(mode)
     if accepted:

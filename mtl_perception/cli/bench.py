@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
-import torch
 
+from mtl_perception.cli.bench_compare import compare, table
+from mtl_perception.cli.bench_timing import WARM_UPS, machine, summary, time_in_turn
 from mtl_perception.cli.options import add_parameters, config_from
-from mtl_perception.engine.machine import device_name
+from mtl_perception.engine.export_check import made_up_picture
+from mtl_perception.engine.preprocess import Preprocessor
+from mtl_perception.engine.run import DTYPES
 from mtl_perception.errors import ConfigError
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.messages.decode import decode_image
@@ -23,42 +25,67 @@ from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder, image_fields
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame
 
+WHOLE = "whole: message to fields"
 SIZES = ("1242x375", "621x188", "640x480")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sizes and counts."""
+    """Sizes, counts, and what else to measure."""
     parser.add_argument(
         "--size", action="append", metavar="WxH", help=f"picture size; may be repeated; default {', '.join(SIZES)}"
     )
     parser.add_argument("--runs", type=int, default=15, metavar="N", help="counted runs of each; default 15")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="measure on this picture, resized; default a made-up one")
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="every way to run the network that there is here, side by side with the published one",
+    )
+    parser.add_argument(
+        "--scaling",
+        type=Path,
+        metavar="PNG",
+        help="latency against pixels and against classes: a plot there, whether it grows faster than linearly printed",
+    )
     add_parameters(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure and print a table: median and interquartile range, milliseconds."""
+    """Measure and print tables: median and interquartile range, milliseconds."""
     if args.runs < 3:
         raise ConfigError(f"--runs must be at least 3, not {args.runs}")
-    pipeline = Pipeline(config=config_from(args), reuse_outputs=True)
-    machine = {
-        "device": device_name(pipeline.device),
-        "threads": torch.get_num_threads(),
+    sizes = [_parse(size) for size in args.size or SIZES]
+    config = config_from(args)
+    pipeline = Pipeline(config=config, reuse_outputs=True)
+    facts = {
+        **machine(pipeline.device),
+        "backend": pipeline.backend,
         "precision": pipeline.precision,
-        "torch": torch.__version__,
-        "weights": pipeline.config.weights,
+        "weights": config.weights,
     }
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"median and interquartile range of {args.runs} runs after 2 warm-up runs, ms")
-    results = {}
-    for size in args.size or SIZES:
-        results[size] = _measure_size(pipeline, *_parse(size), args.runs)
-        print(f"\n{size}\n  {'stage':<34}{'median':>10}{'iqr':>10}{'share':>8}")
-        whole = results[size]["whole: message to fields"]["median_ms"]
-        for stage, row in results[size].items():
-            print(f"  {stage:<34}{row['median_ms']:>10.2f}{row['iqr_ms']:>10.2f}{row['median_ms'] / whole:>8.0%}")
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    for note in pipeline.notes:
+        print(note)
+    print(f"median and interquartile range of {args.runs} runs after {WARM_UPS} warm-up runs, ms")
+    report: dict[str, Any] = {"machine": facts, "runs": args.runs}
+    if args.scaling:
+        from mtl_perception.cli.bench_scaling import scaling
+
+        report["scaling"] = scaling(config, args.runs, args.scaling)
+    else:
+        results = report["compare" if args.compare else "sizes"] = {}
+        for width, height in sizes:
+            name, image = f"{width}x{height}", _picture(args.picture, width, height)
+            print(f"\n{name}")
+            if args.compare:
+                results[name] = compare(config, image, args.runs)
+                print(table(results[name]))
+            else:
+                results[name] = _measure_size(pipeline, image, args.runs)
+                _print_stages(results[name])
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "runs": args.runs, "sizes": results}, indent=1) + "\n")
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _parse(size: str) -> tuple[int, int]:
@@ -68,15 +95,29 @@ def _parse(size: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _measure_size(pipeline: Pipeline, width: int, height: int, runs: int) -> dict[str, dict[str, float]]:
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+def _picture(path: Path | None, width: int, height: int) -> np.ndarray:
+    if path is None:
+        return made_up_picture(height, width)
+    from mtl_perception.sources.pictures import read_picture
+
+    return np.asarray(cv2.resize(read_picture(path), (width, height), interpolation=cv2.INTER_AREA))
+
+
+def _print_stages(stages: dict[str, dict[str, float]]) -> None:
+    print(f"  {'stage':<34}{'median':>10}{'iqr':>10}{'share':>8}")
+    whole = stages[WHOLE]["median_ms"]
+    for stage, row in stages.items():
+        print(f"  {stage:<34}{row['median_ms']:>10.2f}{row['iqr_ms']:>10.2f}{row['median_ms'] / whole:>8.0%}")
+
+
+def _measure_size(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str, dict[str, float]]:
+    height, width = image.shape[:2]
     camera = CameraModel(width, height, 0.58 * width, 0.58 * width, width / 2, height / 2)
     message = SimpleNamespace(**image_fields(image, "bgr8"))
     encoder = Encoder(pipeline.class_set, pipeline.config.overlay_opacity)
     frame = Frame(image, camera)
-
-    def only(*outputs: str) -> Callable[[], Any]:
-        return lambda: pipeline(frame, outputs)
+    # OpenVINO normalises within the forward pass; this is what the others do before it.
+    preprocess = Preprocessor(pipeline.description, pipeline.device, DTYPES[pipeline.precision])
 
     def whole() -> None:
         result = pipeline(Frame(decode_image(message), camera))
@@ -84,28 +125,13 @@ def _measure_size(pipeline: Pipeline, width: int, height: int, runs: int) -> dic
             encoder.encode(row.name, result)
 
     result = pipeline(frame)
+    normalise = {} if pipeline.backend.startswith("openvino") else {"normalise (part of forward)": lambda: preprocess(image)}
     stages: dict[str, Callable[[], Any]] = {
         "decode bgr8": lambda: decode_image(message),
-        "network, depth": only("depth"),
-        "network, labels": only("labels"),
-        "network, labels, confidence": only("labels", "confidence"),
-        "network, labels, depth, cloud": only("cloud"),
+        **normalise,
+        **pipeline.stages(frame),
+        "labels, depth, cloud": lambda: pipeline(frame, ("labels", "depth", "cloud")),
         "message fields": lambda: [encoder.encode(row.name, result) for row in OUTPUT_TOPICS],
-        "whole: message to fields": whole,
+        WHOLE: whole,
     }
-    for stage in stages.values():
-        stage()
-        stage()
-    seconds: dict[str, list[float]] = {name: [] for name in stages}
-    # In turn, not one after the other: a machine that slows down then slows all of them.
-    for _ in range(runs):
-        for name, stage in stages.items():
-            started = time.perf_counter()
-            stage()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: _summary(values) for name, values in seconds.items()}
-
-
-def _summary(seconds: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles([1000 * value for value in seconds], n=4)
-    return {"median_ms": round(middle, 3), "iqr_ms": round(high - low, 3)}
+    return {name: summary(milliseconds) for name, milliseconds in time_in_turn(stages, runs).items()}

@@ -114,6 +114,8 @@ def _evaluate(
     finally:
         entry["datasets"] = [evaluation.report() for evaluation in evaluations]
         entry["overall"] = overall(evaluations) if evaluations else None
+        # What ran, which can be another than what was begun with.
+        entry["backend"] = pipeline.backend
 
 
 def _description(pipeline: Pipeline) -> dict[str, Any]:
@@ -122,6 +124,7 @@ def _description(pipeline: Pipeline) -> dict[str, Any]:
         "licence": pipeline.description.licence,
         "classes": pipeline.class_set.name,
         "device": device_name(pipeline.device),
+        "backend": pipeline.backend,
         "precision": pipeline.precision,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
                 raise
             failed += 1
             tqdm.write(f"mtl_perception infer: {error}", file=sys.stderr)
+    for note in pipeline.notes:
+        print(note, file=sys.stderr)
     if failed:
         raise SourceError(f"{failed} of {len(paths)} pictures failed; the others are in {args.out}")
     return 0

@@ -60,6 +60,9 @@ def as_yaml() -> str:
 
 def _scalar(parameter: Parameter) -> str:
     """The default as YAML writes it."""
+    if parameter.type is tuple:
+        # An empty list has no type in ROS.
+        return str(yaml.safe_dump(list(parameter.default) or [""], default_flow_style=True, default_style='"')).strip()
     return str(yaml.safe_dump(parameter.default, default_style='"' if parameter.type is str else None)).splitlines()[0]
 
 

@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
             if not recorder.frames:
                 raise
             raise SourceError(f"{error}; the {recorder.frames} frames before that are in {args.out}") from error
+    for note in pipeline.notes:
+        print(note, file=sys.stderr)
     rejected = dict(getattr(source, "rejected", {}))
     left_out = f", {sum(rejected.values())} left out {rejected}" if rejected else ""
     print(f"{recorder.frames} frames{left_out} -> {args.out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -10,8 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtl_perception.engine.strips import StripReader, readable
 from mtl_perception.engine.workspace import Workspace
 from mtl_perception.types import UNLABELLED
+
+
+@dataclass(frozen=True)
+class _Last:
+    """What the last segmentation was made from: C x h x w scores of the classes, output size, upsampling."""
+
+    logits: Tensor
+    size: tuple[int, int]
+    mode: str
 
 
 class Postprocessor:
@@ -21,10 +32,13 @@ class Postprocessor:
         device: Where the outputs lie.
         depth_transform: The description's: "abs" or "exp" makes metres of the raw depth.
         classes: First class and number of classes to choose among.
+        threads: Strips that are read at a time on a CPU; 0: as many as PyTorch has threads.
     """
 
-    def __init__(self, device: torch.device, depth_transform: str, classes: tuple[int, int]) -> None:
+    def __init__(self, device: torch.device, depth_transform: str, classes: tuple[int, int], threads: int = 0) -> None:
         self._work = Workspace(device)
+        self._strips = StripReader(threads or torch.get_num_threads()) if device.type == "cpu" else None
+        self._last: _Last | None = None
         self._depth_transform = depth_transform
         self._classes = slice(classes[0], classes[0] + classes[1])
         self._scores: Tensor | None = None
@@ -45,7 +59,12 @@ class Postprocessor:
             H x W uint8 labels, 255 also where the network gave no number; H x W uint8 confidence (softmax maximum x 255,
             rounded), or None.
         """
-        scores = self._grow("logits", logits[self._classes], size, mode)
+        logits = logits[self._classes]
+        if self._strips is not None and readable(logits.numpy()):
+            self._last, self._scores = _Last(logits, size, mode), None
+            return self._read(self._last, min_confidence, with_confidence)
+        self._last = None
+        scores = self._grow("logits", logits, size, mode)
         best = self._work.get("best", size, torch.float32)
         index = self._work.get("index", size, torch.int64)
         torch.max(scores, dim=0, out=(best, index))
@@ -65,6 +84,10 @@ class Postprocessor:
         labels[unsure] = UNLABELLED
         return labels, confidence
 
+    def forget(self) -> None:
+        """A new picture begins: `labels_among` has nothing to say until its scores are there."""
+        self._last = self._scores = None
+
     def labels_among(self, ids: Sequence[int]) -> Tensor:
         """What a network that knows fewer classes would have said of the picture of the last `segmentation`.
 
@@ -77,6 +100,11 @@ class Postprocessor:
         Raises:
             RuntimeError: The last `segmentation` computed confidence, which uses the scores up, or there was none.
         """
+        if self._last is not None and self._strips is not None:
+            chosen = torch.empty(self._last.size, dtype=torch.uint8)
+            scores = self._last.logits[list(ids)].numpy()
+            self._strips.read(scores, self._last.size, self._last.mode, chosen.numpy(), None)
+            return chosen
         if self._scores is None:
             raise RuntimeError("labels_among needs a segmentation without confidence before it")
         best, index = self._scores[list(ids)].max(dim=0)
@@ -113,6 +141,24 @@ class Postprocessor:
     def normals(self, raw: Tensor, size: tuple[int, int], mode: str) -> Tensor:
         """H x W x 3 float32 unit vectors from 3 x h x w outputs."""
         return F.normalize(self._grow("normals", raw, size, mode), dim=0).permute(1, 2, 0).contiguous()
+
+    def _read(self, last: _Last, min_confidence: float, with_confidence: bool) -> tuple[Tensor, Tensor | None]:
+        """`segmentation` without planes of all scores: strip by strip."""
+        assert self._strips is not None
+        labels = self._work.get("labels", last.size, torch.uint8)
+        probability = None
+        if with_confidence or min_confidence > 0:
+            self._last = None
+            probability = self._work.get("probability", last.size, torch.float32)
+        planes = last.logits.numpy(), last.size, last.mode, labels.numpy()
+        self._strips.read(*planes, None if probability is None else probability.numpy())
+        if probability is None:
+            return labels, None
+        if min_confidence > 0:
+            labels[probability < min_confidence] = UNLABELLED
+        if not with_confidence:
+            return labels, None
+        return labels, self._work.get("confidence", last.size, torch.uint8).copy_(probability.mul_(255).round_())
 
     def _grow(self, name: str, planes: Tensor, size: tuple[int, int], mode: str) -> Tensor:
         """C x h x w to C x H x W in a kept buffer, as OpenCV's resize does (and so the published code)."""

@@ -39,10 +39,7 @@ class Preprocessor:
         Returns:
             1 x 3 x h x w in channels-last memory; valid until the next call.
         """
-        if scale != 1.0:
-            height, width = image.shape[:2]
-            size = (max(round(width * scale), 1), max(round(height * scale), 1))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        image = shrunk(image, scale)
         shape = (image.shape[0], image.shape[1], 3)
         staged = self._host.get("image", shape, torch.uint8)
         np.copyto(staged.numpy(), image)
@@ -53,3 +50,12 @@ class Preprocessor:
         pixels = self._device.get("input", shape, torch.float32).copy_(staged)
         pixels.mul_(self._scale).add_(self._offset)
         return pixels.to(self.dtype).permute(2, 0, 1)[None]
+
+
+def shrunk(image: np.ndarray, scale: float) -> np.ndarray:
+    """The picture at this part of its size, by area averaging; at 1, it is the very array."""
+    if scale == 1.0:
+        return image
+    height, width = image.shape[:2]
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))

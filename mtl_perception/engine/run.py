@@ -91,13 +91,22 @@ class Engine:
         device: auto, cpu, cuda or cuda:N.
         precision: auto, fp32, fp16 or bf16.
         threads: Threads on a CPU; 0 leaves PyTorch's choice. This is one setting for the whole process.
+        note: What a user should know of this choice of engine; empty: nothing.
 
     Raises:
         DeviceError: The device is absent or has no room.
         ConfigError: The precision does not fit the device.
     """
 
-    def __init__(self, network: MultiTaskRefineNet, device: str = "auto", precision: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self,
+        network: MultiTaskRefineNet,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
+        note: str = "",
+    ) -> None:
+        self._note = note
         self.device = select_device(device)
         self.precision = select_precision(precision, self.device)
         self.description = network.description
@@ -107,6 +116,16 @@ class Engine:
         with device_errors(self.device, "loading the network"):
             self._network = copy.deepcopy(network).to(self.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._preprocess = Preprocessor(self.description, self.device, dtype)
+
+    @property
+    def backend(self) -> str:
+        """What runs the network, with its version."""
+        return f"torch {torch.__version__}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the network is run."""
+        return (self._note,) if self._note else ()
 
     @torch.inference_mode()
     def forward(self, image: np.ndarray, input_scale: float = 1.0) -> tuple[Tensor, ...]:

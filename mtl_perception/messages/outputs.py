@@ -98,6 +98,7 @@ class Encoder:
     def __init__(self, class_set: ClassSet, overlay_opacity: float = 0.5) -> None:
         self.class_set = class_set
         self.overlay_opacity = overlay_opacity
+        self._colored: tuple[Result | None, np.ndarray] = (None, np.empty(0))
 
     def encode(self, topic: str, result: Result) -> Fields | None:
         """Fields of the message for a topic of OUTPUT_TOPICS; None if this result has nothing for it."""
@@ -116,11 +117,18 @@ class Encoder:
         if topic == "segmentation/labels":
             return image_fields(result.labels, "mono8")
         if topic == "segmentation/image":
-            return image_fields(_bgr(colorize_labels(result.labels, self.class_set)), "bgr8")
+            return image_fields(_bgr(self._colors(result, result.labels)), "bgr8")
         if topic == "segmentation/overlay" and result.image is not None:
-            blended = overlay(result.image, result.labels, self.class_set, self.overlay_opacity)
+            colors = self._colors(result, result.labels)
+            blended = overlay(result.image, result.labels, self.class_set, self.overlay_opacity, colors=colors)
             return image_fields(_bgr(blended), "bgr8")
         return None
+
+    def _colors(self, result: Result, labels: np.ndarray) -> np.ndarray:
+        """The colours of a result's labels, made once for all topics."""
+        if self._colored[0] is not result:
+            self._colored = (result, colorize_labels(labels, self.class_set))
+        return self._colored[1]
 
     def label_info(self) -> Fields:
         """Fields of a vision_msgs/LabelInfo: the classes by id."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import grp
 import http.client
 import ipaddress
 import os
-import pwd
-import stat
 import sys
 import time
 import urllib.error
@@ -23,7 +20,8 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from mtl_perception.errors import WeightsError
-from mtl_perception.net.store import CACHE_VARIABLE, Published, known_names, published, unknown_name
+from mtl_perception.net.private import make_private, writing
+from mtl_perception.net.store import Published, known_names, published, unknown_name
 
 URL_VARIABLE = "MTL_PERCEPTION_WEIGHTS_URL"
 """Environment variable: address of a folder that holds the published files under their own names, in place of theirs."""
@@ -68,7 +66,7 @@ def fetch(name: str, announce: Callable[[str], None] = lambda line: None) -> Pat
             announce(f"{name}: from {url}")
             _download(url, part, by_hand=f"the file may also be put by hand at {path}")
         _verify(part, entry, url)
-        with _writing(path):
+        with writing(path):
             os.replace(part, path)
     return path
 
@@ -139,7 +137,7 @@ def _append(response: http.client.HTTPResponse, part: Path, start: int, url: str
     length = response.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else None
     received = start
-    with _writing(part), part.open("r+b" if start else "wb") as file:
+    with writing(part), part.open("r+b" if start else "wb") as file:
         file.seek(start)
         with tqdm(
             total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, file=sys.stderr, disable=None
@@ -208,18 +206,11 @@ def _is_loopback(url: str) -> bool:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make the cache folder and keep other processes out of it meanwhile: two writers would spoil one part."""
-    with _writing(folder):
-        # Each level that is missing, whatever the umask: mkdir's own `parents` would leave the upper ones to it.
-        for level in (*reversed(folder.parents), folder):
-            level.mkdir(mode=0o700, exist_ok=True)
-    # The upper one may be a place for everybody's files, such as /tmp. The lower one is ours alone: in a shared folder, another
-    # user could lay down the part that is then filled and verified, and change it afterwards.
-    _check_private(folder.parent, may_be_sticky=True)
-    _check_private(folder, may_be_sticky=False)
-    with _writing(folder):
+    make_private(folder, "the weights")
+    with writing(folder):
         lock = (folder / ".lock").open("a")
     with lock:
-        with _writing(folder):
+        with writing(folder):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -227,41 +218,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_private(folder: Path, may_be_sticky: bool) -> None:
-    """Raises WeightsError if another user than this one and root can put files into the folder, or take its files away."""
-    with _writing(folder):
-        found = folder.stat()
-    hint = f"set {CACHE_VARIABLE} to a folder of your own"
-    if found.st_uid not in (os.geteuid(), 0):
-        raise WeightsError(f"{folder}: belongs to user {found.st_uid}, who could change the weights: {hint}")
-    if may_be_sticky and found.st_mode & stat.S_ISVTX:
-        return
-    by_group = found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid)
-    if by_group or found.st_mode & stat.S_IWOTH:
-        raise WeightsError(
-            f"{folder}: other users can write there (mode {stat.S_IMODE(found.st_mode):04o}), who could change the weights: "
-            f"chmod go-w {folder}, or {hint}"
-        )
-
-
-def _is_own_group(gid: int) -> bool:
-    """Whether the group is this user's alone: where the umask is 002, each user has one of their own name."""
-    try:
-        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns the disk's errors into ours."""
-    try:
-        yield
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
 def _discard(part: Path) -> None:
-    with _writing(part):
+    with writing(part):
         part.unlink(missing_ok=True)

@@ -171,22 +171,29 @@ def shipped_weights() -> dict[str, Path]:
 
 
 def weights_cache() -> Path:
-    """The folder of fetched weights, which may not exist yet.
+    """The folder of fetched weights, which may not exist yet: `weights` in `cache_folder`.
 
-    `weights` in $MTL_PERCEPTION_CACHE, else in $XDG_CACHE_HOME/mtl_perception, else in ~/.cache/mtl_perception.
+    Raises:
+        WeightsError: The user has no home folder and neither variable is set.
+    """
+    return cache_folder() / "weights"
+
+
+def cache_folder() -> Path:
+    """The user's cache: $MTL_PERCEPTION_CACHE, else $XDG_CACHE_HOME/mtl_perception, else ~/.cache/mtl_perception.
 
     Raises:
         WeightsError: The user has no home folder and neither variable is set.
     """
     own = os.environ.get(CACHE_VARIABLE, "")
     if own:
-        return Path(os.path.expanduser(own)).absolute() / "weights"
+        return Path(os.path.expanduser(own)).absolute()
     shared = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification: relative paths are invalid and to be ignored.
     if os.path.isabs(shared):
-        return Path(shared) / "mtl_perception" / "weights"
+        return Path(shared) / "mtl_perception"
     try:
-        return Path.home() / ".cache" / "mtl_perception" / "weights"
+        return Path.home() / ".cache" / "mtl_perception"
     except RuntimeError as error:
         raise WeightsError(f"no home folder to keep weights in: set {CACHE_VARIABLE} to a folder") from error
 

@@ -27,9 +27,17 @@ class MatchedSubscription:
     """A subscription that is made anew when the topic's publishers offer another quality of service."""
 
     def __init__(
-        self, node: Node, kind: type, topic: str, callback: Callable[[Any], None], depth: int, reliability: str, may_latch: bool
+        self,
+        node: Node,
+        kind: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        depth: int,
+        reliability: str,
+        may_latch: bool,
+        name: str = "image",
     ) -> None:
-        self.topic = topic
+        self.topic, self.name = topic, name
         self._node, self._kind, self._callback = node, kind, callback
         self._depth, self._reliability, self._may_latch = depth, reliability, may_latch
         # Until publishers are known: best effort, which any publisher serves.
@@ -51,7 +59,7 @@ class MatchedSubscription:
             return f"{self.topic} is of type {', '.join(sorted(found))}, not {expected}"
         if self._node.count_publishers(f"{self.topic}/compressed"):
             return f"{self.topic} has no publisher, but {self.topic}/compressed has: set image_transport to compressed"
-        return f"{self.topic} has no publisher: remap image to the camera's topic"
+        return f"{self.topic} has no publisher: remap {self.name} to the camera's topic"
 
     def look(self) -> None:
         """Adapt, if the offers changed."""
@@ -77,22 +85,30 @@ class CameraInput:
         node: The topics are relative to it, and its remappings hold.
         config: Transport and quality of service.
         on_image: Called with each Image or CompressedImage, in the executor's thread.
+        name: The camera's, under which its topics are; empty: under none.
     """
 
-    def __init__(self, node: Node, config: Config, on_image: Callable[[Any], None]) -> None:
+    def __init__(self, node: Node, config: Config, on_image: Callable[[Any], None], name: str = "") -> None:
         # Replaced whole by the executor's thread, read by the worker's: never half of one and half of the other.
         self._latest: Calibration | CameraError | None = None
         self._models: dict[tuple[Calibration, int, int, bool], CameraModel | CameraError] = {}
         self.frame_id: str | None = None
         compressed = config.image_transport == "compressed"
         kind = CompressedImage if compressed else Image
-        topic, info_topic = topics(node, compressed)
+        topic, info_topic = topics(node, compressed, name)
         # First, as the executor serves them in this order: a camera_info that came with a picture is known for it.
         self.infos = MatchedSubscription(
             node, CameraInfo, info_topic, self._on_info, 1, config.camera_info_reliability, may_latch=True
         )
         self.images = MatchedSubscription(
-            node, kind, topic, on_image, config.image_depth, config.image_reliability, may_latch=False
+            node,
+            kind,
+            topic,
+            on_image,
+            config.image_depth,
+            config.image_reliability,
+            may_latch=False,
+            name=f"{name}/image" if name else "image",
         )
         self._node = node
         self._timer = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -156,18 +172,20 @@ class CameraInput:
             self._latest = error
 
 
-def topics(node: Node, compressed: bool) -> tuple[str, str]:
+def topics(node: Node, compressed: bool, name: str = "") -> tuple[str, str]:
     """Full names of the pictures' topic and of camera_info, which is its sibling unless it is remapped by itself.
 
     Args:
         node: Its remappings hold.
         compressed: Pictures come on `image/compressed`; `image` remapped to a name that ends so is taken at its word.
+        name: The camera's, under which both are looked for; empty: under none.
     """
-    image = node.resolve_topic_name("image")
+    under = f"{name}/" if name else ""
+    image = node.resolve_topic_name(f"{under}image")
     if compressed:
         image = image.removesuffix("/compressed")
-    info = node.resolve_topic_name("camera_info")
+    info = node.resolve_topic_name(f"{under}camera_info")
     namespace = node.get_namespace().rstrip("/")
-    if info == f"{namespace}/camera_info":
+    if info == f"{namespace}/{under}camera_info":
         info = node.resolve_topic_name(f"{image.rsplit('/', 1)[0]}/camera_info")
     return (f"{image}/compressed" if compressed else image), info

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import rclpy
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.resources import share_file
 
-# Jazzy and older read the first, Kilted and newer the second.
-FASTDDS_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+# What Fast DDS 2 reads (Humble to Jazzy), and what Fast DDS 3 reads (Kilted and newer; the old variable too, with a warning):
+# a variable, and a file in the working directory.
+OLD_VARIABLE, NEW_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
+OLD_FILE, NEW_FILE = "DEFAULT_FASTRTPS_PROFILES.xml", "DEFAULT_FASTDDS_PROFILES.xml"
+OLD_DISTRIBUTIONS = ("humble", "iron", "jazzy")
+LAST_OLD_RCLPY = 7
 
 
 def initialise(arguments: list[str]) -> None:
@@ -30,26 +36,27 @@ def initialise(arguments: list[str]) -> None:
 
 
 def prepare_middleware() -> None:
-    """Give Fast DDS a shared-memory segment that holds clouds, unless the user set a profile.
+    """Give Fast DDS a shared-memory segment that holds clouds, unless the user set a profile that it reads.
 
     Its default of 512 KiB loses most messages of a picture's size and more. Other middlewares ignore the setting.
     """
-    if any(os.environ.get(variable) for variable in (*FASTDDS_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")):
+    old = _has_fast_dds_2()
+    # Not the new variable where nothing reads it: who sets it there has no profile.
+    variables = (OLD_VARIABLE,) if old else (NEW_VARIABLE, OLD_VARIABLE)
+    if any(os.environ.get(variable) for variable in (*variables, "FASTDDS_BUILTIN_TRANSPORTS")):
+        return
+    if Path(OLD_FILE if old else NEW_FILE).is_file() and not os.environ.get("SKIP_DEFAULT_XML_FILE"):
         return
     try:
         profile = str(share_file("config/fastdds_shm.xml"))
     except ConfigError:
         return
-    # Newer ones warn when they find the old name, so only the one that this distribution reads is set.
-    old = os.environ.get("ROS_DISTRO", _distribution_of_wheels()) in ("humble", "iron", "jazzy")
-    os.environ[FASTDDS_VARIABLES[0 if old else 1]] = profile
+    os.environ[variables[0]] = profile
 
 
-def _distribution_of_wheels() -> str:
-    """Without a sourced ROS: jazzy, if rclpy's version says so."""
-    from importlib.metadata import PackageNotFoundError, version
-
+def _has_fast_dds_2() -> bool:
+    """By the rclpy that is there, whatever was sourced; by the distribution where its version is not told."""
     try:
-        return "jazzy" if version("rclpy").startswith("7.") else "newer"
-    except PackageNotFoundError:
-        return "newer"
+        return int(version("rclpy").partition(".")[0]) <= LAST_OLD_RCLPY
+    except (PackageNotFoundError, ValueError):
+        return os.environ.get("ROS_DISTRO", "") in OLD_DISTRIBUTIONS

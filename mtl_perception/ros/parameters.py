@@ -24,7 +24,7 @@ def declare(node: Node) -> config.Config:
     """
     for row in config.parameters():
         try:
-            node.declare_parameter(row.name, row.default, descriptor(row))
+            node.declare_parameter(row.name, ros_default(row), descriptor(row))
         except Exception as error:  # rclpy raises one kind for the type, another for the bounds
             raise ConfigError(f"parameter {row.name}: {error}") from error
     for name in unknown_overrides(node):
@@ -42,6 +42,11 @@ def read(node: Node) -> config.Config:
         ConfigError: One does not fit.
     """
     return config.Config.from_mapping({row.name: node.get_parameter(row.name).value for row in config.parameters()})
+
+
+def ros_default(row: config.Parameter) -> Any:
+    """The default as a ROS parameter: a list of names is never empty, as an empty one has no type."""
+    return (list(row.default) or [""]) if row.type is tuple else row.default
 
 
 def descriptor(row: config.Parameter) -> ParameterDescriptor:
@@ -95,7 +100,7 @@ class ChangeGuard:
             for name in values:
                 row, value = ours[name], getattr(wanted, name)
                 if row.when == config.CONFIGURE and not self._is_unconfigured():
-                    if value != present[name]:
+                    if value != row.convert(present[name]):
                         raise ConfigError(
                             f"parameter {name} can change only while the node is unconfigured: deactivate and clean it up first"
                         )

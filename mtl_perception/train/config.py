@@ -175,7 +175,7 @@ class TrainConfig:
             bool(self.tasks) and set(self.tasks) <= set(TASKS), f"tasks {list(self.tasks)}: one or both of {', '.join(TASKS)}"
         )
         _check(
-            set(self.teacher.tasks) <= set(TASKS),
+            bool(self.teacher.tasks) and set(self.teacher.tasks) <= set(TASKS),
             f"teacher.tasks {list(self.teacher.tasks)}: one or both of {', '.join(TASKS)}",
         )
         for name, least in (("steps", 1), ("batch", 1), ("epoch", 1), ("evaluate", 0), ("workers", 0), ("seed", 0)):

@@ -1,0 +1,109 @@
+"""One camera of the node: where its pictures come from, what is published for it, what was counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from std_msgs.msg import Header
+
+from mtl_perception.config import Config
+from mtl_perception.geometry.camera import CameraModel
+from mtl_perception.messages.decode import stamp_ns
+from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder, OutputTopic
+from mtl_perception.ros.camera_input import CameraInput
+from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
+from mtl_perception.ros.qos import keep_last, output_profile
+from mtl_perception.ros.statistics import Statistics
+from mtl_perception.types import Frame, Result
+
+
+class Camera:
+    """Topics and counts of a camera.
+
+    Args:
+        node: Subscribes and publishes.
+        name: Its topics are under this name; empty for the only camera of a node, whose topics are under none.
+
+    Attributes:
+        input: Its subscriptions, while the node is active.
+        last_size: Width and height of the latest picture, None before the first.
+        last_frame_id: Frame of the latest picture, None before the first.
+    """
+
+    def __init__(self, node: LifecycleNode, name: str = "") -> None:
+        self.name = name
+        self.statistics = Statistics()
+        self.input: CameraInput | None = None
+        self.last_size: tuple[int, int] | None = None
+        self.last_frame_id: str | None = None
+        self._node = node
+        self._outputs: dict[str, Any] = {}
+
+    def create_outputs(self, config: Config) -> None:
+        """Make the publishers of all outputs."""
+        profile = output_profile(config)
+        under = f"~/{self.name}/" if self.name else "~/"
+        for row in OUTPUT_TOPICS:
+            kind = MESSAGE_TYPES[row.type]
+            if kind is None:
+                continue
+            quality = keep_last(1, reliable=True, latched=True) if row.latched else profile
+            self._outputs[row.name] = self._node.create_lifecycle_publisher(kind, f"{under}{row.name}", quality)
+
+    def destroy_outputs(self) -> None:
+        """Let go of the publishers."""
+        for publisher in self._outputs.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._outputs.clear()
+
+    def listen(self, config: Config, on_image: Callable[[Any], None]) -> None:
+        """Subscribe; `on_image` gets each picture's message, in the executor's thread."""
+        # Pictures may come from another camera than before.
+        self.last_size = self.last_frame_id = None
+        self.input = CameraInput(self._node, config, on_image, self.name)
+
+    def stop_listening(self) -> None:
+        """Unsubscribe."""
+        if self.input is not None:
+            self.input.close()
+            self.input = None
+
+    def publish_label_info(self, encoder: Encoder) -> None:
+        """Publish what is latched."""
+        for row in OUTPUT_TOPICS:
+            if row.latched and row.name in self._outputs:
+                header = Header(stamp=self._node.get_clock().now().to_msg())
+                self._outputs[row.name].publish(to_message(row.type, encoder.label_info(), header))
+
+    def wanted(self) -> list[OutputTopic]:
+        """The outputs that somebody subscribes to."""
+        return [
+            row
+            for row in OUTPUT_TOPICS
+            if row.name in self._outputs and not row.latched and self._outputs[row.name].get_subscription_count() > 0
+        ]
+
+    def frame(self, message: Any, rectified: bool) -> Frame:
+        """The frame of a picture's message, with the camera's model if there is one.
+
+        Raises:
+            FrameError: The picture cannot be read.
+        """
+        image = to_rgb(message)
+        height, width = image.shape[:2]
+        self.last_size, self.last_frame_id = (width, height), message.header.frame_id
+        source = self.input
+        model = source.model(width, height, rectified) if source is not None else None
+        return Frame(
+            image, model if isinstance(model, CameraModel) else None, stamp_ns(message.header), message.header.frame_id
+        )
+
+    def publish(self, rows: list[OutputTopic], encoder: Encoder, result: Result, header: Header) -> None:
+        """Publish these outputs of a result under the picture's header, whole or not at all."""
+        # All are made before the first is sent: a frame comes out whole, or it is rejected.
+        encoded = [(row, encoder.encode(row.name, result)) for row in rows]
+        ready = [(row.name, to_message(row.type, fields, header)) for row, fields in encoded if fields is not None]
+        for name, output in ready:
+            self._outputs[name].publish(output)
