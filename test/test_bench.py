@@ -121,13 +121,15 @@ def test_the_published_way(weights_file):
 def test_scaling_writes_a_plot(tmp_path, weights_file, monkeypatch, capsys):
     monkeypatch.setattr(bench_scaling, "SIZE", (64, 48))
     monkeypatch.setattr(bench_scaling, "SHARES", (0.5, 1.0))
-    monkeypatch.setattr(bench_scaling, "CLASSES_SIZE", (48, 32))
+    monkeypatch.setattr(bench_scaling, "SMALL", (48, 32))
     monkeypatch.setattr(bench_scaling, "CLASSES", (2, 24))
+    monkeypatch.setattr(bench_scaling, "CAMERAS", (1, 3))
     files = tmp_path / "plots" / "p.png", tmp_path / "s.json"
     assert main(["bench", *ARGUMENTS, "--scaling", str(files[0]), "--json", str(files[1]), "--weights", str(weights_file)]) == 0
     found = json.loads(files[1].read_text())["scaling"]
     assert found["pixels"]["x"] == [45 * 34, 64 * 48]
     assert found["classes"]["x"] == [2, 24]
+    assert found["cameras"]["x"] == [1, 3]
     assert all(len(part["median_ms"]) == 2 and "linear_or_slower" in part for part in found.values())
     picture = cv2.imread(str(files[0]))
     assert picture is not None and picture.std() > 0

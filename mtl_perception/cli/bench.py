@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scaling",
         type=Path,
         metavar="PNG",
-        help="latency against pixels and against classes: a plot there, whether it grows faster than linearly printed",
+        help="latency against pixels, classes and cameras: a plot there, whether it grows faster than linearly printed",
     )
     add_parameters(parser)
 

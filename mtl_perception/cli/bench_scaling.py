@@ -1,4 +1,4 @@
-"""`bench --scaling`: how latency grows with pixels and with classes."""
+"""`bench --scaling`: how latency grows with pixels, with classes and with cameras."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ SIZE = (1242, 375)
 SHARES = (0.125, 0.25, 0.5, 1.0, 2.0)
 """Pixels, as shares of `SIZE`."""
 CLASSES = (2, 12, 24, 48, 96)
-CLASSES_SIZE = (621, 188)
+CAMERAS = (1, 2, 4, 8)
+SMALL = (621, 188)
+"""Of the pictures for classes and cameras."""
 OUTPUTS = ("labels", "depth", "cloud")
 LINEAR = 1.1
 """An exponent up to this is called linear: medians of few runs scatter by some per cent."""
@@ -43,13 +45,17 @@ def scaling(config: Config, runs: int, picture: Path) -> dict[str, Any]:
         picture: PNG to write.
 
     Returns:
-        For pixels and classes: x, median_ms, iqr_ms, exponent (of the power that fits best), and whether growth is linear
-        or slower.
+        For pixels, classes and cameras: x, median_ms, iqr_ms, exponent (of the power that fits best), and whether growth is
+        linear or slower.
 
     Raises:
         SourceError: The plot cannot be written.
     """
-    report = {"pixels": _over_pixels(config, runs), "classes": _over_classes(config, runs)}
+    report = {
+        "pixels": _over_pixels(config, runs),
+        "classes": _over_classes(config, runs),
+        "cameras": _over_cameras(config, runs),
+    }
     curves = []
     for name, found in report.items():
         verdict = "no faster than linearly" if found["linear_or_slower"] else "FASTER THAN LINEARLY"
@@ -77,11 +83,18 @@ def _over_pixels(config: Config, runs: int) -> dict[str, Any]:
 
 
 def _over_classes(config: Config, runs: int) -> dict[str, Any]:
-    frame = _frame(*CLASSES_SIZE)
+    frame = _frame(*SMALL)
     with tempfile.TemporaryDirectory() as folder:
         pipelines = {count: _pipeline_of(config, count, Path(folder)) for count in CLASSES}
     stages = {str(count): partial(pipeline, frame, OUTPUTS) for count, pipeline in pipelines.items()}
     return _report(list(CLASSES), list(time_in_turn(stages, runs).values()))
+
+
+def _over_cameras(config: Config, runs: int) -> dict[str, Any]:
+    """All cameras' pictures by one call: on a CPU one after the other, on a GPU as a batch."""
+    pipeline = Pipeline(config=replace(config, warm_up=False), reuse_outputs=True)
+    calls = {str(count): partial(pipeline.batch, [_frame(*SMALL)] * count, [OUTPUTS] * count) for count in CAMERAS}
+    return _report(list(CAMERAS), list(time_in_turn(calls, runs).values()))
 
 
 def _pipeline_of(config: Config, count: int, folder: Path) -> Pipeline:
