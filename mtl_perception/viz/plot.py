@@ -12,6 +12,7 @@ from mtl_perception.viz.colours import INK_COLOR, PANEL_COLOR, write_text
 
 WIDTH, HEIGHT = 560, 380
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 40, 48
+LABEL_WIDTH = 44
 LINE_COLOR = (88, 166, 255)
 GUIDE_COLOR = (110, 116, 126)
 
@@ -52,10 +53,14 @@ def plot(curve: Curve) -> np.ndarray:
     cv2.line(picture, origin, place(curve.x[-1], curve.y[-1]), GUIDE_COLOR, 1, cv2.LINE_AA)
     points = [place(x, y) for x, y in zip(curve.x, curve.y, strict=True)]
     cv2.polylines(picture, [np.array(points, np.int32)], False, LINE_COLOR, 2, cv2.LINE_AA)
+    free = 0
     for point, x, y in zip(points, curve.x, curve.y, strict=True):
         cv2.circle(picture, point, 4, LINE_COLOR, -1, cv2.LINE_AA)
-        write_text(picture, f"{y:.3g}", (point[0] - 14, point[1] - 9))
-        write_text(picture, f"{x:.3g}", (point[0] - 12, HEIGHT - BOTTOM + 18))
+        write_text(picture, f"{y:.3g}", (max(point[0] - 14, LEFT + 4), point[1] - 9))
+        # One that would lie on the one before is left out.
+        if point[0] >= free:
+            write_text(picture, f"{x:.3g}", (point[0] - 12, HEIGHT - BOTTOM + 18))
+            free = point[0] + LABEL_WIDTH
     write_text(picture, curve.title, (LEFT, 22))
     write_text(picture, curve.x_label, (LEFT, HEIGHT - 8))
     return picture
