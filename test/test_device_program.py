@@ -29,7 +29,7 @@ CLASSES = (0, len(STREET))
 
 def on_device(weights, reuse: bool = False, **parameters) -> Pipeline:
     """A pipeline that takes the GPU's path, on CPU tensors."""
-    pipe = Pipeline(weights=weights, device="cpu", warm_up=False, reuse_outputs=reuse, **parameters)
+    pipe = Pipeline(weights=weights, device="cpu", backend="torch", warm_up=False, reuse_outputs=reuse, **parameters)
     _, first = pipe.description.class_set(pipe.config.classes)
     network, classes = load_network(weights), (first, len(pipe.class_set))
     pipe._path = DevicePath(network, HostRuntime(), pipe.precision, classes, copies=not reuse)
@@ -39,7 +39,7 @@ def on_device(weights, reuse: bool = False, **parameters) -> Pipeline:
 @pytest.fixture(scope="module")
 def both(weights_file):
     """The pipeline on the GPU's path and the plain one, with these live parameters."""
-    pipes = on_device(weights_file), Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    pipes = on_device(weights_file), Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
     before = pipes[0].config, pipes[1].config
 
     def tuned(**parameters) -> tuple[Pipeline, Pipeline]:
@@ -117,7 +117,7 @@ def test_the_pipelines_answers(both, parameters, rtol):
 def test_with_the_very_same_network_only_ties_differ(weights_file):
     pipe = on_device(weights_file)
     pipe._path._network = load_network(weights_file).to(memory_format=torch.channels_last)
-    expected = Pipeline(weights=weights_file, device="cpu", warm_up=False)(FRAME)
+    expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(FRAME)
     assert_agree(pipe(FRAME), expected, ties=2e-4, rtol=1e-5)
 
 
@@ -167,7 +167,7 @@ def test_distorted_camera_and_focal_length(weights_file, tmp_path):
     path = tmp_path / "metric.safetensors"
     save_weights(path, state, replace(description, depth_focal_length=100.0), half=False)
     lens = CameraModel(WIDTH, HEIGHT, 70.0, 71.0, 44.5, 30.5, "plumb_bob", (-0.2, 0.05, 0.001, 0.002, 0.0))
-    expected = Pipeline(weights=path, device="cpu", warm_up=False)
+    expected = Pipeline(weights=path, device="cpu", backend="torch", warm_up=False)
     pipe = on_device(path)
     for frame in (Frame(FRAME.image, lens), FRAME, Frame(FRAME.image), Frame(FRAME.image, lens)):
         assert_agree(pipe(frame), expected(frame))
@@ -180,7 +180,7 @@ def test_published_form_with_groups_and_normals(tmp_path):
         save_weights(
             path, MultiTaskRefineNet(published_description(classes, tasks)).state_dict(), published_description(classes, tasks)
         )
-        expected = Pipeline(weights=path, device="cpu", warm_up=False, classes=group)(FRAME)
+        expected = Pipeline(weights=path, device="cpu", backend="torch", warm_up=False, classes=group)(FRAME)
         # Metres are a magnitude here, and where it passes through 0 a ratio says nothing.
         assert_agree(on_device(path, classes=group)(FRAME), expected, ties=0.02, rtol=0.02)
 
@@ -197,7 +197,7 @@ def test_pictures_of_a_batch_do_not_mix(both):
     small = Frame(noise_picture(20, 30), CameraModel(30, 20, 30.0, 30.0, 15.0, 10.0))
     frames.insert(2, small)
     wanted = [frozenset({"labels", "cloud", "image"})] * 4 + [frozenset({"depth"})]
-    results = pipe._on_device(frames, wanted)
+    results = pipe.batch(frames, wanted)
     for frame, outputs, result in zip(frames, wanted, results, strict=True):
         assert_agree(result, single(frame, outputs))
     assert sorted(spec.batch for spec in pipe._path._plans) == [1, 4]
