@@ -227,10 +227,7 @@ class Pipeline:
         height, width = frames[0].image.shape[:2]
         job = Job(
             frames,
-            [
-                _checked_outputs(wanted) - (frozenset() if frame.camera else {"cloud"})
-                for frame, wanted in zip(frames, outputs, strict=True)
-            ],
+            [_checked_outputs(wanted) for wanted in outputs],
             [self._depth_factor(frame.camera, width, config.input_scale) for frame in frames],
             scaled_size(height, width, config.output_scale),
             config.input_scale,
@@ -240,7 +237,7 @@ class Pipeline:
             config.min_confidence,
         )
         if self._path is not self._host:
-            scored = "labels" in (needed := needed_tasks(job.wanted[-1])) and "confidence" not in needed
+            scored = "labels" in (needed := needed_tasks(job.outputs(-1))) and "confidence" not in needed
             self._scored = job if scored and not config.min_confidence else None
         return job
 

@@ -18,8 +18,8 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 import rclpy
 from conftest import noise_picture
 from diagnostic_msgs.msg import DiagnosticStatus
+from inside import node_inside
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
@@ -61,29 +61,8 @@ class Spy:
 
 @pytest.fixture
 def node(weights_file: Path):
-    context = Context()
-    rclpy.init(context=context)
-    values = {"weights": str(weights_file), "diagnostics_period": 0.1}
-    overrides = [Parameter(name, value=value) for name, value in values.items()]
-    node = PerceptionNode(context=context, parameter_overrides=overrides)
-    node.trigger_configure()
-    node.pipeline = Spy(node.pipeline)
-    node.trigger_activate()
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-
-    def spin() -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            executor.spin()
-
-    thread = threading.Thread(target=spin)
-    thread.start()
-    yield node
-    executor.shutdown()
-    thread.join()
-    node.close()
-    node.destroy_node()
-    context.try_shutdown()
+    with node_inside(weights_file, Spy) as node:
+        yield node
 
 
 def in_its_executor(node: PerceptionNode, client: Client, transition: Callable[[], object]) -> TransitionCallbackReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from dataclasses import replace
@@ -12,16 +11,12 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-import rclpy
 from conftest import noise_picture
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.parameter import Parameter
+from inside import node_inside
 from ros_client import Camera, Client, Image, image, labels_of, values_of
 
 from mtl_perception import Frame, Pipeline
 from mtl_perception.ros.mailbox import Mailbox
-from mtl_perception.ros.node import PerceptionNode
 from mtl_perception.ros.stage import Stage
 
 NAMES = ("front", "left", "right")
@@ -105,29 +100,9 @@ class Gpu:
 
 @pytest.fixture
 def node(weights_file: Path):
-    context = Context()
-    rclpy.init(context=context)
-    values = {"weights": str(weights_file), "warm_up": False, "diagnostics_period": 0.1, "cameras": list(NAMES)}
-    overrides = [Parameter(name, value=value) for name, value in values.items()]
-    node = PerceptionNode(context=context, parameter_overrides=overrides, namespace="/inside")
-    node.trigger_configure()
-    node.pipeline = Gpu(node.pipeline)
-    node.trigger_activate()
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-
-    def spin() -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            executor.spin()
-
-    thread = threading.Thread(target=spin)
-    thread.start()
-    yield node
-    executor.shutdown()
-    thread.join()
-    node.close()
-    node.destroy_node()
-    context.try_shutdown()
+    settings = {"warm_up": False, "cameras": list(NAMES)}
+    with node_inside(weights_file, Gpu, namespace="/inside", **settings) as node:
+        yield node
 
 
 @pytest.fixture

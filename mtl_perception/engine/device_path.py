@@ -147,7 +147,9 @@ class DevicePath:
         Raises:
             DeviceError: The device failed or has no room.
         """
-        tickets = [self.submit(job, overlap=len(jobs) > 1) for job in jobs]
+        if len(jobs) == 1:
+            return [self.run(jobs[0])]
+        tickets = [self.submit(job) for job in jobs]
         return [ticket.result() for ticket in tickets]
 
     @torch.inference_mode()

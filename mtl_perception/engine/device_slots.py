@@ -21,11 +21,9 @@ from mtl_perception.types import CLOUD_DTYPE, OUTPUTS, Result
 def spec_of(job: Job, tasks: Sequence[str]) -> ProgramSpec:
     """The program that a job needs, of a network with these tasks; without outputs: none."""
     size = (int(job.frames[0].image.shape[0]), int(job.frames[0].image.shape[1]))
-    wanted = frozenset[str]().union(*job.wanted)
+    wanted = frozenset[str]().union(*(job.outputs(index) for index in range(len(job.frames))))
     if job.output_size == size:
         wanted -= {"image"}
-    if not any(frame.camera for frame in job.frames):
-        wanted -= {"cloud"}
     if "normals" not in tasks:
         wanted -= {"normals"}
     return ProgramSpec(
@@ -147,10 +145,9 @@ def results_of(job: Job, arrays: Mapping[str, np.ndarray], copy: bool) -> list[R
         copy: Give arrays of their own, not views.
     """
     results = []
-    for index, (frame, wanted, camera) in enumerate(zip(job.frames, job.wanted, job.cameras, strict=True)):
+    for index, (frame, camera) in enumerate(zip(job.frames, job.cameras, strict=True)):
+        wanted = job.outputs(index)
         values = {name: array[index] for name, array in arrays.items() if name in wanted}
-        if camera is None:
-            values.pop("cloud", None)
         if copy:
             values = {name: array.copy() for name, array in values.items()}
         if "cloud" in values:

@@ -24,15 +24,15 @@ CACHED_CAMERAS = 32
 class HostPath:
     """Everything between frames and results where one frame keeps the device busy, as on a CPU. Not for two threads at once.
 
-    Attributes:
-        result_sets: How many calls' results are valid at a time where they are not copied.
-        batch_limit: How many frames it gains by taking together.
-        warm_up_jobs: How many jobs it takes until each is as fast as the next.
-
     Args:
         engine: Runs the network.
         classes: First class and number of classes to choose among.
         copies: Results own their arrays; without it the next job overwrites them.
+
+    Attributes:
+        result_sets: How many calls' results are valid at a time where they are not copied.
+        batch_limit: How many frames it gains by taking together.
+        warm_up_jobs: How many jobs it takes until each is as fast as the next.
     """
 
     result_sets = batch_limit = warm_up_jobs = 1
@@ -77,7 +77,7 @@ class HostPath:
         self._postprocess.segmentation(logits, job.output_size, job.upsampling, 0.0, False)
 
     def stages(self, job: Job) -> dict[str, Callable[[], Any]]:
-        """The parts of `run` for a job of one frame with a camera, each to be called alone, for `bench`.
+        """The parts of `run_all` for a job of one frame with a camera, each to be called alone, for `bench`.
 
         Returns:
             By name, in order: forward (which gives the network's own outputs), labels, labels and confidence, depth, cloud.
@@ -111,7 +111,7 @@ class HostPath:
 
     def _compute(self, job: Job, index: int, copies: bool) -> Result:
         frame, camera = job.frames[index], job.cameras[index]
-        wanted = job.wanted[index] - (frozenset() if camera else {"cloud"})
+        wanted = job.outputs(index)
         needed = needed_tasks(wanted)
         raw = self._engine.forward(frame.image, job.input_scale) if needed else ()
         grow = job.output_size, job.upsampling

@@ -41,6 +41,10 @@ class Job:
         height, width = self.output_size
         return [None if frame.camera is None else frame.camera.scaled(width, height) for frame in self.frames]
 
+    def outputs(self, index: int) -> frozenset[str]:
+        """What frame `index` is to give: what is wanted, but no cloud without a camera."""
+        return self.wanted[index] - (frozenset() if self.frames[index].camera else {"cloud"})
+
     @property
     def network_size(self) -> tuple[int, int]:
         """Height and width that the network sees."""
