@@ -316,16 +316,18 @@ def test_examples_repeat_and_hold_each_set_by_its_share(data: Path) -> None:
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
-    path = write_config(data, "resumed", held_out=[{"path": "both", "format": "folder"}], licence="for the test")
+    path = write_config(data, "resumed", held_out=[{"path": "both", "format": "folder"}], licence="for the test", workers=1)
     # All of them with one thread: another number adds up in another order.
     train(path, tmp_path / "whole", processes=1)
     command = [sys.executable, "-m", "mtl_perception", "train", str(path), "--out", str(tmp_path / "parts"), "--device", "cpu"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     deadline = time.monotonic() + 120
     while not ((tmp_path / "parts/log.csv").exists() and log(tmp_path / "parts")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    # To all of its processes, as a batch system or a shutdown does.
+    os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "stopped at step" in errors and "the same command goes on" in errors and "Traceback" not in errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,4 +120,11 @@ def load(examples: Examples, config: TrainConfig, first_step: int, rank: int, wo
         pin_memory=pin,
         persistent_workers=config.workers > 0,
         prefetch_factor=4 if config.workers else None,
+        worker_init_fn=_leave_stopping_to_the_run,
     )
+
+
+def _leave_stopping_to_the_run(_: int) -> None:
+    """A signal to all processes, as a batch system sends it, must leave the run its pictures until it has saved itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -25,13 +25,15 @@ CAMERA_HEIGHT = 1.65
 """Metres above the road, KITTI's."""
 HEIGHTS = {"person": (1.5, 1.9), "cyclist": (1.5, 1.9)}
 """Metres, least and greatest."""
-SHAPES = {"person": (1.4, 5.0), "cyclist": (0.7, 3.0)}
+SHAPES = {"person": (1.4, 5.0), "cyclist": (0.5, 3.0)}
 """Height over width of what looks like one of them, and not like a crowd or a part."""
 GROUND = ("road", "sidewalk", "terrain")
 LEAST_PIXELS = 500
 LEAST_HEIGHT, GREATEST_SHARE = 16, 0.9
 """Pasted height: least in pixels, greatest as a share of the picture's."""
 MOST = 3
+SHADE = (0.35, 1.15)
+"""Darkest and brightest that a pasted figure becomes: many of a street's people stand in the shade, few of those cut out do."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Paster:
                 continue
             figure = self.figures[label][int(rng.integers(len(self.figures[label])))]
             colours, mask = self._cut(figure, height)
+            colours = np.minimum(colours * np.float32(np.exp(rng.uniform(*np.log(SHADE)))), 255)
             if rng.random() < 0.5:
                 colours, mask = colours[:, ::-1], mask[:, ::-1]
             top, left = row - height + 1, int(column) - mask.shape[1] // 2
