@@ -22,6 +22,9 @@ from mtl_perception.ros.statistics import Statistics
 from mtl_perception.ros.stream_watch import Arrival, StreamWatch
 from mtl_perception.types import Frame, Result
 
+HEADER_BYTES = 2**16
+"""The size of a compressed picture is looked for in so many of its bytes: the executor has no time for strange ones."""
+
 
 class Camera:
     """Topics and counts of a camera.
@@ -88,7 +91,7 @@ class Camera:
     def _arrival(self, message: Any) -> Arrival:
         clock = self._node.get_clock()
         if isinstance(message, CompressedImage):
-            size, encoding = picture_size(bytes(message.data)), message.format
+            size, encoding = picture_size(bytes(memoryview(message.data)[:HEADER_BYTES])), message.format
         else:
             size, encoding = (message.width, message.height), message.encoding
         form = f"{size[0]}x{size[1]} {encoding}" if size else encoding
