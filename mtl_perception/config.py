@@ -136,7 +136,7 @@ class Config:
         1.0, "Time between two diagnostics messages", when=CONFIGURE, unit="s", low=0.1, high=60.0, node_only=True
     )
     image_timeout: float = _parameter(
-        2.0, "Without a picture for this long, diagnostics say so", when=LIVE, unit="s", low=0.1, high=3600.0, node_only=True
+        1.5, "Without a new picture for so long, diagnostics say so", when=LIVE, unit="s", low=0.1, high=3600.0, node_only=True
     )
     autostart: bool = _parameter(
         True, "Configure and activate at start; false: wait for a lifecycle manager", when=START, node_only=True

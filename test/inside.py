@@ -20,10 +20,12 @@ from mtl_perception.ros.node import PerceptionNode
 
 
 @contextlib.contextmanager
-def node_inside(weights: Path, before: Callable[[Any], Any], namespace: str = "", **settings: Any) -> Iterator[PerceptionNode]:
+def node_inside(
+    weights: Path, before: Callable[[Any], Any], namespace: str = "", remap: tuple[str, ...] = (), **settings: Any
+) -> Iterator[PerceptionNode]:
     """The node, active, with `before(pipeline)` in the place of its pipeline; ended at the end of the block."""
     context = Context()
-    rclpy.init(context=context)
+    rclpy.init(context=context, args=["test", "--ros-args", *(part for rule in remap for part in ("-r", rule))])
     values = {"weights": str(weights), "diagnostics_period": 0.1, **settings}
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     node = PerceptionNode(context=context, parameter_overrides=overrides, namespace=namespace)

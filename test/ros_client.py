@@ -286,9 +286,9 @@ class Camera:
 
             self.client.spin_until(heard, f"a matching subscription to {publisher.topic_name}")
 
-    def publish(self, message: Any, frame_id: str = "camera_optical") -> int:
-        """Send a picture; its stamp is new, and returned."""
-        stamp = self.client.next_stamp()
+    def publish(self, message: Any, frame_id: str = "camera_optical", stamp: int | None = None) -> int:
+        """Send a picture; its stamp, a new one unless it is given, is returned."""
+        stamp = self.client.next_stamp() if stamp is None else stamp
         put_header(message, stamp, frame_id)
         self.images.publish(message)
         return stamp

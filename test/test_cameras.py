@@ -69,7 +69,7 @@ def test_each_camera_gets_its_own_outputs_under_its_own_header(cameras: dict[str
 
 
 def test_diagnostics_tell_of_each_camera(cameras: dict[str, Camera], client: Client) -> None:
-    parts = {f"{name}: {part}" for name in NAMES for part in ("frames", "camera")}
+    parts = {f"{name}: {part}" for name in NAMES for part in ("frames", "stream", "camera")}
     client.wait_status("network", lambda status: True)
     assert set(client.statuses) == parts | {"network"}
     for name in NAMES:

@@ -33,3 +33,15 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
 def test_nothing_is_left_to_be_written(document: Path) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     assert not re.findall(r"^\W*[A-Z]+(?:_[A-Z]+)+\W*$|\b(?:TODO|TBD|FIXME)\b|(?i:to be filled)", text, re.MULTILINE)
+
+
+def test_faults_are_held_by_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| fault ")]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, function in named:
+            source = (ROOT / "test" / file).read_text(encoding="utf-8")
+            assert re.search(rf"^ *def {function}\(", source, re.MULTILINE), f"{file} has no {function}"

@@ -245,7 +245,7 @@ def other_node():
 
 
 def test_silence_is_explained_by_what_the_graph_holds(bare_node, other_node) -> None:
-    subscription = MatchedSubscription(bare_node, Image, "/cam/other", lambda _: None, 1, "auto", may_latch=False)
+    subscription = MatchedSubscription(bare_node, Image, "/cam/other", lambda _: None, 1, "auto", may_latch=False, name="image")
     assert "/cam/other has no publisher: remap image" in subscription.why_silent()
     other_node.create_publisher(CompressedImage, "/cam/other/compressed", 1)
     _until(lambda: "set image_transport to compressed" in subscription.why_silent())

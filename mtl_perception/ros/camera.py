@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from mtl_perception.config import Config
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.messages.decode import stamp_ns
 from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder, OutputTopic
+from mtl_perception.messages.picture_header import picture_size
 from mtl_perception.ros.camera_input import CameraInput
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
 from mtl_perception.ros.qos import keep_last, output_profile
 from mtl_perception.ros.statistics import Statistics
+from mtl_perception.ros.stream_watch import Arrival, StreamWatch
 from mtl_perception.types import Frame, Result
+
+HEADER_BYTES = 2**16
+"""The size of a compressed picture is looked for in so many of its bytes: the executor has no time for strange ones."""
 
 
 class Camera:
@@ -28,6 +35,7 @@ class Camera:
 
     Attributes:
         input: Its subscriptions, while the node is active.
+        watch: What is odd about its pictures, since the node became active.
         last_size: Width and height of the latest picture, None before the first.
         last_frame_id: Frame of the latest picture, None before the first.
     """
@@ -35,6 +43,7 @@ class Camera:
     def __init__(self, node: LifecycleNode, name: str = "") -> None:
         self.name = name
         self.statistics = Statistics()
+        self.watch = StreamWatch()
         self.input: CameraInput | None = None
         self.last_size: tuple[int, int] | None = None
         self.last_frame_id: str | None = None
@@ -62,13 +71,33 @@ class Camera:
         """Subscribe; `on_image` gets each picture's message, in the executor's thread."""
         # Pictures may come from another camera than before.
         self.last_size = self.last_frame_id = None
-        self.input = CameraInput(self._node, config, on_image, self.name)
+        watch = self.watch = StreamWatch()
+
+        def take(message: Any) -> None:
+            on_image(message)
+            # Afterwards, when the picture is on its way.
+            watch.saw(self._arrival(message))
+
+        self.input = CameraInput(self._node, config, take, self.name)
+        for text in self.input.ignored:
+            self._node.get_logger().warning(text)
 
     def stop_listening(self) -> None:
         """Unsubscribe."""
         if self.input is not None:
             self.input.close()
             self.input = None
+
+    def _arrival(self, message: Any) -> Arrival:
+        clock = self._node.get_clock()
+        if isinstance(message, CompressedImage):
+            size, encoding = picture_size(bytes(memoryview(message.data)[:HEADER_BYTES])), message.format
+        else:
+            size, encoding = (message.width, message.height), message.encoding
+        form = f"{size[0]}x{size[1]} {encoding}" if size else encoding
+        return Arrival(
+            stamp_ns(message.header), time.monotonic(), clock.now().nanoseconds, clock.ros_time_is_active, form, message.data
+        )
 
     def publish_label_info(self, encoder: Encoder) -> None:
         """Publish what is latched."""

@@ -24,7 +24,13 @@ CACHED_MODELS = 32
 
 
 class MatchedSubscription:
-    """A subscription that is made anew when the topic's publishers offer another quality of service."""
+    """A subscription that is made anew when the topic's publishers offer another quality of service.
+
+    Attributes:
+        topic: Full name.
+        name: As it is remapped by.
+        publishers: Full names of the nodes that publish messages of its type, one for each publisher, at the latest look.
+    """
 
     def __init__(
         self,
@@ -35,11 +41,13 @@ class MatchedSubscription:
         depth: int,
         reliability: str,
         may_latch: bool,
-        name: str = "image",
+        name: str,
     ) -> None:
         self.topic, self.name = topic, name
         self._node, self._kind, self._callback = node, kind, callback
         self._depth, self._reliability, self._may_latch = depth, reliability, may_latch
+        self._type = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+        self.publishers: list[str] = []
         # Until publishers are known: best effort, which any publisher serves.
         self._profile = self._wanted() or keep_last(depth, reliable=False)
         self._subscription = node.create_subscription(kind, topic, callback, self._profile)
@@ -51,12 +59,11 @@ class MatchedSubscription:
 
     def why_silent(self) -> str:
         """What may keep messages away, and what to do about it."""
-        expected = f"{self._kind.__module__.split('.')[0]}/msg/{self._kind.__name__}"
         found = {info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)}
-        if expected in found:
+        if self._type in found:
             return f"{self.topic} has a publisher, which sends nothing"
         if found:
-            return f"{self.topic} is of type {', '.join(sorted(found))}, not {expected}"
+            return f"{self.topic} is of type {', '.join(sorted(found))}, not {self._type}"
         if self._node.count_publishers(f"{self.topic}/compressed"):
             return f"{self.topic} has no publisher, but {self.topic}/compressed has: set image_transport to compressed"
         return f"{self.topic} has no publisher: remap {self.name} to the camera's topic"
@@ -75,7 +82,11 @@ class MatchedSubscription:
         self._node.destroy_subscription(self._subscription)
 
     def _wanted(self) -> QoSProfile | None:
-        return matching_profile(self._node, self.topic, self._depth, self._reliability, self._may_latch)
+        found = self._node.get_publishers_info_by_topic(self.topic)
+        self.publishers = [
+            f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found if info.topic_type == self._type
+        ]
+        return matching_profile(found, self._depth, self._reliability, self._may_latch)
 
 
 class CameraInput:
@@ -86,6 +97,11 @@ class CameraInput:
         config: Transport and quality of service.
         on_image: Called with each Image or CompressedImage, in the executor's thread.
         name: The camera's, under which its topics are; empty: under none.
+
+    Attributes:
+        frame_id: Of the latest camera_info, None before the first.
+        changes: How often camera_info told of another calibration than before.
+        ignored: Remappings that have no effect, in words.
     """
 
     def __init__(self, node: Node, config: Config, on_image: Callable[[Any], None], name: str = "") -> None:
@@ -93,12 +109,21 @@ class CameraInput:
         self._latest: Calibration | CameraError | None = None
         self._models: dict[tuple[Calibration, int, int, bool], CameraModel | CameraError] = {}
         self.frame_id: str | None = None
+        self.changes = 0
+        self.ignored = ignored_remappings(node, name)
         compressed = config.image_transport == "compressed"
         kind = CompressedImage if compressed else Image
         topic, info_topic = topics(node, compressed, name)
         # First, as the executor serves them in this order: a camera_info that came with a picture is known for it.
         self.infos = MatchedSubscription(
-            node, CameraInfo, info_topic, self._on_info, 1, config.camera_info_reliability, may_latch=True
+            node,
+            CameraInfo,
+            info_topic,
+            self._on_info,
+            1,
+            config.camera_info_reliability,
+            may_latch=True,
+            name=f"{name}/camera_info" if name else "camera_info",
         )
         self.images = MatchedSubscription(
             node,
@@ -165,11 +190,27 @@ class CameraInput:
 
     def _on_info(self, message: CameraInfo) -> None:
         self.frame_id = message.header.frame_id
+        before = self._latest
         try:
             self._latest = calibration_from_message(message)
         except CameraError as error:
             # Not the one before: a camera that says nonsense now may have changed.
             self._latest = error
+        if isinstance(before, Calibration) and self._latest != before:
+            self.changes += 1
+
+
+def ignored_remappings(node: Node, camera: str) -> list[str]:
+    """What is remapped though a camera of several, `camera`, has its topics under its name; empty for the only camera."""
+    if not camera:
+        return []
+    namespace = node.get_namespace().rstrip("/")
+    resolved = {name: node.resolve_topic_name(name) for name in ("image", "camera_info")}
+    return [
+        f"the remapping of {name} to {topic} has no effect, as there are several cameras: remap {camera}/{name}"
+        for name, topic in resolved.items()
+        if topic != f"{namespace}/{name}"
+    ]
 
 
 def topics(node: Node, compressed: bool, name: str = "") -> tuple[str, str]:

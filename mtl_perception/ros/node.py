@@ -17,7 +17,7 @@ from mtl_perception.messages.outputs import NODE_NAME, Encoder
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.ros import parameters
 from mtl_perception.ros.camera import Camera
-from mtl_perception.ros.health import health
+from mtl_perception.ros.health import CHECK_PERIOD, Report
 from mtl_perception.ros.transitions import refuse_impossible_transitions
 from mtl_perception.ros.worker import Worker
 
@@ -175,9 +175,12 @@ class PerceptionNode(LifecycleNode):
             self.destroy_timer(self._diagnostics_timer)
         # By the steady clock: diagnostics go on while simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._diagnostics_timer = self.create_timer(self.config.diagnostics_period, self._publish_diagnostics, clock=steady)
+        self._report = Report(self.config.diagnostics_period)
+        self._diagnostics_timer = self.create_timer(CHECK_PERIOD, self._publish_diagnostics, clock=steady)
 
     def _publish_diagnostics(self) -> None:
-        message = DiagnosticArray(status=health(self))
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(message)
+        statuses = self._report.due(self)
+        if statuses:
+            message = DiagnosticArray(status=statuses)
+            message.header.stamp = self.get_clock().now().to_msg()
+            self._diagnostics.publish(message)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from mtl_perception.config import Config
 
@@ -23,15 +23,16 @@ def output_profile(config: Config) -> QoSProfile:
     return keep_last(config.output_depth, config.output_reliability == "reliable")
 
 
-def matching_profile(node: Node, topic: str, depth: int, reliability: str, may_latch: bool = False) -> QoSProfile | None:
-    """The best profile that every publisher of a topic can serve.
+def matching_profile(
+    publishers: list[TopicEndpointInfo], depth: int, reliability: str, may_latch: bool = False
+) -> QoSProfile | None:
+    """The best profile that every one of a topic's publishers can serve.
 
     A best-effort reader of a reliable camera loses pictures of megabytes on Fast DDS, and a reliable reader of a
     best-effort camera gets none: so reliable when all publishers are.
 
     Args:
-        node: Asks the graph.
-        topic: Full name.
+        publishers: As the graph knows them.
         depth: History depth.
         reliability: auto, reliable or best_effort.
         may_latch: Ask for transient local durability when all publishers offer it.
@@ -39,7 +40,6 @@ def matching_profile(node: Node, topic: str, depth: int, reliability: str, may_l
     Returns:
         None when there is no publisher to look at and reliability is auto.
     """
-    publishers = node.get_publishers_info_by_topic(topic)
     offers = [info.qos_profile for info in publishers]
     latched = may_latch and bool(offers) and all(o.durability == DurabilityPolicy.TRANSIENT_LOCAL for o in offers)
     if reliability != "auto":

@@ -83,7 +83,7 @@ class Recorder:
                 self._subscribe(topic, kinds[0])
 
     def _subscribe(self, topic: str, kind: str) -> None:
-        profile = matching_profile(self.node, topic, QUEUE, "auto", may_latch=True)
+        profile = matching_profile(self.node.get_publishers_info_by_topic(topic), QUEUE, "auto", may_latch=True)
         if profile is None:  # so far it has subscribers only
             return
         self._subscribed.add(topic)

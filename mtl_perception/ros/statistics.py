@@ -13,6 +13,8 @@ WINDOW = 100
 """Latencies of this many frames make median and maximum."""
 RATE_WINDOW = 5.0
 """Seconds over which rates are taken."""
+AGE_LIMIT = 3600.0
+"""Seconds; an age beyond it, or below 0, is that of a clock that is not ours, and tells nothing of the node."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Statistics:
         with self._lock:
             self.processed += 1
             self._latencies.append(latency)
-            self._ages.append(age)
+            if 0 <= age < AGE_LIMIT:
+                self._ages.append(age)
             self._done.append(time.monotonic())
 
     def values(self) -> dict[str, str]:
