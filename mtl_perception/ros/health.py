@@ -9,7 +9,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from mtl_perception.errors import CameraError
 from mtl_perception.ros.statistics import ERROR, OK, STALE, WARN, status
 
-GRAVE = ("device", "internal")
+GRAVE = ("device", "not_finite", "internal")
 """Reasons of rejection that are no camera's fault."""
 
 if TYPE_CHECKING:
@@ -85,9 +85,14 @@ def _network(node: PerceptionNode) -> DiagnosticStatus:
         "precision": pipeline.precision,
         "backend": pipeline.backend,
         "licence": pipeline.description.licence,
+        "device failures": str(node.recovery.failures),
+        "device recoveries": str(node.recovery.recoveries),
     }
-    text = "; ".join((f"{pipeline.description.name} on {pipeline.device}", *pipeline.notes))
-    return _status(node, "network", WARN if pipeline.notes else OK, text, values)
+    if node.recovery.trouble:
+        return _status(node, "network", ERROR, node.recovery.trouble, values)
+    notes = list(filter(None, (node.recovery.note, *pipeline.notes)))
+    text = "; ".join((f"{pipeline.description.name} on {pipeline.device}", *notes))
+    return _status(node, "network", WARN if notes else OK, text, values)
 
 
 def _part(camera: Camera, name: str) -> str:
