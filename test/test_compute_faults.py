@@ -20,7 +20,7 @@ from faulty_gpu import LOST, Gpu, faulty_gpu, spoil_outputs
 from inside import in_its_executor, node_inside
 from lifecycle_msgs.msg import State
 from rclpy.lifecycle import TransitionCallbackReturn
-from ros_client import Camera, Client, camera_info, cloud_of, depth_of, image, labels_of, values_of
+from ros_client import OUTPUTS, Camera, Client, camera_info, cloud_of, depth_of, image, labels_of, values_of
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.engine.run import Engine
@@ -40,6 +40,15 @@ def gpu(monkeypatch) -> Gpu:
     return faulty_gpu(monkeypatch)
 
 
+def camera_of(client: Client, name: str) -> Camera:
+    under = f"{name}/" if name else ""
+    outputs = {f"{under}{topic}": kind for topic, kind in OUTPUTS.items()}
+    camera = Camera(client, f"/{under}image", f"/{under}camera_info", outputs=outputs, name=name)
+    camera.publish_info(camera_info(WIDTH, HEIGHT))
+    camera.connect(image(PICTURE))
+    return camera
+
+
 @pytest.fixture
 def start(weights_file: Path):
     """A node at work with a camera before it: `start(on_device_error=…)`."""
@@ -48,10 +57,8 @@ def start(weights_file: Path):
         def start(**settings) -> SimpleNamespace:
             node = stack.enter_context(node_inside(weights_file, lambda made: made, warm_up=False, **settings))
             client = stack.enter_context(closing(Client()))
-            camera = Camera(client)
-            camera.publish_info(camera_info(WIDTH, HEIGHT))
-            camera.connect(image(PICTURE))
-            return SimpleNamespace(node=node, client=client, camera=camera)
+            cameras = [camera_of(client, name) for name in settings.get("cameras", [""])]
+            return SimpleNamespace(node=node, client=client, camera=cameras[0], other=cameras[-1])
 
         yield start
 
@@ -162,6 +169,28 @@ def test_a_device_that_is_the_cpu_already_is_made_anew(start, monkeypatch) -> No
     assert (found.status.level, found.status.message) == (found.status.OK, "random on cpu")
     assert at.node.pipeline._engine is not before
     assert values_of(at.client.status("frames"))["last rejection"].startswith("device cpu: out of memory while processing")
+
+
+def test_several_cameras_come_back_together(gpu: Gpu, start) -> None:
+    at = start(cameras=["front", "left"])
+    cameras = [at.camera, at.other]
+    gpu.fault = RuntimeError(LOST)
+
+    def publish() -> bool:
+        for camera in cameras:
+            camera.publish(image(PICTURE))
+        for camera in cameras:
+            camera.settle()
+        return True
+
+    at.client.spin_until(lambda: publish() and "attempt" in network(at).message)
+    assert all(at.client.counts(camera.frames)["rejected: device"] > 0 for camera in cameras)
+    gpu.fault = None
+    at.client.spin_until(lambda: publish() and network(at).level == network(at).OK)
+    for camera in cameras:
+        camera.exchange(image(PICTURE))
+        assert at.client.counts(camera.frames)["rejected"] == at.client.counts(camera.frames)["rejected: device"]
+    assert values_of(network(at))["device recoveries"] == "1"
 
 
 def test_stop_ends_unconfigured_and_can_be_configured_again(gpu: Gpu, start) -> None:
