@@ -8,6 +8,7 @@ import numpy as np
 
 from mtl_perception.types import UNLABELLED, Result
 
+
 def head_without_numbers(result: Result, min_confidence: float = 0.0, min_depth: float = 0.0) -> str:
     """The head that gave no finite number for any pixel: labels or depth; empty if none is known to be so.
 
