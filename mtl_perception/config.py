@@ -66,6 +66,14 @@ class Config:
         "Let cuDNN time its kernels for each picture size: faster, but the last bits may differ from run to run",
         when=CONFIGURE,
     )
+    on_device_error: str = _parameter(
+        "retry",
+        "When the device fails at work: retry (make the network anew on it, with growing pauses), cpu (go on there), "
+        "or stop (back to unconfigured)",
+        when=LIVE,
+        choices=("retry", "cpu", "stop"),
+        node_only=True,
+    )
     warm_up: bool = _parameter(
         True, "Run the network once at configuration, so that the first frame is not slow", when=CONFIGURE
     )

@@ -34,7 +34,16 @@ class ConfigError(PerceptionError):
 
 
 class DeviceError(PerceptionError):
-    """The compute device asked for is absent, or failed."""
+    """The compute device asked for is absent, failed, or gave no numbers.
+
+    Args:
+        message: What failed, where, and while doing what.
+        reason: A short stable key, by which the frames it cost are counted in diagnostics.
+    """
+
+    def __init__(self, message: str, reason: str = "device") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class SourceError(PerceptionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -16,11 +17,11 @@ from mtl_perception.engine.device_runtime import CudaRuntime
 from mtl_perception.engine.host_path import HostPath
 from mtl_perception.engine.job import Job, scaled_size
 from mtl_perception.engine.postprocess import needed_tasks
-from mtl_perception.errors import CameraError, ConfigError, FrameError
+from mtl_perception.engine.run import Engine, device_errors
+from mtl_perception.errors import CameraError, ConfigError, DeviceError, FrameError
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.labels import ClassSet
 from mtl_perception.net.description import KITTI_CAMERA as DEFAULT_CAMERA
-from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.net.weights import load_network
 from mtl_perception.types import OUTPUTS, Frame, Result
 
@@ -76,22 +77,18 @@ class Pipeline:
         if config is not None and others:
             raise ConfigError(f"give either config or single parameters ({', '.join(others)}), not both")
         self.config = config or Config.from_mapping({"weights": str(weights), "device": device, **others})
-        network = load_network(self.config.weights)
-        self.description = network.description
+        self._network = load_network(self.config.weights)
+        self.description = self._network.description
         self._max_depth(self.config)
         self.class_set: ClassSet
         self.class_set, first = self.description.class_set(self.config.classes)
-        classes = (first, len(self.class_set))
-        self._engine = make_engine(
-            network, self.config.device, self.config.precision, self.config.cpu_threads, self.config.backend
-        )
-        self._host = HostPath(self._engine, classes, copies=not reuse_outputs)
-        self._path: HostPath | DevicePath = self._host
-        if self.device.type == "cuda":
-            self._path = self._device_path(network, classes, copies=not reuse_outputs)
+        self._classes = (first, len(self.class_set))
+        self._copies = not reuse_outputs
+        self._engine: Engine
+        self._host: HostPath
+        self._path: HostPath | DevicePath
         self._scored: Job | None = None
-        if self.config.warm_up:
-            self._warm_up()
+        self._settle_on(self.config.device, self.config.precision)
 
     @property
     def device(self) -> torch.device:
@@ -141,6 +138,24 @@ class Pipeline:
         config = Config.from_mapping({**values, **changes})
         self._max_depth(config)
         self.config = config
+
+    def renew(self, device: str = "") -> None:
+        """Make all that lies on the device anew, as after it failed, of the same weights and parameters.
+
+        Args:
+            device: Another one instead; a precision that it lacks is chosen as by auto. Empty: the same.
+
+        Raises:
+            DeviceError: The device is absent, has no room, or failed again; `renew` may be tried again.
+        """
+        precision = self.precision
+        if device:
+            precision = "auto" if device == "cpu" and self.config.precision == "fp16" else self.config.precision
+        # A device that has failed may refuse even this.
+        with suppress(RuntimeError, DeviceError):
+            self._path.free()
+        # Not auto again, which takes the CPU where it sees no GPU any more.
+        self._settle_on(device or str(self.device), precision)
 
     def __call__(self, frame: Frame, outputs: Collection[str] = OUTPUTS) -> Result:
         """Labels, confidence, depth and cloud of a frame.
@@ -217,10 +232,21 @@ class Pipeline:
         self._checked(frame)
         return self._host.stages(self._job([frame], [OUTPUTS], self.config))
 
-    def _device_path(self, network: MultiTaskRefineNet, classes: tuple[int, int], copies: bool) -> DevicePath:
-        # Exact, lest fp32 be less than that.
-        runtime = CudaRuntime(self.device, self.config.gpu_tuning, exact=self.precision == "fp32")
-        return DevicePath(network, runtime, self.precision, classes, use_graphs=self.config.gpu_graph, copies=copies)
+    def _settle_on(self, device: str, precision: str) -> None:
+        """Make what computes; where that fails, what there was before stays."""
+        engine = make_engine(self._network, device, precision, self.config.cpu_threads, self.config.backend)
+        host = HostPath(engine, self._classes, self._copies)
+        path = self._device_path(engine) if engine.device.type == "cuda" else host
+        self._engine, self._host, self._path, self._scored = engine, host, path, None
+        if self.config.warm_up:
+            self._warm_up()
+
+    def _device_path(self, engine: Engine) -> DevicePath:
+        config, precision = self.config, engine.precision
+        with device_errors(engine.device, "being made ready"):
+            # Exact, lest fp32 be less than that.
+            runtime = CudaRuntime(engine.device, config.gpu_tuning, exact=precision == "fp32")
+        return DevicePath(self._network, runtime, precision, self._classes, use_graphs=config.gpu_graph, copies=self._copies)
 
     def _job(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]], config: Config) -> Job:
         """Frames of one size, checked, as the paths take them."""

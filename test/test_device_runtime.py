@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mtl_perception.engine.device_runtime import WARM_UPS, CudaRuntime, Lane
+from mtl_perception.engine.device_runtime import WARM_UPS, CudaRuntime, Lane, is_out_of_memory
 
 
 class FakeCuda:
@@ -64,11 +64,13 @@ class FakeCuda:
     def graph(self, graph, pool, stream, capture_error_mode):
         assert (stream.name, capture_error_mode) == (self.current, "thread_local")
         self.calls.append(f"capture into {pool}")
-        yield
-        if self.fails:
-            # PyTorch's own leaves its stream as the current one then.
-            self.current = "capture's"
-            raise RuntimeError("operation failed due to a previous error during capture")
+        try:
+            yield
+        finally:
+            if self.fails:
+                # PyTorch's own leaves its stream as the current one then.
+                self.current = "capture's"
+                raise RuntimeError("operation failed due to a previous error during capture")
         self.calls.append("captured")
 
     def empty_cache(self) -> None:
@@ -138,6 +140,22 @@ def test_after_a_capture_that_failed_the_stream_is_the_old_one_and_the_pool_anot
     runtime.capture(lambda: None)
     assert "capture into pool 2" in cuda.calls
     del kept
+
+
+def test_a_capture_without_memory_is_known_as_such(cuda, runtime):
+    """It ends with an error that says nothing of memory: else graphs were given up for good, at all sizes."""
+
+    def large() -> None:
+        if "capture into pool 1" in cuda.calls:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+
+    cuda.fails = True
+    with pytest.raises(RuntimeError, match="previous error during capture") as found:
+        runtime.capture(large)
+    assert is_out_of_memory(found.value)
+    with pytest.raises(RuntimeError, match="previous error during capture") as found:
+        runtime.capture(lambda: None)
+    assert not is_out_of_memory(found.value)
 
 
 def test_memory_is_ready_for_every_lane_and_given_back_when_all_are_idle(cuda, runtime):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 import rclpy
 from conftest import noise_picture
 from diagnostic_msgs.msg import DiagnosticStatus
-from inside import node_inside
+from inside import in_its_executor, node_inside
 from rclpy.context import Context
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -63,17 +62,6 @@ class Spy:
 def node(weights_file: Path):
     with node_inside(weights_file, Spy) as node:
         yield node
-
-
-def in_its_executor(node: PerceptionNode, client: Client, transition: Callable[[], object]) -> TransitionCallbackReturn:
-    """What the transition gives, run as its service would run it.
-
-    The service itself is not asked: two participants in one process do not always discover each other's services
-    (seen once in some twenty runs); `test_node_lifecycle.py` asks it between processes.
-    """
-    task = node.executor.create_task(transition)
-    client.spin_until(task.done, transition.__name__)
-    return task.result()
 
 
 @pytest.fixture

@@ -112,6 +112,13 @@ class RuntimeEngine(Engine):
         )
         return tuple(filter(None, found))
 
+    def free(self) -> None:
+        """Let go of all compiled networks, and forget where OpenVINO failed."""
+        self._requests.clear()
+        self._unkept.clear()
+        self._failures.clear()
+        self._failure = ""
+
     @torch.inference_mode()
     def forward(self, image: np.ndarray, input_scale: float = 1.0) -> tuple[Tensor, ...]:
         """One forward pass; see `Engine.forward`. The outputs are valid until the next one."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 WARM_UPS = 3
 """Runs before a capture: libraries choose kernels and take memory in the first ones, which a graph must not hold."""
+NO_ROOM = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
 Work = Callable[[], None]
 T = TypeVar("T")
 
@@ -193,9 +194,12 @@ class _Graph:
         self._graph.replay()
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that a device, or page-locked memory, has no room: libraries say so in their own ways."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "ALLOC_FAILED" in text)
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether it says, or comes of it, that a device or page-locked memory has no room: libraries say so in their own ways."""
+    # A capture that runs out of memory ends with an error of its own, which knows the first one only as its context.
+    while isinstance(error, RuntimeError):
+        text = str(error)
+        if isinstance(error, torch.cuda.OutOfMemoryError) or any(words in text for words in NO_ROOM):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -54,6 +54,11 @@ class HostPath:
         """What a user should know of how the network is run."""
         return self._engine.notes
 
+    def free(self) -> None:
+        """Let go of what can be made again when it is needed; results keep their own memory."""
+        self._engine.free()
+        self._rays.clear()
+
     @torch.inference_mode()
     def run_all(self, jobs: Sequence[Job]) -> list[list[Result]]:
         """The results of several jobs, one a frame, in order.

@@ -6,15 +6,19 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from mtl_perception.engine.device_runtime import is_out_of_memory
 from mtl_perception.engine.preprocess import Preprocessor
 from mtl_perception.errors import ConfigError, DeviceError
 from mtl_perception.net.model import MultiTaskRefineNet
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+GPU_LIBRARIES = ("cuda", "cudnn", "cublas", "nvml")
+"""One of them is named where a GPU fails, and not the program."""
 ALL_THREADS = torch.get_num_threads()
 """PyTorch's own choice for this machine."""
 
@@ -71,12 +75,19 @@ def device_errors(device: torch.device, doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise DeviceError(f"device {device}: out of memory while {doing}: {_first_line(error)}") from error
-    except RuntimeError as error:
-        if device.type == "cpu" or "CUDA" not in str(error):
+    except (RuntimeError, MemoryError, cv2.error) as error:
+        if _has_no_room(error):
+            raise DeviceError(f"device {device}: out of memory while {doing}: {_first_line(error)}") from error
+        if device.type == "cpu" or not any(library in str(error).lower() for library in GPU_LIBRARIES):
             raise
         raise DeviceError(f"device {device} failed while {doing}: {_first_line(error)}") from error
+
+
+def _has_no_room(error: BaseException) -> bool:
+    """On whatever device: PyTorch, NumPy and OpenCV say so in their own ways."""
+    if isinstance(error, cv2.error):
+        return bool(error.code == cv2.Error.StsNoMem)
+    return isinstance(error, MemoryError) or is_out_of_memory(error)
 
 
 def _first_line(error: BaseException) -> str:
@@ -115,7 +126,7 @@ class Engine:
         dtype = DTYPES[self.precision]
         with device_errors(self.device, "loading the network"):
             self._network = copy.deepcopy(network).to(self.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._preprocess = Preprocessor(self.description, self.device, dtype)
+            self._preprocess = Preprocessor(self.description, self.device, dtype)
 
     @property
     def backend(self) -> str:
@@ -126,6 +137,9 @@ class Engine:
     def notes(self) -> tuple[str, ...]:
         """What a user should know of how the network is run."""
         return (self._note,) if self._note else ()
+
+    def free(self) -> None:
+        """Let go of what can be made again when it is needed."""
 
     @torch.inference_mode()
     def forward(self, image: np.ndarray, input_scale: float = 1.0) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from mtl_perception.errors import CameraError
 from mtl_perception.ros.statistics import ERROR, OK, STALE, WARN, status
 
-GRAVE = ("device", "internal")
+GRAVE = ("device", "not_finite", "internal")
 """Reasons of rejection that are no camera's fault."""
 CHECK_PERIOD = 0.1
 """Seconds between two looks at whether there is something new to tell."""
@@ -193,10 +193,15 @@ def _network(node: PerceptionNode) -> Part:
         "precision": pipeline.precision,
         "backend": pipeline.backend,
         "licence": pipeline.description.licence,
+        "device failures": str(node.recovery.failures),
+        "device recoveries": str(node.recovery.recoveries),
     }
     fine = f"{pipeline.description.name} on {pipeline.device}"
-    text = "; ".join((fine, *pipeline.notes))
-    found = [Finding(WARN, text, text)] if pipeline.notes else []
+    if node.recovery.trouble:
+        return Part("network", [Finding(ERROR, "device", node.recovery.trouble)], fine, lambda: values)
+    notes = list(filter(None, (node.recovery.note, *pipeline.notes)))
+    text = "; ".join((fine, *notes))
+    found = [Finding(WARN, text, text)] if notes else []
     return Part("network", found, fine, lambda: values)
 
 

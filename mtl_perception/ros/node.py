@@ -18,6 +18,7 @@ from mtl_perception.pipeline import Pipeline
 from mtl_perception.ros import parameters
 from mtl_perception.ros.camera import Camera
 from mtl_perception.ros.health import CHECK_PERIOD, Report
+from mtl_perception.ros.recovery import Recovery
 from mtl_perception.ros.transitions import refuse_impossible_transitions
 from mtl_perception.ros.worker import Worker
 
@@ -41,11 +42,15 @@ class PerceptionNode(LifecycleNode):
         self.config = parameters.declare(self)
         self.failure = ""
         self.state_name = "unconfigured"
+        self.recovery = self._new_recovery()
         self.pipeline: Pipeline | None = None
         self.encoder: Encoder | None = None
         self.cameras: list[Camera] = []
         self._make_cameras()
         self._worker: Worker | None = None
+        # Why the worker's thread asks the executor's, which alone makes transitions, to stop; empty: it does not.
+        self._given_up = ""
+        self._stop_request = self.create_guard_condition(self._stop_if_given_up)
         self._guard = parameters.ChangeGuard(self, lambda: self.state_name == "unconfigured", self._apply)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._diagnostics_timer: Any = None
@@ -55,27 +60,16 @@ class PerceptionNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters, load the network, create the publishers."""
-        started = time.monotonic()
         try:
-            self.config = parameters.read(self)
-            self.pipeline = Pipeline(config=self.config, reuse_outputs=True)
-            self.encoder = Encoder(self.pipeline.class_set, self.config.overlay_opacity)
-            self._make_cameras()
-            for camera in self.cameras:
-                camera.create_outputs(self.config)
+            self._set_up()
         except Exception as error:
-            self._release()
-            return self._failed("configure", error)
-        self._schedule_diagnostics()
-        self.failure, self.state_name = "", "inactive"
-        self.get_logger().info(
-            f"weights {self.pipeline.description.name!r} ({len(self.pipeline.class_set)} classes) on {self.pipeline.device}, "
-            f"{self.pipeline.precision}, ready after {time.monotonic() - started:.1f} s. "
-            f"Licence of the weights: {self.pipeline.description.licence}"
-        )
-        for note in self.pipeline.notes:
-            self.get_logger().warning(note)
-        return TransitionCallbackReturn.SUCCESS
+            self._report("configure", error)
+        else:
+            self.failure, self.state_name = "", "inactive"
+            return TransitionCallbackReturn.SUCCESS
+        # Out of the handler: the error's traceback holds what there was of the pipeline, and its memory.
+        self._release()
+        return TransitionCallbackReturn.FAILURE
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start to work."""
@@ -90,7 +84,8 @@ class PerceptionNode(LifecycleNode):
         except Exception as error:
             self._stop()
             super().on_deactivate(state)
-            return self._failed("activate", error)
+            self._report("activate", error)
+            return TransitionCallbackReturn.FAILURE
         self.failure, self.state_name = "", "active"
         inputs = [camera.input for camera in self.cameras if camera.input is not None]
         topics = [f"{source.images.topic}, camera_info on {source.infos.topic}" for source in inputs]
@@ -98,30 +93,33 @@ class PerceptionNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and stop working."""
-        self._stop()
+        """Unsubscribe and stop working; to error processing where the device was given up."""
+        try:
+            self._stop()
+            super().on_deactivate(state)
+        except Exception as error:
+            self._report("deactivate", error)
+            return TransitionCallbackReturn.ERROR
         self.state_name = "inactive"
-        return super().on_deactivate(state)
+        return TransitionCallbackReturn.ERROR if self._given_up else TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of network and publishers."""
-        self._release()
-        self.state_name = "unconfigured"
-        return TransitionCallbackReturn.SUCCESS
+        return self._end("cleanup", "unconfigured")
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and let go, from whatever state."""
-        self._stop()
-        self._release()
-        self.state_name = "finalized"
-        return TransitionCallbackReturn.SUCCESS
+        return self._end("shutdown", "finalized")
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After a transition went wrong: back to unconfigured, where parameters can be mended."""
-        self._stop()
-        self._release()
-        self.state_name = "unconfigured"
-        return TransitionCallbackReturn.SUCCESS
+        """After a transition went wrong: back to unconfigured, where parameters can be mended; finalized if even that fails."""
+        if self._given_up:
+            self.failure = f"stopped, as the device failed and on_device_error is stop: {self._given_up}"
+            self._given_up = ""
+        result = self._end("clear up after an error", "unconfigured")
+        if result != TransitionCallbackReturn.SUCCESS:
+            self.state_name = "finalized"
+        return result
 
     def close(self) -> bool:
         """Stop, for the end of the process, when transitions are no longer possible; False if a frame is still in work."""
@@ -129,11 +127,52 @@ class PerceptionNode(LifecycleNode):
         self._stop(STOP_TIMEOUT)
         return worker is None or not worker.is_alive()
 
-    def _failed(self, transition: str, error: Exception) -> TransitionCallbackReturn:
+    def _set_up(self) -> None:
+        started = time.monotonic()
+        self.config = parameters.read(self)
+        self.pipeline = Pipeline(config=self.config, reuse_outputs=True)
+        self.recovery = self._new_recovery()
+        self.encoder = Encoder(self.pipeline.class_set, self.config.overlay_opacity)
+        self._make_cameras()
+        for camera in self.cameras:
+            camera.create_outputs(self.config)
+        self._schedule_diagnostics()
+        self.get_logger().info(
+            f"weights {self.pipeline.description.name!r} ({len(self.pipeline.class_set)} classes) on {self.pipeline.device}, "
+            f"{self.pipeline.precision}, ready after {time.monotonic() - started:.1f} s. "
+            f"Licence of the weights: {self.pipeline.description.licence}"
+        )
+        for note in self.pipeline.notes:
+            self.get_logger().warning(note)
+
+    def _report(self, transition: str, error: Exception) -> None:
         known = isinstance(error, PerceptionError)
         self.failure = str(error) if known else f"{type(error).__name__}: {error}"
         self.get_logger().error(f"cannot {transition}: {self.failure}")
-        return TransitionCallbackReturn.FAILURE
+
+    def _end(self, transition: str, state_name: str) -> TransitionCallbackReturn:
+        """Stop and let go of everything."""
+        try:
+            self._stop()
+            self._release()
+        except Exception as error:
+            self._report(transition, error)
+            return TransitionCallbackReturn.ERROR
+        self.state_name = state_name
+        return TransitionCallbackReturn.SUCCESS
+
+    def _new_recovery(self) -> Recovery:
+        return Recovery(lambda: self.config.on_device_error, self._give_up, self.get_logger())
+
+    def _give_up(self, reason: str) -> None:
+        """Called in the worker's thread, which a transition ends and so cannot make one."""
+        self._given_up = reason
+        self._stop_request.trigger()
+
+    def _stop_if_given_up(self) -> None:
+        # A transition that was asked for by somebody else may have come first.
+        if self._given_up and self.state_name == "active":
+            self.trigger_deactivate()
 
     def _stop(self, timeout: float | None = None) -> None:
         for camera in self.cameras:
@@ -147,9 +186,9 @@ class PerceptionNode(LifecycleNode):
     def _release(self) -> None:
         for camera in self.cameras:
             camera.destroy_outputs()
-        on_gpu = self.pipeline is not None and self.pipeline.device.type == "cuda"
         self.pipeline = self.encoder = None
-        if on_gpu:
+        # Whatever the pipeline's device: it may have been one before, or none to the end.
+        if torch.cuda.is_initialized():
             try:
                 torch.cuda.empty_cache()
             except RuntimeError as error:
@@ -175,11 +214,11 @@ class PerceptionNode(LifecycleNode):
             self.destroy_timer(self._diagnostics_timer)
         # By the steady clock: diagnostics go on while simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._report = Report(self.config.diagnostics_period)
+        self._news = Report(self.config.diagnostics_period)
         self._diagnostics_timer = self.create_timer(CHECK_PERIOD, self._publish_diagnostics, clock=steady)
 
     def _publish_diagnostics(self) -> None:
-        statuses = self._report.due(self)
+        statuses = self._news.due(self)
         if statuses:
             message = DiagnosticArray(status=statuses)
             message.header.stamp = self.get_clock().now().to_msg()

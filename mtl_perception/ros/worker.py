@@ -57,8 +57,7 @@ class Worker(threading.Thread):
         self._node = node
         self._cameras = list(node.cameras)
         self._mailbox: Mailbox[tuple[Any, float]] = Mailbox(len(self._cameras))
-        overlaps = node.pipeline is not None and node.pipeline.result_sets > 1
-        self._publishing = Stage("publishing") if overlaps else None
+        self._publishing = Stage("publishing") if self._overlaps() else None
 
     def put(self, sender: int, message: Any) -> None:
         """Leave a picture of the camera of this number; called in the executor's thread."""
@@ -76,14 +75,21 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Work until closed."""
-        limit = self._node.pipeline.batch_limit if self._node.pipeline is not None else 1
         try:
-            while taken := self._mailbox.take(limit):
+            while taken := self._mailbox.take(self._limit()):
                 jobs = [self._prepare(self._cameras[sender], *item) for sender, item in taken]
                 self._work([job for job in jobs if job is not None])
         finally:
             if self._publishing is not None:
                 self._publishing.close()
+
+    def _limit(self) -> int:
+        """How many cameras are served together at most: one by one while the device is in trouble."""
+        pipeline = self._node.pipeline
+        return 1 if pipeline is None or self._node.recovery.trouble else pipeline.batch_limit
+
+    def _overlaps(self) -> bool:
+        return self._node.pipeline is not None and self._node.pipeline.result_sets > 1
 
     def _prepare(self, camera: Camera, message: Any, arrived: float) -> Job | None:
         """The job of a message; None where nobody wants it, or it was rejected."""
@@ -101,16 +107,16 @@ class Worker(threading.Thread):
             with self._rejecting(job.camera), self._settling():
                 pipeline = self._node.pipeline
                 if pipeline is not None:
-                    self._finish([job], [pipeline(job.frame, job.needs)])
+                    self._finish([job], self._node.recovery.run(pipeline, [job.frame], [job.needs]))
 
     def _work_together(self, jobs: list[Job]) -> bool:
         """False if it failed: then each is tried by itself, so that one camera's fault is not the others'."""
         pipeline = self._node.pipeline
         try:
             if pipeline is not None:
+                frames, needs = [job.frame for job in jobs], [job.needs for job in jobs]
                 with self._settling():
-                    results = pipeline.batch([job.frame for job in jobs], [job.needs for job in jobs])
-                    self._finish(jobs, results)
+                    self._finish(jobs, self._node.recovery.run(pipeline, frames, needs))
         except Exception as error:
             self._node.get_logger().warning(
                 f"{len(jobs)} cameras' pictures failed together, each is tried alone: {error}", throttle_duration_sec=LOG_PERIOD
@@ -124,6 +130,9 @@ class Worker(threading.Thread):
             publish()
         else:
             self._publishing.hand_over(publish)
+            if not self._overlaps():
+                # The device was changed for one that keeps the results of one call.
+                self._publishing.wait()
 
     def _publish(self, jobs: list[Job], results: list[Result]) -> None:
         encoder = self._node.encoder
@@ -149,10 +158,8 @@ class Worker(threading.Thread):
         """A frame that fails in the block is counted and named, and the node lives on."""
         try:
             yield
-        except FrameError as error:
+        except (FrameError, DeviceError) as error:
             self._reject(camera, error.reason, str(error))
-        except DeviceError as error:
-            self._reject(camera, "device", str(error))
         except Exception as error:
             # In a context that is shut down everything fails, and nothing is to be said of it.
             if self._node.context.ok():

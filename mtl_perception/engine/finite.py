@@ -1,0 +1,38 @@
+"""Whether a network that ran without an error gave numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mtl_perception.types import UNLABELLED, Result
+
+
+def head_without_numbers(result: Result, min_confidence: float = 0.0, min_depth: float = 0.0) -> str:
+    """The head that gave no finite number for any pixel: labels or depth; empty if none is known to be so.
+
+    Single pixels without a number are NaN, 255 or 0 in the outputs. It costs some microseconds: planes are read whole only
+    where their middle has none.
+
+    Args:
+        result: Of a pipeline; only what is in it is judged.
+        min_confidence: It was computed with; above 0, a picture without labels says nothing.
+        min_depth: The same for depth, metres.
+    """
+    labels = result.labels if result.labels is not None or result.cloud is None else result.cloud["label"]
+    # A softmax maximum is never 0: there is always a greatest part.
+    if result.confidence is not None and _all(result.confidence, 0):
+        return "labels"
+    if labels is not None and not min_confidence and _all(labels, UNLABELLED):
+        return "labels"
+    if result.depth is not None and not min_depth and _all(result.depth, math.nan):
+        return "depth"
+    return ""
+
+
+def _all(plane: np.ndarray, value: float) -> bool:
+    middle = plane.item(plane.shape[0] // 2, plane.shape[1] // 2)
+    if math.isnan(value):
+        return math.isnan(middle) and bool(np.isnan(plane).all())
+    return bool(middle == value) and bool((plane == value).all())

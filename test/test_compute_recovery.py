@@ -1,0 +1,229 @@
+"""What the node's answer to a failing device is made of: pauses, a pipeline made anew, errors told apart, numbers judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+from conftest import noise_picture
+from faulty_gpu import LOST, Gpu, faulty_gpu, spoil_outputs
+
+from mtl_perception import CameraModel, Frame, Pipeline
+from mtl_perception.engine.finite import head_without_numbers
+from mtl_perception.engine.run import device_errors
+from mtl_perception.errors import DeviceError
+from mtl_perception.ros import recovery
+from mtl_perception.ros.recovery import Recovery
+
+WIDTH, HEIGHT = 64, 48
+PICTURE = noise_picture(HEIGHT, WIDTH)
+FRAME = Frame(PICTURE, CameraModel(WIDTH, HEIGHT, 60.0, 62.0, WIDTH / 2 - 1.25, HEIGHT / 2 + 0.75))
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> Gpu:
+    return faulty_gpu(monkeypatch)
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Patient:
+    """A pipeline that fails as long as it is `ill`; `renewals` are the times at which it was made anew."""
+
+    device, precision, config = torch.device("cuda", 0), "fp16", SimpleNamespace(min_confidence=0.0, min_depth=0.0)
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.ill, self.incurable = clock, False, False
+        self.renewals: list[float] = []
+        self.calls = 0
+
+    def __call__(self, frame, outputs):
+        self.calls += 1
+        if self.ill:
+            raise DeviceError("lost")
+        return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=None)
+
+    def renew(self, device=""):
+        self.renewals.append(self.clock.now)
+        if self.incurable:
+            raise DeviceError("still lost")
+
+
+@pytest.fixture
+def patient(monkeypatch) -> Patient:
+    clock = Clock()
+    monkeypatch.setattr(recovery, "time", clock)
+    return Patient(clock)
+
+
+def _recovery(policy: Callable[[], str] = lambda: "retry") -> tuple[Recovery, list[str]]:
+    given_up: list[str] = []
+    return Recovery(policy, given_up.append, SimpleNamespace(error=print, warning=print)), given_up
+
+
+def _try(found: Recovery, patient: Patient) -> bool:
+    try:
+        found.run(patient, [FRAME], [set()])
+    except DeviceError:
+        return False
+    return True
+
+
+def test_pauses_grow_and_nothing_is_asked_of_the_device_meanwhile(patient: Patient) -> None:
+    found, _ = _recovery()
+    assert _try(found, patient)
+    patient.ill = patient.incurable = True
+    start = patient.clock.now
+    for _ in range(1200):
+        assert not _try(found, patient)
+        patient.clock.now += 0.125
+    assert [round(at - start) for at in patient.renewals] == [0, 1, 3, 7, 15, 31, 61, 91, 121]
+    assert patient.calls == 3, "once well, and twice before it was taken for failed"
+    assert found.failures == 2 + len(patient.renewals)
+    patient.incurable = False
+    patient.clock.now += 30
+    assert not _try(found, patient), "made anew, it fails at the frame"
+    assert patient.calls == 4
+    patient.ill = False
+    patient.clock.now += 30
+    assert _try(found, patient) and (found.trouble, found.recoveries) == ("", 1)
+    patient.ill = True
+    renewals = len(patient.renewals)
+    for _ in range(3):
+        assert not _try(found, patient)
+    assert len(patient.renewals) == renewals + 1, "the next time it begins at once again"
+
+
+def test_failures_that_are_not_in_a_row_tear_nothing_down(patient: Patient) -> None:
+    found, given_up = _recovery(lambda: "stop")
+    for _ in range(20):
+        patient.ill = not patient.ill
+        assert _try(found, patient) != patient.ill
+    assert (patient.renewals, given_up, found.failures, found.recoveries, found.trouble) == ([], [], 10, 0, "")
+
+
+def test_the_policy_may_change_while_the_device_is_lost(patient: Patient) -> None:
+    policy = ["retry"]
+    found, given_up = _recovery(lambda: policy[0])
+    patient.ill = patient.incurable = True
+    for _ in range(3):
+        _try(found, patient)
+    assert given_up == []
+    policy[0] = "stop"
+    assert not _try(found, patient)
+    assert given_up == ["still lost"]
+    assert len(patient.renewals) == 1
+
+
+def test_a_renewed_pipeline_gives_the_same_with_parameters_of_now(weights_file: Path) -> None:
+    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    expected = pipe(FRAME).cloud.tobytes()
+    engine = pipe._engine
+    pipe.renew()
+    assert pipe._engine is not engine
+    assert pipe(FRAME).cloud.tobytes() == expected
+    pipe.update(output_scale=0.5)
+    pipe.renew("cpu")
+    assert pipe(FRAME).labels.shape == (HEIGHT // 2, WIDTH // 2)
+
+
+def test_a_device_that_fails_again_leaves_what_there_was(weights_file: Path, gpu: Gpu) -> None:
+    pipe = Pipeline(weights=weights_file, device="cuda", precision="fp16", warm_up=False)
+    expected = pipe(FRAME).labels
+    gpu.fault = RuntimeError(LOST)
+    with pytest.raises(DeviceError, match="device cuda:0 failed while loading the network: CUDA error"):
+        pipe.renew()
+    assert str(pipe.device) == "cuda:0"
+    gpu.fault = None
+    np.testing.assert_array_equal(pipe(FRAME).labels, expected)
+    pipe.renew("cpu")
+    assert (str(pipe.device), pipe.precision, pipe.result_sets) == ("cpu", "fp32", 1), "a CPU has no fp16"
+
+
+@pytest.mark.parametrize("text", ["CUDA error: device-side assert", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "NVML_ERROR"])
+def test_a_gpus_errors_are_told_from_the_programs(text: str) -> None:
+    with pytest.raises(DeviceError, match="device cuda failed while at it"), device_errors(torch.device("cuda"), "at it"):
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="shapes"), device_errors(torch.device("cuda"), "at it"):
+        raise RuntimeError("shapes do not fit")
+
+
+def _fill_memory(how: str) -> None:
+    huge = 2**58
+    if how == "torch":
+        torch.empty(huge)
+    elif how == "numpy":
+        np.empty(huge, np.uint8)
+    else:
+        cv2.copyMakeBorder(np.zeros((1, 1), np.uint8), 0, 2**31 - 2, 0, 2**31 - 2, cv2.BORDER_CONSTANT)
+
+
+@pytest.mark.parametrize("how", ["torch", "numpy", "opencv"])
+def test_a_lack_of_memory_on_the_cpu_is_the_devices(how: str) -> None:
+    with (
+        pytest.raises(DeviceError, match="device cpu: out of memory while at it: "),
+        device_errors(torch.device("cpu"), "at it"),
+    ):
+        _fill_memory(how)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("upsampling", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("way", ["openvino", "torch", "device program"])
+def test_what_is_no_number_becomes_none_wherever_it_is_computed(
+    weights_file, monkeypatch, request, way, upsampling, value
+) -> None:
+    if way == "openvino":
+        pytest.importorskip("openvino", reason="needs openvino")
+    elif way == "device program":
+        request.getfixturevalue("gpu")
+    settings = {"device": "cuda"} if way == "device program" else {"device": "cpu", "backend": way}
+    pipe = Pipeline(weights=weights_file, warm_up=False, upsampling=upsampling, **settings)
+    before = pipe(FRAME)
+    spoil_outputs(monkeypatch, value)
+    result = pipe(FRAME)
+    spoilt, far = (slice(0, 16), slice(0, 16)), (slice(32, None), slice(32, None))
+    assert (result.labels[spoilt] == 255).all() and (result.confidence[spoilt] == 0).all()
+    assert np.isnan(result.depth[spoilt]).all() and np.isnan(result.cloud["x"][spoilt]).all()
+    assert (pipe(FRAME, {"labels"}).labels[spoilt] == 255).all()
+    np.testing.assert_array_equal(result.depth[far], before.depth[far])
+    assert (result.labels[far] == before.labels[far]).mean() > 0.99
+
+
+def _result(**planes) -> SimpleNamespace:
+    return SimpleNamespace(**{"labels": None, "confidence": None, "depth": None, "cloud": None, **planes})
+
+
+def test_a_picture_without_any_number_is_told_from_a_poor_one() -> None:
+    size = (50, 90)
+    nothing, unsure = np.full(size, 255, np.uint8), np.full(size, 30, np.uint8)
+    void = np.full(size, np.nan, np.float32)
+    assert head_without_numbers(_result(labels=nothing)) == "labels"
+    assert head_without_numbers(_result(labels=nothing), min_confidence=0.9) == "", "none may be sure enough"
+    assert head_without_numbers(_result(labels=nothing, confidence=unsure), min_confidence=0.9) == ""
+    assert head_without_numbers(_result(confidence=np.zeros(size, np.uint8)), min_confidence=0.9) == "labels"
+    assert head_without_numbers(_result(depth=void)) == "depth"
+    assert head_without_numbers(_result(depth=void), min_depth=1.0) == "", "all may be nearer"
+    assert head_without_numbers(_result(depth=np.full(size, np.inf, np.float32))) == "", "the sky"
+    for plane in (nothing, void):
+        plane[13, 17] = 1
+    assert head_without_numbers(_result(labels=nothing, depth=void)) == "", "one pixel is enough"
+    cloud = np.zeros(size, [("label", np.uint32)])
+    assert head_without_numbers(_result(cloud=cloud)) == ""
+    cloud["label"] = 255
+    assert head_without_numbers(_result(cloud=cloud)) == "labels"
