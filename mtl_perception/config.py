@@ -252,6 +252,11 @@ def by_name(name: str) -> Parameter:
     raise ConfigError(f"unknown parameter {name!r}{_suggest(name, [p.name for p in parameters()])}")
 
 
+def nearest(name: str) -> str:
+    """The parameter's name that a wrong one is most like; empty when it is like none."""
+    return next(iter(difflib.get_close_matches(name, [p.name for p in parameters()], n=1)), "")
+
+
 def _columns(row: Field[Any]) -> dict[str, Any]:
     return dict(row.metadata)
 
