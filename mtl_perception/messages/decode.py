@@ -14,7 +14,7 @@ import numpy as np
 
 from mtl_perception.errors import CameraError, FrameError
 from mtl_perception.geometry.camera import Calibration, calibration_from_camera_info
-from mtl_perception.messages.picture_header import is_cut_off, picture_size
+from mtl_perception.messages.picture_header import KINDS, is_cut_off, picture_size
 from mtl_perception.types import CLOUD_DTYPE
 
 MAX_PIXELS = 2**25
@@ -118,7 +118,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def decode_compressed_image(message: Any) -> np.ndarray:
-    """The picture of a sensor_msgs/CompressedImage (JPEG, PNG or whatever OpenCV reads).
+    """The picture of a sensor_msgs/CompressedImage (JPEG, PNG, TIFF, BMP, WebP or GIF).
 
     Args:
         message: Anything with format and data.
@@ -140,7 +140,7 @@ def decode_compressed_image(message: Any) -> np.ndarray:
 
 
 def decode_picture(data: bytes) -> np.ndarray:
-    """The picture in the bytes of a JPEG, PNG or whatever else OpenCV reads.
+    """The picture in the bytes of a JPEG, PNG, TIFF, BMP, WebP or GIF, as far as OpenCV reads it; of an animation, the first.
 
     Returns:
         H x W x 3 uint8, RGB; 16 bits are scaled down to 8, transparency is dropped, a rotation in EXIF is ignored.
@@ -149,14 +149,15 @@ def decode_picture(data: bytes) -> np.ndarray:
         FrameError: It is damaged, cut off, too large, or not a picture.
     """
     announced = picture_size(data)
-    if announced is not None:
-        check_size(*announced)
+    if announced is None:
+        raise FrameError(f"damaged or not a picture ({len(data)} bytes); read are {KINDS}", "compressed")
+    check_size(*announced)
     if is_cut_off(data):
         # OpenCV 4 would fill the rest with grey and say nothing.
         raise FrameError(f"a JPEG without its end ({len(data)} bytes): it was cut off", "compressed")
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise FrameError(f"cannot be decoded ({len(data)} bytes): {error.err}", "compressed") from error
     if pixels is None:
