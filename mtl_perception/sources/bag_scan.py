@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mtl_perception.errors import said, shown
+
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 ROS1_MAGIC = b"#ROSBAG V2.0\n"
 
@@ -69,7 +71,7 @@ def scan(path: Path) -> Iterator[Record]:
         else:
             yield from _ros1_messages(view[len(ROS1_MAGIC) :], {})
     except (struct.error, KeyError, UnicodeDecodeError) as error:
-        raise DamageError(f"a record makes no sense ({type(error).__name__}: {error})") from error
+        raise DamageError(f"a record makes no sense ({type(error).__name__}: {said(error)})") from error
     if not finished:
         raise DamageError("the recording was not finished")
 
@@ -87,12 +89,12 @@ def _decompress(name: str, data: memoryview) -> memoryview:
         module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
         decompressor = importlib.import_module(module).ZstdDecompressor()
     else:
-        raise DamageError(f"a chunk is compressed in an unknown way ({name!r})")
+        raise DamageError(f"a chunk is compressed in an unknown way ({shown(name)})")
     try:
         return memoryview(decompressor.decompress(bytes(data)))
     except Exception as error:
         # Each library has an error class of its own.
-        raise DamageError(f"a chunk cannot be decompressed ({error})") from error
+        raise DamageError(f"a chunk cannot be decompressed ({said(error)})") from error
 
 
 def _mcap_messages(buffer: memoryview, schemas: dict[int, str], topics: dict[int, _Topic]) -> Generator[Record, None, bool]:
