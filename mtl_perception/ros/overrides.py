@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, said
 
 MARK = "ros__parameters"
 
@@ -50,7 +50,7 @@ def overrides(arguments: Sequence[str], node: str) -> Iterator[Override]:
         elif inside and flag in ("-p", "--param"):
             target, _, name = value.partition(":=")[0].rpartition(":")
             if not target or _applies(target, node):
-                yield Override(name, f"{flag} {value}", True)
+                yield Override(name, f"{flag} {said(value)}", True)
         elif inside and flag == "--params-file":
             yield from _of_file(Path(value), node)
 
@@ -60,14 +60,14 @@ def _of_file(path: Path, node: str) -> Iterator[Override]:
         # Nodes, not values: rcl takes texts for dates and numbers otherwise than YAML's types do.
         documents = list(yaml.compose_all(path.read_text("utf-8"), Loader=yaml.SafeLoader))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"file of parameters {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"file of parameters {path} cannot be read: {said(error)}") from error
     for document in documents:
         for section, block in _sections(document, ""):
             if _applies(section, node):
                 # The last part tells whom it means: /**/mtl_perception is this node, wherever it is.
                 is_ours = "*" not in section.rpartition("/")[2]
                 for name, line in _names(block, ""):
-                    yield Override(name, f"{path}, line {line}, section {section}", is_ours)
+                    yield Override(name, f"{path}, line {line}, section {said(section)}", is_ours)
 
 
 def _sections(block: yaml.Node | None, above: str) -> Iterator[tuple[str, yaml.Node]]:

@@ -10,7 +10,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from mtl_perception import config
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, shown
 from mtl_perception.ros.overrides import Override, overrides
 
 ALLOWED = ("use_sim_time", "start_type_description_service")
@@ -103,7 +103,7 @@ def _is_known(node: Node, name: str) -> bool:
 def _unknown(name: str) -> str:
     near = config.nearest(name)
     hint = f"did you mean {near!r}?" if near else "`mtl_perception parameters` lists all"
-    return f"unknown parameter {name!r}; {hint}"
+    return f"unknown parameter {shown(name)}; {hint}"
 
 
 class ChangeGuard:
