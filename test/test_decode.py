@@ -156,6 +156,17 @@ class TestMalformed:
             decode_image(self.good(**changes))
         assert caught.value.reason == reason
 
+    def test_an_endless_text_is_told_shortly(self):
+        """It becomes a line of a log, and of diagnostics."""
+        for decode, bad in (
+            (decode_image, self.good(encoding="x" * 10**6)),
+            (decode_compressed_image, SimpleNamespace(format="x\n" * 10**6, data=b"no picture")),
+        ):
+            with pytest.raises(FrameError, match="image.* '?x") as caught:
+                decode(bad)
+            assert len(str(caught.value)) < 1000
+            assert str(caught.value).isprintable()
+
     @pytest.mark.parametrize("size", [(1, 1), (1, 8), (8, 1), (2, 2), (2, 9)])
     def test_bayer_without_neighbours(self, size):
         with pytest.raises(FrameError, match="needs at least 3x3 pixels") as caught:
