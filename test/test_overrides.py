@@ -162,6 +162,21 @@ def test_every_name_of_the_table_is_allowed(tmp_path: Path, warnings: list[str])
         assert warnings == []
 
 
+def test_an_empty_list_is_no_names_and_nothing_else(tmp_path: Path) -> None:
+    """It has no type in ROS, so that rclpy takes it for no value at all."""
+    path = written(tmp_path, section("mtl_perception", "cameras: []"))
+    with started("--params-file", str(path)) as node:
+        assert node.config.cameras == ()
+        assert node.set_parameters([Parameter("max_depth", value=20.0)])[0].successful
+    path = written(tmp_path, section("mtl_perception", "autostart: []"))
+    assert refusal("--params-file", str(path)) == "parameter autostart: None is not a bool"
+
+
+def test_a_value_that_cannot_be_printed_is_told_in_one_line(tmp_path: Path) -> None:
+    path = written(tmp_path, section("mtl_perception", r'autostart: "a\nb\x1f"'))
+    assert refusal("--params-file", str(path)).isprintable()
+
+
 def test_a_file_that_is_not_there_any_more_is_named() -> None:
     with pytest.raises(ConfigError, match=r"file of parameters /nowhere\.yaml cannot be read"):
         list(overrides(["--ros-args", "--params-file", "/nowhere.yaml"], "/mtl_perception"))

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from mtl_perception import config
-from mtl_perception.errors import ConfigError, shown
+from mtl_perception.errors import ConfigError, said, shown
 from mtl_perception.ros.overrides import Override, overrides
 
 ALLOWED = ("use_sim_time", "start_type_description_service")
@@ -38,7 +39,7 @@ def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParame
         try:
             node.declare_parameter(row.name, ros_default(row), descriptor(row))
         except Exception as error:  # rclpy raises one kind for the type, another for the bounds
-            raise ConfigError(f"parameter {row.name}: {error}") from error
+            raise ConfigError(f"parameter {row.name}: {said(error)}") from error
     refuse_unknown(node, [*by_arguments, *by_code])
     return read(node)
 
@@ -49,7 +50,15 @@ def read(node: Node) -> config.Config:
     Raises:
         ConfigError: One does not fit.
     """
-    return config.Config.from_mapping({row.name: node.get_parameter(row.name).value for row in config.parameters()})
+    return config.Config.from_mapping({row.name: _value(node, row.name) for row in config.parameters()})
+
+
+def _value(node: Node, name: str) -> Any:
+    """The parameter's; None where a file gave it an empty list, which has no type in ROS."""
+    try:
+        return node.get_parameter(name).value
+    except ParameterUninitializedException:
+        return None
 
 
 def ros_default(row: config.Parameter) -> Any:
@@ -125,7 +134,7 @@ class ChangeGuard:
         ours = {row.name: row for row in config.parameters()}
         values = {change.name: change.value for change in changes if change.name in ours}
         try:
-            present = {name: self._node.get_parameter(name).value for name in ours}
+            present = {name: _value(self._node, name) for name in ours}
             wanted = config.Config.from_mapping({**present, **values})
             live = {}
             for name in values:
