@@ -1,5 +1,6 @@
 # make setup   build .venv (every other target does it by itself)
 # make test    all tests
+# make fuzz    bad input at scale: FUZZ_CASES cases, other ones each time, then FUZZ_SECONDS guided by coverage
 # make lint    style and types
 # make demo    node, player and recorder together; leaves demo/
 # make clean   remove what was built, and .venv
@@ -10,12 +11,16 @@
 #   TORCH        what pip installs as PyTorch: a version, and where PyTorch's own package index is wanted, its --index-url
 #                (PyTorch's installation page tells it for each CUDA, and for the small build without)
 #   PYTEST_ARGS  more arguments for pytest, e.g. PYTEST_ARGS='-k cloud -x'
+#   FUZZ_CASES   how many cases of bad input, 100000 unless it is given
+#   FUZZ_SECONDS of coverage-guided fuzzing, for all its targets together, where atheris is installed (requirements/fuzz.txt)
 #   DRIVE        what the demo plays: a KITTI raw drive, picture folder or bag; empty: a synthetic drive
 PYTHON ?= python3
 ROS ?= jazzy
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
 DRIVE ?=
+FUZZ_CASES ?= 100000
+FUZZ_SECONDS ?= 600
 export PYTHON ROS TORCH
 
 # Set by the ROS wheels when a Python of theirs called make; another Python must not inherit them.
@@ -27,7 +32,7 @@ endif
 
 BIN := .venv/bin
 
-.PHONY: setup test lint format demo clean
+.PHONY: setup test fuzz lint format demo clean
 .DEFAULT_GOAL := test
 
 setup:
@@ -36,6 +41,12 @@ setup:
 test: setup
 	@mkdir -p build/ros_log
 	ROS_LOG_DIR=$(CURDIR)/build/ros_log $(BIN)/python -m pytest -q -rs $(PYTEST_ARGS)
+
+fuzz: setup
+	@mkdir -p build/ros_log
+	ROS_LOG_DIR=$(CURDIR)/build/ros_log OPENCV_LOG_LEVEL=SILENT FUZZ_CASES=$(FUZZ_CASES) \
+	    $(BIN)/python -m pytest -q -rs --timeout 7200 test/test_fuzz_*.py $(PYTEST_ARGS)
+	$(BIN)/python tools/fuzz_coverage.py --seconds $(FUZZ_SECONDS)
 
 lint: setup
 	$(BIN)/python -m ruff check

@@ -3,6 +3,10 @@
 Each message says what is wrong, where, and what to do about it; command lines print it as one line.
 """
 
+from __future__ import annotations
+
+import reprlib
+
 
 class PerceptionError(Exception):
     """The root: catch this to catch every error that mtl_perception raises on purpose."""
@@ -48,3 +52,32 @@ class DeviceError(PerceptionError):
 
 class SourceError(PerceptionError):
     """A drive, folder or bag cannot be read, or an output cannot be written."""
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxlong, self.maxother = 3, 80, 40, 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write out an integer of thousands of digits."""
+        return f"an integer of {x.bit_length()} bits" if x.bit_length() > 1000 else super().repr_int(x, level)
+
+
+def shown(value: object) -> str:
+    """A value in an error's text: one line of bounded length, whatever a stranger sent or wrote into a file."""
+    return _cut(_short.repr(value), 200)
+
+
+def said(error: object, limit: int = 200) -> str:
+    """What an error of another library says, as a part of a text of ours: in one line of bounded length."""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)[: 10 * limit]).split())
+    text = text or type(error).__name__
+    return _cut(text, limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+_short = _Short()

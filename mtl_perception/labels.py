@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, shown
 from mtl_perception.types import UNLABELLED
 
 
@@ -172,7 +172,7 @@ def load_mapping(name_or_path: str | Path, base: Path | None = None, where: str 
         values = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"label mapping {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"label mapping {path} is not YAML: {' '.join(str(error).split())}") from None
     return parse_mapping(values, f"label mapping {path}", name=path.stem)
 
@@ -195,11 +195,11 @@ def parse_mapping(values: object, where: str, *, name: str = "own", classes: Cla
         values = {"ids": values}
     for key in values:
         if key not in ("ids", "to", "source", "names"):
-            raise ConfigError(f"{where}: unknown key {key!r} (known: ids, to, source, names)")
+            raise ConfigError(f"{where}: unknown key {shown(key)} (known: ids, to, source, names)")
     if "to" in values or classes is None:
         wanted = values.get("to")
         if not isinstance(wanted, str) or wanted not in CLASS_SETS:
-            raise ConfigError(f"{where}: to: {wanted!r} is not a class set (known: {', '.join(CLASS_SETS)})")
+            raise ConfigError(f"{where}: to: {shown(wanted)} is not a class set (known: {', '.join(CLASS_SETS)})")
         classes = CLASS_SETS[wanted]
     ids, names = values.get("ids"), values.get("names", {})
     if not isinstance(ids, dict) or not ids:
@@ -209,14 +209,19 @@ def parse_mapping(values: object, where: str, *, name: str = "own", classes: Cla
     for key, table in (("ids", ids), ("names", names)):
         for number in table:
             if type(number) is not int or not 0 <= number < UNLABELLED:
-                raise ConfigError(f"{where}: {key}: {number!r} is not an id (0 to 254)")
+                raise ConfigError(f"{where}: {key}: {shown(number)} is not an id (0 to 254)")
     return LabelMapping(
         name,
-        str(values.get("source", "")),
+        _text(values.get("source", "")),
         classes,
         {number: _class_id(value, classes, f"{where}: ids: {number}") for number, value in ids.items() if value is not None},
-        {**{number: str(value) for number, value in names.items()}, **{n: "" for n, value in ids.items() if value is None}},
+        {**{number: _text(value) for number, value in names.items()}, **{n: "" for n, value in ids.items() if value is None}},
     )
+
+
+def _text(value: object) -> str:
+    """A name, which YAML may have read as something else."""
+    return value if isinstance(value, str) else shown(value)
 
 
 def _class_id(value: object, classes: ClassSet, where: str) -> int:
@@ -224,9 +229,9 @@ def _class_id(value: object, classes: ClassSet, where: str) -> int:
         return value
     if isinstance(value, str) and value in classes.names:
         return classes.names.index(value)
-    close = difflib.get_close_matches(str(value), classes.names, n=1)
+    close = difflib.get_close_matches(value, classes.names, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {close[0]!r}?" if close else f" ({', '.join(classes.names)})"
-    raise ConfigError(f"{where}: {value!r} is not a class of {classes.name}{hint}")
+    raise ConfigError(f"{where}: {shown(value)} is not a class of {classes.name}{hint}")
 
 
 def lookup(mapping: Mapping[int, int]) -> np.ndarray:

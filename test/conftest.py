@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,11 @@ def noise_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     coarse = rng.integers(0, 256, (max(height // 12, 2), max(width // 12, 2), 3)).astype(np.float32)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was tried of bad input, by kind."""
+    # Not by an import: only if tests did.
+    fuzzing = sys.modules.get("fuzzing")
+    for line in fuzzing.summary() if fuzzing else []:
+        terminalreporter.write_line(line)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import importlib
 import logging
 import shutil
 import sqlite3
+import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +28,9 @@ from bag_making import (
 )
 
 from mtl_perception.errors import CameraError, SourceError
+from mtl_perception.sources import bag_scan
 from mtl_perception.sources.bag import BagSource
+from mtl_perception.sources.bag_scan import MCAP_MAGIC, ROS1_MAGIC, DamageError, scan
 from mtl_perception.sources.open import open_source
 
 KINDS = ("ros1", "db3", "mcap")
@@ -308,6 +314,51 @@ class TestTopics:
         with sqlite3.connect(bag / "bag.db3") as database:
             database.executescript("DELETE FROM message_definitions")
         assert_drive(list(open_source(bag / "bag.db3")))
+
+
+def mcap_chunk(content: bytes, compression: bytes = b"") -> bytes:
+    body = bytes(28) + struct.pack("<I", len(compression)) + compression + struct.pack("<Q", len(content)) + content
+    return b"\x06" + struct.pack("<Q", len(body)) + body
+
+
+def ros1_chunk(content: bytes, compression: bytes = b"none") -> bytes:
+    fields = b"".join(struct.pack("<I", len(field)) + field for field in (b"op=\x05", b"compression=" + compression))
+    return struct.pack("<I", len(fields)) + fields + struct.pack("<I", len(content)) + content
+
+
+MAKERS = {".mcap": (MCAP_MAGIC, mcap_chunk), ".bag": (ROS1_MAGIC, ros1_chunk)}
+
+
+@pytest.mark.parametrize("suffix", MAKERS)
+def test_chunks_within_chunks_are_no_way_down(tmp_path, suffix):
+    magic, chunk = MAKERS[suffix]
+    content = b""
+    for _ in range(3000):
+        content = chunk(content)
+    (tmp_path / f"a{suffix}").write_bytes(magic + content)
+    with pytest.raises(DamageError, match="a chunk within a chunk"):
+        list(scan(tmp_path / f"a{suffix}"))
+    with pytest.raises(SourceError, match=f"a{suffix}"):
+        open_source(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize(("suffix", "compression"), [(".mcap", "zstd"), (".bag", "bz2"), (".bag", "lz4")])
+def test_a_chunk_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, monkeypatch, suffix, compression):
+    monkeypatch.setattr(bag_scan, "MAX_CHUNK_BYTES", 2**20)
+    magic, chunk = MAKERS[suffix]
+    packed = pack(bytes(2**22), compression)
+    assert len(packed) < 2**16
+    (tmp_path / f"a{suffix}").write_bytes(magic + chunk(packed, compression.encode()))
+    with pytest.raises(DamageError, match=f"a chunk of {len(packed)} bytes unpacks to 1 MiB or more"):
+        list(scan(tmp_path / f"a{suffix}"))
+
+
+def pack(data: bytes, compression: str) -> bytes:
+    if compression == "bz2":
+        return bz2.compress(data)
+    if compression == "lz4":
+        return importlib.import_module("lz4.frame").compress(data)
+    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd").compress(data)
 
 
 def test_split_bag_is_read_through_its_damaged_part(tmp_path):

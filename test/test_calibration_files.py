@@ -152,6 +152,32 @@ def test_unsafe_yaml_is_not_executed(write, tmp_path):
     assert not target.exists()
 
 
+ALIASES = "a0: &a0 [1, 1, 1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("image_width: *a11", r"image_width is \[\[.*, not a count of pixels"),  # 4 x 10^11 numbers, written out
+        ("image_width: 0x" + "f" * 5000, "image_width is an integer of 20000 bits, not a count of pixels"),
+        ("image_width: " + "9" * 5000, "neither ROS camera_calibration YAML nor"),  # more digits than Python reads
+        ("image_width: 2020-13-45", "neither ROS camera_calibration YAML nor"),  # a date to PyYAML
+        ("image_width: 4294967296", "image_width is 4294967296, not a count of pixels"),
+    ],
+)
+def test_values_that_would_not_end_are_told_shortly(write, line: str, message: str) -> None:
+    with pytest.raises(CameraError, match=message) as caught:
+        load_calibration(write(ALIASES + ROS_YAML.replace("image_width: 640", line)))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("size", ["inf 375", "1242 nan", "1e400 1", "0 375", "-1242 375"])
+def test_kitti_sizes_that_no_picture_has(write, size: str) -> None:
+    text = KITTI_RAW.replace("S_rect_02: 1.242000e+03 3.750000e+02", f"S_rect_02: {size}")
+    with pytest.raises(CameraError, match=r"S_rect_02: .* is no picture size"):
+        load_calibration(write(text))
+
+
 def test_missing_binary_and_huge_files(tmp_path):
     with pytest.raises(CameraError, match=r"absent\.yaml cannot be read: No such file"):
         load_calibration(tmp_path / "absent.yaml")

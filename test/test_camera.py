@@ -215,12 +215,21 @@ class TestRefused:
         with pytest.raises(CameraError, match="not finite"):
             CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, name: value})
 
+    @pytest.mark.parametrize("changes", [{"fx": 1e-9}, {"fy": 1e-300}, {"cx": -1e9}, {"fx": 1e300, "fy": 1e300}])
+    def test_intrinsics_whose_rays_or_sizes_would_be_infinite(self, changes):
+        with pytest.raises(CameraError, match=r"no camera of 9x9 pixels has fx"):
+            CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, **changes})
+
+    def test_values_that_scaling_would_make_infinite(self):
+        with pytest.raises(CameraError, match=r"values beyond 1e\+12 in K, D, R or P"):
+            calibration_from_camera_info(1242, 375, K, D, "plumb_bob", EYE, (*P[:3], 1.7e308, *P[4:]))
+
     @pytest.mark.parametrize(("name", "value"), [("fx", 0.0), ("fy", -3.0)])
     def test_focal_length(self, name, value):
         with pytest.raises(CameraError, match="focal lengths must be above 0"):
             CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, name: value})
 
-    @pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5)])
+    @pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5), (2**40, 5)])
     def test_size(self, size):
         with pytest.raises(CameraError, match="size"):
             CameraModel(*size, 1.0, 1.0, 1.0, 1.0)

@@ -51,6 +51,16 @@ def test_wrong_types(name):
             Config(**{name: value})
 
 
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "weights"])
+def test_endless_values_are_told_shortly(name):
+    for value in ("x" * 10**6, ["a b"] * 10**5):
+        if ROWS[name].type is str and not ROWS[name].choices and name != "device" and isinstance(value, str):
+            continue
+        with pytest.raises(ConfigError, match=f"parameter {name}: ") as caught:
+            Config.from_mapping({name: value})
+        assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.choices])
 def test_choices(name):
     for choice in ROWS[name].choices:

@@ -156,6 +156,17 @@ class TestMalformed:
             decode_image(self.good(**changes))
         assert caught.value.reason == reason
 
+    def test_an_endless_text_is_told_shortly(self):
+        """It becomes a line of a log, and of diagnostics."""
+        for decode, bad in (
+            (decode_image, self.good(encoding="x" * 10**6)),
+            (decode_compressed_image, SimpleNamespace(format="x\n" * 10**6, data=b"no picture")),
+        ):
+            with pytest.raises(FrameError, match="image.* '?x") as caught:
+                decode(bad)
+            assert len(str(caught.value)) < 1000
+            assert str(caught.value).isprintable()
+
     @pytest.mark.parametrize("size", [(1, 1), (1, 8), (8, 1), (2, 2), (2, 9)])
     def test_bayer_without_neighbours(self, size):
         with pytest.raises(FrameError, match="needs at least 3x3 pixels") as caught:
@@ -185,6 +196,34 @@ def jpeg_with_size(width: int, height: int) -> bytes:
     data = encoded(".jpg", noise_picture(16, 16))
     place = data.index(b"\xff\xc0") + 5
     return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
+
+
+def jpeg_with_a_decoy(width: int, height: int) -> bytes:
+    """A marker that stands alone, taken for a segment, would hide the true size behind a small one."""
+    decoy = jpeg_with_size(16, 16)[2:]
+    large = jpeg_with_size(width, height)[2:]
+    return b"\xff\xd8" + b"\xff\xd0" + struct.pack(">H", len(large) + 2) + large + decoy
+
+
+def gif_bomb(width: int, height: int) -> bytes:
+    frame = b"," + struct.pack("<4H", 0, 0, width, height) + b"\0\x02\x02D\x01\0;"
+    return b"GIF89a" + struct.pack("<HH", width, height) + b"\x80\0\0" + bytes(6) + frame
+
+
+def bmp_bomb(width: int, height: int) -> bytes:
+    """Run-length encoded, rows from the top."""
+    info = struct.pack("<IiiHHIIiiII", 40, width, -height, 1, 8, 1, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 1078, 0, 0, 1078) + info + bytes(1100)
+
+
+def webp_bomb(width: int, height: int) -> bytes:
+    canvas = bytes(4) + struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    return b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10) + canvas
+
+
+def tiff_bomb(width: int, height: int) -> bytes:
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8 << 16), (273, 4, 1, 8), (279, 4, 1, 100)]
+    return b"MM\0*" + struct.pack(">IH", 8, len(entries)) + b"".join(struct.pack(">HHII", *e) for e in entries) + bytes(100)
 
 
 class TestCompressed:
@@ -263,13 +302,31 @@ class TestCompressed:
         assert caught.value.reason == reason
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("bomb", [png_bomb, jpeg_with_size])
+    @pytest.mark.parametrize("bomb", [png_bomb, jpeg_with_size, jpeg_with_a_decoy, gif_bomb, bmp_bomb, webp_bomb, tiff_bomb])
     @pytest.mark.parametrize("size", [(60000, 60000), (30000, 30000), (65000, 600)])
     def test_bombs_are_refused_before_they_are_decoded(self, bomb, size, monkeypatch):
         monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("decoded"))
         with pytest.raises(FrameError, match=f"{size[0]}x{size[1]} pixels is larger") as caught:
             decode_compressed_image(compressed(bomb(*size)))
         assert caught.value.reason == "size"
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".bmp", ".webp"])
+    @pytest.mark.parametrize("size", [(1, 1), (23, 31), (1, 20_000)])
+    def test_every_kind_is_read(self, suffix, size):
+        if suffix == ".webp" and max(size) > 16383:
+            size = (1, 16383)
+        picture = cv2.GaussianBlur(noise_picture(*size), (0, 0), 3)
+        options = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []
+        data = cv2.imencode(suffix, picture, options)[1].tobytes()
+        image = decode_compressed_image(compressed(data))
+        assert image.shape == (*size, 3)
+        assert np.abs(image[..., ::-1].astype(int) - picture).mean() < 3
+
+    def test_a_header_that_is_not_understood_is_not_believed(self, monkeypatch):
+        monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("decoded"))
+        for data in (b"P6\n30000 30000\n255\n", b"II*\0" + bytes(200), b"RIFF" + bytes(8), b"\xff\xd8" + bytes(200)):
+            with pytest.raises(FrameError, match="damaged or not a picture"):
+                decode_compressed_image(compressed(data))
 
     @settings(max_examples=60, deadline=None)
     @given(place=st.integers(0, 10**6), value=st.integers(0, 255), suffix=st.sampled_from([".jpg", ".png"]))

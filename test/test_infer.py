@@ -163,7 +163,7 @@ class TestFailures:
         (tmp_path / "bad.png").write_bytes(b"no picture")
         code, lines = infer(tmp_path / "bad.png", "--out", tmp_path / "out")
         assert code == 1
-        assert re.fullmatch(r"mtl_perception infer: picture .*bad\.png: damaged or not a picture \(10 bytes\)", lines[-1])
+        assert re.fullmatch(r"mtl_perception infer: .*bad\.png: damaged or not a picture \(10 bytes\); read are .*", lines[-1])
         assert sum("bad.png" in line for line in lines) == 1
 
     def test_missing_picture(self, tmp_path, infer):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.labels import KITTI6, NYUD40, STREET, load_mapping, mapping_names, parse_mapping
@@ -96,6 +97,21 @@ def test_a_faulty_file_is_refused_by_name_and_key(tmp_path: Path, text: str, wor
     message = str(caught.value)
     assert str(path) in message and "\n" not in message
     assert all(word in message for word in words), message
+
+
+ALIASES = "a0: &a0 [1, 1, 1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize("line", ["to: *a11", "ids: {1: *a11}", "names: {1: *a11}", "source: *a11"])
+def test_aliases_are_not_written_out(line: str) -> None:
+    """4 x 10^11 numbers in a kilobyte of YAML."""
+    values = {"to": "street", "ids": {1: "road"}, **yaml.safe_load(ALIASES + line)}
+    values = {key: value for key, value in values.items() if key in ("to", "ids", "names", "source")}
+    try:
+        told = str(parse_mapping(values, "here"))
+    except ConfigError as error:
+        told = str(error)
+    assert len(told) < 1000
 
 
 def test_unknown_names_and_missing_files() -> None:

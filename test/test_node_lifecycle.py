@@ -64,8 +64,8 @@ def test_starts_unconfigured_when_told_so(client: Client) -> None:
     assert client.get("autostart", "max_depth", "use_sim_time") == [False, 50.0, True]
 
 
-def test_misspelt_parameter_is_pointed_out(node: Process) -> None:
-    assert "unknown parameter 'max_dept'; did you mean 'max_depth'?" in node.output
+def test_misspelt_parameter_for_all_nodes_is_pointed_out(node: Process) -> None:
+    node.wait_for_output("unknown parameter 'max_dept'; did you mean 'max_depth'?")
     assert "use_sim_time" not in node.output
 
 
@@ -258,8 +258,9 @@ def test_shutdown_ends_the_work_and_sigterm_the_process(client: Client, camera: 
         (["-p", "cpu_threads:=many"], "cpu_threads"),
         (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
         (["-p", "max_depth"], "max_depth"),
+        (["-p", "max_dept:=3.0"], "-p max_dept:=3.0: unknown parameter 'max_dept'; did you mean 'max_depth'?"),
     ],
-    ids=["range", "type", "choice", "names", "integer", "no file", "no value"],
+    ids=["range", "type", "choice", "names", "integer", "no file", "no value", "unknown"],
 )
 def test_wrong_value_at_start_ends_with_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
     process = Process(["node", "--ros-args", *arguments], tmp_path / "node.log")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pickle
 import struct
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mtl_perception.errors import WeightsError
-from mtl_perception.net.description import Description, published_description
+from mtl_perception.net.description import KITTI_CAMERA, Description, published_description
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.net.weights import FORMAT_VERSION, METADATA_KEY, load_network, read_description, save_weights
 
@@ -276,6 +277,13 @@ def test_missing_and_foreign_metadata(tmp_path: Path) -> None:
         ({"depth_transform": "log"}, "depth_transform 'log' (one of ('abs', 'exp'))"),
         ({"depth_range": [5, 5]}, "depth_range (5.0, 5.0)"),
         ({"std": [1, 0, 1]}, "std above 0"),
+        ({"colors": [[1, 2, math.inf]] * 3}, "OverflowError"),
+        ({"depth_range": [0, math.inf]}, "depth_range (0.0, inf)"),
+        ({"mean": [0, 0, math.nan]}, "mean (0.0, 0.0, nan)"),
+        ({"camera": {"width": 640}}, "(needs width, height, fx, fy, cx, cy)"),
+        ({"camera": {**KITTI_CAMERA, "width": math.nan}}, "(needs width, height, fx, fy, cx, cy)"),
+        ({"camera": {**KITTI_CAMERA, "fx": 0}}, "(needs width, height, fx, fy, cx, cy)"),
+        ({"depth_transform": "x" * 10_000}, "(one of ('abs', 'exp'))"),
         ({"optimizer": "adam"}, "unknown entries ['optimizer']: written by a newer version?"),
     ],
 )
@@ -283,6 +291,7 @@ def test_description_that_cannot_be_used(tmp_path: Path, change: dict[str, objec
     text = "{" if change is None else json.dumps({**json.loads(OWN.to_json()), **change})
     path = own_file(tmp_path / "weights", {METADATA_KEY: text, "format": str(FORMAT_VERSION)})
     assert message in refusal(path)
+    assert len(refusal(path)) < 1000
 
 
 def test_description_survives_json() -> None:

@@ -8,9 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mtl_perception.errors import CameraError
+from mtl_perception.errors import CameraError, shown
 from mtl_perception.geometry.distortion import DISTORTION_MODELS, FISHEYE_MODELS, Distortion
 
+MAX_SIDE = 2**32 - 1
+"""Pixels along one side: what CameraInfo can hold."""
+LARGEST = 1e12
+"""No value of a calibration is beyond: what is, would be infinite once it is scaled."""
+STEEPEST = 1e6
+"""Slope that no ray of a camera has: points along it would be infinite in single precision."""
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -44,23 +50,24 @@ class CameraModel:
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
-        if not (self.width >= 1 and self.height >= 1):
-            raise CameraError(f"camera: size {self.width}x{self.height} is not a picture's")
+        if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
+            raise CameraError(f"camera: size {shown(self.width)}x{shown(self.height)} is not a picture's")
+        intrinsics = f"fx {self.fx}, fy {self.fy}, cx {self.cx}, cy {self.cy}"
         if not all(math.isfinite(value) for value in (self.fx, self.fy, self.cx, self.cy, *self.distortion)):
-            raise CameraError(
-                f"camera: intrinsics are not finite: fx {self.fx}, fy {self.fy}, cx {self.cx}, cy {self.cy}, "
-                f"distortion {list(self.distortion)}"
-            )
+            raise CameraError(f"camera: intrinsics are not finite: {intrinsics}, distortion {shown(list(self.distortion))}")
         if not (self.fx > 0 and self.fy > 0):
             raise CameraError(f"camera: focal lengths must be above 0 pixels, not fx {self.fx}, fy {self.fy}")
+        farthest = max((abs(self.cx) + self.width) / self.fx, (abs(self.cy) + self.height) / self.fy)
+        if farthest > STEEPEST or max(self.fx, self.fy, abs(self.cx), abs(self.cy)) > LARGEST:
+            raise CameraError(f"camera: no camera of {self.width}x{self.height} pixels has {intrinsics}")
         if self.distortion_model in ("", "none"):
             if any(self.distortion):
-                raise CameraError(f"camera: distortion {list(self.distortion)} without the name of its model")
+                raise CameraError(f"camera: distortion {shown(list(self.distortion))} without the name of its model")
         else:
             known = DISTORTION_MODELS.get(self.distortion_model)
             if known is None:
                 raise CameraError(
-                    f"camera: unknown distortion model {self.distortion_model!r} (known: {', '.join(DISTORTION_MODELS)})"
+                    f"camera: unknown distortion model {shown(self.distortion_model)} (known: {', '.join(DISTORTION_MODELS)})"
                 )
             if self.distortion and len(self.distortion) not in known:
                 raise CameraError(
@@ -264,8 +271,10 @@ def calibration_from_camera_info(
     values = (*k, *d, *r, *p)
     if not all(math.isfinite(value) for value in values):
         raise CameraError("camera_info has values that are not finite (NaN or Inf) in K, D, R or P")
-    if width < 1 or height < 1:
-        raise CameraError(f"camera_info has no picture size ({width}x{height})")
+    if not all(abs(value) <= LARGEST for value in values):
+        raise CameraError(f"camera_info has values beyond {LARGEST:g} in K, D, R or P, which no camera has")
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise CameraError(f"camera_info has no picture size ({shown(width)}x{shown(height)})")
     rotation = tuple(map(float, r)) if any(r) else IDENTITY
     calibration = Calibration(
         width, height, tuple(map(float, k)), tuple(map(float, d)), distortion_model, rotation, tuple(map(float, p))

@@ -12,9 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mtl_perception.errors import CameraError, FrameError
+from mtl_perception.errors import CameraError, FrameError, shown
 from mtl_perception.geometry.camera import Calibration, calibration_from_camera_info
-from mtl_perception.messages.picture_header import is_cut_off, picture_size
+from mtl_perception.messages.picture_header import KINDS, is_cut_off, picture_size
 from mtl_perception.types import CLOUD_DTYPE
 
 MAX_PIXELS = 2**25
@@ -76,7 +76,7 @@ def decode_image(message: Any) -> np.ndarray:
         if not message.encoding:
             raise FrameError("image without an encoding", "encoding")
         raise FrameError(
-            f"image encoding {message.encoding!r} is not one that is read as colour or grey (known: {', '.join(LAYOUTS)})",
+            f"image encoding {shown(message.encoding)} is not one that is read as colour or grey (known: {', '.join(LAYOUTS)})",
             "encoding",
         )
     pixel_bytes = layout.channels * layout.item_bytes
@@ -89,10 +89,10 @@ def decode_image(message: Any) -> np.ndarray:
             f"image has {len(message.data)} bytes of data, but height {height} x step {step} = {step * height}", "data_length"
         )
     if layout.to_rgb in (cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2) and width % 2:
-        raise FrameError(f"image encoding {message.encoding!r} needs an even width, not {width}", "size")
+        raise FrameError(f"image encoding {shown(message.encoding)} needs an even width, not {width}", "size")
     if message.encoding.startswith("bayer_") and min(width, height) < 3:
         # There are no neighbours to interpolate from: OpenCV makes it black and says nothing.
-        raise FrameError(f"image encoding {message.encoding!r} needs at least 3x3 pixels, not {width}x{height}", "size")
+        raise FrameError(f"image encoding {shown(message.encoding)} needs at least 3x3 pixels, not {width}x{height}", "size")
     kind = "u1" if layout.item_bytes == 1 else (">u2" if message.is_bigendian else "<u2")
     shape = (height, width) if layout.channels == 1 else (height, width, layout.channels)
     strides = (step, pixel_bytes, layout.item_bytes)[: len(shape)]
@@ -118,7 +118,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def decode_compressed_image(message: Any) -> np.ndarray:
-    """The picture of a sensor_msgs/CompressedImage (JPEG, PNG or whatever OpenCV reads).
+    """The picture of a sensor_msgs/CompressedImage (JPEG, PNG, TIFF, BMP, WebP or GIF).
 
     Args:
         message: Anything with format and data.
@@ -130,17 +130,17 @@ def decode_compressed_image(message: Any) -> np.ndarray:
         FrameError: No data, depth instead of colour, or not a picture that can be decoded.
     """
     if "compressedDepth" in message.format:
-        raise FrameError(f"compressed image of format {message.format!r} is depth, not colour or grey", "encoding")
+        raise FrameError(f"compressed image of format {shown(message.format)} is depth, not colour or grey", "encoding")
     if len(message.data) == 0:
         raise FrameError("compressed image without data", "data_length")
     try:
         return decode_picture(bytes(memoryview(message.data)))
     except FrameError as error:
-        raise FrameError(f"compressed image, format {message.format!r}: {error}", error.reason) from error
+        raise FrameError(f"compressed image, format {shown(message.format)}: {error}", error.reason) from error
 
 
 def decode_picture(data: bytes) -> np.ndarray:
-    """The picture in the bytes of a JPEG, PNG or whatever else OpenCV reads.
+    """The picture in the bytes of a JPEG, PNG, TIFF, BMP, WebP or GIF, as far as OpenCV reads it; of an animation, the first.
 
     Returns:
         H x W x 3 uint8, RGB; 16 bits are scaled down to 8, transparency is dropped, a rotation in EXIF is ignored.
@@ -149,14 +149,15 @@ def decode_picture(data: bytes) -> np.ndarray:
         FrameError: It is damaged, cut off, too large, or not a picture.
     """
     announced = picture_size(data)
-    if announced is not None:
-        check_size(*announced)
+    if announced is None:
+        raise FrameError(f"damaged or not a picture ({len(data)} bytes); read are {KINDS}", "compressed")
+    check_size(*announced)
     if is_cut_off(data):
         # OpenCV 4 would fill the rest with grey and say nothing.
         raise FrameError(f"a JPEG without its end ({len(data)} bytes): it was cut off", "compressed")
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise FrameError(f"cannot be decoded ({len(data)} bytes): {error.err}", "compressed") from error
     if pixels is None:
@@ -206,7 +207,7 @@ def depth_of(message: Any) -> np.ndarray:
     """
     height, width, step = int(message.height), int(message.width), int(message.step)
     if message.encoding != "32FC1":
-        raise FrameError(f"depth image of encoding {message.encoding!r}, not 32FC1", "encoding")
+        raise FrameError(f"depth image of encoding {shown(message.encoding)}, not 32FC1", "encoding")
     if step < 4 * width or len(message.data) != step * height:
         raise FrameError(f"depth image of {width}x{height}, step {step}, has {len(message.data)} bytes", "data_length")
     kind = ">f4" if message.is_bigendian else "<f4"

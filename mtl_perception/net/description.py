@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from mtl_perception.errors import WeightsError
+from mtl_perception.errors import WeightsError, said, shown
 from mtl_perception.labels import KITTI6, NYUD40, ClassSet
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEPTH_TRANSFORMS = ("abs", "exp")
+_CAMERA = ("width", "height", "fx", "fy", "cx", "cy")
 TASKS = (("segmentation", "depth"), ("segmentation", "depth", "normals"))
 
 
@@ -63,24 +65,24 @@ class Description:
             problems.append("colours outside 0..255")
         for name, (first, count) in self.groups.items():
             if first < 0 or count < 1 or first + count > len(self.classes):
-                problems.append(f"group {name!r}: {count} classes from {first} on, of {len(self.classes)}")
+                problems.append(f"group {shown(name)}: {count} classes from {first} on, of {len(self.classes)}")
         if self.tasks not in TASKS:
-            problems.append(f"tasks {self.tasks} (one of {TASKS})")
+            problems.append(f"tasks {shown(self.tasks)} (one of {TASKS})")
         if self.depth_transform not in DEPTH_TRANSFORMS:
-            problems.append(f"depth_transform {self.depth_transform!r} (one of {DEPTH_TRANSFORMS})")
+            problems.append(f"depth_transform {shown(self.depth_transform)} (one of {DEPTH_TRANSFORMS})")
         if not (math.isfinite(self.depth_focal_length) and self.depth_focal_length >= 0):
             problems.append(f"depth_focal_length {self.depth_focal_length} (pixels, or 0)")
-        if len(self.depth_range) != 2 or not 0 <= self.depth_range[0] < self.depth_range[1]:
-            problems.append(f"depth_range {self.depth_range}")
-        if (
-            len(self.mean) != 3
-            or len(self.std) != 3
-            or not all(map(math.isfinite, self.mean))
-            or not all(s > 0 for s in self.std)
+        if not (_are_finite(self.depth_range, 2) and 0 <= self.depth_range[0] < self.depth_range[1]):
+            problems.append(f"depth_range {shown(self.depth_range)}")
+        if not (_are_finite(self.mean, 3) and _are_finite(self.std, 3) and all(s > 0 for s in self.std)):
+            problems.append(f"mean {shown(self.mean)}, std {shown(self.std)} (three each, std above 0)")
+        if self.camera and not (
+            _are_finite([self.camera.get(name, math.nan) for name in _CAMERA], len(_CAMERA))
+            and all(self.camera[name] > 0 for name in _CAMERA[:4])
         ):
-            problems.append(f"mean {self.mean}, std {self.std} (three each, std above 0)")
+            problems.append(f"camera {shown(self.camera)} (needs {', '.join(_CAMERA)})")
         if problems:
-            raise WeightsError(f"model description {self.name!r}: " + "; ".join(problems))
+            raise WeightsError(f"model description {shown(self.name)}: " + "; ".join(problems))
 
     def class_set(self, group: str = "") -> tuple[ClassSet, int]:
         """The classes to choose among, and the id of the first of them in the network's output.
@@ -116,7 +118,9 @@ class Description:
             data = json.loads(text)
             unknown = set(data) - {f.name for f in fields(cls)}
             if unknown:
-                raise WeightsError(f"model description has unknown entries {sorted(unknown)}: written by a newer version?")
+                raise WeightsError(
+                    f"model description has unknown entries {shown(sorted(unknown))}: written by a newer version?"
+                )
             data["classes"] = tuple(str(name) for name in data["classes"])
             data["colors"] = tuple((int(r), int(g), int(b)) for r, g, b in data["colors"])
             for key in ("mean", "std", "depth_range"):
@@ -134,8 +138,12 @@ class Description:
                 if not isinstance(data.get(key, kind()), kind):
                     raise TypeError(f"{key} is a {type(data[key]).__name__}, not a {kind.__name__}")
             return cls(**data)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise WeightsError(f"model description cannot be read: {type(error).__name__}: {error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            raise WeightsError(f"model description cannot be read: {type(error).__name__}: {said(error)}") from error
+
+
+def _are_finite(values: Sequence[float], count: int) -> bool:
+    return len(values) == count and all(map(math.isfinite, values))
 
 
 _PUBLISHED_LICENCE = "BSD 2-clause for academic use; commercial use by arrangement with the authors"

@@ -52,7 +52,7 @@ def spin_node(arguments: list[str]) -> int:
         with signals.until_stopped():
             signals.answer = Answer.INTERRUPT
             initialise(arguments)
-            node = PerceptionNode()
+            node = PerceptionNode(arguments)
             executor = SingleThreadedExecutor()
             executor.add_node(node)
             # A node that cannot be configured stays, says why, and can be mended: parameter, then configure again.

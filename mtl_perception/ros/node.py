@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -32,14 +33,19 @@ class PerceptionNode(LifecycleNode):
     The executor's thread only takes pictures in and leaves the newest of each camera in a mailbox; a worker takes it from
     there through decoding, pipeline and publishing. Parameters: see `mtl_perception.config`.
 
+    Args:
+        arguments: The command line's, as rclpy took them, where they are for this node alone: an unknown name is then refused.
+        options: Those of rclpy's nodes.
+
     Raises:
-        ConfigError: A parameter given at start does not fit.
+        ConfigError: A parameter given at start does not fit, or has an unknown name.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, arguments: Sequence[str] = (), **options: Any) -> None:
         super().__init__(NODE_NAME, **options)
         refuse_impossible_transitions(self)
-        self.config = parameters.declare(self)
+        own = [*arguments, "--", *(options.get("cli_args") or ())]
+        self.config = parameters.declare(self, own, options.get("parameter_overrides"))
         self.failure = ""
         self.state_name = "unconfigured"
         self.recovery = self._new_recovery()

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from mtl_perception import config
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, said, shown
+from mtl_perception.ros.overrides import Override, overrides
+
+ALLOWED = ("use_sim_time", "start_type_description_service")
+"""What rclpy declares, and in some distributions reads without declaring it."""
+ALLOWED_PREFIX = "qos_overrides."
 
 
-def declare(node: Node) -> config.Config:
+def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParameter] | None = None) -> config.Config:
     """Declare every row of the table with its descriptor; what the user gave at start takes effect.
+
+    Args:
+        node: Where to.
+        arguments: Those of the command line that are this node's, as rclpy took them.
+        given: What Python code gave the node.
 
     Returns:
         The values, checked.
 
     Raises:
-        ConfigError: A value of a wrong type or out of bounds.
+        ConfigError: A name that is none of ours was given to this node, or a value of a wrong type or out of bounds.
     """
+    by_arguments = list(overrides(arguments, node.get_fully_qualified_name()))
+    by_code = [Override(parameter.name, "parameter_overrides", True) for parameter in given or ()]
     for row in config.parameters():
         try:
             node.declare_parameter(row.name, ros_default(row), descriptor(row))
         except Exception as error:  # rclpy raises one kind for the type, another for the bounds
-            raise ConfigError(f"parameter {row.name}: {error}") from error
-    for name in unknown_overrides(node):
-        try:
-            config.by_name(name)
-        except ConfigError as error:
-            node.get_logger().warning(f"{error} is ignored")
+            raise ConfigError(f"parameter {row.name}: {said(error)}") from error
+    refuse_unknown(node, [*by_arguments, *by_code])
     return read(node)
 
 
@@ -41,7 +50,15 @@ def read(node: Node) -> config.Config:
     Raises:
         ConfigError: One does not fit.
     """
-    return config.Config.from_mapping({row.name: node.get_parameter(row.name).value for row in config.parameters()})
+    return config.Config.from_mapping({row.name: _value(node, row.name) for row in config.parameters()})
+
+
+def _value(node: Node, name: str) -> Any:
+    """The parameter's; None where a file gave it an empty list, which has no type in ROS."""
+    try:
+        return node.get_parameter(name).value
+    except ParameterUninitializedException:
+        return None
 
 
 def ros_default(row: config.Parameter) -> Any:
@@ -68,11 +85,34 @@ def descriptor(row: config.Parameter) -> ParameterDescriptor:
     return result
 
 
-def unknown_overrides(node: Node) -> list[str]:
-    """Names that the user gave at start and nothing declared: typing errors, most likely."""
-    known = {"use_sim_time", "start_type_description_service"}
-    overrides = getattr(node, "_parameter_overrides", {})
-    return [name for name in overrides if not node.has_parameter(name) and name not in known and "." not in name]
+def refuse_unknown(node: Node, given: Sequence[Override]) -> None:
+    """Names that nothing declared are typing errors, most likely.
+
+    What all nodes of a wildcard were given may be for another one: a name like one of ours is warned of, others are not.
+
+    Raises:
+        ConfigError: Some were given to this node; the message says which, where, and what may have been meant.
+    """
+    places = {override.name: override.place for override in given}
+    merged = getattr(node, "_parameter_overrides", {})
+    unknown = {name for name in [*places, *merged] if not _is_known(node, name)}
+    refused = [override for override in given if override.is_ours and override.name in unknown]
+    if refused:
+        raise ConfigError("; ".join(f"{override.place}: {_unknown(override.name)}" for override in refused))
+    for name in sorted(unknown):
+        if config.nearest(name):
+            where = f"{places[name]}: " if name in places else ""
+            node.get_logger().warning(f"{where}{_unknown(name)} It is ignored")
+
+
+def _is_known(node: Node, name: str) -> bool:
+    return node.has_parameter(name) or name in ALLOWED or name.startswith(ALLOWED_PREFIX)
+
+
+def _unknown(name: str) -> str:
+    near = config.nearest(name)
+    hint = f"did you mean {near!r}?" if near else "`mtl_perception parameters` lists all"
+    return f"unknown parameter {shown(name)}; {hint}"
 
 
 class ChangeGuard:
@@ -94,7 +134,7 @@ class ChangeGuard:
         ours = {row.name: row for row in config.parameters()}
         values = {change.name: change.value for change in changes if change.name in ours}
         try:
-            present = {name: self._node.get_parameter(name).value for name in ours}
+            present = {name: _value(self._node, name) for name in ours}
             wanted = config.Config.from_mapping({**present, **values})
             live = {}
             for name in values:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mtl_perception.errors import CameraError, FrameError, SourceError
+from mtl_perception.errors import CameraError, FrameError, SourceError, said
 from mtl_perception.geometry.camera import Calibration
 from mtl_perception.messages.decode import calibration_from_message, decode_compressed_image, decode_image, stamp_ns
 from mtl_perception.messages.outputs import NODE_NAME
@@ -196,7 +196,7 @@ def choose_image_topic(path: Path, bag: Bag) -> str:
     """
     topics = {name: topic for name, topic in bag.topics.items() if topic.type in (IMAGE, COMPRESSED_IMAGE)}
     if not topics:
-        found = ", ".join(sorted({topic.type for topic in bag.topics.values()})[:5]) or "no messages"
+        found = said(", ".join(sorted({topic.type for topic in bag.topics.values()})[:5]) or "no messages")
         raise SourceError(f"bag {path} has no pictures (sensor_msgs Image or CompressedImage), but {found}")
     candidates = [name for name, topic in topics.items() if topic.count and OWN_TOPICS not in name and not _is_depth(bag, name)]
     if not candidates:
@@ -243,4 +243,4 @@ def _checked(path: Path, bag: Bag, topic: str, types: tuple[str, ...], option: s
 
 
 def _listing(topics: Any) -> str:
-    return ", ".join(sorted(topics))
+    return said(", ".join(sorted(topics)), 400)

@@ -16,8 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mtl_perception.errors import said, shown
+
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 ROS1_MAGIC = b"#ROSBAG V2.0\n"
+MAX_CHUNK_BYTES = 2**28
+"""Unpacked; recorders write chunks of about one megabyte, or of one message, and the largest picture that is read has 100."""
 
 
 class Record(NamedTuple):
@@ -69,7 +73,7 @@ def scan(path: Path) -> Iterator[Record]:
         else:
             yield from _ros1_messages(view[len(ROS1_MAGIC) :], {})
     except (struct.error, KeyError, UnicodeDecodeError) as error:
-        raise DamageError(f"a record makes no sense ({type(error).__name__}: {error})") from error
+        raise DamageError(f"a record makes no sense ({type(error).__name__}: {said(error)})") from error
     if not finished:
         raise DamageError("the recording was not finished")
 
@@ -87,15 +91,20 @@ def _decompress(name: str, data: memoryview) -> memoryview:
         module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
         decompressor = importlib.import_module(module).ZstdDecompressor()
     else:
-        raise DamageError(f"a chunk is compressed in an unknown way ({name!r})")
+        raise DamageError(f"a chunk is compressed in an unknown way ({shown(name)})")
     try:
-        return memoryview(decompressor.decompress(bytes(data)))
+        unpacked = decompressor.decompress(bytes(data), max_length=MAX_CHUNK_BYTES)
     except Exception as error:
         # Each library has an error class of its own.
-        raise DamageError(f"a chunk cannot be decompressed ({error})") from error
+        raise DamageError(f"a chunk cannot be decompressed ({said(error)})") from error
+    if len(unpacked) == MAX_CHUNK_BYTES:
+        raise DamageError(f"a chunk of {len(data)} bytes unpacks to {MAX_CHUNK_BYTES >> 20} MiB or more")
+    return memoryview(unpacked)
 
 
-def _mcap_messages(buffer: memoryview, schemas: dict[int, str], topics: dict[int, _Topic]) -> Generator[Record, None, bool]:
+def _mcap_messages(
+    buffer: memoryview, schemas: dict[int, str], topics: dict[int, _Topic], in_chunk: bool = False
+) -> Generator[Record, None, bool]:
     """https://mcap.dev/spec: records of opcode (1 byte), length (8) and content; little endian.
 
     Returns:
@@ -109,10 +118,12 @@ def _mcap_messages(buffer: memoryview, schemas: dict[int, str], topics: dict[int
         content = buffer[position + 9 : position + 9 + length]
         whole = len(content) == length
         position += 9 + length
+        if opcode == 0x06 and in_chunk:
+            raise DamageError("a chunk within a chunk")
         if opcode == 0x06 and len(content) >= 32:
             (name_length,) = struct.unpack_from("<I", content, 28)
             compression = str(content[32 : 32 + name_length], "utf-8")
-            yield from _mcap_messages(_decompress(compression, content[32 + name_length + 8 :]), schemas, topics)
+            yield from _mcap_messages(_decompress(compression, content[32 + name_length + 8 :]), schemas, topics, True)
         if not whole:
             raise DamageError("the file ends within a record")
         if opcode == 0x03:
@@ -137,7 +148,7 @@ def _string(buffer: memoryview, position: int) -> tuple[str, int]:
     return str(buffer[position + 4 : end], "utf-8"), end
 
 
-def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic]) -> Iterator[Record]:
+def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic], in_chunk: bool = False) -> Iterator[Record]:
     """http://wiki.ros.org/Bags/Format/2.0: records of header length (4 bytes), header, data length (4), data."""
     position = 0
     while position < len(buffer):
@@ -153,7 +164,9 @@ def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic]) -> Iterator[Re
         position += 4 + length
         opcode = header["op"][0] if header.get("op") else 0
         if opcode == 0x05:
-            yield from _ros1_messages(_decompress(header["compression"].decode(), data), topics)
+            if in_chunk:
+                raise DamageError("a chunk within a chunk")
+            yield from _ros1_messages(_decompress(header["compression"].decode(), data), topics, True)
         if len(data) < length:
             raise DamageError("the file ends within a record")
         if opcode == 0x07:

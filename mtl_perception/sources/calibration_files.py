@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from mtl_perception.errors import CameraError
-from mtl_perception.geometry.camera import Calibration, calibration_from_camera_info
+from mtl_perception.errors import CameraError, shown
+from mtl_perception.geometry.camera import MAX_SIDE, Calibration, calibration_from_camera_info
 
 MAX_BYTES = 2**20
 """No calibration file is larger; a larger one is something else, given by mistake."""
@@ -88,8 +88,10 @@ def _from_kitti_raw(rows: dict[str, str], camera: str) -> Calibration:
     size_key, projection_key = f"S_rect_{camera}", f"P_rect_{camera}"
     if size_key not in rows:
         raise CameraError(f"{size_key} is missing")
-    width, height = _numbers(rows[size_key], size_key, 2)
-    return _rectified((round(width), round(height)), _numbers(rows[projection_key], projection_key, 12))
+    size = _numbers(rows[size_key], size_key, 2)
+    if not all(1 <= value <= MAX_SIDE for value in size):
+        raise CameraError(f"{size_key}: {size[0]:g} x {size[1]:g} is no picture size")
+    return _rectified((round(size[0]), round(size[1])), _numbers(rows[projection_key], projection_key, 12))
 
 
 def _from_kitti_odometry(row: str, number: str, size: tuple[int, int] | None) -> Calibration:
@@ -107,7 +109,8 @@ def _rectified(size: tuple[int, int], p: Sequence[float]) -> Calibration:
 def _from_yaml(text: str) -> Calibration:
     try:
         document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError):
+        # ValueError: a date that there is not, a number too long for Python.
         document = None
     if not isinstance(document, dict):
         raise CameraError("neither ROS camera_calibration YAML nor KITTI's calib_cam_to_cam.txt or calib.txt")
@@ -125,8 +128,8 @@ def _size(document: dict[Any, Any], key: str) -> int:
     if key not in document:
         raise CameraError(f"{key} is missing")
     value = document[key]
-    if type(value) is not int or value < 1:
-        raise CameraError(f"{key} is {value!r}, not a count of pixels")
+    if type(value) is not int or not 1 <= value <= MAX_SIDE:
+        raise CameraError(f"{key} is {shown(value)}, not a count of pixels")
     return value
 
 

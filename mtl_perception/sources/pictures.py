@@ -30,7 +30,7 @@ def read_picture(path: str | Path) -> np.ndarray:
         H x W x 3 uint8, RGB. Grey is repeated, 16 bits are scaled down to 8, transparency is dropped.
 
     Raises:
-        FrameError: Missing, or not a picture that OpenCV reads (reason "unreadable").
+        FrameError: Missing, or not a picture that can be read (reason "unreadable").
     """
     path = Path(path)
     try:
