@@ -2,6 +2,7 @@
 # make test    all tests
 # make lint    style and types
 # make demo    node, player and recorder together; leaves demo/
+# make soak    the node for hours beside a camera that fails (docs/soak.md); leaves build/soak/
 # make clean   remove what was built, and .venv
 #
 # Variables (make setup PYTHON=python3.12 …):
@@ -11,11 +12,14 @@
 #                (PyTorch's installation page tells it for each CUDA, and for the small build without)
 #   PYTEST_ARGS  more arguments for pytest, e.g. PYTEST_ARGS='-k cloud -x'
 #   DRIVE        what the demo plays: a KITTI raw drive, picture folder or bag; empty: a synthetic drive
+#   HOURS, OUT   how long a soak lasts, and its folder
 PYTHON ?= python3
 ROS ?= jazzy
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
 DRIVE ?=
+HOURS ?= 2
+OUT ?= build/soak
 export PYTHON ROS TORCH
 
 # Set by the ROS wheels when a Python of theirs called make; another Python must not inherit them.
@@ -27,7 +31,7 @@ endif
 
 BIN := .venv/bin
 
-.PHONY: setup test lint format demo clean
+.PHONY: setup test lint format demo soak clean
 .DEFAULT_GOAL := test
 
 setup:
@@ -48,6 +52,9 @@ format: setup
 
 demo: setup
 	$(BIN)/python -m mtl_perception demo --out demo $(if $(DRIVE),--drive '$(DRIVE)')
+
+soak: setup
+	$(BIN)/python tools/soak.py --hours $(HOURS) --out '$(OUT)'
 
 clean:
 	rm -rf .venv build install log demo dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
