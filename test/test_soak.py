@@ -189,8 +189,8 @@ def test_pictures_around_activation_and_restart_may_be_lost_and_others_not(tools
     window = accounts.Window(9 * SECOND, 10 * SECOND, 34 * SECOND, 34 * SECOND + SECOND // 2)
     seen = set(range(3, 190)) - set(range(100, 105))
     certain, possible = accounts.sent_bounds(pictures, [window], seen)
-    # Certain from a second after the first one seen of a run, to a fifth of a second before its end.
-    assert {p.number for p in certain} == set(range(13, 98)) | set(range(115, 189))
+    # Certain from a second after the first one seen of a run, to a second before its end.
+    assert {p.number for p in certain} == set(range(13, 90)) | set(range(115, 181))
     assert {p.number for p in possible} == set(range(196))
 
 
@@ -346,5 +346,8 @@ def test_the_plot_shows_each_curve_where_its_values_are(tools):
     assert low.shape == high.shape
     assert low.shape[1:] == (plot.WIDTH, 3)
     panel = slice(plot.TOP, plot.PANEL_HEIGHT - plot.BOTTOM)
-    rows = [np.flatnonzero((high[panel, x] == color).all(axis=-1)) for x in (plot.WIDTH // 4, 3 * plot.WIDTH // 4)]
+    rows = [
+        np.flatnonzero(np.abs(high[panel, x].astype(int) - color).max(axis=-1) < 60)
+        for x in (plot.WIDTH // 4, 3 * plot.WIDTH // 4)
+    ]
     assert rows[0].min() > rows[1].max()

@@ -27,6 +27,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
+from mtl_perception.messages.decode import stamp_ns
 from mtl_perception.messages.outputs import NODE_NAME, OUTPUT_TOPICS
 from mtl_perception.ros.convert import MESSAGE_TYPES
 from mtl_perception.ros.environment import initialise
@@ -222,10 +223,11 @@ class Checker:
                     if key.startswith(("frames ", "rejected: "))
                 }
                 self._diagnostics += 1
-                self._record("diagnostics", state=values["state"], counts=self.counts)
+                # The time at which the node counted, which may be long before this message came.
+                self._record("diagnostics", t_ns=stamp_ns(message.header), state=values["state"], counts=self.counts)
 
-    def _record(self, event: str, **fields: Any) -> None:
-        self._events.write(json.dumps({"t_ns": time.time_ns(), "event": event, **fields}) + "\n")
+    def _record(self, event: str, t_ns: int = 0, **fields: Any) -> None:
+        self._events.write(json.dumps({"t_ns": t_ns or time.time_ns(), "event": event, **fields}) + "\n")
 
 
 def header_of(data: bytes) -> tuple[int, str, int, int]:
