@@ -23,14 +23,17 @@ class Panel:
     Attributes:
         title: Above, with the unit.
         curves: Columns of the samples, each with what it is called.
+        from_zero: Whether the axis begins at zero; else at the least value after the warm-up, so that a slow growth shows.
     """
 
     title: str
     curves: dict[str, str]
+    from_zero: bool = True
 
 
 PANELS = (
     Panel("memory (MiB)", {"rss_mib": "resident", "anonymous_mib": "of its own"}),
+    Panel("memory of its own, enlarged (MiB)", {"anonymous_mib": "of its own"}, from_zero=False),
     Panel("handles", {"fds": "file descriptors", "threads": "threads"}),
     Panel("shared memory: mapped segments", {"shm_segments": "segments"}),
     Panel("shared memory (MiB)", {"shm_mib": "of the mapped segments"}),
@@ -68,12 +71,17 @@ def plot(samples: dict[str, np.ndarray], judged_from: float | None) -> np.ndarra
 def _panel(panel: Panel, time: np.ndarray, columns: dict[str, np.ndarray], warm: float) -> np.ndarray:
     picture = np.full((PANEL_HEIGHT, WIDTH, 3), PANEL_COLOR, np.uint8)
     values = np.concatenate([columns[name] for name in panel.curves])
-    top = _round_up(1.05 * float(np.nanmax(values, initial=1e-9)))
+    if panel.from_zero:
+        low, top = 0.0, _round_up(1.05 * float(np.nanmax(values, initial=1e-9)))
+    else:
+        judged = values[time >= warm] if warm < time[-1] else values
+        low = float(np.floor(np.nanmin(judged)))
+        top = low + _round_up(max(1.2 * (float(np.nanmax(judged)) - low), 4.0))
     right, bottom = WIDTH - RIGHT, PANEL_HEIGHT - BOTTOM
     across = lambda x: LEFT + x / time[-1] * (right - LEFT)  # noqa: E731
-    up = lambda y: bottom - y / top * (bottom - TOP)  # noqa: E731
+    up = lambda y: bottom - (np.clip(y, low, top) - low) / (top - low) * (bottom - TOP)  # noqa: E731
     cv2.rectangle(picture, (LEFT, TOP), (round(across(warm)), bottom), WARM_UP_COLOR, -1)
-    for tick in np.linspace(0, top, 5):
+    for tick in np.linspace(low, top, 5):
         y = round(up(tick))
         cv2.line(picture, (LEFT, y), (right, y), GRID_COLOR, 1)
         text = f"{tick:.4g}"
@@ -98,6 +106,7 @@ def _round_up(value: float) -> float:
 
 
 def _ticks(last: float) -> list[float]:
-    """Up to about a dozen."""
-    step = _round_up(last / 12)
-    return [step * number for number in range(int(last / step) + 1)]
+    """Up to a dozen: 1, 2 or 5 times a power of ten apart."""
+    power = 10.0 ** np.floor(np.log10(last / 12))
+    step = next(step * power for step in (1, 2, 5, 10) if step * power >= last / 12)
+    return [float(step * number) for number in range(int(last / step) + 1)]
