@@ -44,10 +44,6 @@ def write(folder: Path) -> int:
 def judge(folder: Path) -> dict[str, Any]:
     """All checks, the figures they stand on, and the trends."""
     run = json.loads((folder / "run.json").read_text())
-    pictures = [
-        accounts.Picture(int(row["number"]), int(row["sent_ns"]), int(row["stamp_ns"]), row["broken"], int(row["run"]))
-        for row in read_table(folder / "camera.csv")
-    ]
     outputs = [
         accounts.Output(
             int(row["subscriber"]),
@@ -57,6 +53,11 @@ def judge(folder: Path) -> dict[str, Any]:
             (int(row["width"]), int(row["height"])),
         )
         for row in read_table(folder / "outputs.csv")
+    ]
+    # After the outputs: of a run that goes on, no output may be of a picture that was not read.
+    pictures = [
+        accounts.Picture(int(row["number"]), int(row["sent_ns"]), int(row["stamp_ns"]), row["broken"], int(row["run"]))
+        for row in read_table(folder / "camera.csv")
     ]
     events = list(read_events(folder / "events.jsonl"))
     seen = {output.number for output in outputs}
