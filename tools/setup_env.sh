@@ -1,15 +1,17 @@
 #!/bin/bash
-# Builds .venv, the environment of `make setup`. Its variables (PYTHON, ROS, TORCH) are documented in the Makefile.
+# setup_env.sh [FOLDER]: builds the environment of `make setup`, in .venv or FOLDER. Its variables (PYTHON, ROS, TORCH) are
+# documented in the Makefile.
 #
-# The stamp is written last and says what was installed: no stamp means that the last set-up did not finish, and then .venv is
-# built from nothing, because pip takes a half-copied package for an installed one.
+# The stamp is written last and says what was installed: no stamp means that the last set-up did not finish, and then the
+# environment is built from nothing, because pip takes a half-copied package for an installed one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 : "${PYTHON:=python3}" "${ROS:=jazzy}" "${TORCH:=torch==2.13.0}"
+VENV=${1:-.venv}
 LIBRARIES="libegl1 libgl1 libglib2.0-0 libgomp1 libidn2-0 libudev1 libusb-1.0-0 libx11-6"
-STAMP=.venv/setup-stamp
-LOG=.venv/setup.log
+STAMP=$VENV/setup-stamp
+LOG=$VENV/setup.log
 
 fail() {
     echo "setup: $*" >&2
@@ -44,7 +46,7 @@ check_python() {
     fi
 }
 
-# What .venv stands on: any change, and it is built anew.
+# What the environment stands on: any change, and it is built anew.
 foundation() {
     "$PYTHON" -c 'import sys; print(sys.version.split()[0], sys.base_prefix, sys.argv[1:])' "$PWD" "$ROS"
 }
@@ -60,7 +62,7 @@ stamp() {
 }
 
 venv_python() {
-    .venv/bin/python "$@"
+    $VENV/bin/python "$@"
 }
 
 make_venv() {
@@ -68,9 +70,9 @@ make_venv() {
     "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
         apt_install "$PYTHON lacks its venv module" "python$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
     [ "$ROS" != none ] || options+=(--system-site-packages)
-    rm -rf .venv
-    echo "setup: making .venv with $("$PYTHON" --version)"
-    "$PYTHON" -m venv "${options[@]}" .venv || fail "$PYTHON -m venv failed, see above"
+    rm -rf $VENV
+    echo "setup: making $VENV with $("$PYTHON" --version)"
+    "$PYTHON" -m venv "${options[@]}" $VENV || fail "$PYTHON -m venv failed, see above"
 }
 
 pip_install() {
@@ -84,20 +86,20 @@ pip_install() {
 
 # constraints: with the system's ROS, the system's NumPy stays (its cv_bridge is compiled against it).
 constraints() {
-    : >.venv/constraints.txt
+    : >$VENV/constraints.txt
     # What ROS's own modules are compiled for; where that is older than we can use, the newest of the same kind.
     [ "$ROS" != none ] || venv_python -c 'import numpy; v = numpy.__version__; old = tuple(map(int, v.split(".")[:2])) < (1, 26)
-print("numpy<2" if old else "numpy==" + v)' >.venv/constraints.txt ||
+print("numpy<2" if old else "numpy==" + v)' >$VENV/constraints.txt ||
         fail "ROS=none: your ROS has no NumPy; install python3-numpy"
 }
 
 # An editable install leaves out what ROS looks for in the prefix: with these, launch files find the package there.
 link_ros_files() {
-    local share=.venv/share index=.venv/share/ament_index/resource_index/packages
-    rm -rf .venv/lib/mtl_perception $share/mtl_perception
-    mkdir -p .venv/lib/mtl_perception $share/mtl_perception/launch $index
+    local share=$VENV/share index=$VENV/share/ament_index/resource_index/packages
+    rm -rf $VENV/lib/mtl_perception $share/mtl_perception
+    mkdir -p $VENV/lib/mtl_perception $share/mtl_perception/launch $index
     # Files one by one: `ros2 launch` does not look into linked folders.
-    ln -s "$PWD"/scripts/* .venv/lib/mtl_perception/
+    ln -s "$PWD"/scripts/* $VENV/lib/mtl_perception/
     ln -s "$PWD"/launch/*.launch.py $share/mtl_perception/launch/
     local file
     for file in config/* config/*/*; do
@@ -125,11 +127,11 @@ mkdir -p build
 exec 9>build/setup.lock
 flock 9 2>/dev/null || true
 
-if [ -x .venv/bin/python ] && [ -f "$STAMP" ] && stamp 2>/dev/null | cmp -s - "$STAMP"; then
+if [ -x $VENV/bin/python ] && [ -f "$STAMP" ] && stamp 2>/dev/null | cmp -s - "$STAMP"; then
     exit 0
 fi
 check_python
-if [ -x .venv/bin/python ] && [ "$(head -n 1 "$STAMP" 2>/dev/null)" = "$(foundation)" ] && venv_python -m pip --version >/dev/null 2>&1
+if [ -x $VENV/bin/python ] && [ "$(head -n 1 "$STAMP" 2>/dev/null)" = "$(foundation)" ] && venv_python -m pip --version >/dev/null 2>&1
 then
     rm "$STAMP"
 else
@@ -137,10 +139,10 @@ else
 fi
 : >"$LOG"
 constraints
-pip_install "$TORCH" --constraint .venv/constraints.txt $TORCH
+pip_install "$TORCH" --constraint $VENV/constraints.txt $TORCH
 # The exact build that is there now, so that nothing below replaces it.
-venv_python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >>.venv/constraints.txt
-pip_install "what the package and its tests need" --constraint .venv/constraints.txt \
+venv_python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >>$VENV/constraints.txt
+pip_install "what the package and its tests need" --constraint $VENV/constraints.txt \
     -r requirements/base.txt -r requirements/train.txt -r requirements/export.txt -r requirements/dev.txt -r "$requirements"
 pip_install "mtl_perception" --no-deps --no-build-isolation --editable .
 link_ros_files
@@ -149,4 +151,4 @@ foundation >"$STAMP"
 check_imports
 stamp >"$STAMP.part"
 mv "$STAMP.part" "$STAMP"
-echo "setup: done, .venv is ready"
+echo "setup: done, $VENV is ready"
