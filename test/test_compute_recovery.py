@@ -56,6 +56,9 @@ class Patient:
         self.calls += 1
         if self.ill:
             raise DeviceError("lost")
+        return self.compute(frame, outputs)
+
+    def compute(self, frame, outputs):
         return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=None)
 
     def renew(self, device=""):
@@ -227,3 +230,16 @@ def test_a_picture_without_any_number_is_told_from_a_poor_one() -> None:
     assert head_without_numbers(_result(cloud=cloud)) == ""
     cloud["label"] = 255
     assert head_without_numbers(_result(cloud=cloud)) == "labels"
+
+
+@pytest.mark.parametrize(("before", "after"), [(2.0, 0.0), (0.0, 2.0)])
+def test_a_picture_nearer_than_min_depth_is_no_failure_while_min_depth_changes(patient: Patient, before, after) -> None:
+    def near(frame, outputs):
+        patient.config = SimpleNamespace(min_confidence=0.0, min_depth=after)
+        return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=np.full((HEIGHT, WIDTH), np.nan, np.float32))
+
+    patient.config = SimpleNamespace(min_confidence=0.0, min_depth=before)
+    patient.compute = near
+    found, _ = _recovery()
+    assert _try(found, patient)
+    assert found.failures == 0

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from mtl_perception.config import Config
 from mtl_perception.engine.finite import head_without_numbers
 from mtl_perception.errors import DeviceError, PerceptionError
 from mtl_perception.pipeline import Pipeline
@@ -52,9 +53,10 @@ class Recovery:
         if self._in_row >= FAILURES:
             self._renew(pipeline)
         try:
+            before = pipeline.config
             one = len(frames) == 1
             results = [pipeline(frames[0], outputs[0])] if one else pipeline.batch(frames, outputs)
-            _check_numbers(results, pipeline)
+            _check_numbers(results, pipeline, before)
         except DeviceError as error:
             self._failed(error)
             raise
@@ -111,9 +113,12 @@ class Recovery:
         self._pause = self._not_before = 0.0
 
 
-def _check_numbers(results: list[Result], pipeline: Pipeline) -> None:
+def _check_numbers(results: list[Result], pipeline: Pipeline, before: Config) -> None:
+    # Parameters may have changed while it ran: with those of before or after, a picture may rightly be empty.
+    min_confidence = max(before.min_confidence, pipeline.config.min_confidence)
+    min_depth = max(before.min_depth, pipeline.config.min_depth)
     for result in results:
-        head = head_without_numbers(result, pipeline.config.min_confidence, pipeline.config.min_depth)
+        head = head_without_numbers(result, min_confidence, min_depth)
         if head:
             raise DeviceError(
                 f"device {pipeline.device}, {pipeline.precision}: the network gave no number for the {head} of a whole picture",
