@@ -128,7 +128,7 @@ def test_retry_makes_it_anew_until_it_works(gpu: Gpu, start) -> None:
     assert int(values["device failures"]) >= 5
     for received in at.camera.received.values():
         assert not set(received) & set(down.stamps)
-    at.client.wait_status("frames", lambda s: s.message == "processing")
+    publish_until(at, "frames", lambda s: s.message == "processing")
 
 
 def test_cpu_goes_on_there_and_says_so_until_it_is_configured_anew(gpu: Gpu, start) -> None:

@@ -167,7 +167,8 @@ def resolve(path_or_name: str | Path, encoder: bool = False) -> Path:
 
 def shipped_weights() -> dict[str, Path]:
     """Weights that come with the package, by name."""
-    return {path.stem: path for path in sorted(SHIPPED_DIR.glob(f"*{SHIPPED_SUFFIX}"))}
+    found = SHIPPED_DIR.glob(f"*{SHIPPED_SUFFIX}")
+    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 
 def weights_cache() -> Path:
