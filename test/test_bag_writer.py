@@ -161,6 +161,7 @@ class TestWriter:
         script = textwrap.dedent(
             """
             import sys
+            import time
             from mtl_perception.messages.bagfile import BagWriter
             with BagWriter(sys.argv[1]) as writer:
                 text = writer.typestore.types["std_msgs/msg/String"]("x" * 3_000_000)
@@ -169,6 +170,8 @@ class TestWriter:
                     writer.write("/text", text.__msgtype__, data, i)
                     if i == 5:
                         print("writing", flush=True)
+                    if i > 200:  # whoever is to interrupt may be slow
+                        time.sleep(0.2)
             """
         )
         path = tmp_path / "out.mcap"
