@@ -163,3 +163,18 @@ def test_change_of_size_or_encoding_is_told_for_a_few_seconds(stream: Stream) ->
 )
 def test_spans_are_told_as_people_say_them(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+def test_a_frozen_camera_of_one_picture_in_five_seconds_is_told_without_a_break(stream: Stream) -> None:
+    for _ in range(5):
+        stream.at += 5.0
+        stream.send(data=b"the same" * 400)
+    assert all("frozen" in stream.said(later) for later in (0.0, 4.0, 6.0))
+    assert "frozen" not in stream.said(11.0)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 5000, 5003])
+def test_the_last_byte_counts(length: int) -> None:
+    a, b = bytes(length), bytes(length - 1) + b"\1"
+    assert same_bytes(a, bytes(length)) and not same_bytes(a, b)
+    assert same_bytes(array("B", a), array("B", a)) and not same_bytes(array("B", a), array("B", b))

@@ -11,6 +11,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from mtl_perception.config import Config
+from mtl_perception.errors import said
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.messages.decode import stamp_ns
 from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder, OutputTopic
@@ -71,6 +72,7 @@ class Camera:
         """Subscribe; `on_image` gets each picture's message, in the executor's thread."""
         # Pictures may come from another camera than before.
         self.last_size = self.last_frame_id = None
+        self.statistics.begin()
         watch = self.watch = StreamWatch()
 
         def take(message: Any) -> None:
@@ -87,6 +89,8 @@ class Camera:
         if self.input is not None:
             self.input.close()
             self.input = None
+        # It holds the latest picture.
+        self.watch.last = None
 
     def _arrival(self, message: Any) -> Arrival:
         clock = self._node.get_clock()
@@ -94,6 +98,8 @@ class Camera:
             size, encoding = picture_size(bytes(memoryview(message.data)[:HEADER_BYTES])), message.format
         else:
             size, encoding = (message.width, message.height), message.encoding
+        # A stranger's text, of any length.
+        encoding = said(encoding, 40) if encoding else "without encoding"
         form = f"{size[0]}x{size[1]} {encoding}" if size else encoding
         return Arrival(
             stamp_ns(message.header), time.monotonic(), clock.now().nanoseconds, clock.ros_time_is_active, form, message.data

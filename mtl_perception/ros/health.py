@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from mtl_perception.errors import CameraError
+from mtl_perception.errors import CameraError, said, shown
 from mtl_perception.ros.statistics import ERROR, OK, STALE, WARN, status
 
 GRAVE = ("device", "not_finite", "internal")
@@ -102,7 +102,7 @@ def _frames(node: PerceptionNode, camera: Camera) -> Part:
         if silence is None:
             found.append(Finding(WARN, "no picture yet", f"no picture yet: {source.images.why_silent()}"))
         elif silence > node.config.image_timeout:
-            found.append(Finding(STALE, "silence", f"no picture for {silence:.1f} s"))
+            found.append(Finding(STALE, "silence", f"no picture for {silence:.1f} s: {source.images.why_silent()}"))
         elif refused:
             level = ERROR if refused.reason in GRAVE else WARN
             found.append(Finding(level, refused.reason, f"frames dropped: {refused.text}"))
@@ -138,7 +138,7 @@ def _camera(node: PerceptionNode, camera: Camera) -> Part:
         values = {
             "image topic": source.images.topic,
             "camera_info topic": source.infos.topic,
-            "camera_info frame_id": source.frame_id or "-",
+            "camera_info frame_id": said(source.frame_id) if source.frame_id else "-",
             "camera_info changes": str(source.changes),
             "reliability": "reliable" if source.images.is_reliable else "best effort",
             "rectified input": str(node.config.input_rectified),
@@ -146,7 +146,7 @@ def _camera(node: PerceptionNode, camera: Camera) -> Part:
         if size is not None:
             values["picture"] = f"{size[0]}x{size[1]}"
         if camera.last_frame_id is not None:
-            values["picture frame_id"] = camera.last_frame_id
+            values["picture frame_id"] = said(camera.last_frame_id) if camera.last_frame_id else ""
         return values
 
     return Part(_of(camera, "camera"), found, "camera_info in use", values)
@@ -165,7 +165,7 @@ def _calibration(node: PerceptionNode, camera: Camera, source: CameraInput) -> l
     if frame_id == "":
         found.append(Finding(WARN, "no frame_id", "pictures have no frame_id: no transform can be found for the outputs"))
     elif frame_id is not None and source.frame_id is not None and source.frame_id != frame_id:
-        text = f"camera_info is of frame {source.frame_id!r}, the picture of {frame_id!r}"
+        text = f"camera_info is of frame {shown(source.frame_id)}, the picture of {shown(frame_id)}"
         found.append(Finding(WARN, "frame_id", text))
     return found
 

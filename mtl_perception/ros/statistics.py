@@ -39,6 +39,11 @@ class Statistics:
         self._ages: deque[float] = deque(maxlen=WINDOW)
         self._done: deque[float] = deque(maxlen=1000)
 
+    def begin(self) -> None:
+        """The camera is listened to, again perhaps: what came before says nothing of whether it is silent now."""
+        with self._lock:
+            self.last_received_at = None
+
     def count_received(self) -> None:
         """A picture arrived."""
         with self._lock:
@@ -99,7 +104,7 @@ class Statistics:
             return last if last and time.monotonic() - last.at < seconds else None
 
     def silence(self) -> float | None:
-        """Seconds since the last picture came; None if none did."""
+        """Seconds since the last picture came; None if none did since `begin`."""
         with self._lock:
             return None if self.last_received_at is None else time.monotonic() - self.last_received_at
 

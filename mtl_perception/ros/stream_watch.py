@@ -64,6 +64,7 @@ class StreamWatch:
         self._noted: dict[str, tuple[float, str]] = {}
         self._stamp_count = 0
         self._same_count, self._same_since = 0, 0.0
+        self._period = 0.0
 
     def saw(self, arrival: Arrival) -> None:
         """A picture came."""
@@ -83,7 +84,8 @@ class StreamWatch:
             patience: Seconds for which pictures may be the same.
         """
         found = {name: text for name, (at, text) in list(self._noted.items()) if now - at < LINGER}
-        if self.last is not None and now - self.last.at < LINGER:
+        # A slow camera's next picture may be long in coming.
+        if self.last is not None and now - self.last.at < max(LINGER, 2 * self._period):
             same_for = self.last.at - self._same_since
             if self._same_count >= FROZEN_PICTURES and same_for > patience:
                 found["frozen"] = (
@@ -119,6 +121,7 @@ class StreamWatch:
             )
 
     def _compare_pictures(self, last: Arrival, arrival: Arrival) -> None:
+        self._period = arrival.at - last.at
         if same_bytes(last.data, arrival.data):
             self._same_count += 1
         else:
@@ -156,7 +159,13 @@ def same_bytes(a: bytes | array[int], b: bytes | array[int]) -> bool:
     if first.shape != second.shape:
         return False
     step = max(len(first) // SAMPLE_BYTES, 1)
-    return np.array_equal(first[::step], second[::step]) and np.array_equal(first, second)
+    if not np.array_equal(first[::step], second[::step]):
+        return False
+    # Eight bytes at once: a camera that is lawfully still, as in simulation, must not cost the executor milliseconds.
+    words = len(first) // 8 * 8
+    return np.array_equal(first[:words].view(np.uint64), second[:words].view(np.uint64)) and np.array_equal(
+        first[words:], second[words:]
+    )
 
 
 def span(seconds: float) -> str:
