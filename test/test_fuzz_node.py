@@ -106,6 +106,13 @@ def as_message(kind: type, fields: SimpleNamespace) -> Any:
     return message
 
 
+def assert_told_in_lines(sender: Sender) -> None:
+    """Whatever was sent, diagnostics say it in printable lines of bounded length."""
+    for status in health(sender.node):
+        for text in (status.message, *(value.value for value in status.values)):
+            assert len(text) < 1000 and text.isprintable(), (status.name, text[:200])
+
+
 def as_before(sender: Sender) -> None:
     """After all that, the node is as it was."""
     for name, value in (("input_scale", 1.0), ("output_scale", 1.0), ("input_rectified", True), ("min_depth", 0.0)):
@@ -127,6 +134,7 @@ class TestRaw:
             return
         reason = sender.send(message)
         assert reason in ("", *REASONS)
+        assert_told_in_lines(sender)
         refused["Image, to the node"] += bool(reason)
 
     @given(fields=infos, fits=st.booleans())
@@ -143,6 +151,7 @@ class TestRaw:
         sender.camera.infos.publish(message)
         wait_for(lambda: source._latest is not before)
         assert sender.send(image(noise_picture(12, 16))) == ""
+        assert_told_in_lines(sender)
         (told,) = [status for status in health(sender.node) if status.name.endswith(": camera")]
         refused["CameraInfo, to the node"] += bool(told.level != told.OK and told.message)
 
@@ -176,6 +185,7 @@ class TestCompressed:
     def test_compressed_images(self, sender: Sender, data: bytes, form: str) -> None:
         reason = sender.send(set_data(CompressedImage(format=form), data))
         assert reason in ("", *REASONS)
+        assert_told_in_lines(sender)
         refused["CompressedImage, to the node"] += bool(reason)
 
     def test_the_node_is_as_it_was(self, sender: Sender) -> None:
