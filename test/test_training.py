@@ -382,11 +382,13 @@ def test_a_task_that_is_not_learned_stays_as_it_was(data: Path, tmp_path: Path) 
 
 def test_a_run_starts_from_own_weights_only_of_its_classes(data: Path, tmp_path: Path, weights_file: Path) -> None:
     path = write_config(data, "start", start=str(weights_file), steps=1)
-    train(path, tmp_path)
+    licence = load_network(weights_file).description.licence
+    assert f"made from {weights_file} (its licence: {licence})" in train(path, tmp_path)
     start, after = load_network(weights_file), load_network(tmp_path / "tiny.safetensors")
     name = "layer5.0.output.0.0.weight"
     assert torch.allclose(start.state_dict()[name], after.state_dict()[name], atol=2e-3)
     assert after.description.depth_focal_length == FOCAL_LENGTH
+    assert licence in after.description.card["started_from"]
     from mtl_perception.train.start import start_network
 
     with pytest.raises(WeightsError, match="classes"):

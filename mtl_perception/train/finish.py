@@ -19,7 +19,8 @@ from mtl_perception.config import Config
 from mtl_perception.engine.machine import device_name
 from mtl_perception.engine.run import select_device
 from mtl_perception.net.model import MultiTaskRefineNet
-from mtl_perception.net.weights import save_weights
+from mtl_perception.net.store import resolve
+from mtl_perception.net.weights import read_description, save_weights
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.train.batches import TrainingSet
 from mtl_perception.train.config import TrainConfig
@@ -112,8 +113,8 @@ def finish(
         "held_out": [f"{dataset.name}: {len(dataset)} pictures" for dataset in held_out],
         "metrics": figures(path, held_out, device),
         "depth_calibration": round(factor, 4),
-        "started_from": config.start or f"encoder {config.encoder}",
-        "teacher": config.teacher.weights or "none",
+        "started_from": with_licence(config.start) if config.start else f"encoder {config.encoder}",
+        "teacher": with_licence(config.teacher.weights) if config.teacher.weights else "none",
         "seed": config.seed,
         **run,
         "machine": _machine(device),
@@ -122,6 +123,11 @@ def finish(
     network.description = replace(network.description, card=card)
     save_weights(path, network.state_dict(), network.description)
     return path
+
+
+def with_licence(weights: str) -> str:
+    """Name or file of weights, and what they may be used for, as that bears on what is made from them."""
+    return f"{weights} (its licence: {read_description(resolve(weights)).licence})"
 
 
 def _machine(device: str) -> str:

@@ -16,7 +16,7 @@ from mtl_perception.net.weights import save_weights
 from mtl_perception.train.batches import Examples, TrainingSet
 from mtl_perception.train.config import TrainConfig
 from mtl_perception.train.datasets import Dataset, open_sets, validate
-from mtl_perception.train.finish import figures, finish
+from mtl_perception.train.finish import figures, finish, with_licence
 from mtl_perception.train.loop import Trainer
 from mtl_perception.train.processes import Processes
 from mtl_perception.train.start import class_set, start_network
@@ -89,6 +89,9 @@ class Run:
             processes.wait()
             sets = teach(sets, config.teacher, self.out / "teacher", self.device)
         trainer = Trainer(config, start_network(config), Examples(config, class_set(config), sets), self.out, processes)
+        if processes.first:
+            for weights in filter(None, (config.start, config.teacher.weights)):
+                print(f"made from {with_licence(weights)}; look whether that bears on the new weights", file=sys.stderr)
         first = trainer.resume(self.checkpoint)
         if first and processes.first:
             print(f"resumed at step {first} of {config.steps}", file=sys.stderr)
