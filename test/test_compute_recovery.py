@@ -18,13 +18,14 @@ from faulty_gpu import LOST, Gpu, faulty_gpu, spoil_outputs
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.engine.finite import head_without_numbers
 from mtl_perception.engine.run import device_errors
-from mtl_perception.errors import DeviceError
+from mtl_perception.errors import DeviceError, FrameError
 from mtl_perception.ros import recovery
 from mtl_perception.ros.recovery import Recovery
 
 WIDTH, HEIGHT = 64, 48
 PICTURE = noise_picture(HEIGHT, WIDTH)
 FRAME = Frame(PICTURE, CameraModel(WIDTH, HEIGHT, 60.0, 62.0, WIDTH / 2 - 1.25, HEIGHT / 2 + 0.75))
+LARGE = Frame(noise_picture(4 * HEIGHT, 4 * WIDTH))
 
 
 @pytest.fixture
@@ -43,20 +44,26 @@ class Clock:
 
 
 class Patient:
-    """A pipeline that fails as long as it is `ill`; `renewals` are the times at which it was made anew."""
+    """A pipeline that fails as long as it is `ill`, and with LARGE where that is too large for it.
+
+    `renewals` are the times at which it was made anew.
+    """
 
     device, precision, config = torch.device("cuda", 0), "fp16", SimpleNamespace(min_confidence=0.0, min_depth=0.0)
 
     def __init__(self, clock: Clock) -> None:
-        self.clock, self.ill, self.incurable = clock, False, False
+        self.clock, self.ill, self.incurable, self.too_large = clock, False, False, False
         self.renewals: list[float] = []
         self.calls = 0
 
     def __call__(self, frame, outputs):
         self.calls += 1
-        if self.ill:
+        if self.ill or (self.too_large and frame is LARGE):
             raise DeviceError("lost")
         return self.compute(frame, outputs)
+
+    def batch(self, frames, outputs):
+        return [self(frame, wanted) for frame, wanted in zip(frames, outputs, strict=True)]
 
     def compute(self, frame, outputs):
         return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=None)
@@ -79,9 +86,10 @@ def _recovery(policy: Callable[[], str] = lambda: "retry") -> tuple[Recovery, li
     return Recovery(policy, given_up.append, SimpleNamespace(error=print, warning=print)), given_up
 
 
-def _try(found: Recovery, patient: Patient) -> bool:
+def _try(found: Recovery, patient: Patient, *frames: Frame) -> bool:
+    frames = frames or (FRAME,)
     try:
-        found.run(patient, [FRAME], [set()])
+        found.run(patient, frames, [set()] * len(frames))
     except DeviceError:
         return False
     return True
@@ -118,6 +126,104 @@ def test_failures_that_are_not_in_a_row_tear_nothing_down(patient: Patient) -> N
         patient.ill = not patient.ill
         assert _try(found, patient) != patient.ill
     assert (patient.renewals, given_up, found.failures, found.recoveries, found.trouble) == ([], [], 10, 0, "")
+
+
+@pytest.mark.parametrize("policy", ["retry", "cpu", "stop"])
+def test_a_camera_whose_pictures_are_too_large_costs_another_none_of_its_own(patient: Patient, policy: str) -> None:
+    found, given_up = _recovery(lambda: policy)
+    assert _try(found, patient)
+    patient.too_large = True
+    for tick in range(1800):
+        patient.clock.now += 1 / 30
+        assert not _try(found, patient, LARGE)
+        if tick % 3 == 0:
+            assert _try(found, patient)
+    assert (patient.renewals, given_up, found.failures, found.trouble, found.note) == ([], [], 1800, "", "")
+
+
+def test_too_large_pictures_before_any_others_do_not_keep_those_away(patient: Patient) -> None:
+    found, _ = _recovery()
+    patient.too_large = True
+    for _ in range(3):
+        assert not _try(found, patient, LARGE)
+    assert len(patient.renewals) == 1 and found.trouble
+    calls = patient.calls
+    assert not _try(found, patient, LARGE) and patient.calls == calls, "of its size one failed since: that one waits"
+    assert _try(found, patient), "of this size none did"
+    assert (found.trouble, found.recoveries) == ("", 1)
+
+
+def test_a_device_that_fails_for_all_sizes_is_made_anew(patient: Patient) -> None:
+    found, _ = _recovery()
+    assert _try(found, patient) and _try(found, patient, LARGE)
+    patient.ill = True
+    for _ in range(2):
+        assert not _try(found, patient, LARGE)
+    assert not found.trouble, "pictures of the other size may still work"
+    assert not _try(found, patient)
+    assert found.trouble
+    patient.ill = False
+    assert _try(found, patient, LARGE)
+    assert len(patient.renewals) == 1
+
+
+def test_a_size_that_is_alone_by_now_has_the_device_made_anew(patient: Patient) -> None:
+    found, _ = _recovery()
+    assert _try(found, patient)
+    patient.ill = True
+    for _ in range(2):
+        assert not _try(found, patient, LARGE)
+    patient.clock.now += recovery.WITNESS
+    for _ in range(2):
+        assert not _try(found, patient, LARGE)
+    assert len(patient.renewals) == 1
+
+
+def test_pictures_that_failed_together_and_one_by_one_are_one_failure(patient: Patient) -> None:
+    found, given_up = _recovery(lambda: "stop")
+    patient.ill = True
+    for tries in ([FRAME, FRAME, FRAME], [FRAME], [FRAME], [FRAME]):
+        assert not _try(found, patient, *tries)
+    assert (given_up, found.trouble) == ([], "")
+    patient.ill = False
+    assert _try(found, patient, FRAME, FRAME, FRAME)
+    patient.ill = True
+    for tries in ([FRAME, FRAME], [FRAME], [FRAME], [FRAME, FRAME], [FRAME]):
+        assert not _try(found, patient, *tries)
+    assert given_up == ["lost"], "the second time it is the device"
+
+
+def test_a_picture_that_is_itself_wrong_does_not_undo_a_renewal(patient: Patient) -> None:
+    found, _ = _recovery()
+    patient.ill = True
+    for _ in range(2):
+        assert not _try(found, patient)
+    patient.ill = False
+
+    def refuse(frame, outputs):
+        raise FrameError("not a picture")
+
+    patient.compute = refuse
+    for _ in range(2):
+        with pytest.raises(FrameError):
+            _try(found, patient)
+    del patient.compute
+    assert _try(found, patient)
+    assert len(patient.renewals) == 1 and not found.trouble
+
+
+def test_any_error_while_it_is_made_anew_is_told_and_tried_again(patient: Patient) -> None:
+    found, _ = _recovery()
+    patient.ill = True
+    for _ in range(2):
+        assert not _try(found, patient)
+    patient.renew = lambda device="": 1 // 0
+    assert not _try(found, patient)
+    assert found.trouble.startswith("ZeroDivisionError: ") and "attempt 1, the next with a picture after 1 s" in found.trouble
+    del patient.renew
+    patient.ill = False
+    patient.clock.now += 1
+    assert _try(found, patient) and not found.trouble
 
 
 def test_the_policy_may_change_while_the_device_is_lost(patient: Patient) -> None:
