@@ -17,7 +17,7 @@ from faulty_gpu import LOST, Gpu, faulty_gpu, spoil_outputs
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.engine.finite import head_without_numbers
-from mtl_perception.engine.run import device_errors
+from mtl_perception.engine.run import Engine, device_errors
 from mtl_perception.errors import DeviceError, FrameError
 from mtl_perception.ros import recovery
 from mtl_perception.ros.recovery import Recovery
@@ -251,6 +251,21 @@ def test_a_renewed_pipeline_gives_the_same_with_parameters_of_now(weights_file: 
     assert pipe(FRAME).labels.shape == (HEIGHT // 2, WIDTH // 2)
 
 
+def test_a_device_that_fails_at_its_first_picture_leaves_what_there_was(weights_file: Path, gpu: Gpu, monkeypatch) -> None:
+    pipe = Pipeline(weights=weights_file, device="cuda", precision="fp16", backend="torch")
+    expected = pipe(FRAME).labels
+
+    def full(self, *arguments):
+        raise MemoryError("Unable to allocate 8 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "forward", full)
+        with pytest.raises(DeviceError, match="device cpu: out of memory while processing"):
+            pipe.renew("cpu")
+    assert str(pipe.device) == "cuda:0"
+    np.testing.assert_array_equal(pipe(FRAME).labels, expected)
+
+
 def test_a_device_that_fails_again_leaves_what_there_was(weights_file: Path, gpu: Gpu) -> None:
     pipe = Pipeline(weights=weights_file, device="cuda", precision="fp16", warm_up=False)
     expected = pipe(FRAME).labels
@@ -264,12 +279,31 @@ def test_a_device_that_fails_again_leaves_what_there_was(weights_file: Path, gpu
     assert (str(pipe.device), pipe.precision, pipe.result_sets) == ("cpu", "fp32", 1), "a CPU has no fp16"
 
 
-@pytest.mark.parametrize("text", ["CUDA error: device-side assert", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "NVML_ERROR"])
-def test_a_gpus_errors_are_told_from_the_programs(text: str) -> None:
+OF_THE_GPU = (
+    "CUDA error: device-side assert",
+    "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
+    "No CUDA GPUs are available",
+)
+OF_THE_PROGRAM = (
+    "shapes do not fit",
+    "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!",
+    "Input type (torch.cuda.HalfTensor) and weight type (torch.cuda.FloatTensor) should be the same",
+)
+
+
+@pytest.mark.parametrize("text", OF_THE_GPU)
+def test_a_gpus_errors_are_the_devices(text: str) -> None:
     with pytest.raises(DeviceError, match="device cuda failed while at it"), device_errors(torch.device("cuda"), "at it"):
         raise RuntimeError(text)
-    with pytest.raises(RuntimeError, match="shapes"), device_errors(torch.device("cuda"), "at it"):
-        raise RuntimeError("shapes do not fit")
+
+
+@pytest.mark.parametrize("text", OF_THE_PROGRAM)
+def test_the_programs_errors_are_not_taken_for_a_gpus(text: str) -> None:
+    with pytest.raises(RuntimeError) as raised, device_errors(torch.device("cuda"), "at it"):
+        raise RuntimeError(text)
+    assert not isinstance(raised.value, DeviceError)
 
 
 def _fill_memory(how: str) -> None:
