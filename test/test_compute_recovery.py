@@ -372,6 +372,40 @@ def test_a_picture_without_any_number_is_told_from_a_poor_one() -> None:
     assert head_without_numbers(_result(cloud=cloud)) == "labels"
 
 
+NAVIGATION = {"cloud", "labels", "confidence"}
+
+
+@pytest.mark.parametrize("wanted", [{"cloud"}, NAVIGATION], ids=["points alone", "for navigation"])
+@pytest.mark.parametrize("pictures", [1, 2])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_cloud_of_a_network_without_numbers_is_not_given(weights_file: Path, request, device, pictures, wanted) -> None:
+    if device == "cuda":
+        request.getfixturevalue("gpu")
+    pipe = Pipeline(weights=weights_file, device=device, backend="torch", warm_up=False, reuse_outputs=True)
+    frames, outputs = [FRAME] * pictures, [wanted] * pictures
+    found, _ = _recovery()
+    assert np.isfinite(found.run(pipe, frames, outputs)[-1].cloud["z"]).any()
+    network = pipe._path._network if device == "cuda" else pipe._engine._network
+    with torch.no_grad():
+        network.get_parameter("depth.bias").fill_(float("nan"))
+    with pytest.raises(DeviceError, match="no number for the depth of a whole picture"):
+        found.run(pipe, frames, outputs)
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_a_cloud_that_is_empty_as_all_is_too_far_is_given(weights_file: Path, pictures: int) -> None:
+    pipe = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False, reuse_outputs=True)
+    expected = pipe(FRAME)
+    nearest, labels = float(np.nanmin(expected.depth)), expected.labels.copy()
+    pipe.update(max_depth=nearest / 2)
+    found, _ = _recovery()
+    for result in found.run(pipe, [FRAME] * pictures, [NAVIGATION] * pictures):
+        assert np.isnan(result.cloud["z"]).all()
+        np.testing.assert_array_equal(result.cloud["label"], labels)
+        np.testing.assert_array_equal(result.labels, labels)
+    assert found.failures == 0
+
+
 @pytest.mark.parametrize(("before", "after"), [(2.0, 0.0), (0.0, 2.0)])
 def test_a_picture_nearer_than_min_depth_is_no_failure_while_min_depth_changes(patient: Patient, before, after) -> None:
     def near(frame, outputs):

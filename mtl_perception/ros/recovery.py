@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 from mtl_perception.config import Config
-from mtl_perception.engine.finite import head_without_numbers
+from mtl_perception.engine.finite import has_only_an_empty_cloud, head_without_numbers
 from mtl_perception.errors import DeviceError, PerceptionError
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame, Result
@@ -154,9 +154,16 @@ class Recovery:
 
 def _numbers(pipeline: Pipeline, frames: Sequence[Frame], outputs: Sequence[Collection[str]]) -> list[Result]:
     before = pipeline.config
-    results = [pipeline(frames[0], outputs[0])] if len(frames) == 1 else pipeline.batch(frames, outputs)
+    results = _compute(pipeline, frames, outputs)
+    if not before.min_depth and any(has_only_an_empty_cloud(result) for result in results):
+        # Rare, and so once more with depth: it would cost each frame to have it always.
+        results = _compute(pipeline, frames, [{*wanted, "depth"} for wanted in outputs])
     _check_numbers(results, pipeline, before)
     return results
+
+
+def _compute(pipeline: Pipeline, frames: Sequence[Frame], outputs: Sequence[Collection[str]]) -> list[Result]:
+    return [pipeline(frames[0], outputs[0])] if len(frames) == 1 else pipeline.batch(frames, outputs)
 
 
 def _check_numbers(results: list[Result], pipeline: Pipeline, before: Config) -> None:
