@@ -166,6 +166,22 @@ def test_a_device_that_fails_for_all_sizes_is_made_anew(patient: Patient) -> Non
     assert len(patient.renewals) == 1
 
 
+def test_weights_that_are_spoilt_are_loaded_anew_though_another_size_needs_them_not(patient: Patient) -> None:
+    found, _ = _recovery()
+    void = np.full((HEIGHT, WIDTH), np.nan, np.float32)
+
+    def spoilt(frame, outputs):
+        depth = None if frame is LARGE or patient.renewals else void
+        return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=depth)
+
+    patient.compute = spoilt
+    assert _try(found, patient, LARGE)
+    for _ in range(2):
+        assert not _try(found, patient)
+    assert _try(found, patient)
+    assert (len(patient.renewals), found.recoveries) == (1, 1)
+
+
 def test_a_size_that_is_alone_by_now_has_the_device_made_anew(patient: Patient) -> None:
     found, _ = _recovery()
     assert _try(found, patient)

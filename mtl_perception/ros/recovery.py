@@ -20,6 +20,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two attempts to make the pipeline anew; each pause is twice the one before."""
 MANY_ATTEMPTS = 3
 """After so many in vain it may be that only another process helps."""
+NOT_FINITE = "not_finite"
+"""The reason of a frame without numbers."""
 
 Size: TypeAlias = tuple[int, ...]
 
@@ -110,15 +112,16 @@ class Recovery:
             self._worked.pop(size, None)
         if self.trouble:
             self._describe()
-        elif self._in_row >= FAILURES and not self._works_for_others():
+        elif self._in_row >= FAILURES and not self._works_for_others(error):
             self._describe()
             policy = self._policy()
             self._log.error(f"the device failed, on_device_error is {policy}: {self._error}")
             if policy == "stop":
                 self._give_up(self._error)
 
-    def _works_for_others(self) -> bool:
-        return any(time.monotonic() - at < WITNESS for at in self._worked.values())
+    def _works_for_others(self, error: DeviceError) -> bool:
+        # Weights that are spoilt are so for all sizes, though others may want another head's outputs.
+        return error.reason != NOT_FINITE and any(time.monotonic() - at < WITNESS for at in self._worked.values())
 
     def _describe(self) -> None:
         self.trouble = self._error
@@ -175,5 +178,5 @@ def _check_numbers(results: list[Result], pipeline: Pipeline, before: Config) ->
         if head:
             raise DeviceError(
                 f"device {pipeline.device}, {pipeline.precision}: the network gave no number for the {head} of a whole picture",
-                "not_finite",
+                NOT_FINITE,
             )
