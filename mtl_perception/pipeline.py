@@ -192,6 +192,8 @@ class Pipeline:
             sizes.setdefault(self._checked(frame).shape, []).append(index)
         groups = list(sizes.values())
         jobs = [self._job([frames[i] for i in group], [outputs[i] for i in group], config) for group in groups]
+        if jobs:
+            self._remember(jobs[-1])
         done = chain.from_iterable(self._path.run_all(jobs))
         results = dict(zip(chain.from_iterable(groups), done, strict=True))
         return [results[index] for index in range(len(frames))]
@@ -205,7 +207,9 @@ class Pipeline:
             result = self(frame, outputs)
             return Pending(lambda: result)
         self._checked(frame)
-        ticket = self._path.submit(self._job([frame], [outputs], self.config))
+        job = self._job([frame], [outputs], self.config)
+        self._remember(job)
+        ticket = self._path.submit(job)
         return Pending(lambda: ticket.result()[0])
 
     def labels_among(self, ids: Sequence[int]) -> np.ndarray:
@@ -237,9 +241,9 @@ class Pipeline:
         engine = make_engine(self._network, device, precision, self.config.cpu_threads, self.config.backend)
         host = HostPath(engine, self._classes, self._copies)
         path = self._device_path(engine) if engine.device.type == "cuda" else host
-        self._engine, self._host, self._path, self._scored = engine, host, path, None
         if self.config.warm_up:
-            self._warm_up()
+            self._warm_up(path)
+        self._engine, self._host, self._path, self._scored = engine, host, path, None
 
     def _device_path(self, engine: Engine) -> DevicePath:
         config, precision = self.config, engine.precision
@@ -251,7 +255,7 @@ class Pipeline:
     def _job(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]], config: Config) -> Job:
         """Frames of one size, checked, as the paths take them."""
         height, width = frames[0].image.shape[:2]
-        job = Job(
+        return Job(
             frames,
             [_checked_outputs(wanted) for wanted in outputs],
             [self._depth_factor(frame.camera, width, config.input_scale) for frame in frames],
@@ -262,16 +266,19 @@ class Pipeline:
             self._max_depth(config),
             config.min_confidence,
         )
+
+    def _remember(self, job: Job) -> None:
+        """Where its scores may be wanted later: a device's path keeps none."""
         if self._path is not self._host:
             scored = "labels" in (needed := needed_tasks(job.outputs(-1))) and "confidence" not in needed
-            self._scored = job if scored and not config.min_confidence else None
-        return job
+            self._scored = job if scored and not job.min_confidence else None
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, path: HostPath | DevicePath) -> None:
         """Black frames of the training camera's size through everything, so that kernels are chosen and memory is there."""
         camera = CameraModel.from_intrinsics(self.description.camera or DEFAULT_CAMERA)
-        for _ in range(self._path.warm_up_jobs):
-            self(Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera))
+        job = self._job([Frame(np.zeros((camera.height, camera.width, 3), np.uint8), camera)], [OUTPUTS], self.config)
+        for _ in range(path.warm_up_jobs):
+            path.run_all([job])
 
     def _depth_factor(self, camera: CameraModel | None, width: int, input_scale: float) -> float:
         """Metres over transformed depth: the focal length of the picture as the network sees it over that of its training.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from mtl_perception.types import UNLABELLED, Result
+
+SPARSE = 16
+"""Each so many rows and columns are looked at before all are."""
 
 
 def head_without_numbers(result: Result, min_confidence: float = 0.0, min_depth: float = 0.0) -> str:
@@ -31,8 +35,16 @@ def head_without_numbers(result: Result, min_confidence: float = 0.0, min_depth:
     return ""
 
 
+def has_only_an_empty_cloud(result: Result) -> bool:
+    """Whether it has a cloud without any point and no depth, which alone tells what is too far from what is no number."""
+    return result.cloud is not None and result.depth is None and _all(result.cloud["z"], math.nan)
+
+
 def _all(plane: np.ndarray, value: float) -> bool:
     middle = plane.item(plane.shape[0] // 2, plane.shape[1] // 2)
-    if math.isnan(value):
-        return math.isnan(middle) and bool(np.isnan(plane).all())
-    return bool(middle == value) and bool((plane == value).all())
+    # Of a plane that is empty in the middle, as where the sky is, a few pixels mostly tell.
+    return _is(middle, value) and all(bool(np.all(_is(part, value))) for part in (plane[::SPARSE, ::SPARSE], plane))
+
+
+def _is(pixels: Any, value: float) -> Any:
+    return np.isnan(pixels) if math.isnan(value) else pixels == value

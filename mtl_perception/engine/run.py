@@ -17,8 +17,8 @@ from mtl_perception.errors import ConfigError, DeviceError
 from mtl_perception.net.model import MultiTaskRefineNet
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-GPU_LIBRARIES = ("cuda", "cudnn", "cublas", "nvml")
-"""One of them is named where a GPU fails, and not the program."""
+GPU_ERRORS = ("CUDA error", "CUDA driver", "CUDA unknown error", "No CUDA GPUs", "CUDNN_STATUS", "CUBLAS_STATUS", "NVML")
+"""One of them is in what is said where a GPU fails; errors of the program name cuda, too, such as tensors of two devices."""
 ALL_THREADS = torch.get_num_threads()
 """PyTorch's own choice for this machine."""
 
@@ -78,9 +78,13 @@ def device_errors(device: torch.device, doing: str) -> Iterator[None]:
     except (RuntimeError, MemoryError, cv2.error) as error:
         if _has_no_room(error):
             raise DeviceError(f"device {device}: out of memory while {doing}: {_first_line(error)}") from error
-        if device.type == "cpu" or not any(library in str(error).lower() for library in GPU_LIBRARIES):
+        if device.type == "cpu" or not _is_of_gpu(error):
             raise
         raise DeviceError(f"device {device} failed while {doing}: {_first_line(error)}") from error
+
+
+def _is_of_gpu(error: BaseException) -> bool:
+    return isinstance(error, torch.AcceleratorError) or any(words in str(error) for words in GPU_ERRORS)
 
 
 def _has_no_room(error: BaseException) -> bool:
