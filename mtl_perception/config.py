@@ -259,9 +259,9 @@ def by_name(name: str) -> Parameter:
     raise ConfigError(f"unknown parameter {shown(name)}{_suggest(name, [p.name for p in parameters()])}")
 
 
-def nearest(name: str) -> str:
-    """The parameter's name that a wrong one is most like; empty when it is like none."""
-    return next(iter(difflib.get_close_matches(name, [p.name for p in parameters()], n=1)), "")
+def nearest(name: str, likeness: float = 0.6) -> str:
+    """The parameter's name that a wrong one is most like; empty when it is less like any than `likeness`, of 1."""
+    return next(iter(difflib.get_close_matches(name, [p.name for p in parameters()], n=1, cutoff=likeness)), "")
 
 
 def _columns(row: Field[Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +83,31 @@ def test_label_mapping(value: Any) -> None:
         assert mapping.table().shape == (256,)
 
 
+TABBED = b"""camera:
+  ros__parameters: {rate:\t10.0,\tframe: "a"}\t# other
+mtl_perception:
+  ros__parameters:\t
+    max_depth:\t20.0\t# metres
+    cameras:\t[front,\tleft]\t
+    nested:
+      deep:
+      - 1\t
+      - 2\t
+"/**":\t# all
+  ros__parameters:
+    wheel_radius:\t0.3
+"""
+
+
 class TestNode:
     """With ROS's own reader of arguments and files."""
 
     pytest.importorskip("rclpy", reason="needs rclpy")
+
+    @pytest.fixture(autouse=True, scope="class")
+    def imported(self) -> None:
+        """The node and all that it imports, before the first case, whose memory is measured."""
+        importlib.import_module("test_overrides")
 
     @given(
         chosen=settings_near(),
@@ -109,7 +132,9 @@ class TestNode:
         if made is None:
             return
         if section != "other":
-            assert "*" in section.rpartition("/")[2] or set(chosen) <= set(NAMES)
+            # As a file's only section, mostly of our names, `/**` means this node.
+            is_ours = section == "/**" and sum(name in NAMES for name in chosen) > 1
+            assert ("*" in section.rpartition("/")[2] and not is_ours) or set(chosen) <= set(NAMES)
             for name in set(chosen) & set(NAMES):
                 assert getattr(made, name) == ROWS[name].convert(chosen[name])
         else:
@@ -129,8 +154,37 @@ class TestNode:
 
         attempt("parameter file, damaged", lambda: _as_at_start(start), errors=ConfigError)
 
+    @given(data=damaged([TABBED]))
+    @fuzz("parameter file with tabs", 0.01)
+    def test_names_are_found_where_rcl_finds_them(self, data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+        """What rcl takes can be read here, too, and gives the same names."""
+        import rclpy
+        from rclpy.context import Context
+        from rclpy.node import Node
 
-def _as_at_start(start: Any) -> Config:
+        from mtl_perception.ros.overrides import overrides
+
+        path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+        path.write_bytes(data)
+        arguments = ["node", "--ros-args", "--params-file", str(path)]
+
+        def start() -> set[str]:
+            context = Context()
+            rclpy.init(args=arguments, context=context)
+            try:
+                node = Node("mtl_perception", context=context)
+                names = set(node._parameter_overrides)
+                node.destroy_node()
+                return names
+            finally:
+                context.try_shutdown()
+
+        names = attempt("parameter file with tabs", lambda: _as_at_start(start), errors=ConfigError)
+        if names is not None:
+            assert {found.name for found in overrides(arguments, "/mtl_perception", pytest.fail)} == names
+
+
+def _as_at_start(start: Callable[[], Any]) -> Any:
     """As `environment.initialise` does, of which this process could have only one: what rcl refuses is an error of ours."""
     from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
 

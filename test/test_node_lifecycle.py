@@ -44,6 +44,8 @@ def node(tmp_path_factory):
     settings.write_text(
         "/**:\n  ros__parameters:\n    autostart: false\n    diagnostics_period: 0.1\n    max_depth: 50\n"
         "    use_sim_time: true\n    weights: /nowhere/at_all.safetensors\n    max_dept: 3.0\n"
+        # Which makes it a file for many nodes: alone, a slip in it would be refused.
+        "camera:\n  ros__parameters:\n    rate: 10.0\n"
     )
     remappings = ("-r", "__ns:=/veh", "-r", "image:=/cam/left/image_rect", "-r", "camera_info:=/calibration/left")
     with node_process(folder / "node.log", "--params-file", str(settings), *remappings, ready="") as process:
@@ -65,7 +67,7 @@ def test_starts_unconfigured_when_told_so(client: Client) -> None:
 
 
 def test_misspelt_parameter_for_all_nodes_is_pointed_out(node: Process) -> None:
-    node.wait_for_output("unknown parameter 'max_dept'; did you mean 'max_depth'?")
+    node.wait_for_output("unknown parameter 'max_dept' is ignored; did you mean 'max_depth'?")
     assert "use_sim_time" not in node.output
 
 

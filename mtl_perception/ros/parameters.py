@@ -12,11 +12,14 @@ from rclpy.parameter import Parameter as RosParameter
 
 from mtl_perception import config
 from mtl_perception.errors import ConfigError, said, shown
-from mtl_perception.ros.overrides import Override, overrides
+from mtl_perception.ros.overrides import Meant, Override, overrides
 
 ALLOWED = ("use_sim_time", "start_type_description_service")
 """What rclpy declares, and in some distributions reads without declaring it."""
 ALLOWED_PREFIX = "qos_overrides."
+SLIP = 0.8
+"""Likeness to one of our names, of 1, from which a name is that one with a letter wrong, not another node's."""
+WAY_OUT = "what is another node's: give it under that node's name, or keep this one out of the scope of SetParameter"
 
 
 def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParameter] | None = None) -> config.Config:
@@ -33,8 +36,8 @@ def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParame
     Raises:
         ConfigError: A name that is none of ours was given to this node, or a value of a wrong type or out of bounds.
     """
-    by_arguments = list(overrides(arguments, node.get_fully_qualified_name()))
-    by_code = [Override(parameter.name, "parameter_overrides", True) for parameter in given or ()]
+    by_arguments = list(overrides(arguments, node.get_fully_qualified_name(), node.get_logger().warning))
+    by_code = [Override(parameter.name, "parameter_overrides", Meant.THIS) for parameter in given or ()]
     for row in config.parameters():
         try:
             node.declare_parameter(row.name, ros_default(row), descriptor(row))
@@ -88,31 +91,37 @@ def descriptor(row: config.Parameter) -> ParameterDescriptor:
 def refuse_unknown(node: Node, given: Sequence[Override]) -> None:
     """Names that nothing declared are typing errors, most likely.
 
-    What all nodes of a wildcard were given may be for another one: a name like one of ours is warned of, others are not.
+    What was given without a node's name may be for another one: it is refused or warned of by how like one of ours it is.
 
     Raises:
         ConfigError: Some were given to this node; the message says which, where, and what may have been meant.
     """
-    places = {override.name: override.place for override in given}
-    merged = getattr(node, "_parameter_overrides", {})
-    unknown = {name for name in [*places, *merged] if not _is_known(node, name)}
-    refused = [override for override in given if override.is_ours and override.name in unknown]
-    if refused:
-        raise ConfigError("; ".join(f"{override.place}: {_unknown(override.name)}" for override in refused))
-    for name in sorted(unknown):
-        if config.nearest(name):
-            where = f"{places[name]}: " if name in places else ""
-            node.get_logger().warning(f"{where}{_unknown(name)} It is ignored")
+    named = {override.name for override in given}
+    merged = [Override(name, "", Meant.ALL) for name in sorted(getattr(node, "_parameter_overrides", {})) if name not in named]
+    unknown = [override for override in [*given, *merged] if not _is_known(node, override.name)]
+    if refused := [override for override in unknown if _is_refused(override)]:
+        way_out = "" if all(override.meant is Meant.THIS for override in refused) else f" ({WAY_OUT})"
+        raise ConfigError("; ".join(_unknown(override) for override in refused) + way_out)
+    for override in unknown:
+        if override.meant is Meant.LIKELY or config.nearest(override.name):
+            node.get_logger().warning(_unknown(override, " is ignored"))
+
+
+def _is_refused(override: Override) -> bool:
+    if override.meant is Meant.LIKELY:
+        return bool(config.nearest(override.name, SLIP))
+    return override.meant is Meant.THIS
 
 
 def _is_known(node: Node, name: str) -> bool:
     return node.has_parameter(name) or name in ALLOWED or name.startswith(ALLOWED_PREFIX)
 
 
-def _unknown(name: str) -> str:
-    near = config.nearest(name)
+def _unknown(override: Override, fate: str = "") -> str:
+    near = config.nearest(override.name)
     hint = f"did you mean {near!r}?" if near else "`mtl_perception parameters` lists all"
-    return f"unknown parameter {shown(name)}; {hint}"
+    where = f"{override.place}: " if override.place else ""
+    return f"{where}unknown parameter {shown(override.name)}{fate}; {hint}"
 
 
 class ChangeGuard:
