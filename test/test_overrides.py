@@ -150,12 +150,19 @@ def test_unknown_names_from_python_are_refused() -> None:
 @pytest.mark.parametrize("name", ["/**", "/*", "/veh/*", "/veh/**"])
 def test_a_key_for_all_nodes_may_be_another_nodes(tmp_path: Path, warnings: list[str], name: str) -> None:
     """Near one of ours it is warned of, else passed over; what is ours takes effect."""
-    path = written(tmp_path, section(f'"{name}"', "max_depth: 20.0", "max_dept: 3.0", "wheel_radius: 0.3"))
+    path = written(tmp_path, section(f'"{name}"', "max_depth: 20.0", "max_dept: 3.0", "wheel_radius: 0.3", "wheel_base: 2.7"))
     namespace = VEHICLE if "veh" in name else ()
     with started(*namespace, "--params-file", str(path)) as node:
         assert node.config.max_depth == 20.0
     place = f"{path}, line 4, section {name}"
     assert warnings == [f"{place}: unknown parameter 'max_dept' is ignored; did you mean 'max_depth'?"]
+
+
+def test_a_single_slip_for_all_nodes_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, section('"/**"', "wieghts: street"))
+    assert refusal("--params-file", str(path)).startswith(
+        f"{path}, line 3, section /**: unknown parameter 'wieghts'; did you mean 'weights'?"
+    )
 
 
 def test_a_copy_of_a_shipped_file_is_this_nodes(tmp_path: Path, warnings: list[str]) -> None:

@@ -21,6 +21,8 @@ from mtl_perception.errors import said
 MARK = "ros__parameters"
 LAUNCH_FILES = "launch_params_"
 """How names of files begin that launch makes: of a node's dictionaries, and of files with substitutions."""
+SLIP = 0.8
+"""Likeness to one of our names, of 1, from which a name is that one with a letter wrong, not another node's."""
 # rcl reads by libyaml as well; PyYAML's own parser refuses tabs that it takes.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -90,9 +92,9 @@ def _of_file(path: Path, node: str) -> list[Override]:
 
 
 def _are_mostly_ours(names: list[str]) -> bool:
-    """As in a copy of a file that is shipped: a file for many nodes holds more names of others."""
+    """Or misspelt ones of ours, as in a copy of a file that is shipped: a file for many nodes holds more names of others."""
     ours = {row.name for row in config.parameters()}
-    return sum(name in ours for name in names) > len(names) / 2
+    return sum(name in ours or bool(config.nearest(name, SLIP)) for name in names) > len(names) / 2
 
 
 def _values(content: bytes) -> Iterator[tuple[list[str], int]]:

@@ -12,13 +12,11 @@ from rclpy.parameter import Parameter as RosParameter
 
 from mtl_perception import config
 from mtl_perception.errors import ConfigError, said, shown
-from mtl_perception.ros.overrides import Meant, Override, overrides
+from mtl_perception.ros.overrides import SLIP, Meant, Override, overrides
 
 ALLOWED = ("use_sim_time", "start_type_description_service")
 """What rclpy declares, and in some distributions reads without declaring it."""
 ALLOWED_PREFIX = "qos_overrides."
-SLIP = 0.8
-"""Likeness to one of our names, of 1, from which a name is that one with a letter wrong, not another node's."""
 WAY_OUT = "what is another node's: give it under that node's name, or keep this one out of the scope of SetParameter"
 
 
