@@ -123,13 +123,14 @@ def near_document(draw: Any, valid: Mapping[str, Any], value: st.SearchStrategy[
 def _change(draw: Any, place: Any, key: Any, value: st.SearchStrategy[Any]) -> None:
     kind = draw(st.sampled_from(["another", "another", "left out", "added"]))
     if kind == "another":
-        place[key] = draw(value)
+        # A copy: the second change may be within what the first put there, which the strategy would give again.
+        place[key] = _copied(draw(value))
     elif kind == "left out":
         del place[key]
     elif isinstance(place, dict):
-        place[draw(words)] = draw(value)
+        place[draw(words)] = _copied(draw(value))
     else:
-        place.append(draw(value))
+        place.append(_copied(draw(value)))
 
 
 def _copied(value: Any) -> Any:

@@ -258,6 +258,15 @@ class TestCompressed:
         with pytest.raises(FrameError, match="cut off"):
             decode_compressed_image(compressed(encoded(".jpg", noise_picture(60, 80))[:-2]))
 
+    def test_a_png_chunk_that_claims_more_than_there_is_is_not_decoded(self, monkeypatch):
+        """Had OpenCV fill 4 GB."""
+        data = bytearray(encoded(".png", noise_picture(12, 16)))
+        place = data.index(b"IDAT") - 4
+        data[place] = 0xFF
+        monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("decoded"))
+        with pytest.raises(FrameError, match="cut off"):
+            decode_compressed_image(compressed(bytes(data)))
+
     def test_the_end_of_a_thumbnail_is_not_the_pictures_end(self):
         whole = encoded(".jpg", noise_picture(60, 80))
         thumbnail = encoded(".jpg", noise_picture(6, 8))

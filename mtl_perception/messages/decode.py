@@ -154,7 +154,7 @@ def decode_picture(data: bytes) -> np.ndarray:
     check_size(*announced)
     if is_cut_off(data):
         # OpenCV 4 would fill the rest with grey and say nothing.
-        raise FrameError(f"a JPEG without its end ({len(data)} bytes): it was cut off", "compressed")
+        raise FrameError(f"a picture without its end ({len(data)} bytes): it was cut off", "compressed")
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 KINDS = "JPEG, PNG, TIFF, BMP, WebP and GIF"
 """Those that are understood."""
 JPEG_SIGNATURE = b"\xff\xd8"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END_OF_IMAGE = b"\xff\xd9"
 _START_OF_SCAN, _END = 0xDA, 0xD9
 # All of C0 to CF begin a frame, but for tables (C4), a reserved one (C8) and arithmetic conditioning (CC).
@@ -24,7 +25,7 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
     """Width and height that a picture announces; None for what is not of KINDS, and for a header that is cut short."""
     readers = {
         JPEG_SIGNATURE: _jpeg,
-        b"\x89PNG\r\n\x1a\n": _png,
+        PNG_SIGNATURE: _png,
         b"II*\0": _tiff,
         b"MM\0*": _tiff,
         b"BM": _bmp,
@@ -41,12 +42,25 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG lacks its end; whatever follows the end, such as a driver's padding, is allowed."""
+    """Whether a JPEG or PNG lacks its end; whatever follows the end, such as a driver's padding, is allowed."""
+    if data.startswith(PNG_SIGNATURE):
+        return _png_is_cut_off(data)
     if not data.startswith(JPEG_SIGNATURE):
         return False
     # A thumbnail in the header has an end of its own: only one after the start of a scan counts.
     scan = next((start for marker, start in _jpeg_segments(data) if marker == _START_OF_SCAN), None)
     return scan is None or data.find(_END_OF_IMAGE, scan) < 0
+
+
+def _png_is_cut_off(data: bytes) -> bool:
+    """Not left to the decoder: OpenCV fills the memory that a chunk says it needs, up to 4 GB, and then looks."""
+    place = len(PNG_SIGNATURE)
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        place += 12 + length
+        if kind == b"IEND":
+            return bool(place > len(data))
+    return True
 
 
 def _png(data: bytes) -> tuple[int, int]:
