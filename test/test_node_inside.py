@@ -88,6 +88,8 @@ def test_only_what_is_subscribed_to_is_asked_for(node, client: Client, topics: l
     camera = Camera(client, outputs={topic: OUTPUTS[topic] for topic in topics})
     camera.publish_info(camera_info(WIDTH, HEIGHT))
     camera.connect(image(PICTURE))
+    # Those that made the connection may still be in work.
+    camera.settle()
     node.pipeline.asked.clear()
     camera.exchange(image(PICTURE))
     assert node.pipeline.asked == [asked]

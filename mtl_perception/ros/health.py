@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from mtl_perception.errors import CameraError, said, shown
+from mtl_perception.ros.recovery import NOT_FINITE
 from mtl_perception.ros.statistics import ERROR, OK, STALE, WARN, status
 
-GRAVE = ("device", "not_finite", "internal")
+GRAVE = ("device", NOT_FINITE, "internal")
 """Reasons of rejection that are no camera's fault."""
 CHECK_PERIOD = 0.1
 """Seconds between two looks at whether there is something new to tell."""
