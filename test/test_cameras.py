@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 from conftest import noise_picture
-from ros_client import Camera, Client, Image, PointCloud2, camera_info, cloud_of, image, labels_of, node_process, values_of
+from node_fixtures import node_and_client
+from ros_client import Camera, Client, Image, PointCloud2, camera_info, cloud_of, image, labels_of, values_of
 
 from mtl_perception import CameraModel, Frame, Pipeline
 
@@ -27,19 +28,7 @@ def connected(client: Client, name: str, size: tuple[int, int] | None = None) ->
     return camera
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory, weights_file: Path):
-    log = tmp_path_factory.mktemp("node") / "node.log"
-    settings = ("-p", f"weights:={weights_file}", "-p", "diagnostics_period:=0.1", "-p", f"cameras:=[{','.join(NAMES)}]")
-    with node_process(log, *settings) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def client(node):
-    client = Client()
-    yield client
-    client.close()
+node, client = node_and_client("-p", f"cameras:=[{','.join(NAMES)}]")
 
 
 @pytest.fixture(scope="module")

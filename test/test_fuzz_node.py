@@ -26,7 +26,7 @@ from test_fuzz_messages import FORMATS, images, infos
 from test_fuzz_parameters import NAMES, values
 
 from mtl_perception.config import Config
-from mtl_perception.ros.health import health
+from mtl_perception.ros.health import Report
 from mtl_perception.ros.node import PerceptionNode
 
 TOPICS = ("segmentation/labels", "depth/camera_info", "points")
@@ -108,7 +108,7 @@ def as_message(kind: type, fields: SimpleNamespace) -> Any:
 
 def assert_told_in_lines(sender: Sender) -> None:
     """Whatever was sent, diagnostics say it in printable lines of bounded length."""
-    for status in health(sender.node):
+    for status in Report(0.0).due(sender.node):
         for text in (status.message, *(value.value for value in status.values)):
             assert len(text) < 1000 and text.isprintable(), (status.name, text[:200])
 
@@ -152,7 +152,7 @@ class TestRaw:
         wait_for(lambda: source._latest is not before)
         assert sender.send(image(noise_picture(12, 16))) == ""
         assert_told_in_lines(sender)
-        (told,) = [status for status in health(sender.node) if status.name.endswith(": camera")]
+        (told,) = [status for status in Report(0.0).due(sender.node) if status.name.endswith(": camera")]
         refused["CameraInfo, to the node"] += bool(told.level != told.OK and told.message)
 
     @given(name=sometimes(st.sampled_from(NAMES), st.text(max_size=8)), value=values)

@@ -30,7 +30,7 @@ from mtl_perception.errors import FrameError
 from mtl_perception.messages.outputs import cloud_fields, image_fields
 from mtl_perception.ros import convert
 from mtl_perception.ros.camera_input import MatchedSubscription, topics
-from mtl_perception.ros.health import health
+from mtl_perception.ros.health import Report
 from mtl_perception.ros.mailbox import Mailbox
 from mtl_perception.ros.node import PerceptionNode
 from mtl_perception.types import CLOUD_DTYPE
@@ -145,7 +145,7 @@ def test_failed_activation_is_reported_until_one_succeeds(weights_file: Path, mo
     node = PerceptionNode(context=context, parameter_overrides=[Parameter("weights", value=str(weights_file))])
 
     def network():
-        return next(status for status in health(node) if status.name.endswith(": network"))
+        return next(status for status in Report(0.0).due(node) if status.name.endswith(": network"))
 
     def refuse(*_):
         raise RuntimeError("no room for a subscription")

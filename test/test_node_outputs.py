@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 from conftest import noise_picture
+from node_fixtures import node_and_client
 from ros_client import (
     OUTPUTS,
     Camera,
@@ -22,7 +21,6 @@ from ros_client import (
     depth_of,
     image,
     labels_of,
-    node_process,
     stamp_of,
 )
 
@@ -32,19 +30,7 @@ INFO = camera_info(WIDTH, HEIGHT)
 IMAGE_TOPIC, INFO_TOPIC = "/cam/front/image_raw", "/cam/front/camera_info"
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory, weights_file: Path):
-    log = tmp_path_factory.mktemp("node") / "node.log"
-    settings = ("-p", f"weights:={weights_file}", "-p", "diagnostics_period:=0.1", "-r", f"image:={IMAGE_TOPIC}")
-    with node_process(log, *settings) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def client(node):
-    client = Client()
-    yield client
-    client.close()
+node, client = node_and_client("-r", f"image:={IMAGE_TOPIC}")
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 from conftest import noise_picture
+from node_fixtures import node_and_client
 from ros_client import (
     OUTPUTS,
     Camera,
@@ -19,7 +18,6 @@ from ros_client import (
     cloud_of,
     colours_of_cloud,
     image,
-    node_process,
     profile,
     put_header,
     set_data,
@@ -32,18 +30,7 @@ PICTURE = noise_picture(HEIGHT, WIDTH)
 INFO = camera_info(WIDTH, HEIGHT)
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory, weights_file: Path):
-    log = tmp_path_factory.mktemp("node") / "node.log"
-    with node_process(log, "-p", f"weights:={weights_file}", "-p", "diagnostics_period:=0.1") as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def client(node):
-    client = Client()
-    yield client
-    client.close()
+node, client = node_and_client()
 
 
 @pytest.fixture

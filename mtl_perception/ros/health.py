@@ -85,11 +85,6 @@ class Report:
         return [part.status(node) for part in parts]
 
 
-def health(node: PerceptionNode) -> list[DiagnosticStatus]:
-    """The node's statuses: frames, stream and camera, of each camera, and network."""
-    return [part.status(node) for part in _parts(node)]
-
-
 def _parts(node: PerceptionNode) -> list[Part]:
     return [*(part(node, camera) for camera in node.cameras for part in (_frames, _stream, _camera)), _network(node)]
 
