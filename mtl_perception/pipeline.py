@@ -260,6 +260,7 @@ class Pipeline:
             [_checked_outputs(wanted) for wanted in outputs],
             [self._depth_factor(frame.camera, width, config.input_scale) for frame in frames],
             scaled_size(height, width, config.output_scale),
+            self.description.grid,
             config.input_scale,
             config.upsampling,
             config.min_depth,

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from mtl_perception.engine.area import AreaShrink
 from mtl_perception.engine.export_graph import fold_batch_norm
 from mtl_perception.geometry.backproject import CLOUD_FLOATS, pack_cloud
+from mtl_perception.net.grid import grow
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.types import UNLABELLED
 
@@ -36,6 +37,7 @@ class ProgramSpec:
         output_size: Height and width of the outputs.
         outputs: Of types.OUTPUTS, in that order; `image` (the picture at the output size) only where the sizes differ.
         network_size: Height and width that the network sees.
+        grown_size: Height and width that its outputs grow to before they are cut to `output_size`.
         upsampling: bicubic or bilinear.
         with_probability: Whether the softmax is computed: for confidence, or for a least confidence above 0.
     """
@@ -45,6 +47,7 @@ class ProgramSpec:
     output_size: tuple[int, int]
     outputs: tuple[str, ...]
     network_size: tuple[int, int]
+    grown_size: tuple[int, int]
     upsampling: str = "bicubic"
     with_probability: bool = False
 
@@ -160,7 +163,7 @@ class DeviceProgram:
         seen = image.float() if self._for_network is None else self._for_network(image)
         pixels = (seen * self._scale).add_(self._offset).permute(0, 3, 1, 2)
         x = pixels.to(self._dtype).contiguous(memory_format=torch.channels_last)
-        return self._network.decode(self._network.encode(x))
+        return self._network.shared(x)
 
     def _segmentation(self, logits: Tensor, min_confidence: Tensor) -> tuple[Tensor, Tensor | None]:
         """N x H x W uint8 labels, and confidence before it becomes uint8, or None; see `Postprocessor.segmentation`."""
@@ -187,12 +190,12 @@ class DeviceProgram:
         return metres.masked_fill_(invalid, torch.nan)
 
     def _grow(self, planes: Tensor) -> Tensor:
-        """To the output size, as OpenCV's resize does; a new tensor, plane by plane.
+        """To the output's pixels, as OpenCV's resize does; a new tensor, plane by plane.
 
         Planes and not channels last: neighbouring threads of the GPU then read and write neighbouring values.
         """
         planes = planes.float().contiguous()
-        return F.interpolate(planes, size=self.spec.output_size, mode=self.spec.upsampling, align_corners=False)
+        return grow(planes, self.spec.grown_size, self.spec.output_size, self.spec.upsampling)
 
 
 def _keep(out: Mapping[str, Tensor], name: str, values: Tensor | None) -> None:

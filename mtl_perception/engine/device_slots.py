@@ -32,6 +32,7 @@ def spec_of(job: Job, tasks: Sequence[str]) -> ProgramSpec:
         job.output_size,
         tuple(name for name in OUTPUTS if name in wanted),
         job.network_size,
+        job.growth.grown,
         job.upsampling,
         "confidence" in wanted or (job.min_confidence > 0 and bool({"labels", "cloud"} & wanted)),
     )

@@ -79,7 +79,7 @@ class HostPath:
     def score(self, job: Job) -> None:
         """Compute the scores of a job's last frame, for `labels_among`."""
         logits = self._engine.forward(job.frames[-1].image, job.input_scale)[0]
-        self._postprocess.segmentation(logits, job.output_size, job.upsampling, 0.0, False)
+        self._postprocess.segmentation(logits, job.growth, 0.0, False)
 
     def stages(self, job: Job) -> dict[str, Callable[[], Any]]:
         """The parts of `run_all` for a job of one frame with a camera, each to be called alone, for `bench`.
@@ -90,13 +90,13 @@ class HostPath:
         image, camera = job.frames[0].image, job.cameras[0]
         assert camera is not None
         raw = self._engine.forward(image, job.input_scale)
-        grow = job.output_size, job.upsampling
+        growth = job.growth
 
         def labels(confidence: bool) -> Tensor:
-            return self._postprocess.segmentation(raw[0], *grow, job.min_confidence, confidence)[0]
+            return self._postprocess.segmentation(raw[0], growth, job.min_confidence, confidence)[0]
 
         def depth() -> Tensor:
-            return self._postprocess.depth(raw[1], *grow, job.min_depth, job.max_depth, job.depth_factors[0])
+            return self._postprocess.depth(raw[1], growth, job.min_depth, job.max_depth, job.depth_factors[0])
 
         with torch.inference_mode():
             made = labels(False), depth()
@@ -119,17 +119,17 @@ class HostPath:
         wanted = job.outputs(index)
         needed = needed_tasks(wanted)
         raw = self._engine.forward(frame.image, job.input_scale) if needed else ()
-        grow = job.output_size, job.upsampling
+        growth = job.growth
         values: dict[str, Any] = {}
         self._postprocess.forget()
         if "labels" in needed or "confidence" in needed:
             values["labels"], values["confidence"] = self._postprocess.segmentation(
-                raw[0], *grow, job.min_confidence, "confidence" in needed
+                raw[0], growth, job.min_confidence, "confidence" in needed
             )
         if "depth" in needed:
-            values["depth"] = self._postprocess.depth(raw[1], *grow, job.min_depth, job.max_depth, job.depth_factors[index])
+            values["depth"] = self._postprocess.depth(raw[1], growth, job.min_depth, job.max_depth, job.depth_factors[index])
         if "normals" in needed and len(raw) > 2:
-            values["normals"] = self._postprocess.normals(raw[2], *grow)
+            values["normals"] = self._postprocess.normals(raw[2], growth)
         small = resized(frame.image, job.output_size) if wanted & {"cloud", "image"} else None
         if camera is not None and small is not None and "cloud" in wanted:
             values["cloud"] = self._cloud(values["depth"], camera, small, values["labels"])

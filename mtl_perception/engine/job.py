@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mtl_perception.geometry.camera import CameraModel
+from mtl_perception.net.grid import Growth, grown_size
 from mtl_perception.types import Frame
 
 
@@ -18,6 +19,7 @@ class Job:
         wanted: Of types.OUTPUTS, for each frame.
         depth_factors: Metres over transformed depth, for each frame.
         output_size: Height and width.
+        grid: Of the network's description: how its outputs lie over the picture.
         input_scale: The network sees the pictures shrunk to this part of their size.
         upsampling: bicubic or bilinear.
         min_depth: Metres.
@@ -29,6 +31,7 @@ class Job:
     wanted: Sequence[frozenset[str]]
     depth_factors: Sequence[float]
     output_size: tuple[int, int]
+    grid: str
     input_scale: float
     upsampling: str
     min_depth: float
@@ -50,6 +53,11 @@ class Job:
         """Height and width that the network sees."""
         height, width = self.frames[0].image.shape[:2]
         return scaled_size(height, width, self.input_scale)
+
+    @property
+    def growth(self) -> Growth:
+        """How the network's outputs become those of the job."""
+        return Growth(self.output_size, grown_size(self.network_size, self.output_size, self.grid), self.upsampling)
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:

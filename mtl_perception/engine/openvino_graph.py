@@ -14,6 +14,7 @@ What differs from `net/`, and why. None of it changes a result by more than roun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,11 +98,23 @@ class _Builder:
     def _decode(self, features: list[Any]) -> list[Any]:
         f3, f4, f5, f6, f7, projected8 = features
         x = self._pooled(4, self._project(7, f7, add=projected8))
-        x = _resize(self._conv(x, self._convolution("conv_adapt4")), f6)
+        x = self._grown(self._conv(x, self._convolution("conv_adapt4")), f6)
         x = self._pooled(3, self._project(6, f6, add=self._project(5, f5, add=x)))
-        x = _resize(self._conv(x, self._convolution("conv_adapt3")), f4)
+        x = self._grown(self._conv(x, self._convolution("conv_adapt3")), f4)
         x = self._pooled(2, self._project(4, f4, add=x))
         return self._level1(f3, x)
+
+    def _grown(self, x: Any, finer: Any) -> Any:
+        """See `net/grid.py`: a map at the size of the one of half its stride."""
+        height, width = list(finer.get_output_shape(0))[2:]
+        if self._network.description.grid == "stretched":
+            return _resize(x, (height, width))
+        grown = [2 * cells for cells in list(x.get_output_shape(0))[2:]]
+        x = _resize(x, grown)
+        for axis, (large, kept) in enumerate(zip(grown, (height, width), strict=True), start=2):
+            if large > kept:
+                x = ops.slice(x, *(ops.constant(np.array([value], np.int64)) for value in (0, kept, 1, axis)))
+        return x
 
     def _project(self, number: int, feature: Any, add: Any) -> Any:
         return self._conv(feature, self._convolution(f"conv{number}"), add=add)
@@ -121,7 +134,7 @@ class _Builder:
         size = CHANNELS // CHANNEL_GROUPS
         for first in range(0, CHANNELS, size):
             part = slice(first, first + size)
-            grown = _resize(self._conv(x, adapt, weight=adapt.weight[part]), f3)
+            grown = self._grown(self._conv(x, adapt, weight=adapt.weight[part]), f3)
             top = total = ops.clamp(self._conv(f3, project, weight=project.weight[part], add=grown), 0.0, 6.0)
             for stage in self._stages(1):
                 top = ops.multiply(_max_pool_5x5(top), _constant(stage.weight[part].reshape(1, -1, 1, 1)))
@@ -198,11 +211,11 @@ def _max_pool_5x5(x: Any) -> Any:
     return ops.max_pool(rows, [1, 1], [1, 1], [2, 0], [2, 0], [5, 1], "floor", "explicit").output(0)
 
 
-def _resize(x: Any, like: Any) -> Any:
-    """Bilinear, to the size of `like`, pixel centres as PyTorch's align_corners=False has them."""
-    size = ops.constant(np.array(list(like.get_output_shape(0))[2:], np.int64))
+def _resize(x: Any, size: Sequence[int]) -> Any:
+    """Bilinear, to this height and width, pixel centres as PyTorch's align_corners=False has them."""
+    target = ops.constant(np.array(size, np.int64))
     axes = ops.constant(np.array([2, 3], np.int64))
-    return ops.interpolate(x, size, "linear_onnx", "sizes", [0, 0], [0, 0], "half_pixel", axes=axes)
+    return ops.interpolate(x, target, "linear_onnx", "sizes", [0, 0], [0, 0], "half_pixel", axes=axes)
 
 
 def _constant(values: Any) -> Any:

@@ -13,16 +13,16 @@ from torch.nn import functional as F
 
 from mtl_perception.engine.strips import StripReader, readable
 from mtl_perception.engine.workspace import Workspace
+from mtl_perception.net.grid import Growth, grow
 from mtl_perception.types import UNLABELLED
 
 
 @dataclass(frozen=True)
 class _Last:
-    """What the last segmentation was made from: C x h x w scores of the classes, output size, upsampling."""
+    """What the last segmentation was made from: C x h x w scores of the classes, and how they grew."""
 
     logits: Tensor
-    size: tuple[int, int]
-    mode: str
+    growth: Growth
 
 
 class Postprocessor:
@@ -44,14 +44,13 @@ class Postprocessor:
         self._scores: Tensor | None = None
 
     def segmentation(
-        self, logits: Tensor, size: tuple[int, int], mode: str, min_confidence: float, with_confidence: bool
+        self, logits: Tensor, growth: Growth, min_confidence: float, with_confidence: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Labels, and how sure they are. Logits grow first and are compared then: labels are never interpolated.
 
         Args:
             logits: C x h x w float32.
-            size: Output height and width.
-            mode: bicubic or bilinear.
+            growth: How they become H x W pixels.
             min_confidence: Less sure labels become 255.
             with_confidence: Whether to give confidence, too.
 
@@ -61,10 +60,11 @@ class Postprocessor:
         """
         logits = logits[self._classes]
         if self._strips is not None and readable(logits.numpy()):
-            self._last, self._scores = _Last(logits, size, mode), None
+            self._last, self._scores = _Last(logits, growth), None
             return self._read(self._last, min_confidence, with_confidence)
         self._last = None
-        scores = self._grow("logits", logits, size, mode)
+        size = growth.size
+        scores = self._grow("logits", logits, growth)
         best = self._work.get("best", size, torch.float32)
         index = self._work.get("index", size, torch.int64)
         torch.max(scores, dim=0, out=(best, index))
@@ -101,9 +101,9 @@ class Postprocessor:
             RuntimeError: The last `segmentation` computed confidence, which uses the scores up, or there was none.
         """
         if self._last is not None and self._strips is not None:
-            chosen = torch.empty(self._last.size, dtype=torch.uint8)
+            chosen = torch.empty(self._last.growth.size, dtype=torch.uint8)
             scores = self._last.logits[list(ids)].numpy()
-            self._strips.read(scores, self._last.size, self._last.mode, chosen.numpy(), None)
+            self._strips.read(scores, self._last.growth, chosen.numpy(), None)
             return chosen
         if self._scores is None:
             raise RuntimeError("labels_among needs a segmentation without confidence before it")
@@ -112,15 +112,12 @@ class Postprocessor:
         labels[~torch.isfinite(best)] = UNLABELLED
         return labels
 
-    def depth(
-        self, raw: Tensor, size: tuple[int, int], mode: str, min_depth: float, max_depth: float, factor: float = 1.0
-    ) -> Tensor:
+    def depth(self, raw: Tensor, growth: Growth, min_depth: float, max_depth: float, factor: float = 1.0) -> Tensor:
         """Metres.
 
         Args:
             raw: 1 x h x w float32, the depth head's output.
-            size: Output height and width.
-            mode: bicubic or bilinear.
+            growth: How they become H x W pixels.
             min_depth: Nearer is invalid.
             max_depth: Farther is beyond.
             factor: Makes metres of the transformed depth: the camera's focal length over that of `depth_focal_length`.
@@ -128,7 +125,7 @@ class Postprocessor:
         Returns:
             H x W float32; NaN = invalid, +Inf = beyond `max_depth` (REP 117).
         """
-        metres = self._grow("depth", raw, size, mode)[0]
+        metres = self._grow("depth", raw, growth)[0]
         invalid = ~torch.isfinite(metres)
         metres = metres.abs_() if self._depth_transform == "abs" else metres.exp_()
         if factor != 1.0:
@@ -138,41 +135,43 @@ class Postprocessor:
         metres[invalid] = torch.nan
         return metres
 
-    def normals(self, raw: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    def normals(self, raw: Tensor, growth: Growth) -> Tensor:
         """H x W x 3 float32 unit vectors from 3 x h x w outputs."""
-        return F.normalize(self._grow("normals", raw, size, mode), dim=0).permute(1, 2, 0).contiguous()
+        return F.normalize(self._grow("normals", raw, growth), dim=0).permute(1, 2, 0).contiguous()
 
     def _read(self, last: _Last, min_confidence: float, with_confidence: bool) -> tuple[Tensor, Tensor | None]:
         """`segmentation` without planes of all scores: strip by strip."""
         assert self._strips is not None
-        labels = self._work.get("labels", last.size, torch.uint8)
+        size = last.growth.size
+        labels = self._work.get("labels", size, torch.uint8)
         probability = None
         if with_confidence or min_confidence > 0:
             self._last = None
-            probability = self._work.get("probability", last.size, torch.float32)
-        planes = last.logits.numpy(), last.size, last.mode, labels.numpy()
-        self._strips.read(*planes, None if probability is None else probability.numpy())
+            probability = self._work.get("probability", size, torch.float32)
+        confidence = None if probability is None else probability.numpy()
+        self._strips.read(last.logits.numpy(), last.growth, labels.numpy(), confidence)
         if probability is None:
             return labels, None
         if min_confidence > 0:
             labels[probability < min_confidence] = UNLABELLED
         if not with_confidence:
             return labels, None
-        return labels, self._work.get("confidence", last.size, torch.uint8).copy_(probability.mul_(255).round_())
+        return labels, self._work.get("confidence", size, torch.uint8).copy_(probability.mul_(255).round_())
 
-    def _grow(self, name: str, planes: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    def _grow(self, name: str, planes: Tensor, growth: Growth) -> Tensor:
         """C x h x w to C x H x W in a kept buffer, as OpenCV's resize does (and so the published code)."""
-        grown = self._work.get(name, (planes.shape[0], *size), torch.float32)
+        kept = self._work.get(name, (planes.shape[0], *growth.size), torch.float32)
         if planes.device.type == "cpu":
             # The same function as below, and several times as fast as PyTorch's on a CPU.
-            interpolation = cv2.INTER_CUBIC if mode == "bicubic" else cv2.INTER_LINEAR
-            targets = grown.numpy()
-            for source, target in zip(planes.contiguous().numpy(), targets, strict=True):
-                resized = cv2.resize(source, (size[1], size[0]), dst=target, interpolation=interpolation)
+            interpolation = cv2.INTER_CUBIC if growth.mode == "bicubic" else cv2.INTER_LINEAR
+            is_whole = growth.grown == growth.size
+            for source, target in zip(planes.contiguous().numpy(), kept.numpy(), strict=True):
+                place = target if is_whole else self._work.get("grown", growth.grown, torch.float32).numpy()
+                resized = cv2.resize(source, growth.grown[::-1], dst=place, interpolation=interpolation)
                 if resized is not target:
-                    np.copyto(target, resized)
-            return grown
-        return grown.copy_(F.interpolate(planes[None], size=size, mode=mode, align_corners=False)[0])
+                    np.copyto(target, resized[: growth.size[0], : growth.size[1]])
+            return kept
+        return kept.copy_(grow(planes[None], growth.grown, growth.size, growth.mode)[0])
 
 
 def needed_tasks(outputs: Collection[str]) -> frozenset[str]:

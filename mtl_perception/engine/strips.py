@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
+from mtl_perception.net.grid import Growth
+
 ROWS = 16
 """Rows of a strip: of 8, 16 and 32, what measured best; twelve such planes of 1242 columns are 1 MB."""
 CUBIC = np.float32(-0.75)
@@ -30,26 +32,25 @@ class StripReader:
         self._pool = ThreadPoolExecutor(threads - 1, "strips") if threads > 1 else None
         self._widened = np.empty((0, 0, 0), np.float32)
         self._strips: list[_Strip] = []
-        self._strips_of: tuple[int, int, str] = (0, 0, "")
+        self._strips_of: tuple[int, Growth] | None = None
 
-    def read(
-        self, scores: np.ndarray, size: tuple[int, int], mode: str, labels: np.ndarray, confidence: np.ndarray | None
-    ) -> None:
+    def read(self, scores: np.ndarray, growth: Growth, labels: np.ndarray, confidence: np.ndarray | None) -> None:
         """Write what the scores say.
 
         Args:
             scores: C x h x w float32, finite; see `readable`.
-            size: Height H and width W to grow to.
-            mode: bicubic or bilinear.
+            growth: How they become H x W pixels.
             labels: H x W uint8, gets the class of the highest score, the first of equals.
             confidence: None, or H x W float32, gets the softmax maximum, 0 to 1.
         """
         classes, height, _ = scores.shape
-        if self._widened.shape != (classes, height, size[1]):
-            self._widened = np.empty((classes, height, size[1]), np.float32)
-        if self._strips_of != (height, size[0], mode):
-            self._strips, self._strips_of = _cut(height, size[0], mode), (height, size[0], mode)
-        interpolation = cv2.INTER_CUBIC if mode == "bicubic" else cv2.INTER_LINEAR
+        width = growth.grown[1]
+        if self._widened.shape != (classes, height, width):
+            self._widened = np.empty((classes, height, width), np.float32)
+        if self._strips_of != (height, growth):
+            self._strips, self._strips_of = _cut(height, growth), (height, growth)
+        kept = self._widened[:, :, : growth.size[1]]
+        interpolation = cv2.INTER_CUBIC if growth.mode == "bicubic" else cv2.INTER_LINEAR
 
         def widen(part: int) -> None:
             for plane, target in zip(scores[part :: self._threads], self._widened[part :: self._threads], strict=True):
@@ -57,7 +58,7 @@ class StripReader:
 
         def read(part: int) -> None:
             for strip in self._strips[part :: self._threads]:
-                _read_strip(strip, self._widened, labels, confidence)
+                _read_strip(strip, kept, labels, confidence)
 
         self._each(widen)
         self._each(read)
@@ -116,9 +117,9 @@ def row_weights(source: int, target: int, mode: str) -> np.ndarray:
     return weights
 
 
-def _cut(source: int, target: int, mode: str) -> list[_Strip]:
-    weights = row_weights(source, target, mode)
-    return [_Strip(weights[first : first + ROWS], first) for first in range(0, target, ROWS)]
+def _cut(source: int, growth: Growth) -> list[_Strip]:
+    weights = row_weights(source, growth.grown[0], growth.mode)[: growth.size[0]]
+    return [_Strip(weights[first : first + ROWS], first) for first in range(0, len(weights), ROWS)]
 
 
 def _read_strip(strip: _Strip, widened: np.ndarray, labels: np.ndarray, confidence: np.ndarray | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mtl_perception.errors import WeightsError, said, shown
 from mtl_perception.labels import KITTI6, NYUD40, ClassSet
+from mtl_perception.net.grid import GRIDS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,6 +37,8 @@ class Description:
         depth_focal_length: Focal length, pixels, for which the transformed depth is in metres. At another, metres are it times
             the ratio of the focal lengths: to the network a picture enlarged shows a scene come nearer. 0: metres whatever the
             camera, as the published networks have it.
+        grid: How maps lie over one another and over the picture (`grid.py`): "stretched", as the published networks have it, or
+            "exact".
         camera: Intrinsics of the training camera: width, height, fx, fy, cx, cy. Empty when unknown.
         licence: What the weights may be used for.
         card: Anything else worth knowing: data, seed, command, hours, metrics, known failures.
@@ -51,6 +54,7 @@ class Description:
     depth_transform: str = "abs"
     depth_range: tuple[float, float] = (0.0, 80.0)
     depth_focal_length: float = 0.0
+    grid: str = GRIDS[0]
     camera: dict[str, float] = field(default_factory=dict)
     licence: str = "unknown"
     card: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +74,8 @@ class Description:
             problems.append(f"tasks {shown(self.tasks)} (one of {TASKS})")
         if self.depth_transform not in DEPTH_TRANSFORMS:
             problems.append(f"depth_transform {shown(self.depth_transform)} (one of {DEPTH_TRANSFORMS})")
+        if self.grid not in GRIDS:
+            problems.append(f"grid {shown(self.grid)} (one of {GRIDS})")
         if not (math.isfinite(self.depth_focal_length) and self.depth_focal_length >= 0):
             problems.append(f"depth_focal_length {self.depth_focal_length} (pixels, or 0)")
         if not (_are_finite(self.depth_range, 2) and 0 <= self.depth_range[0] < self.depth_range[1]):

@@ -41,6 +41,10 @@ class MultiTaskRefineNet(Encoder, Decoder):
         output: Tensor = self.get_submodule(name)(hidden)
         return output
 
+    def shared(self, x: Tensor) -> Tensor:
+        """The features that all heads read, N x 256 x ceil(H / 4) x ceil(W / 4), of what `forward` takes."""
+        return self.decode(self.encode(x), self.description.grid)
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The published network's outputs, unchanged.
 
@@ -51,7 +55,7 @@ class MultiTaskRefineNet(Encoder, Decoder):
             (logits N x C x h x w, depth N x 1 x h x w[, normals N x 3 x h x w]) with h = ceil(H / 4), w = ceil(W / 4).
             Depth is raw: the description's `depth_transform` makes metres of it.
         """
-        shared = self.decode(self.encode(x))
+        shared = self.shared(x)
         outputs = [self.head("segm", shared), self.head("depth", shared)]
         if "normals" in self.description.tasks:
             outputs.append(self.head("normal", shared))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtl_perception.net.grid import grow_to
 from mtl_perception.net.mobilenetv2 import feature_channels
 
 CHANNELS = 256
@@ -62,32 +63,33 @@ class Decoder(nn.Module):
             if level > 1:
                 self.add_module(f"conv_adapt{level}", conv1x1(CHANNELS))
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
+    def decode(self, features: Sequence[Tensor], grid: str) -> Tensor:
         """One map of shared features.
 
         Args:
             features: What `Encoder.encode` returns.
+            grid: How one map grows to the next; see `grid.py`.
 
         Returns:
             N x 256 x h x w at stride 4.
         """
         f3, f4, f5, f6, f7, f8 = features
-        x = self._refine(4, [self._project(8, f8), self._project(7, f7)], size=f6)
-        x = self._refine(3, [self._project(5, f5), self._project(6, f6), x], size=f4)
-        x = self._refine(2, [self._project(4, f4), x], size=f3)
+        x = grow_to(self._refine(4, [self._project(8, f8), self._project(7, f7)]), f6, grid)
+        x = grow_to(self._refine(3, [self._project(5, f5), self._project(6, f6), x]), f4, grid)
+        x = grow_to(self._refine(2, [self._project(4, f4), x]), f3, grid)
         return self._refine(1, [self._project(3, f3), x])
 
     def _project(self, number: int, feature: Tensor) -> Tensor:
         projected: Tensor = self.get_submodule(f"conv{number}")(feature)
         return projected
 
-    def _refine(self, level: int, inputs: list[Tensor], size: Tensor | None = None) -> Tensor:
-        """Sum, ReLU6, chained residual pooling; then, but for the last level, adapt and grow to the size of `size`."""
+    def _refine(self, level: int, inputs: list[Tensor]) -> Tensor:
+        """Sum, ReLU6, chained residual pooling; then, but for the last level, adapt to the next one."""
         x = inputs[0]
         for other in inputs[1:]:
             x = x + other
         pooled: Tensor = self.get_submodule(f"crp{level}")(F.relu6(x))
-        if size is None:
+        if level == 1:
             return pooled
-        adapted = self.get_submodule(f"conv_adapt{level}")(pooled)
-        return F.interpolate(adapted, size=size.shape[2:], mode="bilinear", align_corners=False)
+        adapted: Tensor = self.get_submodule(f"conv_adapt{level}")(pooled)
+        return adapted

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.net.description import KITTI_CAMERA
+from mtl_perception.net.grid import GRIDS
 from mtl_perception.train.fields import read_yaml
 
 TASKS = ("segmentation", "depth")
@@ -123,6 +124,7 @@ class TrainConfig:
         start: Own weights that the whole network starts from; empty: the decoder starts anew.
         tasks: What is learned: segmentation, depth or both.
         classes: The class set.
+        grid: How maps lie over one another (`mtl_perception/net/grid.py`): exact, or stretched as the published networks' do.
         camera: Training camera to state in the weights: width, height, fx, fy, cx, cy; empty: KITTI's.
         licence: What the weights may be used for.
         steps: Optimiser steps.
@@ -150,6 +152,7 @@ class TrainConfig:
     start: str = ""
     tasks: tuple[str, ...] = TASKS
     classes: str = "street"
+    grid: str = "exact"
     camera: dict[str, float] = field(default_factory=dict)
     licence: str = "unknown"
     steps: int = 2000
@@ -183,6 +186,7 @@ class TrainConfig:
         _check(min(self.crop) >= 64, f"crop {list(self.crop)}: at least 64 pixels each way")
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("balance", self.balance, BALANCES)
+        _check_choice("grid", self.grid, GRIDS)
         _check_choice("depth.loss", self.depth.loss, DEPTH_LOSSES)
         _check_choice("optimiser.batch_norm", self.optimiser.batch_norm, ("frozen", "train"))
         _check(0 < self.depth.range[0] < self.depth.range[1], f"depth.range {list(self.depth.range)}: nearest, then farthest")

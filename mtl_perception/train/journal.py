@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import ClassSet
+from mtl_perception.net.grid import grow, grown_size
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.train.config import TrainConfig
 from mtl_perception.viz.colours import colorize_depth, colorize_labels
@@ -72,11 +73,12 @@ class Journal:
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (description.mean, description.std))
         image = (examples["image"].permute(0, 3, 1, 2).float() / 255 - mean) / std
         with torch.inference_mode():
-            shared = network.decode(network.encode(image))
+            shared = network.shared(image)
             hidden = F.relu6(network.get_submodule("pre_segm")(shared))
-            size = image.shape[2:]
-            logits = F.interpolate(network.head("segm", shared), size=size, mode="bilinear", align_corners=False)
-            metres = F.interpolate(network.head("depth", shared), size=size, mode="bilinear", align_corners=False).exp()
+            size = (image.shape[2], image.shape[3])
+            grown_to = grown_size(size, size, description.grid)
+            logits = grow(network.head("segm", shared), grown_to, size)
+            metres = grow(network.head("depth", shared), grown_to, size).exp()
         self._saturated = f"{float(((hidden <= 0) | (hidden >= 6)).float().mean()):.3f}"
         rows = [
             np.hstack(

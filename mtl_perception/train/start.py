@@ -41,6 +41,7 @@ def describe(config: TrainConfig, card: dict[str, object] | None = None) -> Desc
         depth_transform="exp",
         depth_range=config.depth.range,
         depth_focal_length=config.depth.focal_length,
+        grid=config.grid,
         camera=dict(config.camera) or KITTI_CAMERA,
         licence=config.licence,
         card=card or {},
