@@ -48,6 +48,7 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         STREET.colors,
         depth_transform="exp",
         depth_range=(1.0, 80.0),
+        grid="exact",
         camera=KITTI_CAMERA,
         licence="none",
     )

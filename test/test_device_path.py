@@ -128,7 +128,7 @@ def job(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[str] | N
     camera = CameraModel(size[1], size[0], 5.0, 6.0, 4.0 + seed, 3.0)
     frames = [Frame(noise_picture(*size, seed=10 * seed + i), camera) for i in range(count)]
     outputs = frozenset(wanted or {"labels", "depth", "cloud"})
-    return Job(frames, [outputs] * count, [1.0 + seed] * count, size, 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
+    return Job(frames, [outputs] * count, [1.0 + seed] * count, size, "exact", 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
 
 
 def assert_of(results: list[Result], done: Job) -> None:
