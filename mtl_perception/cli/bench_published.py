@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.net.description import Description
+from mtl_perception.net.grid import grown_size
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.net.refinenet import ChainedResidualPooling
 from mtl_perception.types import CLOUD_DTYPE
@@ -52,10 +53,12 @@ class PublishedWay:
     def __call__(self, image: np.ndarray, camera: CameraModel) -> dict[str, np.ndarray]:
         """H x W labels (int64), H x W depth (float32, metres, no bounds) and H x W cloud (CLOUD_DTYPE) of a picture."""
         logits, raw_depth = self.raw(self.prepare(image))[:2]
-        size = (image.shape[1], image.shape[0])
+        height, width = image.shape[:2]
+        # To the picture's very size, with the published weights.
+        size = grown_size((height, width), (height, width), self._description.grid)[::-1]
         grown = cv2.resize(np.ascontiguousarray(logits.transpose(1, 2, 0)), size, interpolation=cv2.INTER_CUBIC)
-        labels = grown.reshape(*image.shape[:2], -1).argmax(axis=2)
-        depth = cv2.resize(np.ascontiguousarray(raw_depth[0]), size, interpolation=cv2.INTER_CUBIC)
+        labels = grown.reshape(*size[::-1], -1)[:height, :width].argmax(axis=2)
+        depth = cv2.resize(np.ascontiguousarray(raw_depth[0]), size, interpolation=cv2.INTER_CUBIC)[:height, :width]
         depth = np.exp(depth) if self._description.depth_transform == "exp" else np.abs(depth)
         if self._description.depth_focal_length:
             depth = depth * np.float32(camera.fx / self._description.depth_focal_length)

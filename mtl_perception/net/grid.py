@@ -1,9 +1,9 @@
 """How the cells of a coarse map lie over those of a finer one, and at last over the picture's pixels.
 
-A convolution of stride 2 makes ceil(n / 2) cells of n. The published networks fit each map to the very size of the next, so where
-n is odd all of it shrinks towards the upper left: what a cell of stride 32 says by up to 16 pixels, labels by two. In an exact
-grid a cell of stride s covers s x s pixels, whatever the picture's size; the last ones reach beyond its border and are cut
-there. The two are the same where a picture's sides are multiples of 32.
+A convolution of stride 2 makes ceil(n / 2) cells of n. The published networks fit each map to the very size of the next, so
+where n is odd all of it shrinks towards the upper left: what a cell of stride 32 says by up to 16 pixels, labels by two. In an
+exact grid a cell of stride s covers s x s pixels, whatever the picture's size; the last ones reach beyond its border and are
+cut there. The two are the same where a picture's sides are multiples of 32.
 """
 
 from __future__ import annotations
