@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -129,6 +131,15 @@ class TestSizes:
 
 
 class TestDisk:
+    def test_another_grid_is_another_network(self, network, kept, compilations):
+        """Its parameters are the same, so nothing else tells what was compiled for the one from the other."""
+        used(RuntimeEngine(network, artefacts=kept))
+        other = copy.deepcopy(network)
+        other.description = replace(network.description, grid="stretched")
+        outputs = RuntimeEngine(other, artefacts=kept).forward(PICTURE)
+        assert_same(outputs, Engine(other, "cpu").forward(PICTURE))
+        assert compilations == [(33, 47)] * 2
+
     def test_a_second_start_compiles_nothing_and_says_the_same(self, network, kept, compilations):
         first = used(RuntimeEngine(network, artefacts=kept))
         second = RuntimeEngine(network, artefacts=kept).forward(PICTURE)

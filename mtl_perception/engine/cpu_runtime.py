@@ -28,7 +28,7 @@ KEPT_FROM = 2
 ATTEMPTS = 2
 """So often in a row OpenVINO may fail at a size before it is not asked again."""
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
-SOURCES = ("openvino_graph.py", "export_graph.py")
+SOURCES = ("openvino_graph.py", "export_graph.py", "../net/grid.py")
 """What says how the graph is written: a change of theirs makes other compiled networks."""
 
 
@@ -200,14 +200,14 @@ def _sources() -> str:
     digest = hashlib.sha256()
     for name in SOURCES:
         with contextlib.suppress(OSError):
-            digest.update(Path(__file__).with_name(name).read_bytes())
+            digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()
 
 
 def _digest(network: MultiTaskRefineNet) -> str:
-    """Of all that a compiled network is made from: names, shapes and values of the parameters, and the normalisation."""
+    """Of all that a compiled network is made from: names, shapes and values of the parameters, normalisation, grid."""
     description = network.description
-    digest = hashlib.sha256(repr((description.mean, description.std, description.tasks)).encode())
+    digest = hashlib.sha256(repr((description.mean, description.std, description.tasks, description.grid)).encode())
     state: Mapping[str, Tensor] = network.state_dict()
     for name, tensor in state.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
