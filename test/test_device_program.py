@@ -17,6 +17,7 @@ from mtl_perception.engine.device_program import DeviceProgram, ProgramSpec, pre
 from mtl_perception.engine.device_runtime import HostRuntime
 from mtl_perception.labels import STREET
 from mtl_perception.net.description import published_description
+from mtl_perception.net.grid import Growth
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.net.weights import read_weights, save_weights
 from mtl_perception.types import Result
@@ -216,7 +217,9 @@ def test_nothing_waits_for_a_value_or_has_a_size_that_depends_on_one(weights_fil
     meta = torch.device("meta")
     network = prepare_network(load_network(weights_file), meta, torch.float16)
     outputs = ("labels", "confidence", "depth", "cloud", "image")
-    program = DeviceProgram(network, CLASSES, ProgramSpec(2, (48, 64), (24, 32), outputs, (36, 48), (24, 32), "bicubic", True))
+    program = DeviceProgram(
+        network, CLASSES, ProgramSpec(2, (48, 64), outputs, (36, 48), Growth((24, 32), (24, 32), "bicubic"), True)
+    )
     layouts = program.spec.input_layout(), program.spec.output_layout()
     given, out = (layout.views(torch.empty(layout.nbytes, dtype=torch.uint8, device=meta)) for layout in layouts)
     with torch.inference_mode():

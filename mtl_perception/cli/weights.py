@@ -164,6 +164,7 @@ def _show_description(description: Description) -> None:
         _show(f"group {name}", f"classes {first} to {first + count - 1}")
     nearest, farthest = description.depth_range
     _show("depth", f"metres = {description.depth_transform}(output); trained on {nearest:g} to {farthest:g} m")
+    _show("grid", description.grid)
     _show("normalisation", f"(RGB / 255 - {_numbers(description.mean)}) / {_numbers(description.std)}")
     camera = ", ".join(f"{name} {value:g}" for name, value in description.camera.items())
     _show("training camera", camera or "unknown")

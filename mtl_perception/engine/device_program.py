@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from mtl_perception.engine.area import AreaShrink
 from mtl_perception.engine.export_graph import fold_batch_norm
 from mtl_perception.geometry.backproject import CLOUD_FLOATS, pack_cloud
-from mtl_perception.net.grid import grow
+from mtl_perception.net.grid import Growth, grow
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.types import UNLABELLED
 
@@ -34,22 +34,23 @@ class ProgramSpec:
     Attributes:
         batch: Number of pictures, N.
         size: Their height and width, H x W.
-        output_size: Height and width of the outputs.
         outputs: Of types.OUTPUTS, in that order; `image` (the picture at the output size) only where the sizes differ.
         network_size: Height and width that the network sees.
-        grown_size: Height and width that its outputs grow to before they are cut to `output_size`.
-        upsampling: bicubic or bilinear.
+        growth: How its outputs become the program's.
         with_probability: Whether the softmax is computed: for confidence, or for a least confidence above 0.
     """
 
     batch: int
     size: tuple[int, int]
-    output_size: tuple[int, int]
     outputs: tuple[str, ...]
     network_size: tuple[int, int]
-    grown_size: tuple[int, int]
-    upsampling: str = "bicubic"
+    growth: Growth
     with_probability: bool = False
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the outputs."""
+        return self.growth.size
 
     @property
     def has_labels(self) -> bool:
@@ -195,7 +196,7 @@ class DeviceProgram:
         Planes and not channels last: neighbouring threads of the GPU then read and write neighbouring values.
         """
         planes = planes.float().contiguous()
-        return grow(planes, self.spec.grown_size, self.spec.output_size, self.spec.upsampling)
+        return grow(planes, self.spec.growth)
 
 
 def _keep(out: Mapping[str, Tensor], name: str, values: Tensor | None) -> None:

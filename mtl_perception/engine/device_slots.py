@@ -29,11 +29,9 @@ def spec_of(job: Job, tasks: Sequence[str]) -> ProgramSpec:
     return ProgramSpec(
         len(job.frames),
         size,
-        job.output_size,
         tuple(name for name in OUTPUTS if name in wanted),
         job.network_size,
-        job.growth.grown,
-        job.upsampling,
+        job.growth,
         "confidence" in wanted or (job.min_confidence > 0 and bool({"labels", "cloud"} & wanted)),
     )
 

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mtl_perception.engine.run import DTYPES
 from mtl_perception.errors import ConfigError
-from mtl_perception.net.grid import STRIDE, grow
+from mtl_perception.net.grid import STRIDE, grow_by
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.types import UNLABELLED
 
@@ -143,10 +143,7 @@ class ExportGraph(nn.Module):
         return torch.where(valid, metres, torch.nan)
 
     def _grow(self, planes: Tensor, size: tuple[int, int]) -> Tensor:
-        grown = size
-        if self.network.description.grid == "exact":
-            grown = (STRIDE * planes.shape[2], STRIDE * planes.shape[3])
-        return grow(planes, grown, size, self.options.upsampling)
+        return grow_by(STRIDE, planes, size, self.network.description.grid, self.options.upsampling)
 
 
 def fold_batch_norm(network: MultiTaskRefineNet) -> MultiTaskRefineNet:

@@ -24,6 +24,7 @@ from openvino import opset13 as ops
 from torch import nn
 
 from mtl_perception.engine.export_graph import fold_batch_norm
+from mtl_perception.net.grid import covered
 from mtl_perception.net.mobilenetv2 import STAGES, InvertedResidual
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.net.refinenet import CHANNELS
@@ -106,12 +107,10 @@ class _Builder:
 
     def _grown(self, x: Any, finer: Any) -> Any:
         """See `net/grid.py`: a map at the size of the one of half its stride."""
-        height, width = list(finer.get_output_shape(0))[2:]
-        if self._network.description.grid == "stretched":
-            return _resize(x, (height, width))
-        grown = [2 * cells for cells in list(x.get_output_shape(0))[2:]]
+        cells, size = (list(one.get_output_shape(0))[2:] for one in (x, finer))
+        grown = covered(cells, 2, size, self._network.description.grid)
         x = _resize(x, grown)
-        for axis, (large, kept) in enumerate(zip(grown, (height, width), strict=True), start=2):
+        for axis, (large, kept) in enumerate(zip(grown, size, strict=True), start=2):
             if large > kept:
                 x = ops.slice(x, *(ops.constant(np.array([value], np.int64)) for value in (0, kept, 1, axis)))
         return x

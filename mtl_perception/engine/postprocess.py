@@ -171,7 +171,7 @@ class Postprocessor:
                 if resized is not target:
                     np.copyto(target, resized[: growth.size[0], : growth.size[1]])
             return kept
-        return kept.copy_(grow(planes[None], growth.grown, growth.size, growth.mode)[0])
+        return kept.copy_(grow(planes[None], growth)[0])
 
 
 def needed_tasks(outputs: Collection[str]) -> frozenset[str]:

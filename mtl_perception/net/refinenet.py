@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtl_perception.net.grid import grow_to
+from mtl_perception.net.grid import grow_by
 from mtl_perception.net.mobilenetv2 import feature_channels
 
 CHANNELS = 256
@@ -74,9 +74,12 @@ class Decoder(nn.Module):
             N x 256 x h x w at stride 4.
         """
         f3, f4, f5, f6, f7, f8 = features
-        x = grow_to(self._refine(4, [self._project(8, f8), self._project(7, f7)]), f6, grid)
-        x = grow_to(self._refine(3, [self._project(5, f5), self._project(6, f6), x]), f4, grid)
-        x = grow_to(self._refine(2, [self._project(4, f4), x]), f3, grid)
+        x = self._refine(4, [self._project(8, f8), self._project(7, f7)])
+        x = grow_by(2, x, f6.shape[2:], grid)
+        x = self._refine(3, [self._project(5, f5), self._project(6, f6), x])
+        x = grow_by(2, x, f4.shape[2:], grid)
+        x = self._refine(2, [self._project(4, f4), x])
+        x = grow_by(2, x, f3.shape[2:], grid)
         return self._refine(1, [self._project(3, f3), x])
 
     def _project(self, number: int, feature: Tensor) -> Tensor:

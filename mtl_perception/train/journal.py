@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import ClassSet
-from mtl_perception.net.grid import grow, grown_size
+from mtl_perception.net.grid import STRIDE, grow_by
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.train.config import TrainConfig
 from mtl_perception.viz.colours import colorize_depth, colorize_labels
@@ -75,10 +75,9 @@ class Journal:
         with torch.inference_mode():
             shared = network.shared(image)
             hidden = F.relu6(network.get_submodule("pre_segm")(shared))
-            size = (image.shape[2], image.shape[3])
-            grown_to = grown_size(size, size, description.grid)
-            logits = grow(network.head("segm", shared), grown_to, size)
-            metres = grow(network.head("depth", shared), grown_to, size).exp()
+            size, grid = image.shape[2:], description.grid
+            logits = grow_by(STRIDE, network.head("segm", shared), size, grid)
+            metres = grow_by(STRIDE, network.head("depth", shared), size, grid).exp()
         self._saturated = f"{float(((hidden <= 0) | (hidden >= 6)).float().mean()):.3f}"
         rows = [
             np.hstack(

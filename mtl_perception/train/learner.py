@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtl_perception.net.grid import grow, grown_size
+from mtl_perception.net.grid import STRIDE, grow_by
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.train.augment import TAUGHT_DEPTH, TAUGHT_LABELS
 from mtl_perception.train.config import TrainConfig
@@ -89,17 +89,17 @@ class Learner(nn.Module):
         """
         with torch.autocast(batch.image.device.type, dtype, enabled=dtype != torch.float32):
             logits, raw = self.network(batch.image)[:2]
-        size = (batch.labels.shape[1], batch.labels.shape[2])
-        grown_to = grown_size(size, size, self._config.grid)
+        size = batch.labels.shape[1:]
+        grid = self.network.description.grid
         teacher = self._config.teacher.weight
         sums: dict[str, tuple[Tensor, Tensor]] = {}
         if "segmentation" in self._config.tasks:
-            grown = grow(logits.float(), grown_to, size)
+            grown = grow_by(STRIDE, logits.float(), size, grid)
             weight = torch.where((batch.taught & TAUGHT_LABELS) > 0, teacher, 1.0)
             sums["segmentation"] = segmentation_loss(grown, batch.labels, weight, self.get_buffer("class_weights"))
         if "depth" in self._config.tasks:
             target = self._config.depth
-            log_depth = grow(raw.float(), grown_to, size)[:, 0]
+            log_depth = grow_by(STRIDE, raw.float(), size, grid)[:, 0]
             weight = torch.where((batch.taught & TAUGHT_DEPTH) > 0, teacher, 1.0)
             sums["depth"] = depth_loss(log_depth, batch.depth, weight, target)
             if target.sky > 0:
