@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtl_perception.train.config import DepthTarget
-from mtl_perception.train.losses import TaskBalance, depth_loss, segmentation_loss, sky_loss
+from mtl_perception.train.losses import TaskBalance, depth_loss, overlap_loss, overlap_sums, segmentation_loss, sky_loss
 
 
 def test_segmentation_loss_is_the_weighted_mean_over_known_pixels() -> None:
@@ -20,6 +20,39 @@ def test_segmentation_loss_is_the_weighted_mean_over_known_pixels() -> None:
     # -log(2/4) with weight 1, -log(1/3) with weight 0.5 x 4; the third is not known.
     assert count == 3.0
     assert float(total) == pytest.approx(math.log(2) + 2 * math.log(3))
+
+
+def test_overlap_is_one_minus_the_classes_mean_jaccard_index() -> None:
+    # Sure of classes 0, 0, 1, 1 (and 2, where nothing is known); true are 0, 1, 1, 1. So 1/2 and 2/3; class 2 is not there.
+    logits = 60.0 * torch.nn.functional.one_hot(torch.tensor([[[0, 0, 1, 1, 2]]]), 3).permute(0, 3, 1, 2).float()
+    labels = torch.tensor([[[0, 1, 1, 1, 255]]])
+    sums = overlap_sums(logits, labels, torch.ones(1, 1, 5))
+    assert torch.allclose(sums, torch.tensor([[1.0, 2, 0], [2, 3, 0], [1, 3, 0]]))
+    assert float(overlap_loss(sums, sums, 1)) == pytest.approx(1 - (1 / 2 + 2 / 3) / 2)
+    # The second pixel counts half: 1 / 1.5 and 2 / 2.5.
+    sums = overlap_sums(logits, labels, torch.tensor([[[1, 0.5, 1, 1, 1]]]))
+    assert float(overlap_loss(sums, sums, 1)) == pytest.approx(1 - (2 / 3 + 4 / 5) / 2)
+    nothing = overlap_sums(logits, torch.full_like(labels, 255), torch.ones(1, 1, 5))
+    assert float(overlap_loss(nothing, nothing, 1)) == 0
+
+
+def test_parts_of_the_overlap_add_up_to_the_whole_with_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 6, 5, generator=generator)
+    labels = torch.randint(0, 4, (2, 6, 5), generator=generator)
+    labels[0, :2] = 255
+    weight = torch.rand(2, 6, 5, generator=generator)
+    whole = logits.clone().requires_grad_()
+    intersection, union, _ = overlap_sums(whole, labels, weight)
+    expected = 1 - (intersection / union).mean()
+    expected.backward()
+    parts = logits.clone().requires_grad_()
+    sums = [overlap_sums(parts[i : i + 1], labels[i : i + 1], weight[i : i + 1]) for i in range(2)]
+    losses = [overlap_loss(each, sums[0] + sums[1], 2) for each in sums]
+    torch.stack(losses).sum().backward()
+    assert sum(loss.item() for loss in losses) == pytest.approx(expected.item(), abs=1e-6)
+    assert whole.grad is not None
+    assert torch.allclose(parts.grad, whole.grad, atol=1e-7)
 
 
 def test_depth_losses_match_their_formulas() -> None:

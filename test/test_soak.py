@@ -277,6 +277,25 @@ def test_trends_tell_leaks_from_noise_and_steps(tools):
     assert trend_of(tools, holes).holds
 
 
+def test_what_is_left_after_cleanups_is_judged_by_itself(tools):
+    seconds = np.arange(0, 7200.0, 5)
+    samples = {name: np.full(len(seconds), 10.0) for name in tools["trends"].ALLOWED} | {"seconds": seconds}
+
+    def judged(growth: float, count: int = 30):
+        times = np.linspace(60, 7100, count)
+        events = [
+            {"event": "clean", "t_ns": int(t * SECOND), "mib": 240 + growth * t / 5400, "fds": 20, "threads": 9} for t in times
+        ]
+        return tools["report"].judge_trends(samples, [{"event": "final"}, *events], 0)
+
+    assert judged(0)["clean_mib"].holds
+    assert not judged(20)["clean_mib"].holds
+    assert judged(20)["clean_mib"].slope == pytest.approx(40 / 3)
+    assert judged(20)["clean_fds"].holds
+    # Of few nothing can be said.
+    assert "clean_mib" not in judged(20, 4)
+
+
 def test_short_runs_are_not_judged_by_slopes(tools):
     judged_from = tools["trends"].judged_from
     assert judged_from(np.arange(0, 1500.0)) is None

@@ -102,7 +102,7 @@ class Soak:
             node = self._start("node", "-m", "mtl_perception", "node", "--ros-args", *settings)
             self._wait_for_node(node)
             common = ("--seed", str(self._args.seed), "--faults", str(self._args.faults))
-            self._start("checker", str(HERE / "soak_checker.py"), "--out", str(self._out), *common)
+            self._start("checker", str(HERE / "soak_checker.py"), "--out", str(self._out), "--node", str(node.pid), *common)
             self._note(ready_ns=time.time_ns())
             self._watch(node, common)
         finally:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+import soak_process
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -62,7 +63,9 @@ INVALID: tuple[tuple[str, Any], ...] = (
     ("cameras", ["left", "right"]),
 )
 """Out of bounds, of a wrong type, or not to be changed while the node is active."""
-MEAN_SECONDS = {"come": 5.0, "go": 5.0, "set": 8.0, "set_wrong": 30.0, "pause": 120.0, "reconfigure": 400.0}
+MEAN_SECONDS = {"come": 5.0, "go": 5.0, "set": 8.0, "set_wrong": 30.0, "pause": 120.0, "reconfigure": 240.0}
+REST = 2.0
+"""Seconds without a configuration before what the node still holds is looked at."""
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "cleanup": Transition.TRANSITION_CLEANUP,
@@ -81,9 +84,11 @@ class Checker:
     Args:
         out: The folder of the records.
         seed: The same does the same.
+        pid: Of the node.
     """
 
-    def __init__(self, out: Path, seed: int) -> None:
+    def __init__(self, out: Path, seed: int, pid: int) -> None:
+        self._pid = pid
         self._node = rclpy.create_node("soak_checker")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
@@ -155,7 +160,11 @@ class Checker:
         self._change("deactivate")
         self._final()
         self._change("cleanup")
-        self.spin(self._chance.uniform(0.1, 1.0))
+        self.spin(self._chance.uniform(0.1, 1.0) + REST)
+        # A node that has just died is found by whoever started it.
+        with contextlib.suppress(OSError):
+            left = soak_process.sample(self._pid, 0.0, [])
+            self._record("clean", mib=left.anonymous_mib, fds=left.fds, threads=left.threads)
         self._change("configure")
         self._change("activate")
 
@@ -244,12 +253,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--faults", type=float, required=True)
+    parser.add_argument("--node", type=int, required=True, help="its process")
     args = parser.parse_args()
     initialise(["checker"])
     stopped = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.append(True))
-    checker = Checker(args.out, args.seed)
+    checker = Checker(args.out, args.seed, args.node)
     with contextlib.suppress(GaveUpError, ExternalShutdownException):
         # Connected first, then the rest.
         checker.spin(2.0)

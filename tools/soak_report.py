@@ -20,6 +20,8 @@ from soak_accounts import Check
 
 OUTPUTS = ("subscriber", "topic", "number", "stamp_ns", "latency_us", "height", "width")
 """Columns of outputs.csv."""
+CLEANUPS_LEAST = 8
+"""Of fewer nothing can be said."""
 REPORTS = ("report.json", "report.txt", "plot.png")
 
 
@@ -69,7 +71,7 @@ def judge(folder: Path) -> dict[str, Any]:
         totals.update(figures)
     checks += [*accounts.check_events(events), *check_processes(run, folder / "node.log")]
     samples = read_samples(folder)
-    grown = judge_trends(samples)
+    grown = judge_trends(samples, events, run.get("ready_ns", run["started_ns"]))
     checks += [
         Check(
             name,
@@ -91,13 +93,20 @@ def judge(folder: Path) -> dict[str, Any]:
     }
 
 
-def judge_trends(samples: dict[str, np.ndarray]) -> dict[str, trends.Trend]:
-    """Of every sampled figure; none where the run was too short."""
+def judge_trends(samples: dict[str, np.ndarray], events: list[dict[str, Any]], started_ns: int) -> dict[str, trends.Trend]:
+    """Of every sampled figure, and of what was left after each cleanup; none where the run was too short."""
     begin = trends.judged_from(samples["seconds"])
     if begin is None:
         return {}
     part = samples["seconds"] >= begin
-    return {name: trends.trend(name, samples["seconds"][part], samples[name][part]) for name in trends.ALLOWED}
+    judged = {name: trends.trend(name, samples["seconds"][part], samples[name][part]) for name in trends.ALLOWED}
+    clean = [event for event in events if event["event"] == "clean" and event["t_ns"] - started_ns >= begin * 1e9]
+    if len(clean) >= CLEANUPS_LEAST:
+        seconds = np.array([(event["t_ns"] - started_ns) / 1e9 for event in clean])
+        for name in trends.CLEAN:
+            values = np.array([float(event[name.removeprefix("clean_")]) for event in clean])
+            judged[name] = trends.trend(name, seconds, values)
+    return judged
 
 
 def check_processes(run: dict[str, Any], log: Path) -> list[Check]:

@@ -26,7 +26,9 @@ ALLOWED: dict[str, tuple[float, str]] = {
     "latency_median_ms": (0.25, "of its median"),
     "latency_p99_ms": (0.5, "of its median"),
 }
-"""Growth allowed over the judged time."""
+"""Growth allowed over the judged time, of what is sampled all the time."""
+CLEAN: dict[str, tuple[float, str]] = {"clean_mib": (8.0, "MiB"), "clean_fds": (1.0, ""), "clean_threads": (1.0, "")}
+"""Likewise, of what the node still holds after each cleanup: nothing hides there."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,14 @@ def trend(name: str, seconds: np.ndarray, values: np.ndarray) -> Trend:
     """Of samples after the warm-up.
 
     Args:
-        name: A key of ALLOWED.
+        name: A key of ALLOWED or CLEAN.
         seconds: Increasing.
         values: As many; NaN where there is none.
     """
     known = np.isfinite(values)
     seconds, values = seconds[known], values[known]
     middle = float(np.median(values))
-    limit, unit = ALLOWED[name]
+    limit, unit = {**ALLOWED, **CLEAN}[name]
     allowed = limit * middle if unit.startswith("of") else limit
     hours = float(seconds[-1] - seconds[0]) / 3600
     slope, error = _line(seconds / 3600, values, BLOCKS)

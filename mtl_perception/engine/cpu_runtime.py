@@ -16,6 +16,7 @@ from torch import Tensor
 
 import mtl_perception
 from mtl_perception.engine.artefacts import Artefacts
+from mtl_perception.engine.memory import give_back
 from mtl_perception.engine.preprocess import shrunk
 from mtl_perception.engine.run import Engine
 from mtl_perception.errors import ConfigError
@@ -118,6 +119,7 @@ class RuntimeEngine(Engine):
         self._unkept.clear()
         self._failures.clear()
         self._failure = ""
+        give_back()
 
     @torch.inference_mode()
     def forward(self, image: np.ndarray, input_scale: float = 1.0) -> tuple[Tensor, ...]:
@@ -146,6 +148,8 @@ class RuntimeEngine(Engine):
                 # The one that was not used for the longest time, as each use puts one last.
                 self._drop(next(iter(self._requests)))
             request = self._compiled(size).create_infer_request()
+            # What compiling took, and the network that had to go.
+            give_back()
         self._requests[size] = request
         request.infer({0: image[None]}, share_inputs=True, share_outputs=True)
         if size in self._unkept:
@@ -186,6 +190,8 @@ class RuntimeEngine(Engine):
             self._artefacts.trouble = f"OpenVINO gives no compiled network away: {_one_line(error)}"
         else:
             self._artefacts.store(self._made_for(size), body)
+            del body
+            give_back()
 
     def _made_for(self, size: tuple[int, int]) -> dict[str, str]:
         return {**self._made_of, "picture": f"{size[1]}x{size[0]}"}

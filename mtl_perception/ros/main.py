@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from mtl_perception.engine.memory import settle
 from mtl_perception.errors import PerceptionError
 from mtl_perception.ros.signals import Answer, StopSignals
 
@@ -36,6 +37,7 @@ def spin_node(arguments: list[str]) -> int:
         PerceptionError: There is no ROS.
     """
     signals = StopSignals(Answer.LEAVE)
+    settle()
     # Not before: these take seconds to import, and a signal may come meanwhile.
     try:
         import rclpy

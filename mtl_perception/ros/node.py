@@ -13,6 +13,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 
+from mtl_perception.engine.memory import give_back
 from mtl_perception.errors import PerceptionError
 from mtl_perception.messages.outputs import NODE_NAME, Encoder
 from mtl_perception.pipeline import Pipeline
@@ -200,6 +201,7 @@ class PerceptionNode(LifecycleNode):
             except RuntimeError as error:
                 # A device that has failed gives nothing back before the process ends.
                 self.get_logger().warning(f"the GPU's memory could not be given back: {error}")
+        give_back()
 
     def _make_cameras(self) -> None:
         """Those of the configuration, with nothing counted yet."""

@@ -136,6 +136,7 @@ class TrainConfig:
         precision: auto, fp32, bf16 or fp16 (mixed: the weights stay float32).
         workers: Processes that prepare pictures.
         class_weights: How much a pixel of a class counts, by name; 1 for the others.
+        overlap: How much the classes' mean overlap (soft Jaccard index) counts in segmentation, beside cross-entropy.
         balance: fixed (`task_weights`) or uncertainty (Kendall et al., CVPR 2018).
         task_weights: Segmentation and depth.
         augmentation: See `Augmentation`.
@@ -164,6 +165,7 @@ class TrainConfig:
     precision: str = "auto"
     workers: int = 1
     class_weights: dict[str, float] = field(default_factory=dict)
+    overlap: float = 0.0
     balance: str = "fixed"
     task_weights: tuple[float, float] = (1.0, 1.0)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -197,6 +199,7 @@ class TrainConfig:
         for name in ("late", "flip", "blur", "rare", "paste"):
             _check(0 <= getattr(self.augmentation, name) <= 1, f"augmentation.{name}: a share, 0 to 1")
         _check(0 <= self.teacher.confidence <= 1, f"teacher.confidence {self.teacher.confidence}: 0 to 1")
+        _check(self.overlap >= 0, f"overlap {self.overlap}: 0 or more")
         _check(0 <= self.optimiser.ema < 1, f"optimiser.ema {self.optimiser.ema}: 0 to below 1")
         for entry in self.sets:
             for key in ("teach", "figures"):

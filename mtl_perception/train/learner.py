@@ -11,7 +11,7 @@ from mtl_perception.net.grid import STRIDE, grow_by
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.train.augment import TAUGHT_DEPTH, TAUGHT_LABELS
 from mtl_perception.train.config import TrainConfig
-from mtl_perception.train.losses import TaskBalance, depth_loss, segmentation_loss, sky_loss
+from mtl_perception.train.losses import TaskBalance, depth_loss, overlap_loss, overlap_sums, segmentation_loss, sky_loss
 from mtl_perception.train.processes import Processes
 
 SKY_WEIGHT = 0.1
@@ -97,6 +97,7 @@ class Learner(nn.Module):
             grown = grow_by(STRIDE, logits.float(), size, grid)
             weight = torch.where((batch.taught & TAUGHT_LABELS) > 0, teacher, 1.0)
             sums["segmentation"] = segmentation_loss(grown, batch.labels, weight, self.get_buffer("class_weights"))
+            overlap = self._overlap(grown, batch.labels, weight)
         if "depth" in self._config.tasks:
             target = self._config.depth
             log_depth = grow_by(STRIDE, raw.float(), size, grid)[:, 0]
@@ -107,6 +108,8 @@ class Learner(nn.Module):
                 sums["sky"] = sky_loss(log_depth, sky, target.sky)
         totals = self._processes.sum(torch.stack([weight for _, weight in sums.values()]))
         means = {name: total / weight.clamp(min=1e-9) for (name, (total, _)), weight in zip(sums.items(), totals, strict=True)}
+        if "segmentation" in means:
+            means["segmentation"] = means["segmentation"] + overlap
         tasks = [means[task] for task in self._config.tasks]
         if "sky" in means:
             tasks[-1] = tasks[-1] + SKY_WEIGHT * means["sky"]
@@ -114,3 +117,10 @@ class Learner(nn.Module):
         logged = torch.stack([means.get(name, zero).detach() for name in ("segmentation", "depth", "sky")])
         # The processes' gradients are averaged, their losses are to be added: hence the factor.
         return self.balance(tasks) * self._processes.world, logged
+
+    def _overlap(self, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        """This process's part of the classes' overlap, as much as it is to count."""
+        if self._config.overlap <= 0:
+            return logits.new_zeros(())
+        sums = overlap_sums(logits, labels, weight)
+        return self._config.overlap * overlap_loss(sums, self._processes.sum(sums), self._processes.world)

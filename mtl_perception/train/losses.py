@@ -37,6 +37,48 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weight: Tensor, classes: T
     return (each * pixel).sum(), pixel.sum()
 
 
+def overlap_sums(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """Intersection and union of what the network says and what is true, for each class, with probabilities instead of labels.
+
+    Args:
+        logits: N x C x H x W float32.
+        labels: N x H x W int64, 255 = ignored.
+        weight: N x H x W float32, how much each pixel counts.
+
+    Returns:
+        3 x C float32: intersections, unions, and what is true; those of several processes add up.
+    """
+    said = logits.softmax(dim=1)
+    known = labels != UNLABELLED
+    true = F.one_hot(labels.where(known, 0), logits.shape[1]).permute(0, 3, 1, 2)
+    pixel = (weight * known)[:, None]
+    intersection, said_sum, true_sum = ((part * pixel).sum(dim=(0, 2, 3)) for part in (said * true, said, true))
+    return torch.stack([intersection, said_sum + true_sum - intersection, true_sum])
+
+
+def overlap_loss(sums: Tensor, totals: Tensor, parts: int) -> Tensor:
+    """One minus the soft Jaccard index, its mean over the classes that are there (Rahman and Wang, ISVC 2016).
+
+    It is what mIoU asks for, where cross-entropy asks for each pixel alike: a small class is worth as much as the road.
+
+    Args:
+        sums: This process's `overlap_sums`.
+        totals: Those of all processes; no gradient goes through them.
+        parts: How many processes.
+
+    Returns:
+        This process's part: the parts' values add up to the loss of the whole batch, and so do their gradients.
+    """
+    intersection, union, true = totals.detach()
+    there = true > 0
+    if not bool(there.any()):
+        return sums.sum() * 0
+    # The differential of intersection over union, whose factors only all processes together know.
+    change: Tensor = ((sums[0] * union - intersection * sums[1]) / union.square())[there].mean()
+    index: Tensor = (intersection / union)[there].mean()
+    return (1 - index) / parts - (change - change.detach())
+
+
 def evened(weight: Tensor, known: Tensor) -> Tensor:
     """Weights that let each picture count alike, however few of its pixels are known.
 
