@@ -14,6 +14,7 @@
 #                environment is .venv-kilted, beside the others' .venv
 #   TORCH        what pip installs as PyTorch: a version, and where PyTorch's own package index is wanted, its --index-url
 #                (PyTorch's installation page tells it for each CUDA, and for the small build without)
+#   PROCESSES    that share the tests: as many as there are cores, at most 4, unless it is given; 0: one after another
 #   PYTEST_ARGS  more arguments for pytest, e.g. PYTEST_ARGS='-k cloud -x'
 #   FUZZ_CASES   how many cases of bad input, 100000 unless it is given
 #   FUZZ_SECONDS of coverage-guided fuzzing, for all its targets together, where atheris is installed (requirements/fuzz.txt)
@@ -22,6 +23,7 @@
 PYTHON ?= python3
 ROS ?= jazzy
 TORCH ?= torch==2.13.0
+PROCESSES ?= logical
 PYTEST_ARGS ?=
 DRIVE ?=
 FUZZ_CASES ?= 100000
@@ -48,7 +50,7 @@ setup:
 
 test: setup
 	@mkdir -p build/ros_log
-	ROS_LOG_DIR=$(CURDIR)/build/ros_log $(BIN)/python -m pytest -q -rs $(PYTEST_ARGS)
+	ROS_LOG_DIR=$(CURDIR)/build/ros_log $(BIN)/python -m pytest -q -rs -n $(PROCESSES) --maxprocesses 4 --dist loadgroup $(PYTEST_ARGS)
 
 fuzz: setup
 	@mkdir -p build/ros_log

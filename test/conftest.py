@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,9 +84,42 @@ def noise_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """How processes of `-n` share the tests: files whole, whose fixtures are dear, and those with ROS in one process.
+
+    Two nodes at work beside one another would each be late.
+    """
+    for item in items:
+        group = "ros" if needs_ros(item.path) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@cache
+def needs_ros(path: Path) -> bool:
+    """Whether the tests of a file skip themselves without rclpy."""
+    return 'importorskip("rclpy"' in path.read_text(encoding="utf-8")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of `-n` hands on what it tried of bad input."""
+    # Not by an import: only if tests did.
+    fuzzing = sys.modules.get("fuzzing")
+    if fuzzing and hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["fuzzing"] = fuzzing.counts()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take it from such a process, which ends."""
+    counts = getattr(node, "workeroutput", {}).get("fuzzing")
+    if counts:
+        import fuzzing
+
+        fuzzing.add(counts)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What was tried of bad input, by kind."""
-    # Not by an import: only if tests did.
     fuzzing = sys.modules.get("fuzzing")
     for line in fuzzing.summary() if fuzzing else []:
         terminalreporter.write_line(line)

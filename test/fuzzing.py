@@ -112,6 +112,17 @@ def _peak() -> int:
     return int(status[place : status.index(b"kB", place)]) << 10
 
 
+def counts() -> dict[str, dict[str, int]]:
+    """What this process tried, for another."""
+    return {"tried": dict(tried), "refused": dict(refused)}
+
+
+def add(others: dict[str, dict[str, int]]) -> None:
+    """What another process tried (`counts`)."""
+    tried.update(others["tried"])
+    refused.update(others["refused"])
+
+
 def summary() -> list[str]:
     """What was tried, for people."""
     if not tried:

@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system, and a node's process keeps one heap; each in a process of its own, as both are for life."""
+"""Freed memory goes back to the system, and a node has one heap; each in a process of its own, as both are for life."""
 
 from __future__ import annotations
 
