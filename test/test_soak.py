@@ -364,6 +364,9 @@ def test_the_plot_shows_each_curve_where_its_values_are(tools):
     high = plot.plot(samples, 900.0)
     assert low.shape == high.shape
     assert low.shape[1:] == (plot.WIDTH, 3)
+    # A panel more, where something was looked at after cleanups.
+    samples["clean_mib"] = np.where(np.arange(len(seconds)) % 100 == 50, 240.0, np.nan)
+    assert plot.plot(samples, 900.0).shape[0] == high.shape[0] + plot.PANEL_HEIGHT
     panel = slice(plot.TOP, plot.PANEL_HEIGHT - plot.BOTTOM)
     rows = [
         np.flatnonzero(np.abs(high[panel, x].astype(int) - color).max(axis=-1) < 60)

@@ -34,6 +34,7 @@ class Panel:
 PANELS = (
     Panel("memory (MiB)", {"rss_mib": "resident", "anonymous_mib": "of its own"}),
     Panel("memory of its own, enlarged (MiB)", {"anonymous_mib": "of its own"}, from_zero=False),
+    Panel("memory of its own after each cleanup (MiB)", {"clean_mib": "without a configuration"}, from_zero=False),
     Panel("handles", {"fds": "file descriptors", "threads": "threads"}),
     Panel("shared memory: mapped segments", {"shm_segments": "segments"}),
     Panel("shared memory (MiB)", {"shm_mib": "of the mapped segments"}),
@@ -44,7 +45,7 @@ PANELS = (
 
 
 def plot(samples: dict[str, np.ndarray], judged_from: float | None) -> np.ndarray:
-    """All panels.
+    """All panels but those of which there is nothing.
 
     Args:
         samples: Columns of the same length, `seconds` among them; NaN where there is no value.
@@ -62,7 +63,8 @@ def plot(samples: dict[str, np.ndarray], judged_from: float | None) -> np.ndarra
     }
     unit, scale = ("hours", 3600.0) if seconds[-1] > 2 * 3600 else ("minutes", 60.0)
     warm = (judged_from if judged_from is not None else seconds[-1]) / scale
-    panels = [_panel(panel, seconds / scale, columns, warm) for panel in PANELS]
+    there = {name for name, values in columns.items() if np.isfinite(values).sum() > 1}
+    panels = [_panel(panel, seconds / scale, columns, warm) for panel in PANELS if there & set(panel.curves)]
     foot = np.full((24, WIDTH, 3), PANEL_COLOR, np.uint8)
     write_text(foot, f"{unit} since the start of sampling; shaded: warm-up, not judged", (LEFT, 14))
     return np.concatenate([*panels, foot])
@@ -74,7 +76,7 @@ def _panel(panel: Panel, time: np.ndarray, columns: dict[str, np.ndarray], warm:
     if panel.from_zero:
         low, top = 0.0, _round_up(1.05 * float(np.nanmax(values, initial=1e-9)))
     else:
-        judged = values[time >= warm] if warm < time[-1] else values
+        judged = values[time >= warm] if np.isfinite(values[time >= warm]).any() else values
         low = float(np.floor(np.nanmin(judged)))
         top = low + _round_up(max(1.2 * (float(np.nanmax(judged)) - low), 4.0))
     right, bottom = WIDTH - RIGHT, PANEL_HEIGHT - BOTTOM

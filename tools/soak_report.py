@@ -37,6 +37,7 @@ def write(folder: Path) -> int:
     (folder / "report.txt").write_text(text)
     samples = read_samples(folder)
     if len(samples["seconds"]) > 1:
+        samples["clean_mib"] = after_cleanups(folder, samples["seconds"])
         picture = soak_plot.plot(samples, trends.judged_from(samples["seconds"]))
         cv2.imwrite(str(folder / "plot.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     print(text)
@@ -148,6 +149,17 @@ def as_text(report: dict[str, Any]) -> str:
     lines.append("")
     lines += [f"{'ok  ' if check['holds'] else 'FAIL'} {check['name']}: {check['text']}" for check in report["checks"]]
     return "\n".join(lines) + "\n"
+
+
+def after_cleanups(folder: Path, seconds: np.ndarray) -> np.ndarray:
+    """Memory of its own that the node had after a cleanup, MiB, at the sample that is next to it; NaN at the others."""
+    run = json.loads((folder / "run.json").read_text())
+    values = np.full(len(seconds), np.nan)
+    for event in read_events(folder / "events.jsonl"):
+        if event["event"] == "clean":
+            at = (event["t_ns"] - run.get("ready_ns", run["started_ns"])) / 1e9
+            values[np.abs(seconds - at).argmin()] = event["mib"]
+    return values
 
 
 def read_table(path: Path) -> Iterator[dict[str, str]]:
