@@ -76,7 +76,9 @@ def _panel(panel: Panel, time: np.ndarray, columns: dict[str, np.ndarray], warm:
     if panel.from_zero:
         low, top = 0.0, _round_up(1.05 * float(np.nanmax(values, initial=1e-9)))
     else:
-        judged = values[time >= warm] if np.isfinite(values[time >= warm]).any() else values
+        judged = values[time >= warm]
+        if np.isfinite(judged).sum() < 2:
+            judged = values
         low = float(np.floor(np.nanmin(judged)))
         top = low + _round_up(max(1.2 * (float(np.nanmax(judged)) - low), 4.0))
     right, bottom = WIDTH - RIGHT, PANEL_HEIGHT - BOTTOM
