@@ -28,6 +28,7 @@ def test_the_card_says_what_the_weights_are_and_may_be_used_for(street: Pipeline
     assert description.depth_focal_length == pytest.approx(721.5, abs=0.1)
     figures = description.card["metrics"]["kitti2015-heldout"]
     assert figures["segmentation"]["kitti6"]["mIoU"] > 0.87
+    assert figures["segmentation"]["street"]["mIoU"] > 0.6
     assert figures["depth"]["abs_rel"] < 0.1
     assert description.depth_range == (1.0, 80.0)
 
