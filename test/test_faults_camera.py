@@ -19,7 +19,8 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 from conftest import noise_picture
 from diagnostic_msgs.msg import DiagnosticStatus
 from inside import ask, node_inside
-from ros_client import Camera, Client, camera_info, cloud_of, image, labels_of, profile, put_header, set_data, values_of
+from ros_client import Camera, Client, profile
+from ros_messages import camera_info, cloud_of, image, labels_of, put_header, set_data, values_of
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
