@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ros_client import Client, node_process
+from node_process import node_process
+from ros_client import Client
 
 
 def node_and_client(*settings: str) -> tuple[Any, Any]:

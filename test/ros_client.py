@@ -1,19 +1,11 @@
-"""A ROS client that knows nothing of mtl_perception, and the node as a real process: what a user's system is to the node."""
+"""A ROS client that knows nothing of mtl_perception, and a camera of its own: what a user's system is to the node."""
 
 from __future__ import annotations
 
-import array
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
@@ -21,25 +13,15 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from node_process import PATIENCE
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from ros_messages import OUTPUTS, put_header, stamp_of, values_of
+from sensor_msgs.msg import CameraInfo, Image
 
-PATIENCE = 100.0
-"""Seconds until a test gives up; machines may be busy."""
-OUTPUTS = {
-    "segmentation/image": Image,
-    "segmentation/overlay": Image,
-    "segmentation/labels": Image,
-    "segmentation/confidence": Image,
-    "depth/image": Image,
-    "depth/camera_info": CameraInfo,
-    "points": PointCloud2,
-}
-POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "<u4")])
 START_NS = 1_700_000_000_123_456_789
 
 
@@ -49,63 +31,6 @@ def profile(reliable: bool = True, latched: bool = False, depth: int = 10) -> Qo
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
-
-
-class Process:
-    """`python -m mtl_perception ARGUMENTS`, its output in a file."""
-
-    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
-        self.log = log
-        with log.open("wb") as file:
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "mtl_perception", *arguments],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **(environment or {})},
-            )
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def wait(self, seconds: float = PATIENCE) -> int:
-        return self.child.wait(seconds)
-
-    def stop(self, number: signal.Signals = signal.SIGINT, seconds: float = PATIENCE) -> int:
-        if self.child.poll() is None:
-            self.child.send_signal(number)
-        try:
-            return self.child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
-            raise
-
-    def wait_for_output(self, text: str, seconds: float = PATIENCE) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.output:
-            assert self.child.poll() is None, f"ended with {self.child.returncode}:\n{self.output}"
-            assert time.monotonic() < deadline, f"no {text!r} in\n{self.output}"
-            time.sleep(0.02)
-
-    def resident_bytes(self) -> int:
-        for line in Path(f"/proc/{self.child.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise AssertionError("no VmRSS")
-
-
-@contextmanager
-def node_process(log: Path, *ros_arguments: str, ready: str = "waiting for pictures") -> Iterator[Process]:
-    """The node, running; ended at the end of the block."""
-    process = Process(["node", "--ros-args", *ros_arguments], log)
-    try:
-        if ready:
-            process.wait_for_output(ready)
-        yield process
-    finally:
-        process.stop()
 
 
 class Client:
@@ -217,10 +142,6 @@ class Client:
         counts = {name.removeprefix("frames "): int(value) for name, value in values.items() if name.startswith("frames ")}
         counts.update({name: int(value) for name, value in values.items() if name.startswith("rejected: ")})
         return counts
-
-
-def values_of(status: DiagnosticStatus) -> dict[str, str]:
-    return {entry.key: entry.value for entry in status.values}
 
 
 class Camera:
@@ -335,89 +256,3 @@ class Camera:
             return counts["received"] == sum(counts[n] for n in ("processed", "replaced", "rejected", "without subscriber"))
 
         self.client.spin_until(done, "the node to be idle")
-
-
-def stamp_of(message: Any) -> int:
-    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
-
-
-def put_header(message: Any, stamp_ns: int, frame_id: str) -> None:
-    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
-    message.header.frame_id = frame_id
-
-
-def set_data(message: Any, data: bytes) -> Any:
-    message.data = array.array("B", data)
-    return message
-
-
-def image(pixels: np.ndarray, encoding: str = "rgb8", padding: int = 0, is_bigendian: bool = False, **fields: Any) -> Image:
-    """An Image of an array of the encoding's layout; `fields` override what is right."""
-    rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    if rows.dtype.itemsize > 1:
-        rows = rows.astype(rows.dtype.newbyteorder(">" if is_bigendian else "<"))
-    rows = rows.view(np.uint8)
-    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=173)
-    message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, step=rows.shape[1])
-    message.is_bigendian = int(is_bigendian)
-    set_data(message, rows.tobytes())
-    for name, value in fields.items():
-        setattr(message, name, value)
-    return message
-
-
-def camera_info(
-    width: int, height: int, fx: float = 60.0, fy: float = 62.0, cx: float | None = None, cy: float | None = None, **fields: Any
-) -> CameraInfo:
-    """A rectified camera, whose K differs from its P, as in life."""
-    cx = width / 2 - 1.25 if cx is None else cx
-    cy = height / 2 + 0.75 if cy is None else cy
-    message = CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.0] * 5)
-    message.k = [fx + 3, 0.0, cx + 1, 0.0, fy + 3, cy + 1, 0.0, 0.0, 1.0]
-    message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    message.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
-    for name, value in fields.items():
-        setattr(message, name, value)
-    return message
-
-
-# Reading of outputs, by the book of the message definitions alone.
-
-
-def labels_of(message: Image) -> np.ndarray:
-    assert (message.encoding, message.step, message.is_bigendian) == ("mono8", message.width, 0)
-    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
-
-
-def colours_of(message: Image) -> np.ndarray:
-    """RGB."""
-    assert (message.encoding, message.step, message.is_bigendian) == ("bgr8", 3 * message.width, 0)
-    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)[..., ::-1]
-
-
-def depth_of(message: Image) -> np.ndarray:
-    assert (message.encoding, message.step, message.is_bigendian) == ("32FC1", 4 * message.width, 0)
-    return np.frombuffer(message.data, "<f4").reshape(message.height, message.width)
-
-
-def cloud_of(message: PointCloud2) -> np.ndarray:
-    found = [(field.name, field.offset, field.datatype, field.count) for field in message.fields]
-    float32, uint32 = 7, 6
-    kinds = {"x": float32, "y": float32, "z": float32, "rgb": float32, "label": uint32}
-    assert found == [(name, 4 * i, kind, 1) for i, (name, kind) in enumerate(kinds.items())]
-    assert (message.point_step, message.row_step, message.is_bigendian) == (20, 20 * message.width, False)
-    assert len(message.data) == message.row_step * message.height
-    return np.frombuffer(message.data, POINT).reshape(message.height, message.width)
-
-
-def colours_of_cloud(cloud: np.ndarray) -> np.ndarray:
-    """RGB of the packed field."""
-    return np.stack([cloud["rgb"] >> 16 & 255, cloud["rgb"] >> 8 & 255, cloud["rgb"] & 255], axis=-1).astype(np.uint8)
-
-
-def assert_same(outputs: dict[str, Any], expected: dict[str, Any]) -> None:
-    """The outputs are those of the same picture."""
-    assert set(outputs) == set(OUTPUTS)
-    for topic in OUTPUTS:
-        if topic != "depth/camera_info":
-            assert outputs[topic].data == expected[topic].data, topic

@@ -10,7 +10,9 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from conftest import noise_picture
 from node_fixtures import node_and_client
-from ros_client import Camera, Client, Image, PointCloud2, camera_info, cloud_of, image, labels_of, values_of
+from ros_client import Camera, Client
+from ros_messages import camera_info, cloud_of, image, labels_of, values_of
+from sensor_msgs.msg import Image, PointCloud2
 
 from mtl_perception import CameraModel, Frame, Pipeline
 

@@ -20,7 +20,8 @@ from faulty_gpu import LOST, Gpu, faulty_gpu, spoil_outputs
 from inside import in_its_executor, node_inside
 from lifecycle_msgs.msg import State
 from rclpy.lifecycle import TransitionCallbackReturn
-from ros_client import OUTPUTS, Camera, Client, camera_info, cloud_of, depth_of, image, labels_of, values_of
+from ros_client import Camera, Client
+from ros_messages import OUTPUTS, camera_info, cloud_of, depth_of, image, labels_of, values_of
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.engine.run import Engine

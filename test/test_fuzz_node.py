@@ -17,10 +17,12 @@ from fuzzing import REASONS, fuzz, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from inside import node_inside
+from node_process import PATIENCE
 from pictures_making import PICTURES
 from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.parameter import Parameter
-from ros_client import OUTPUTS, PATIENCE, Camera, Client, camera_info, image, put_header, set_data
+from ros_client import Camera, Client
+from ros_messages import OUTPUTS, camera_info, image, put_header, set_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from test_fuzz_messages import FORMATS, images, infos
 from test_fuzz_parameters import NAMES, values

@@ -15,7 +15,8 @@ from conftest import noise_picture
 from inside import ask, in_its_executor, node_inside
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from ros_client import Camera, Client, image, labels_of
+from ros_client import Camera, Client
+from ros_messages import image, labels_of
 from sensor_msgs.msg import Image
 
 from mtl_perception.engine import run

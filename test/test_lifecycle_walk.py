@@ -20,7 +20,9 @@ import torch
 pytest.importorskip("rclpy", reason="needs rclpy")
 from conftest import noise_picture
 from inside import ask, node_inside
-from ros_client import PATIENCE, Camera, Client, camera_info, image
+from node_process import PATIENCE
+from ros_client import Camera, Client
+from ros_messages import camera_info, image
 
 WIDTH, HEIGHT = 64, 48
 PERIOD_NS = 33_333_333

@@ -12,7 +12,9 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from bag_making import Messages, write_bag
 from conftest import noise_picture
-from ros_client import OUTPUTS, START_NS, Camera, Client, camera_info, image, node_process, stamp_of
+from node_process import node_process
+from ros_client import START_NS, Camera, Client
+from ros_messages import OUTPUTS, camera_info, image, stamp_of
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 

@@ -22,7 +22,8 @@ from rclpy.context import Context
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
-from ros_client import OUTPUTS, Camera, Client, camera_info, image, labels_of
+from ros_client import Camera, Client
+from ros_messages import OUTPUTS, camera_info, image, labels_of
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 

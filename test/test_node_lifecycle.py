@@ -13,20 +13,9 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 from conftest import noise_picture
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from ros_client import (
-    PATIENCE,
-    Camera,
-    Client,
-    Process,
-    camera_info,
-    cloud_of,
-    depth_of,
-    image,
-    labels_of,
-    node_process,
-    stamp_of,
-    values_of,
-)
+from node_process import PATIENCE, Process, node_process
+from ros_client import Camera, Client
+from ros_messages import camera_info, cloud_of, depth_of, image, labels_of, stamp_of, values_of
 from sensor_msgs.msg import Image, PointCloud2
 
 WIDTH, HEIGHT = 64, 48

@@ -9,10 +9,9 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from conftest import noise_picture
 from node_fixtures import node_and_client
-from ros_client import (
+from ros_client import Camera, Client
+from ros_messages import (
     OUTPUTS,
-    Camera,
-    Client,
     assert_same,
     camera_info,
     cloud_of,

@@ -9,20 +9,8 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from conftest import noise_picture
 from node_fixtures import node_and_client
-from ros_client import (
-    OUTPUTS,
-    Camera,
-    Client,
-    assert_same,
-    camera_info,
-    cloud_of,
-    colours_of_cloud,
-    image,
-    profile,
-    put_header,
-    set_data,
-    values_of,
-)
+from ros_client import Camera, Client, profile
+from ros_messages import OUTPUTS, assert_same, camera_info, cloud_of, colours_of_cloud, image, put_header, set_data, values_of
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 WIDTH, HEIGHT = 96, 64

@@ -12,7 +12,9 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from bag_making import START_NS as BAG_START_NS
 from bag_making import STEP_NS, drive, picture, write_bag
-from ros_client import Client, Process, camera_info, image, profile, put_header, stamp_of
+from node_process import Process
+from ros_client import Client, profile
+from ros_messages import camera_info, image, put_header, stamp_of
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
+TOOLS = Path(__file__).parents[1] / "tools"
+
 
 @pytest.fixture(scope="module")
 def tool():
-    path = Path(__file__).parents[1] / "tools" / "prove_gpu.py"
-    spec = importlib.util.spec_from_file_location("prove_gpu", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["prove_gpu"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["prove_gpu"]
+    sys.path.insert(0, str(TOOLS))
+    yield importlib.import_module("prove_gpu")
+    sys.path.remove(str(TOOLS))
+    for name in ("prove_gpu", "prove_gpu_bench", "prove_gpu_report", "prove_gpu_times"):
+        del sys.modules[name]
 
 
 def test_on_cpu_tensors_every_proof_holds(tool, tmp_path, capsys):

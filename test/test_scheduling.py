@@ -13,7 +13,9 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from conftest import noise_picture
 from inside import node_inside
-from ros_client import Camera, Client, Image, image, labels_of, values_of
+from ros_client import Camera, Client
+from ros_messages import image, labels_of, values_of
+from sensor_msgs.msg import Image
 
 from mtl_perception import Frame, Pipeline
 from mtl_perception.ros.mailbox import Mailbox

@@ -15,119 +15,26 @@ import argparse
 import gc
 import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from prove_gpu_bench import OUTPUTS, Bench, size_text
+from prove_gpu_report import Report
+from prove_gpu_times import time_all
 
-from mtl_perception import CameraModel, Frame, Pipeline, load_network
-from mtl_perception.engine.device_path import SLOTS, DevicePath
-from mtl_perception.engine.device_runtime import HostRuntime
-from mtl_perception.engine.export_check import made_up_picture
+from mtl_perception import Pipeline
+from mtl_perception.engine.device_path import SLOTS
 from mtl_perception.engine.machine import device_name
 from mtl_perception.errors import PerceptionError
 from mtl_perception.types import Result
 
-SIZES = ((375, 1242), (188, 621), (480, 640))
-PRECISIONS = ("fp16", "bf16", "fp32")
-BATCHES = (1, 2, 4, 8)
-OUTPUTS = ("labels", "depth", "cloud")
 LABELS_AGREE, DEPTH_AGREES, DEPTH_TOLERANCE = 0.995, 0.99, 0.01
-TARGETS_MS = {"fp16, 1242x375": 1.5, "batch of 8, fp16, 1242x375": 3.0}
 MEMORY_SLACK = 64 << 20
 """Bytes by which a process may grow over many frames without its being a leak: allocators round up."""
-
-
-class GraphsByHand(HostRuntime):
-    """CPU tensors, and a capture that captures nothing: what depends on graphs can be tried."""
-
-    can_capture = True
-
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        work()
-        return work
-
-
-class Report:
-    """What was proven and measured."""
-
-    def __init__(self) -> None:
-        self.proofs: list[dict[str, Any]] = []
-        self.times: list[dict[str, Any]] = []
-
-    def prove(self, name: str, holds: bool, detail: str) -> None:
-        self.proofs.append({"proof": name, "holds": bool(holds), "detail": detail})
-        print(f"  {'holds' if holds else 'FAILS'}  {name}: {detail}", flush=True)
-
-    def time(self, name: str, seconds: Sequence[float], per: int = 1) -> None:
-        low, middle, high = statistics.quantiles([1000 * value / per for value in seconds], n=4)
-        row = {"what": name, "median_ms": round(middle, 3), "iqr_ms": round(high - low, 3), "target_ms": TARGETS_MS.get(name)}
-        row["p99_ms"] = round(1000 * float(np.percentile(seconds, 99)) / per, 3)
-        self.times.append(row)
-        print(f"  {name:<52}{row['median_ms']:>9.3f}{row['iqr_ms']:>9.3f}{row['p99_ms']:>9.3f}  {_against(row)}", flush=True)
-
-    @property
-    def holds(self) -> bool:
-        return all(row["holds"] for row in self.proofs)
-
-    def markdown(self, machine: dict[str, Any]) -> str:
-        lines = ["# Proofs and times of the device path", "", ", ".join(f"{k}: {v}" for k, v in machine.items()), ""]
-        lines += ["| proof | | |", "|---|---|---|"]
-        lines += [f"| {row['proof']} | {'holds' if row['holds'] else '**fails**'} | {row['detail']} |" for row in self.proofs]
-        lines += ["", "| host to host | median ms | iqr | p99 | target |", "|---|---|---|---|---|"]
-        lines += [
-            f"| {row['what']} | {row['median_ms']} | {row['iqr_ms']} | {row['p99_ms']} | {_against(row)} |"
-            for row in self.times
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def _against(row: dict[str, Any]) -> str:
-    target = row["target_ms"]
-    return "" if target is None else f"target {target} ms: {'met' if row['median_ms'] <= target else 'missed'}"
-
-
-class Bench:
-    """Pipelines on the device, and what they are shown."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.on_cpu = args.device == "cpu"
-        self.sizes = [(64, 96), (31, 53)] if self.on_cpu else list(SIZES)
-        self.precisions = ("fp32", "bf16") if self.on_cpu else PRECISIONS
-        self.best = self.precisions[0]
-        self.runs = 2 if self.on_cpu else args.runs
-        self.chain = 2 if self.on_cpu else 32
-        self.most = 3 if self.on_cpu else BATCHES[-1]
-        given = [cv2.imread(str(path)) for path in args.picture]
-        if any(image is None for image in given):
-            raise SystemExit(f"prove_gpu: cannot read one of {', '.join(map(str, args.picture))}")
-        self._given = [np.ascontiguousarray(image[..., ::-1]) for image in given]
-
-    def pipeline(self, precision: str, **others: Any) -> Pipeline:
-        options = {"warm_up": False, "reuse_outputs": True, "gpu_tuning": self.args.tuning, **others}
-        pipe = Pipeline(self.args.weights, self.args.device, precision=precision, **options)
-        if self.on_cpu:
-            _, first = pipe.description.class_set()
-            network, classes = load_network(self.args.weights), (first, len(pipe.class_set))
-            graphs = bool(options.get("gpu_graph", True))
-            pipe._path = DevicePath(network, GraphsByHand(), precision, classes, use_graphs=graphs, copies=False)
-        return pipe
-
-    def frames(self, size: tuple[int, int], count: int = 2) -> list[Frame]:
-        """Pictures given, resized, or made up, all different; with KITTI's camera, for that size."""
-        height, width = size
-        camera = CameraModel(1242, 375, 721.5377, 721.5377, 609.5593, 172.854).scaled(width, height)
-        made_up = made_up_picture(height, width)
-        images = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in self._given]
-        images += [np.ascontiguousarray(np.roll(made_up, 37 * shift, axis=1)) for shift in range(max(count - len(images), 0))]
-        return [Frame(image, camera) for image in images[:count]]
 
 
 def kept(result: Result) -> dict[str, np.ndarray]:
@@ -160,7 +67,7 @@ def prove_agreement(bench: Bench, report: Report) -> None:
             )
             # bf16 has 8 bits of mantissa: it is offered, not promised.
             holds = precision == "bf16" or (labels >= LABELS_AGREE and depth >= DEPTH_AGREES)
-            report.prove(f"agrees with float32 on the CPU: {precision}, {_text(size)}", holds, detail)
+            report.prove(f"agrees with float32 on the CPU: {precision}, {size_text(size)}", holds, detail)
 
 
 def prove_sameness(bench: Bench, report: Report) -> None:
@@ -270,83 +177,6 @@ def prove_flat_memory(bench: Bench, report: Report) -> None:
     host, device = (last - early for early, last in zip(*seen, strict=True))
     detail = f"over {total} frames, twice each: host {host / 1e6:+.1f} MB, device {device / 1e6:+.1f} MB"
     report.prove("memory stays flat", host < MEMORY_SLACK and device <= 0, detail)
-
-
-def time_all(bench: Bench, report: Report) -> None:
-    """Host to host: from a picture in an array to labels, depth and cloud in arrays."""
-    largest = bench.sizes[0]
-    for precision in bench.precisions:
-        pipe = bench.pipeline(precision)
-        for size in bench.sizes:
-            report.time(f"{precision}, {_text(size)}", _calls(pipe, bench.frames(size, 1)[0], bench.runs))
-    pipe, frame, of = bench.pipeline(bench.best), bench.frames(largest, 1)[0], f"{bench.best}, {_text(largest)}"
-    if not bench.on_cpu:
-        for outputs in (("labels",), ("depth",), ("labels", "confidence", "depth", "cloud")):
-            report.time(f"only {', '.join(outputs)}, {of}", _calls(pipe, frame, bench.runs, outputs))
-        report.time(f"without a graph, {of}", _calls(bench.pipeline(bench.best, gpu_graph=False), frame, bench.runs))
-        other = not bench.args.tuning
-        report.time(f"gpu_tuning {other}, {of}", _calls(bench.pipeline(bench.best, gpu_tuning=other), frame, bench.runs))
-        for count in BATCHES:
-            frames, wanted = bench.frames(largest, count), [frozenset(OUTPUTS)] * count
-            calls = _timed(lambda f=frames, w=wanted: pipe.batch(f, w), bench.runs)  # type: ignore[misc]
-            report.time(f"batch of {count}, {of}", calls)
-
-    def overlapped() -> None:
-        pending = pipe.submit(frame, OUTPUTS)
-        for _ in range(bench.chain - 1):
-            following = pipe.submit(frame, OUTPUTS)
-            pending.result()
-            pending = following
-        pending.result()
-
-    def in_turn() -> None:
-        for _ in range(bench.chain):
-            pipe(frame, OUTPUTS)
-
-    rounds = 1 if bench.on_cpu else max(bench.runs // 16, 4)
-    report.time(f"one after the other, each of {bench.chain}, {of}", _timed(in_turn, rounds), per=bench.chain)
-    report.time(f"overlapped, each of {bench.chain}, {of}", _timed(overlapped, rounds), per=bench.chain)
-    if not bench.on_cpu:
-        _time_parts(pipe, report)
-
-
-def _time_parts(pipe: Pipeline, report: Report) -> None:
-    """What the GPU itself takes for a frame's copies and work, by its own clock."""
-    assert pipe._path is not None
-    for spec, plan in pipe._path._plans.items():
-        slot = plan.slots[0]
-        if spec.batch not in (1, 8) or set(spec.outputs) != set(OUTPUTS):
-            continue
-        for name, work in (("copy up", slot.upload), ("work", slot.execute), ("copy down", slot.download)):
-            seconds = []
-            for _ in range(50):
-                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                torch.cuda.synchronize()
-                start.record()
-                work()
-                end.record()
-                torch.cuda.synchronize()
-                seconds.append(start.elapsed_time(end) / 1000)
-            report.time(f"GPU's clock: {name}, batch of {spec.batch}, {_text(spec.size)}", seconds)
-
-
-def _calls(pipe: Pipeline, frame: Frame, runs: int, outputs: Sequence[str] = OUTPUTS) -> list[float]:
-    return _timed(lambda: pipe(frame, outputs), runs)
-
-
-def _timed(work: Callable[[], Any], runs: int) -> list[float]:
-    for _ in range(max(runs // 10, 2)):
-        work()
-    seconds = []
-    for _ in range(max(runs, 2)):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def _text(size: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]}"
 
 
 PROOFS = (prove_agreement, prove_sameness, prove_fallbacks, prove_flat_memory)

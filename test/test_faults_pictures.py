@@ -1,13 +1,11 @@
-"""Cameras that fail, one fault after the other: what comes out of the node, and what its diagnostics say."""
+"""Pictures that do not come, do not change, or change in any way: what comes out of the node, and what its diagnostics say."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,151 +14,32 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
-from diagnostic_msgs.msg import DiagnosticStatus
+from camera_faults import (
+    CHEAP,
+    ERROR,
+    LABELS,
+    OK,
+    POINTS,
+    SECOND,
+    STALE,
+    WARN,
+    Feed,
+    Gate,
+    apart,
+    assert_labels,
+    camera_fixtures,
+)
 from inside import ask, node_inside
-from ros_client import Camera, Client, camera_info, cloud_of, image, labels_of, profile, put_header, set_data, values_of
+from ros_client import Client, profile
+from ros_messages import cloud_of, image, set_data, values_of
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CompressedImage
 
-from mtl_perception import Frame, Pipeline
+from mtl_perception import Pipeline
 from mtl_perception.config import Config
-from mtl_perception.ros import stream_watch
 from mtl_perception.ros.health import CHECK_PERIOD
 
-WIDTH, HEIGHT = 64, 48
-OUTPUTS = {"segmentation/labels": Image, "points": PointCloud2}
-LABELS, POINTS = OUTPUTS
-OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
-PARTS = ("frames", "stream", "camera")
-SECOND = 10**9
-CHEAP: dict[str, Any] = {"backend": "torch", "warm_up": False}
-"""Nothing is compiled: the pictures are few, and of several sizes."""
-
-
-class Gate:
-    """Stands before the pipeline, and holds frames back while it is shut."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
-        self.reached, self.open = threading.Event(), threading.Event()
-        self.open.set()
-
-    def __call__(self, frame: Frame, outputs: Any) -> Any:
-        self.reached.set()
-        self.open.wait(60)
-        return self.pipeline(frame, outputs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.pipeline, name)
-
-
-class Feed:
-    """A camera at work: each of its pictures is another one, and has the present time for a stamp."""
-
-    def __init__(self, client: Client, prefix: str = "", calibrated: bool = True, kind: Any = Image) -> None:
-        outputs = {f"{prefix}{topic}": output for topic, output in OUTPUTS.items()}
-        under = f"{client._node_name.rsplit('/', 1)[0]}/{prefix}"
-        info = f"{under}camera_info" if calibrated else ""
-        self.client = client
-        topic = f"{under}image/compressed" if kind is CompressedImage else f"{under}image"
-        self.camera = Camera(client, topic, info, kind, outputs=outputs, name=prefix.rstrip("/"))
-        self._seeds = itertools.count()
-        if calibrated:
-            self.camera.publish_info(camera_info(WIDTH, HEIGHT))
-
-    def picture(self, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-        return noise_picture(height, width, seed=next(self._seeds))
-
-    def send(self, message: Any = None, stamp: int | None = None, frame_id: str = "camera_optical") -> int:
-        message = image(self.picture()) if message is None else message
-        return self.camera.publish(message, frame_id, time.time_ns() if stamp is None else stamp)
-
-    def exchange(self, message: Any = None, stamp: int | None = None, *topics: str) -> dict[str, Any]:
-        return self.camera.answers(self.send(message, stamp), *topics)
-
-    def until(self, what: Callable[[], Any], send: Callable[[], Any] | None = None) -> Any:
-        """Pictures, until something is so."""
-        deadline = time.monotonic() + 60
-        while not (value := what()):
-            assert time.monotonic() < deadline, f"in vain, last: {self.client.statuses}"
-            (send or self.send)()
-            self.client.spin_for(0.05)
-        return value
-
-    def told(self, part: str, level: bytes, words: str, send: Callable[[], Any] | None = None) -> DiagnosticStatus:
-        """Pictures, until a status has this level and these words."""
-
-        def said() -> DiagnosticStatus | None:
-            status = self.client.statuses.get(part)
-            return status if status is not None and status.level == level and words in status.message else None
-
-        return self.until(said, send)
-
-    def well(self) -> None:
-        """Good pictures, until nothing is found of which the test before was the cause."""
-        self.until(lambda: all(self.client.statuses[part].level == OK for part in PARTS))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_memory():
-    """What happened once is told for 1 s, so that the tests need not wait longer for it to be over."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream_watch, "LINGER", 1.0)
-        yield
-
-
-@contextlib.contextmanager
-def apart(weights: Path, **settings: Any) -> Iterator[Client]:
-    """A client of another node, with settings of its own."""
-    with node_inside(weights, Gate, "/apart", **CHEAP, **settings):
-        client = Client("apart", "/apart/mtl_perception", start_ns=time.time_ns())
-        yield client
-        client.close()
-
-
-@pytest.fixture(scope="module")
-def pipeline(weights_file: Path) -> Pipeline:
-    return Pipeline(weights=str(weights_file), device="cpu", **CHEAP)
-
-
-@pytest.fixture(scope="module")
-def node(weights_file: Path):
-    with node_inside(weights_file, Gate, image_timeout=1.0, **CHEAP) as node:
-        yield node
-
-
-@pytest.fixture(scope="module")
-def client(node):
-    client = Client(start_ns=time.time_ns())
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="module")
-def connected(client: Client):
-    feed = Feed(client)
-    feed.camera.connect(image(feed.picture()))
-    return feed
-
-
-@pytest.fixture
-def feed(connected: Feed) -> Feed:
-    connected.well()
-    return connected
-
-
-@pytest.fixture
-def other():
-    """Who publishes, too."""
-    client = Client("second_camera", start_ns=time.time_ns())
-    yield client
-    client.close()
-
-
-def assert_labels(outputs: dict[str, Any], picture: np.ndarray, pipeline: Pipeline, under: str = "") -> None:
-    """They are those of this picture."""
-    np.testing.assert_array_equal(labels_of(outputs[under + LABELS]), pipeline(Frame(picture), {"labels"}).labels)
+short_memory, pipeline, node, client, connected, feed = camera_fixtures()
 
 
 # Pictures that do not come.
@@ -371,91 +250,3 @@ def test_simulated_time(weights_file: Path, pipeline: Pipeline) -> None:
         assert_labels(feed.camera.answers(simulated(message=image(picture))), picture, pipeline)
         feed.told("stream", WARN, "stamps went back by", simulated)
         feed.told("stream", OK, "nothing odd", simulated)
-
-
-# Topics.
-
-
-def test_two_publishers_of_pictures(feed: Feed, other: Client, pipeline: Pipeline) -> None:
-    second = other.node.create_publisher(Image, "/image", profile())
-    feed.told("camera", WARN, "/image has 2 publishers (/client, /second_camera), whose pictures are mixed")
-    other.spin_until(second.get_subscription_count)
-    picture, stamp = feed.picture(), -1
-
-    def answered() -> bool:
-        return stamp in feed.camera.received[LABELS]
-
-    def send() -> None:
-        nonlocal stamp
-        message, stamp = image(picture), time.time_ns()
-        put_header(message, stamp, "second_optical")
-        second.publish(message)
-
-    feed.until(answered, send)
-    assert_labels(feed.camera.answers(stamp), picture, pipeline)
-    assert feed.camera.received[LABELS][stamp].header.frame_id == "second_optical"
-    other.node.destroy_publisher(second)
-    feed.told("camera", OK, "camera_info in use")
-
-
-def test_two_publishers_of_camera_info_one_of_them_uncalibrated(feed: Feed, other: Client, pipeline: Pipeline) -> None:
-    second = Camera(other, info="/camera_info", outputs={})
-    second.publish_info(camera_info(WIDTH, HEIGHT, k=[0.0] * 9))
-    status = feed.told("camera", ERROR, "/camera_info has 2 publishers (/client, /second_camera), whose calibrations are mixed")
-    assert status.message.startswith("no point cloud: camera is uncalibrated")
-    picture = feed.picture()
-    assert_labels(feed.exchange(image(picture), None, LABELS), picture, pipeline)
-    second.close()
-    feed.camera.publish_info(camera_info(WIDTH, HEIGHT))
-    feed.told("camera", OK, "camera_info in use")
-
-
-def test_pictures_without_a_frame_id(feed: Feed, client: Client) -> None:
-    stamp = feed.send(frame_id="")
-    assert all(output.header.frame_id == "" for output in feed.camera.answers(stamp).values())
-    status = client.wait_status("camera", lambda s: s.level == WARN)
-    assert status.message == "pictures have no frame_id: no transform can be found for the outputs"
-
-
-def test_camera_info_that_stops_stays_in_use_and_one_that_changes_holds_from_then_on(feed: Feed, client: Client) -> None:
-    def focal_length(outputs: dict[str, Any]) -> float:
-        points = cloud_of(outputs[POINTS])
-        seen = np.isfinite(points["z"])
-        slopes = np.broadcast_to(np.arange(WIDTH) - (WIDTH / 2 - 1.25), seen.shape)[seen]
-        return float(np.median(slopes * points["z"][seen] / points["x"][seen]))
-
-    before = int(values_of(client.status("camera"))["camera_info changes"])
-    for _ in range(20):
-        assert focal_length(feed.exchange()) == pytest.approx(60, rel=1e-4)
-    assert (client.status("camera").level, client.statuses["camera"].message) == (OK, "camera_info in use")
-    feed.camera.publish_info(camera_info(WIDTH, HEIGHT, fx=90.0))
-    client.wait_status("camera", lambda s: int(values_of(s)["camera_info changes"]) == before + 1)
-    assert focal_length(feed.exchange()) == pytest.approx(90, rel=1e-4)
-    assert client.status("camera").level == OK
-    feed.camera.publish_info(camera_info(WIDTH, HEIGHT))
-
-
-def test_camera_info_that_never_comes_and_then_late(weights_file: Path, pipeline: Pipeline) -> None:
-    with apart(weights_file) as client:
-        feed = Feed(client, calibrated=False)
-        picture = feed.picture()
-        feed.camera.connect(image(picture), LABELS)
-        assert_labels(feed.exchange(image(picture), None, LABELS), picture, pipeline)
-        words = "no point cloud: no camera_info yet: /apart/camera_info has no publisher: remap camera_info to"
-        feed.told("camera", WARN, words)
-        assert not feed.camera.order[POINTS]
-        late = Camera(client, "/apart/image", "/apart/camera_info", outputs={})
-        late.publish_info(camera_info(WIDTH, HEIGHT))
-        client.node.destroy_publisher(late.images)
-        feed.told("camera", OK, "camera_info in use")
-        assert cloud_of(feed.exchange()[POINTS]).shape == (HEIGHT, WIDTH)
-
-
-def test_remapping_of_image_where_cameras_have_names(weights_file: Path, pipeline: Pipeline) -> None:
-    with apart(weights_file, remap=("image:=/cam/image_raw",), cameras=["front"]) as client:
-        feed = Feed(client, "front/")
-        words = "the remapping of image to /cam/image_raw has no effect, as there are several cameras: remap front/image"
-        feed.told("front: camera", WARN, words)
-        picture = feed.picture()
-        assert_labels(feed.exchange(image(picture)), picture, pipeline, "front/")
-        assert client.status("front: frames").level == OK

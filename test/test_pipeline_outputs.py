@@ -1,4 +1,4 @@
-"""A frame becomes labels, metres and a cloud: with each parameter, and with anything that a caller may hand in."""
+"""A frame becomes labels, metres and a cloud: what is in them, with each parameter and each form of network."""
 
 from __future__ import annotations
 
@@ -10,76 +10,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import noise_picture
+from pipeline_fixtures import CAMERA, FRAME, HEIGHT, IMAGE, SINGLE, WIDTH, assert_cloud_belongs_to, pipeline_fixtures, same
 
 from mtl_perception import CameraModel, Frame, Pipeline, load_network
-from mtl_perception.config import Config
-from mtl_perception.errors import CameraError, ConfigError, FrameError, WeightsError
+from mtl_perception.errors import ConfigError, WeightsError
 from mtl_perception.labels import KITTI6, NYUD40, STREET
 from mtl_perception.net.description import Description, published_description
 from mtl_perception.net.model import MultiTaskRefineNet
 from mtl_perception.net.weights import save_weights
-from mtl_perception.types import CLOUD_DTYPE, OUTPUTS, Result
+from mtl_perception.types import OUTPUTS
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
-HEIGHT, WIDTH = 61, 90
-IMAGE = noise_picture(HEIGHT, WIDTH)
-CAMERA = CameraModel(WIDTH, HEIGHT, 70.0, 71.0, 44.5, 30.5)
-FRAME = Frame(IMAGE, CAMERA, 123, "cam")
-SINGLE = ("labels", "confidence", "depth", "cloud")
 
-
-@pytest.fixture(scope="module")
-def make(weights_file):
-    def pipeline(**parameters) -> Pipeline:
-        return Pipeline(**{"weights": weights_file, "device": "cpu", "warm_up": False, **parameters})
-
-    return pipeline
-
-
-@pytest.fixture(scope="module")
-def pipe(make) -> Pipeline:
-    return make()
-
-
-@pytest.fixture
-def tuned(pipe):
-    """The pipeline with other live parameters, for one test."""
-    before = pipe.config
-
-    def update(**changes) -> Pipeline:
-        pipe.config = before
-        pipe.update(**changes)
-        return pipe
-
-    yield update
-    pipe.config = before
-
-
-@pytest.fixture(scope="module")
-def full(pipe) -> Result:
-    return pipe(FRAME)
-
-
-def same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    """Equal to the byte, NaN included."""
-    return a is not None and b is not None and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
-def assert_cloud_belongs_to(result: Result) -> None:
-    """Each point is its pixel's depth along its pixel's ray, in its pixel's colour, with its pixel's label."""
-    assert result.cloud.dtype == CLOUD_DTYPE
-    assert result.cloud.shape == result.depth.shape == result.labels.shape
-    assert (result.camera.height, result.camera.width) == result.depth.shape
-    finite = np.isfinite(result.depth)
-    assert finite.any()
-    u, v = np.meshgrid(np.arange(result.camera.width), np.arange(result.camera.height))
-    z = np.where(finite, result.depth, np.nan).astype(np.float64)
-    np.testing.assert_array_equal(result.cloud["z"], z.astype(np.float32))
-    np.testing.assert_allclose(result.cloud["x"], (u - result.camera.cx) * z / result.camera.fx, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(result.cloud["y"], (v - result.camera.cy) * z / result.camera.fy, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(result.cloud["label"], result.labels)
-    red, green, blue = result.image.astype(np.uint32).transpose(2, 0, 1)
-    np.testing.assert_array_equal(result.cloud["rgb"], red << 16 | green << 8 | blue)
+make, pipe, tuned, full = pipeline_fixtures()
 
 
 class TestParity:
@@ -155,59 +98,6 @@ class TestOutputs:
     def test_deterministic(self, make, pipe, full):
         for again in (pipe(FRAME), make()(FRAME)):
             assert all(same(getattr(again, name), getattr(full, name)) for name in SINGLE)
-
-
-class TestMemory:
-    def test_reused(self, make, full):
-        pipe = make(reuse_outputs=True)
-        first = pipe(FRAME)
-        copies = {name: getattr(first, name).copy() for name in SINGLE}
-        places = {name: getattr(first, name).ctypes.data for name in SINGLE}
-        other = pipe(Frame(255 - IMAGE, CAMERA))
-        assert not same(other.labels, copies["labels"])
-        third = pipe(FRAME)
-        for name in SINGLE:
-            assert same(copies[name], getattr(full, name))
-            assert same(getattr(third, name), copies[name])
-            assert getattr(third, name).ctypes.data == places[name]
-
-    def test_not_reused(self, pipe):
-        first = pipe(FRAME)
-        copies = {name: getattr(first, name).copy() for name in SINGLE}
-        pipe(Frame(255 - IMAGE, CAMERA))
-        assert all(same(getattr(first, name), copies[name]) for name in SINGLE)
-
-    def test_sizes_may_change(self, make, full):
-        pipe = make(reuse_outputs=True)
-        small = Frame(IMAGE[:33, :47], CAMERA.cropped(0, 0, 47, 33))
-        expected = make()(small)
-        for frame, wanted in ((FRAME, full), (small, expected), (FRAME, full)):
-            result = pipe(frame)
-            assert all(same(getattr(result, name), getattr(wanted, name)) for name in SINGLE)
-
-
-class TestBatch:
-    SMALL = Frame(IMAGE[:33, :47], CAMERA.cropped(0, 0, 47, 33))
-
-    @pytest.mark.parametrize("reuse", [False, True])
-    def test_is_what_single_calls_give(self, make, full, pipe, reuse):
-        batching = make(reuse_outputs=reuse)
-        frames, wanted = [FRAME, self.SMALL, replace(FRAME, camera=None)], [OUTPUTS, {"depth", "cloud"}, {"labels"}]
-        results = batching.batch(frames, wanted)
-        assert all(same(getattr(results[0], name), getattr(full, name)) for name in SINGLE)
-        alone = pipe(self.SMALL)
-        assert same(results[1].depth, alone.depth) and same(results[1].cloud, alone.cloud)
-        assert (results[1].labels, results[1].camera) == (None, self.SMALL.camera)
-        assert same(results[2].labels, full.labels) and results[2].cloud is None
-        assert batching.batch([], []) == []
-        assert same(batching.batch([FRAME], [{"labels"}])[0].labels, full.labels)
-
-    def test_one_bad_frame_fails_it(self, pipe):
-        with pytest.raises(FrameError, match="H x W x 3"):
-            pipe.batch([FRAME, Frame(IMAGE[..., 0])], [OUTPUTS, OUTPUTS])
-
-    def test_on_a_cpu_frames_go_one_by_one(self, pipe):
-        assert (pipe.batch_limit, pipe.result_sets) == (1, 1)
 
 
 class TestSizes:
@@ -298,87 +188,6 @@ class TestRules:
         assert np.abs(lens.project(points) - pixels).max() < 1e-2
 
 
-class TestRefused:
-    @pytest.mark.parametrize(
-        "image",
-        [
-            IMAGE.astype(np.float32),
-            IMAGE.astype(np.uint16),
-            IMAGE[..., 0],
-            np.dstack([IMAGE, IMAGE[..., :1]]),
-            IMAGE[None],
-            IMAGE.tolist(),
-            None,
-            np.zeros((0, 5, 3), np.uint8),
-            np.zeros((5, 0, 3), np.uint8),
-        ],
-    )
-    def test_no_picture(self, pipe, image):
-        with pytest.raises(FrameError, match="picture") as caught:
-            pipe(Frame(image))
-        assert caught.value.reason in ("format", "size")
-
-    @pytest.mark.parametrize("size", [(WIDTH - 1, HEIGHT), (WIDTH, HEIGHT + 1), (HEIGHT, WIDTH)])
-    def test_camera_of_another_size(self, pipe, size):
-        with pytest.raises(CameraError, match=f"the camera is for {size[0]}x{size[1]}, the picture has {WIDTH}x{HEIGHT}"):
-            pipe(Frame(IMAGE, CameraModel(*size, 70.0, 71.0, 44.5, 30.5)))
-
-    def test_weights(self):
-        with pytest.raises(WeightsError, match="'kity': did you mean 'kitti'"):
-            Pipeline(weights="kity", device="cpu")
-        with pytest.raises(WeightsError, match=r"no such weights file: /nowhere/x\.safetensors"):
-            Pipeline(weights="/nowhere/x.safetensors", device="cpu")
-
-    def test_config_and_parameters_at_once(self, weights_file):
-        with pytest.raises(ConfigError, match="not both"):
-            Pipeline(config=Config(weights=str(weights_file)), max_depth=3.0)
-
-
-class TestMemoryLayouts:
-    @pytest.mark.parametrize("scale", [1.0, 0.5])
-    @pytest.mark.parametrize(
-        "layout",
-        {
-            "padded rows": lambda image: np.dstack([np.pad(image, ((0, 0), (0, 7), (0, 0)))])[:, :WIDTH],
-            "BGR turned": lambda image: np.ascontiguousarray(image[..., ::-1])[..., ::-1],
-            "mirrored": lambda image: np.ascontiguousarray(image[:, ::-1])[:, ::-1],
-            "upside down": lambda image: np.ascontiguousarray(image[::-1])[::-1],
-            "column by column": np.asfortranarray,
-            "fourth channel": lambda image: np.dstack([image, image[..., :1]])[..., :3],
-            "read-only": lambda image: np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape),
-        }.items(),
-        ids=lambda item: item[0],
-    )
-    def test_any_layout_gives_the_same(self, tuned, layout, scale):
-        image = layout[1](IMAGE)
-        np.testing.assert_array_equal(image, IMAGE)
-        pipe = tuned(input_scale=scale, output_scale=scale)
-        result, expected = pipe(Frame(image, CAMERA)), pipe(FRAME)
-        assert all(same(getattr(result, name), getattr(expected, name)) for name in SINGLE)
-        np.testing.assert_array_equal(result.image, expected.image)
-
-
-class TestUpdate:
-    def test_live(self, make):
-        pipe = make()
-        pipe.update(max_depth=30, output_scale=0.5, upsampling="bilinear")
-        assert (pipe.config.max_depth, pipe.config.output_scale) == (30.0, 0.5)
-        expected = make(max_depth=30, output_scale=0.5, upsampling="bilinear")(FRAME)
-        assert same(pipe(FRAME).cloud, expected.cloud)
-
-    @pytest.mark.parametrize("name", ["weights", "device", "precision", "cpu_threads", "classes", "autostart"])
-    def test_not_live(self, pipe, name):
-        with pytest.raises(ConfigError, match=f"parameter {name} can change"):
-            pipe.update(**{name: getattr(Config(), name)})
-
-    @pytest.mark.parametrize("wrong", [{"min_confidence": 2.0}, {"min_confidenc": 0.5}, {"weights": "x"}, {"min_depth": 20.0}])
-    def test_all_or_none(self, pipe, wrong):
-        before = pipe.config
-        with pytest.raises(ConfigError):
-            pipe.update(max_depth=10.0, **wrong)
-        assert pipe.config == before
-
-
 def save_random(path: Path, description: Description) -> Path:
     torch.manual_seed(3)
     save_weights(path, MultiTaskRefineNet(description).state_dict(), description)
@@ -411,23 +220,6 @@ class TestForms:
         np.testing.assert_allclose((result.normals * grown).sum(axis=-1), np.linalg.norm(grown, axis=-1), rtol=1e-4)
         assert pipe(FRAME, {"depth"}).normals is None
         assert pipe.max_depth == 8
-
-
-def test_depth_range_is_checked_against_the_weights_own_maximum(weights_file):
-    pipe = Pipeline(str(weights_file), device="cpu", warm_up=False)
-    with pytest.raises(ConfigError, match="min_depth: 500.0 is not below max_depth 80.0"):
-        pipe.update(min_depth=500.0)
-    assert pipe.config.min_depth == 0.0
-    with pytest.raises(ConfigError, match="min_depth"):
-        Pipeline(str(weights_file), device="cpu", warm_up=False, min_depth=90.0)
-
-
-def test_all_threads_come_back(weights_file):
-    before = torch.get_num_threads()
-    Pipeline(str(weights_file), device="cpu", warm_up=False, cpu_threads=1)
-    assert torch.get_num_threads() == 1
-    Pipeline(str(weights_file), device="cpu", warm_up=False, cpu_threads=0)
-    assert torch.get_num_threads() == before
 
 
 def test_the_picture_is_given_only_when_asked_for(weights_file):

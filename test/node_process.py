@@ -1,0 +1,72 @@
+"""The program as a real process, and the node in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PATIENCE = 100.0
+"""Seconds until a test gives up; machines may be busy."""
+
+
+class Process:
+    """`python -m mtl_perception ARGUMENTS`, its output in a file."""
+
+    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("wb") as file:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "mtl_perception", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {})},
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        return self.child.wait(seconds)
+
+    def stop(self, number: signal.Signals = signal.SIGINT, seconds: float = PATIENCE) -> int:
+        if self.child.poll() is None:
+            self.child.send_signal(number)
+        try:
+            return self.child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+            raise
+
+    def wait_for_output(self, text: str, seconds: float = PATIENCE) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.output:
+            assert self.child.poll() is None, f"ended with {self.child.returncode}:\n{self.output}"
+            assert time.monotonic() < deadline, f"no {text!r} in\n{self.output}"
+            time.sleep(0.02)
+
+    def resident_bytes(self) -> int:
+        for line in Path(f"/proc/{self.child.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
+
+@contextmanager
+def node_process(log: Path, *ros_arguments: str, ready: str = "waiting for pictures") -> Iterator[Process]:
+    """The node, running; ended at the end of the block."""
+    process = Process(["node", "--ros-args", *ros_arguments], log)
+    try:
+        if ready:
+            process.wait_for_output(ready)
+        yield process
+    finally:
+        process.stop()

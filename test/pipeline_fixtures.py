@@ -1,0 +1,74 @@
+"""A pipeline on the CPU and a frame for it, as fixtures of a test file, and how its results are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import noise_picture
+
+from mtl_perception import CameraModel, Frame, Pipeline
+from mtl_perception.types import CLOUD_DTYPE, Result
+
+HEIGHT, WIDTH = 61, 90
+IMAGE = noise_picture(HEIGHT, WIDTH)
+CAMERA = CameraModel(WIDTH, HEIGHT, 70.0, 71.0, 44.5, 30.5)
+FRAME = Frame(IMAGE, CAMERA, 123, "cam")
+SINGLE = ("labels", "confidence", "depth", "cloud")
+
+
+def pipeline_fixtures() -> tuple[Any, Any, Any, Any]:
+    """Fixtures, to be named `make`, `pipe`, `tuned` and `full`; all but `tuned` for the length of a file."""
+
+    @pytest.fixture(scope="module")
+    def make(weights_file):
+        def pipeline(**parameters) -> Pipeline:
+            return Pipeline(**{"weights": weights_file, "device": "cpu", "warm_up": False, **parameters})
+
+        return pipeline
+
+    @pytest.fixture(scope="module")
+    def pipe(make) -> Pipeline:
+        return make()
+
+    @pytest.fixture
+    def tuned(pipe):
+        """The pipeline with other live parameters, for one test."""
+        before = pipe.config
+
+        def update(**changes) -> Pipeline:
+            pipe.config = before
+            pipe.update(**changes)
+            return pipe
+
+        yield update
+        pipe.config = before
+
+    @pytest.fixture(scope="module")
+    def full(pipe) -> Result:
+        return pipe(FRAME)
+
+    return make, pipe, tuned, full
+
+
+def same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    """Equal to the byte, NaN included."""
+    return a is not None and b is not None and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def assert_cloud_belongs_to(result: Result) -> None:
+    """Each point is its pixel's depth along its pixel's ray, in its pixel's colour, with its pixel's label."""
+    assert result.cloud.dtype == CLOUD_DTYPE
+    assert result.cloud.shape == result.depth.shape == result.labels.shape
+    assert (result.camera.height, result.camera.width) == result.depth.shape
+    finite = np.isfinite(result.depth)
+    assert finite.any()
+    u, v = np.meshgrid(np.arange(result.camera.width), np.arange(result.camera.height))
+    z = np.where(finite, result.depth, np.nan).astype(np.float64)
+    np.testing.assert_array_equal(result.cloud["z"], z.astype(np.float32))
+    np.testing.assert_allclose(result.cloud["x"], (u - result.camera.cx) * z / result.camera.fx, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result.cloud["y"], (v - result.camera.cy) * z / result.camera.fy, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(result.cloud["label"], result.labels)
+    red, green, blue = result.image.astype(np.uint32).transpose(2, 0, 1)
+    np.testing.assert_array_equal(result.cloud["rgb"], red << 16 | green << 8 | blue)
