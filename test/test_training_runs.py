@@ -57,7 +57,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path)
 
 def test_two_processes_learn_what_one_learns(data: Path, tmp_path: Path) -> None:
     entries = [{"path": "both", "format": "folder"}, {"path": "depth", "format": "folder"}]
-    path = write_config(data, "processes", sets=entries, batch=4, steps=5)
+    path = write_config(data, "processes", sets=entries, batch=4, steps=5, overlap=0.5)
     train(path, tmp_path / "one")
     train(path, tmp_path / "two", processes=2)
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
