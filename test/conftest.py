@@ -84,6 +84,7 @@ def noise_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """How processes of `-n` share the tests: files whole, whose fixtures are dear, and those with ROS in one process.
 

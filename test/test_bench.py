@@ -147,8 +147,9 @@ def test_growth_is_told():
 
 def test_peak_memory_is_what_the_block_held():
     with PeakMemory() as memory:
-        block = np.ones(40_000_000, np.uint8)
+        block = np.ones(200_000_000, np.uint8)
         del block
     if memory.megabytes is None:
         pytest.skip("the high-water mark of memory cannot be set back here (Linux's /proc/self/clear_refs)")
-    assert 30 < memory.megabytes < 80
+    # What the tests before it left may be freed meanwhile.
+    assert 150 < memory.megabytes < 260
