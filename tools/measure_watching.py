@@ -138,7 +138,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def report(whole: list[float], parts: dict[str, list[float]], timers: dict[str, float]) -> int:
-    """A table for docs/faults.md."""
+    """A table for docs/benchmarks.md."""
     print("| part | a picture | of the pipeline's time |\n|---|---|---|")
     print(f"| labels, depth and cloud | {1e3 * statistics.median(whole):.0f} ms | |")
     total = 0.0

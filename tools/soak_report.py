@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,11 @@ def judge_trends(samples: dict[str, np.ndarray], events: list[dict[str, Any]], s
         return {}
     part = samples["seconds"] >= begin
     judged = {name: trends.trend(name, samples["seconds"][part], samples[name][part]) for name in trends.ALLOWED}
-    clean = [event for event in events if event["event"] == "clean" and event["t_ns"] - started_ns >= begin * 1e9]
+    clean = [(at, event) for at, event in cleanups(events, started_ns) if at >= begin]
     if len(clean) >= CLEANUPS_LEAST:
-        seconds = np.array([(event["t_ns"] - started_ns) / 1e9 for event in clean])
+        seconds = np.array([at for at, _ in clean])
         for name in trends.CLEAN:
-            values = np.array([float(event[name.removeprefix("clean_")]) for event in clean])
+            values = np.array([float(event[name.removeprefix("clean_")]) for _, event in clean])
             judged[name] = trends.trend(name, seconds, values)
     return judged
 
@@ -155,11 +155,14 @@ def after_cleanups(folder: Path, seconds: np.ndarray) -> np.ndarray:
     """Memory of its own that the node had after a cleanup, MiB, at the sample that is next to it; NaN at the others."""
     run = json.loads((folder / "run.json").read_text())
     values = np.full(len(seconds), np.nan)
-    for event in read_events(folder / "events.jsonl"):
-        if event["event"] == "clean":
-            at = (event["t_ns"] - run.get("ready_ns", run["started_ns"])) / 1e9
-            values[np.abs(seconds - at).argmin()] = event["mib"]
+    for at, event in cleanups(read_events(folder / "events.jsonl"), run.get("ready_ns", run["started_ns"])):
+        values[np.abs(seconds - at).argmin()] = event["mib"]
     return values
+
+
+def cleanups(events: Iterable[dict[str, Any]], started_ns: int) -> Iterator[tuple[float, dict[str, Any]]]:
+    """What was left after each cleanup, with the seconds since the start of sampling."""
+    return (((event["t_ns"] - started_ns) / 1e9, event) for event in events if event["event"] == "clean")
 
 
 def read_table(path: Path) -> Iterator[dict[str, str]]:
