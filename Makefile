@@ -71,7 +71,7 @@ demo: setup
 	$(BIN)/python -m mtl_perception demo --out demo $(if $(DRIVE),--drive '$(DRIVE)')
 
 soak: setup
-	$(BIN)/python tools/soak.py --hours $(HOURS) --out '$(OUT)'
+	$(BIN)/python tools/soak/soak.py --hours $(HOURS) --out '$(OUT)'
 
 AUDIT := .venv-audit
 $(AUDIT)/stamp: requirements/audit.txt

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtl_perception.geometry.camera import CameraModel
-    from mtl_perception.net.weights import load_network
+    from mtl_perception.camera.model import CameraModel
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.types import Frame, Result
+    from mtl_perception.weights.files import load_network
 
 __version__ = "0.1.0"
 __all__ = ["CameraModel", "Frame", "Pipeline", "Result", "load_network"]
 
 _HOMES = {
-    "CameraModel": "mtl_perception.geometry.camera",
+    "CameraModel": "mtl_perception.camera.model",
     "Frame": "mtl_perception.types",
     "Pipeline": "mtl_perception.pipeline",
     "Result": "mtl_perception.types",
-    "load_network": "mtl_perception.net.weights",
+    "load_network": "mtl_perception.weights.files",
 }
 
 

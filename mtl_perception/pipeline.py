@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from mtl_perception.camera.model import CameraModel
 from mtl_perception.config import LIVE, Config, by_name, parameters
-from mtl_perception.engine.backends import make_engine
-from mtl_perception.engine.device_path import DevicePath
-from mtl_perception.engine.device_runtime import CudaRuntime
-from mtl_perception.engine.host_path import HostPath
-from mtl_perception.engine.job import Job, scaled_size
-from mtl_perception.engine.postprocess import needed_tasks
-from mtl_perception.engine.run import Engine, device_errors
 from mtl_perception.errors import CameraError, ConfigError, DeviceError, FrameError
-from mtl_perception.geometry.camera import CameraModel
+from mtl_perception.inference.backend import make_engine
+from mtl_perception.inference.cuda.path import DevicePath
+from mtl_perception.inference.cuda.runtime import CudaRuntime
+from mtl_perception.inference.host.path import HostPath
+from mtl_perception.inference.host.postprocess import needed_tasks
+from mtl_perception.inference.request import Job, scaled_size
+from mtl_perception.inference.torch.engine import Engine, device_errors
 from mtl_perception.labels import ClassSet
-from mtl_perception.net.description import KITTI_CAMERA as DEFAULT_CAMERA
-from mtl_perception.net.weights import load_network
+from mtl_perception.network.description import KITTI_CAMERA as DEFAULT_CAMERA
 from mtl_perception.types import OUTPUTS, Frame, Result
+from mtl_perception.weights.files import load_network
 
 
 class Pending:

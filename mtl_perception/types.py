@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from mtl_perception.geometry.camera import CameraModel
+    from mtl_perception.camera.model import CameraModel
 
 UNLABELLED = 255
 """The label of a pixel that has none: void in the truth, or less confident than asked for."""

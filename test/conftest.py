@@ -40,9 +40,9 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from mtl_perception.labels import STREET
-    from mtl_perception.net.description import KITTI_CAMERA, Description
-    from mtl_perception.net.model import MultiTaskRefineNet
-    from mtl_perception.net.weights import save_weights
+    from mtl_perception.network.description import KITTI_CAMERA, Description
+    from mtl_perception.network.model import MultiTaskRefineNet
+    from mtl_perception.weights.files import save_weights
 
     description = Description(
         "random",
@@ -114,7 +114,7 @@ def pytest_testnodedown(node: Any) -> None:
     """Take it from such a process, which ends."""
     counts = getattr(node, "workeroutput", {}).get("fuzzing")
     if counts:
-        import fuzzing
+        from support import fuzzing
 
         fuzzing.add(counts)
 

@@ -30,7 +30,7 @@ Target = tuple[Callable[[bytes], object], Iterable[bytes]]
 def picture_header() -> Target:
     from pictures_making import PICTURES
 
-    from mtl_perception.messages.picture_header import is_cut_off, picture_size
+    from mtl_perception.messages.image_header import is_cut_off, picture_size
 
     def check(data: bytes) -> None:
         size = picture_size(data)
@@ -86,7 +86,7 @@ def bags(suffix: str) -> list[bytes]:
 
 
 def bag_scan() -> Target:
-    from mtl_perception.sources.bag_scan import DamageError, can_scan, scan
+    from mtl_perception.sources.bag.scan import DamageError, can_scan, scan
 
     def check(path: Path) -> None:
         try:
@@ -100,7 +100,7 @@ def bag_scan() -> Target:
 
 
 def bag_records(suffix: str) -> Target:
-    from mtl_perception.sources.bag import BagSource
+    from mtl_perception.sources.bag.source import BagSource
 
     def check(path: Path) -> None:
         for frame in BagSource(path):
@@ -113,7 +113,7 @@ def bag_records(suffix: str) -> Target:
 def calibration() -> Target:
     from test_calibration_files import KITTI_ODOMETRY, KITTI_RAW, ROS_YAML
 
-    from mtl_perception.sources.calibration_files import load_calibration
+    from mtl_perception.camera.calibration import load_calibration
 
     def check(path: Path) -> None:
         assert load_calibration(path, size=(640, 480)).camera(rectified=True).fx > 0
@@ -123,13 +123,13 @@ def calibration() -> Target:
 
 def small_description() -> str:
     from mtl_perception.labels import STREET
-    from mtl_perception.net.description import KITTI_CAMERA, Description
+    from mtl_perception.network.description import KITTI_CAMERA, Description
 
     return Description("small", STREET.names, STREET.colors, camera=KITTI_CAMERA, groups={"all": (0, 12)}).to_json()
 
 
 def description() -> Target:
-    from mtl_perception.net.description import Description
+    from mtl_perception.network.description import Description
 
     def check(data: bytes) -> None:
         try:
@@ -147,7 +147,7 @@ def weights() -> Target:
     import torch
     from safetensors.torch import save
 
-    from mtl_perception.net.weights import read_weights
+    from mtl_perception.weights.files import read_weights
 
     metadata = {"mtl_perception": small_description(), "format": "1"}
     whole = save({"segm.weight": torch.ones(2, 3), "segm.bias": torch.ones(2)}, metadata=metadata)

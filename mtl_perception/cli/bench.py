@@ -12,14 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mtl_perception.cli.bench_compare import compare, table
-from mtl_perception.cli.bench_timing import WARM_UPS, machine, summary, time_in_turn
+from mtl_perception.benchmark.compare import compare, table
+from mtl_perception.benchmark.timing import WARM_UPS, machine, summary, time_in_turn
+from mtl_perception.camera.model import CameraModel
 from mtl_perception.cli.options import add_parameters, config_from
-from mtl_perception.engine.export_check import made_up_picture
-from mtl_perception.engine.preprocess import Preprocessor
-from mtl_perception.engine.run import DTYPES
 from mtl_perception.errors import ConfigError
-from mtl_perception.geometry.camera import CameraModel
+from mtl_perception.inference.host.preprocess import Preprocessor
+from mtl_perception.inference.onnx.check import made_up_picture
+from mtl_perception.inference.torch.engine import DTYPES
 from mtl_perception.messages.decode import decode_image
 from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder, image_fields
 from mtl_perception.pipeline import Pipeline
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"median and interquartile range of {args.runs} runs after {WARM_UPS} warm-up runs, ms")
     report: dict[str, Any] = {"machine": facts, "runs": args.runs}
     if args.scaling:
-        from mtl_perception.cli.bench_scaling import scaling
+        from mtl_perception.benchmark.scaling import scaling
 
         report["scaling"] = scaling(config, args.runs, args.scaling)
     else:
@@ -98,7 +98,7 @@ def _parse(size: str) -> tuple[int, int]:
 def _picture(path: Path | None, width: int, height: int) -> np.ndarray:
     if path is None:
         return made_up_picture(height, width)
-    from mtl_perception.sources.pictures import read_picture
+    from mtl_perception.sources.images import read_picture
 
     return np.asarray(cv2.resize(read_picture(path), (width, height), interpolation=cv2.INTER_AREA))
 

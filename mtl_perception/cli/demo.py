@@ -15,16 +15,16 @@ from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.cli.processes import Child, wait_for
 from mtl_perception.cli.recording import Recording
 from mtl_perception.config import Config, parameters
-from mtl_perception.engine.machine import device_name
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
+from mtl_perception.inference.machine import device_name
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.sources.base import Source
 from mtl_perception.sources.open import open_source
 from mtl_perception.types import Frame
-from mtl_perception.viz.cloud import render_cloud
-from mtl_perception.viz.colours import colorize_depth
-from mtl_perception.viz.report import ReportData, ReportFrame, write_report
-from mtl_perception.viz.video import VideoWriter, side_by_side
+from mtl_perception.visualization.cloud import render_cloud
+from mtl_perception.visualization.colors import colorize_depth
+from mtl_perception.visualization.report import ReportData, ReportFrame, write_report
+from mtl_perception.visualization.video import VideoWriter, side_by_side
 
 SYNTHETIC = "synthetic:40:6"
 SHOWN_FRAMES = 4

@@ -15,16 +15,16 @@ import torch
 from tqdm import tqdm
 
 from mtl_perception.cli.options import add_parameters, config_from
-from mtl_perception.engine.machine import device_name
 from mtl_perception.errors import ConfigError, SourceError
-from mtl_perception.net.store import SHIPPED_SUFFIX
-from mtl_perception.viz.errors import DepthErrors, LabelErrors, error_sheet
-from mtl_perception.viz.files import replacing
+from mtl_perception.inference.machine import device_name
+from mtl_perception.visualization.errors import DepthErrors, LabelErrors, error_sheet
+from mtl_perception.visualization.files import replacing
+from mtl_perception.weights.registry import SHIPPED_SUFFIX
 
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
-    from mtl_perception.train.datasets import Dataset
-    from mtl_perception.train.evaluate import Evaluation, Record, Rules
+    from mtl_perception.training.datasets import Dataset
+    from mtl_perception.training.evaluate import Evaluation, Record, Rules
 
 PARAMETERS = ("classes", "device", "precision", "cpu_threads", "input_scale", "upsampling")
 """The other parameters would change what is evaluated, not how fast it is found."""
@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> None:
     for option, value in (("--worst", args.worst), ("--limit", args.limit)):
         if value < 0:
             raise ConfigError(f"{option} must not be negative, but is {value}")
-    from mtl_perception.train.datasets import open_datasets
-    from mtl_perception.train.evaluate import DEFINITIONS, Rules
-    from mtl_perception.train.tables import tables
+    from mtl_perception.training.datasets import open_datasets
+    from mtl_perception.training.evaluate import DEFINITIONS, Rules
+    from mtl_perception.training.tables import tables
 
     rules = Rules(args.crop, args.cap, args.median_scaling)
     rules.metrics()  # Says now what is wrong with them.
@@ -98,7 +98,7 @@ def _evaluate(
 ) -> None:
     """One network over all data sets; `report` gets its entry, brought up to date at whatever point this ends."""
     from mtl_perception.pipeline import Pipeline
-    from mtl_perception.train.evaluate import PIPELINE, Evaluation, overall
+    from mtl_perception.training.evaluate import PIPELINE, Evaluation, overall
 
     config = config_from(args, weights=weights, warm_up=False, **PIPELINE)
     pipeline = Pipeline(config=config, reuse_outputs=True)

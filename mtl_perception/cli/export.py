@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mtl_perception.camera.model import CameraModel
 from mtl_perception.cli.options import add_parameters, config_from
-from mtl_perception.engine.export import OPSETS, need, write_onnx
-from mtl_perception.engine.export_check import TOLERANCES, OnnxFile, compare, made_up_picture, network_outputs
-from mtl_perception.engine.export_graph import EXPORTABLE, ExportGraph, ExportOptions
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
-from mtl_perception.geometry.camera import CameraModel
-from mtl_perception.net.weights import load_network
+from mtl_perception.inference.onnx.check import TOLERANCES, OnnxFile, compare, made_up_picture, network_outputs
+from mtl_perception.inference.onnx.export import OPSETS, need, write_onnx
+from mtl_perception.inference.onnx.graph import EXPORTABLE, ExportGraph, ExportOptions
 from mtl_perception.types import Frame
-from mtl_perception.viz.files import replacing
+from mtl_perception.visualization.files import replacing
+from mtl_perception.weights.files import load_network
 
 if TYPE_CHECKING:
-    from mtl_perception.net.model import MultiTaskRefineNet
+    from mtl_perception.network.model import MultiTaskRefineNet
     from mtl_perception.pipeline import Pipeline
 
 DYNAMIC = "dynamic"
@@ -130,7 +130,7 @@ def _pictures(given: Path | None, size: tuple[int, int] | None) -> dict[str, np.
     for number, (height, width) in enumerate([size] if size else CHECKED_SIZES, start=1):
         pictures[f"made-up picture {number}"] = made_up_picture(height, width)
     if given is not None:
-        from mtl_perception.sources.pictures import read_picture
+        from mtl_perception.sources.images import read_picture
 
         image = read_picture(given)
         if size and image.shape[:2] != size:

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mtl_perception.camera.model import CameraModel
 from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.errors import CameraError, PerceptionError, SourceError
-from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.types import Frame, Result
-from mtl_perception.viz.cloud import write_ply
-from mtl_perception.viz.colours import colorize_labels, overlay
-from mtl_perception.viz.files import replacing
+from mtl_perception.visualization.cloud import write_ply
+from mtl_perception.visualization.colors import colorize_labels, overlay
+from mtl_perception.visualization.files import replacing
 
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pictures(given: list[Path]) -> list[Path]:
-    from mtl_perception.sources.pictures import list_pictures
+    from mtl_perception.sources.images import list_pictures
 
     paths: list[Path] = []
     for path in given:
@@ -112,7 +112,7 @@ class _Cameras:
             if not self._own:
                 return None
             return CameraModel.from_intrinsics(self._own).scaled(width, height)
-        from mtl_perception.sources.calibration_files import load_calibration
+        from mtl_perception.camera.calibration import load_calibration
 
         calibration = load_calibration(self._file, size=(width, height))
         try:
@@ -126,7 +126,7 @@ class _Cameras:
 
 
 def _infer(path: Path, out: Path, pipeline: Pipeline, cameras: _Cameras) -> None:
-    from mtl_perception.sources.pictures import read_picture
+    from mtl_perception.sources.images import read_picture
 
     image = read_picture(path)
     camera = cameras.model(image.shape[1], image.shape[0])

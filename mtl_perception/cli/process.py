@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from mtl_perception.camera.model import Calibration
 from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.errors import PerceptionError, SourceError
-from mtl_perception.geometry.camera import Calibration
-from mtl_perception.messages.bag_messages import LABEL_INFO_DEFINITIONS, header, to_bag_message
 from mtl_perception.messages.outputs import (
     CAMERA_INFO,
     IMAGE,
@@ -26,10 +25,11 @@ from mtl_perception.messages.outputs import (
     image_fields,
     needed_results,
 )
+from mtl_perception.sources.bag.messages import LABEL_INFO_DEFINITIONS, header, to_bag_message
 from mtl_perception.types import Frame
 
 if TYPE_CHECKING:
-    from mtl_perception.messages.bagfile import BagWriter
+    from mtl_perception.sources.bag.writer import BagWriter
 
 NODE = f"/{NODE_NAME}"
 INPUT = "/camera"
@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Process every frame, in the order of the bag."""
-    from mtl_perception.messages.bagfile import BagWriter
     from mtl_perception.pipeline import Pipeline
+    from mtl_perception.sources.bag.writer import BagWriter
     from mtl_perception.sources.open import open_source
 
     config = config_from(args, warm_up=False)

@@ -12,8 +12,8 @@ import numpy as np
 
 from mtl_perception.messages.decode import cloud_of, decode_image, depth_of, stamp_ns
 from mtl_perception.messages.outputs import NODE_NAME
-from mtl_perception.sources.bag_records import deserialize, open_bag
-from mtl_perception.viz.report import TopicRow
+from mtl_perception.sources.bag.records import deserialize, open_bag
+from mtl_perception.visualization.report import TopicRow
 
 NODE = f"/{NODE_NAME}"
 PICTURE, OVERLAY, DEPTH = "/image", f"{NODE}/segmentation/overlay", f"{NODE}/depth/image"

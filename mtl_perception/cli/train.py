@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """Train; stopped half-way, it exits with 1 and says how to go on."""
     import torch
 
-    from mtl_perception.train.config import read_config
-    from mtl_perception.train.run import Run
+    from mtl_perception.training.config import read_config
+    from mtl_perception.training.run import Run
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from mtl_perception.errors import WeightsError
-from mtl_perception.net.description import Description
-from mtl_perception.net.fetch import URL_VARIABLE, fetch
-from mtl_perception.net.store import (
+from mtl_perception.network.description import Description
+from mtl_perception.weights.download import URL_VARIABLE, fetch
+from mtl_perception.weights.files import build_network, load_network, read_description, read_weights, save_weights
+from mtl_perception.weights.registry import (
     AUTHORS_FOLDER,
     CACHE_VARIABLE,
     PUBLISHED,
@@ -25,7 +26,6 @@ from mtl_perception.net.store import (
     resolve,
     shipped_weights,
 )
-from mtl_perception.net.weights import build_network, load_network, read_description, read_weights, save_weights
 
 WIDTH = 100
 LABEL_WIDTH = 16

@@ -12,9 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mtl_perception.camera.model import Calibration, calibration_from_camera_info
 from mtl_perception.errors import CameraError, FrameError, shown
-from mtl_perception.geometry.camera import Calibration, calibration_from_camera_info
-from mtl_perception.messages.picture_header import KINDS, is_cut_off, picture_size
+from mtl_perception.messages.image_header import KINDS, is_cut_off, picture_size
 from mtl_perception.types import CLOUD_DTYPE
 
 MAX_PIXELS = 2**25

@@ -13,10 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mtl_perception.geometry.camera import Calibration
+from mtl_perception.camera.model import Calibration
 from mtl_perception.labels import ClassSet
 from mtl_perception.types import CLOUD_DTYPE, Result
-from mtl_perception.viz.colours import colorize_labels, overlay
+from mtl_perception.visualization.colors import colorize_labels, overlay
 
 Fields = dict[str, Any]
 """A message without its header: names and values; arrays are C-contiguous, nested messages are Fields again."""

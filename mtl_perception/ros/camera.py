@@ -10,17 +10,17 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
+from mtl_perception.camera.model import CameraModel
 from mtl_perception.config import Config
 from mtl_perception.errors import said
-from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.messages.decode import stamp_ns
+from mtl_perception.messages.image_header import picture_size
 from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder, OutputTopic
-from mtl_perception.messages.picture_header import picture_size
 from mtl_perception.ros.camera_input import CameraInput
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
 from mtl_perception.ros.qos import keep_last, output_profile
 from mtl_perception.ros.statistics import Statistics
-from mtl_perception.ros.stream_watch import Arrival, StreamWatch
+from mtl_perception.runtime.stream_monitor import Arrival, StreamWatch
 from mtl_perception.types import Frame, Result
 
 HEADER_BYTES = 2**16

@@ -10,9 +10,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.config import Config
 from mtl_perception.errors import CameraError
-from mtl_perception.geometry.camera import Calibration, CameraModel
 from mtl_perception.messages.decode import calibration_from_message
 from mtl_perception.ros.qos import keep_last, matching_profile, same_contract
 

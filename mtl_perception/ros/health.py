@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from mtl_perception.errors import CameraError, said, shown
-from mtl_perception.ros.recovery import NOT_FINITE
 from mtl_perception.ros.statistics import ERROR, OK, STALE, WARN, status
+from mtl_perception.runtime.recovery import NOT_FINITE
 
 GRAVE = ("device", NOT_FINITE, "internal")
 """Reasons of rejection that are no camera's fault."""

@@ -8,8 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from mtl_perception.engine.memory import settle
 from mtl_perception.errors import PerceptionError
+from mtl_perception.inference.memory import settle
 from mtl_perception.ros.signals import Answer, StopSignals
 
 if TYPE_CHECKING:

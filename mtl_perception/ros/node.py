@@ -13,16 +13,16 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 
-from mtl_perception.engine.memory import give_back
 from mtl_perception.errors import PerceptionError
+from mtl_perception.inference.memory import give_back
 from mtl_perception.messages.outputs import NODE_NAME, Encoder
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.ros import parameters
 from mtl_perception.ros.camera import Camera
 from mtl_perception.ros.health import CHECK_PERIOD, Report
-from mtl_perception.ros.recovery import Recovery
 from mtl_perception.ros.transitions import refuse_impossible_transitions
 from mtl_perception.ros.worker import Worker
+from mtl_perception.runtime.recovery import Recovery
 
 STOP_TIMEOUT = 3.0
 """Seconds that a frame in work is waited for at the end of the process."""

@@ -15,8 +15,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tqdm import tqdm
 
+from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import ConfigError, SourceError
-from mtl_perception.geometry.camera import Calibration
 from mtl_perception.messages.outputs import CAMERA_INFO, IMAGE, camera_info_fields, image_fields
 from mtl_perception.ros.convert import to_message
 from mtl_perception.ros.environment import initialise

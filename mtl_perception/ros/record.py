@@ -15,11 +15,11 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy
 
 from mtl_perception.errors import SourceError
-from mtl_perception.messages.bagfile import BagWriter
 from mtl_perception.messages.outputs import NODE_NAME
 from mtl_perception.ros.environment import initialise
 from mtl_perception.ros.qos import matching_profile
 from mtl_perception.ros.signals import Answer, StopSignals
+from mtl_perception.sources.bag.writer import BagWriter
 
 DEFAULT_TOPICS = ("/image", "/camera_info", f"/{NODE_NAME}/", "/diagnostics")
 LOOK_PERIOD = 0.2

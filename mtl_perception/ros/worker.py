@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mtl_perception.errors import DeviceError, FrameError
 from mtl_perception.messages.outputs import OutputTopic, needed_results
 from mtl_perception.ros.camera import Camera
-from mtl_perception.ros.mailbox import Mailbox
-from mtl_perception.ros.stage import Stage
+from mtl_perception.runtime.mailbox import Mailbox
+from mtl_perception.runtime.publisher import Stage
 from mtl_perception.types import Frame, Result
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
+from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.errors import CameraError
-from mtl_perception.geometry.camera import Calibration, CameraModel
 from mtl_perception.types import Frame
 
 DEFAULT_RATE_HZ = 10.0

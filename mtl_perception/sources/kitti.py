@@ -8,11 +8,11 @@ import re
 import time
 from pathlib import Path
 
+from mtl_perception.camera.calibration import load_calibration
+from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import SourceError, said, shown
-from mtl_perception.geometry.camera import Calibration
 from mtl_perception.sources.base import rate_of
-from mtl_perception.sources.calibration_files import load_calibration
-from mtl_perception.sources.pictures import PictureSource, list_pictures
+from mtl_perception.sources.images import PictureSource, list_pictures
 
 CAMERAS = ("02", "03", "00", "01")
 """In the order of preference: left colour, right colour, left grey, right grey."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mtl_perception.errors import SourceError
 from mtl_perception.sources.base import Source
+from mtl_perception.sources.images import SUFFIXES, PictureSource, is_picture, list_pictures
 from mtl_perception.sources.kitti import find_camera_folder, open_drive
-from mtl_perception.sources.pictures import SUFFIXES, PictureSource, is_picture, list_pictures
 
 BAG_SUFFIXES = (".bag", ".mcap", ".db3")
 ACCEPTED = (
@@ -41,7 +41,7 @@ def open_source(
         return _open_synthetic(spec, camera_file)
     path = Path(spec).expanduser()
     if _is_bag(path):
-        from mtl_perception.sources.bag import BagSource
+        from mtl_perception.sources.bag.source import BagSource
 
         return BagSource(
             path,

@@ -8,8 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
-from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.labels import STREET
 from mtl_perception.sources.street_crowd import crowd, moving
 from mtl_perception.sources.street_draw import draw_plan, still

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
-from mtl_perception.geometry.camera import CameraModel
 from mtl_perception.labels import STREET
 from mtl_perception.sources.street_light import Light
 from mtl_perception.sources.street_mesh import Material, Mesh

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
-from mtl_perception.geometry.camera import CameraModel
-from mtl_perception.net.description import KITTI_CAMERA
+from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.sources.street_layout import LANE, build_street, travelled
 from mtl_perception.sources.street_light import Light
 from mtl_perception.sources.street_trace import Tracer, load_open3d, render

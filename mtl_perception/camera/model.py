@@ -1,0 +1,305 @@
+"""Pinhole cameras: intrinsics and distortion, and what scaling, cropping and binning do to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mtl_perception.camera.distortion import DISTORTION_MODELS, FISHEYE_MODELS, Distortion
+from mtl_perception.errors import CameraError, shown
+
+MAX_SIDE = 2**32 - 1
+"""Pixels along one side: what CameraInfo can hold."""
+LARGEST = 1e12
+"""No value of a calibration is beyond: what is, would be infinite once it is scaled."""
+STEEPEST = 1e6
+"""Slope that no ray of a camera has: points along it would be infinite in single precision."""
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """The camera of a picture of `width` x `height` pixels.
+
+    Attributes:
+        width: Picture width, pixels.
+        height: Picture height, pixels.
+        fx: Focal length along u, pixels.
+        fy: Focal length along v, pixels.
+        cx: Principal point's u, pixels; the centre of the first pixel is 0.
+        cy: Principal point's v, pixels.
+        distortion_model: ROS name of the picture's distortion; "" for a rectified picture.
+        distortion: Its coefficients, in OpenCV's order.
+        calibration: What the camera's maker says of it, kept to be passed on; None when there was no more than this.
+
+    Raises:
+        CameraError: Sizes or intrinsics are not positive and finite, or the distortion is not one that is known.
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion_model: str = ""
+    distortion: tuple[float, ...] = ()
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
+            raise CameraError(f"camera: size {shown(self.width)}x{shown(self.height)} is not a picture's")
+        intrinsics = f"fx {self.fx}, fy {self.fy}, cx {self.cx}, cy {self.cy}"
+        if not all(math.isfinite(value) for value in (self.fx, self.fy, self.cx, self.cy, *self.distortion)):
+            raise CameraError(f"camera: intrinsics are not finite: {intrinsics}, distortion {shown(list(self.distortion))}")
+        if not (self.fx > 0 and self.fy > 0):
+            raise CameraError(f"camera: focal lengths must be above 0 pixels, not fx {self.fx}, fy {self.fy}")
+        farthest = max((abs(self.cx) + self.width) / self.fx, (abs(self.cy) + self.height) / self.fy)
+        if farthest > STEEPEST or max(self.fx, self.fy, abs(self.cx), abs(self.cy)) > LARGEST:
+            raise CameraError(f"camera: no camera of {self.width}x{self.height} pixels has {intrinsics}")
+        if self.distortion_model in ("", "none"):
+            if any(self.distortion):
+                raise CameraError(f"camera: distortion {shown(list(self.distortion))} without the name of its model")
+        else:
+            known = DISTORTION_MODELS.get(self.distortion_model)
+            if known is None:
+                raise CameraError(
+                    f"camera: unknown distortion model {shown(self.distortion_model)} (known: {', '.join(DISTORTION_MODELS)})"
+                )
+            if self.distortion and len(self.distortion) not in known:
+                raise CameraError(
+                    f"camera: {self.distortion_model} has {' or '.join(map(str, known))} coefficients, "
+                    f"not {len(self.distortion)}"
+                )
+
+    @property
+    def is_distorted(self) -> bool:
+        """Whether straight lines are bent in this camera's pictures; a fisheye's are with all coefficients 0, too."""
+        return self.distortion_model in FISHEYE_MODELS or (self.distortion_model not in ("", "none") and any(self.distortion))
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The 3 x 3 float64 matrix K."""
+        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], np.float64)
+
+    @property
+    def _lens(self) -> Distortion:
+        return Distortion(self.distortion_model, self.matrix, np.array(self.distortion or (0.0,) * 4))
+
+    @classmethod
+    def from_intrinsics(cls, intrinsics: Mapping[str, float]) -> CameraModel:
+        """A pinhole camera from width, height, fx, fy, cx, cy, as a weights file's description holds its training camera's."""
+        fx, fy, cx, cy = (intrinsics[name] for name in ("fx", "fy", "cx", "cy"))
+        return cls(int(intrinsics["width"]), int(intrinsics["height"]), fx, fy, cx, cy)
+
+    def scaled(self, width: int, height: int) -> CameraModel:
+        """This camera for the same picture resized: fx and cx by the width's ratio, fy and cy by the height's."""
+        if (width, height) == (self.width, self.height):
+            return self
+        x, y = width / self.width, height / self.height
+        calibration = None if self.calibration is None else self.calibration.scaled(width, height)
+        return replace(
+            self,
+            width=width,
+            height=height,
+            fx=self.fx * x,
+            fy=self.fy * y,
+            cx=self.cx * x,
+            cy=self.cy * y,
+            calibration=calibration,
+        )
+
+    def cropped(self, x: int, y: int, width: int, height: int) -> CameraModel:
+        """This camera for a part of its picture, whose first pixel is (x, y)."""
+        if x < 0 or y < 0 or x + width > self.width or y + height > self.height:
+            raise CameraError(f"camera: crop {width}x{height} at ({x}, {y}) is not inside {self.width}x{self.height}")
+        calibration = None if self.calibration is None else self.calibration.cropped(x, y, width, height)
+        return replace(self, width=width, height=height, cx=self.cx - x, cy=self.cy - y, calibration=calibration)
+
+    def rays(self) -> np.ndarray:
+        """Direction of every pixel: X / Z and Y / Z, undistorted.
+
+        Returns:
+            height x width x 2 float32; NaN where the distortion model has no inverse. Computed anew at each call: keep it.
+        """
+        u, v = np.meshgrid(np.arange(self.width, dtype=np.float64), np.arange(self.height, dtype=np.float64))
+        if not self.is_distorted:
+            return np.stack([(u - self.cx) / self.fx, (v - self.cy) / self.fy], axis=-1).astype(np.float32)
+        slopes = self._lens.undistort(np.stack([u, v], axis=-1).reshape(-1, 2))
+        return slopes.reshape(self.height, self.width, 2).astype(np.float32)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Pixels of points in the optical frame.
+
+        Args:
+            points: ... x 3, metres; Z > 0.
+
+        Returns:
+            ... x 2 float64 (u, v).
+        """
+        points = np.asarray(points, np.float64)
+        slopes = points[..., :2] / points[..., 2:]
+        if not self.is_distorted:
+            return np.asarray(slopes * (self.fx, self.fy) + (self.cx, self.cy))
+        pixels: np.ndarray = self._lens.distort(slopes.reshape(-1, 2)).reshape(slopes.shape)
+        return pixels
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A camera as calibrated, in the terms of sensor_msgs/CameraInfo, for a picture of `width` x `height`.
+
+    Attributes:
+        width: Picture width, pixels.
+        height: Picture height, pixels.
+        k: Raw intrinsics, 9 values by rows.
+        d: Distortion coefficients.
+        distortion_model: ROS name of the distortion.
+        r: Rectifying rotation, 9 values by rows.
+        p: Projection of the rectified picture, 12 values by rows.
+    """
+
+    width: int
+    height: int
+    k: tuple[float, ...]
+    d: tuple[float, ...] = ()
+    distortion_model: str = ""
+    r: tuple[float, ...] = IDENTITY
+    p: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.k) != 9 or len(self.r) != 9 or len(self.p) not in (0, 12):
+            raise CameraError(f"camera: K, R, P have {len(self.k)}, {len(self.r)}, {len(self.p)} values, not 9, 9, 12")
+
+    @classmethod
+    def of(cls, camera: CameraModel) -> Calibration:
+        """The calibration that `camera` carries, or else the one that its intrinsics make."""
+        if camera.calibration is not None:
+            return camera.calibration
+        k = (camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0)
+        p = (camera.fx, 0.0, camera.cx, 0.0, 0.0, camera.fy, camera.cy, 0.0, 0.0, 0.0, 1.0, 0.0)
+        model = camera.distortion_model or "plumb_bob"
+        return cls(camera.width, camera.height, k, camera.distortion or (0.0,) * 5, model, IDENTITY, p)
+
+    def camera(self, rectified: bool) -> CameraModel:
+        """The model to use for this camera's pictures.
+
+        Args:
+            rectified: The pictures are rectified: P holds (K where P has no focal length). Otherwise K and the distortion hold.
+
+        Raises:
+            CameraError: Uncalibrated (K[0] is 0), or values that no camera has.
+        """
+        if self.k[0] == 0:
+            raise CameraError("camera is uncalibrated (K[0] is 0): calibrate it to get a point cloud")
+        if rectified:
+            p = self.projection
+            return CameraModel(self.width, self.height, p[0], p[5], p[2], p[6], calibration=self)
+        k = self.k
+        model, coefficients = self.distortion_model, self.d
+        if model not in FISHEYE_MODELS and not any(coefficients):
+            model, coefficients = "", ()
+        return CameraModel(self.width, self.height, k[0], k[4], k[2], k[5], model, coefficients, calibration=self)
+
+    @property
+    def projection(self) -> tuple[float, ...]:
+        """P, or K with a column of zeros where P has no focal length, as drivers of monocular cameras may leave it."""
+        if self.p and (self.p[0] or self.p[5]):
+            return self.p
+        return (*self.k[0:3], 0.0, *self.k[3:6], 0.0, *self.k[6:9], 0.0)
+
+    def scaled(self, width: int, height: int) -> Calibration:
+        """For the picture resized: the first rows of K and P by the width's ratio, the second by the height's."""
+        x, y = width / self.width, height / self.height
+        return replace(self, width=width, height=height, k=_scale_rows(self.k, x, y, 3), p=_scale_rows(self.p, x, y, 4))
+
+    def cropped(self, x: int, y: int, width: int, height: int) -> Calibration:
+        """For the part of the picture whose first pixel is (x, y)."""
+        k, p = list(self.k), list(self.p)
+        k[2], k[5] = k[2] - x, k[5] - y
+        if p:
+            p[2], p[6] = p[2] - x, p[6] - y
+        return replace(self, width=width, height=height, k=tuple(k), p=tuple(p))
+
+    def for_picture(self, width: int, height: int) -> Calibration:
+        """For a picture of this size, if it can be the calibrated one, resized.
+
+        Raises:
+            CameraError: The aspect ratio differs by more than rounding explains, so the picture is another crop.
+        """
+        if (width, height) == (self.width, self.height):
+            return self
+        # A resized picture's height is rounded, so either side may be half a pixel off.
+        if abs(self.height * width / self.width - height) > 1 and abs(self.width * height / self.height - width) > 1:
+            raise CameraError(
+                f"the calibration is for {self.width}x{self.height}, the picture has {width}x{height}: "
+                "not the same picture resized, so its intrinsics are unknown; give the calibration of this picture"
+            )
+        return self.scaled(width, height)
+
+
+def calibration_from_camera_info(
+    width: int,
+    height: int,
+    k: Sequence[float],
+    d: Sequence[float],
+    distortion_model: str,
+    r: Sequence[float],
+    p: Sequence[float],
+    binning: tuple[int, int] = (0, 0),
+    roi: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> Calibration:
+    """The calibration of the picture that a CameraInfo describes, its region of interest and binning applied.
+
+    Args:
+        width: Full resolution width.
+        height: Full resolution height.
+        k: 9 values, for the full resolution.
+        d: Distortion coefficients.
+        distortion_model: ROS name of the model.
+        r: 9 values; all zeros are taken as the identity.
+        p: 12 values, for the full resolution.
+        binning: Pixels combined along u and v; 0 means 1.
+        roi: x_offset, y_offset, width, height at full resolution; width and height 0 mean all.
+
+    Raises:
+        CameraError: Sizes are 0, values are not finite, or the region is not inside the picture.
+    """
+    values = (*k, *d, *r, *p)
+    if not all(math.isfinite(value) for value in values):
+        raise CameraError("camera_info has values that are not finite (NaN or Inf) in K, D, R or P")
+    if not all(abs(value) <= LARGEST for value in values):
+        raise CameraError(f"camera_info has values beyond {LARGEST:g} in K, D, R or P, which no camera has")
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise CameraError(f"camera_info has no picture size ({shown(width)}x{shown(height)})")
+    rotation = tuple(map(float, r)) if any(r) else IDENTITY
+    calibration = Calibration(
+        width, height, tuple(map(float, k)), tuple(map(float, d)), distortion_model, rotation, tuple(map(float, p))
+    )
+    x, y, roi_width, roi_height = roi
+    if roi_width and roi_height:
+        if x + roi_width > width or y + roi_height > height:
+            raise CameraError(f"camera_info's roi {roi_width}x{roi_height} at ({x}, {y}) is not inside {width}x{height}")
+        calibration = calibration.cropped(x, y, roi_width, roi_height)
+    step_x, step_y = max(binning[0], 1), max(binning[1], 1)
+    if (step_x, step_y) != (1, 1):
+        binned_size = (calibration.width // step_x, calibration.height // step_y)
+        if min(binned_size) < 1:
+            raise CameraError(f"camera_info's binning {step_x}x{step_y} leaves nothing of the picture")
+        # Binning divides the intrinsics by the whole numbers, whatever the rounded size.
+        calibration = replace(
+            calibration,
+            width=binned_size[0],
+            height=binned_size[1],
+            k=_scale_rows(calibration.k, 1 / step_x, 1 / step_y, 3),
+            p=_scale_rows(calibration.p, 1 / step_x, 1 / step_y, 4),
+        )
+    return calibration
+
+
+def _scale_rows(matrix: tuple[float, ...], x: float, y: float, columns: int) -> tuple[float, ...]:
+    factors = [x] * columns + [y] * columns + [1.0] * columns
+    return tuple(value * factor for value, factor in zip(matrix, factors, strict=False))

@@ -1,0 +1,182 @@
+"""From the network's outputs at stride 4 to labels, confidence, metres and normals at the output size."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtl_perception.inference.host.row_tiles import StripReader, readable
+from mtl_perception.inference.host.workspace import Workspace
+from mtl_perception.network.grid import Growth, grow
+from mtl_perception.types import UNLABELLED
+
+
+@dataclass(frozen=True)
+class _Last:
+    """What the last segmentation was made from: C x h x w scores of the classes, and how they grew."""
+
+    logits: Tensor
+    growth: Growth
+
+
+class Postprocessor:
+    """Grows the outputs and reads them, into buffers that are kept: what it returns is valid until the next call.
+
+    Args:
+        device: Where the outputs lie.
+        depth_transform: The description's: "abs" or "exp" makes metres of the raw depth.
+        classes: First class and number of classes to choose among.
+        threads: Strips that are read at a time on a CPU; 0: as many as PyTorch has threads.
+    """
+
+    def __init__(self, device: torch.device, depth_transform: str, classes: tuple[int, int], threads: int = 0) -> None:
+        self._work = Workspace(device)
+        self._strips = StripReader(threads or torch.get_num_threads()) if device.type == "cpu" else None
+        self._last: _Last | None = None
+        self._depth_transform = depth_transform
+        self._classes = slice(classes[0], classes[0] + classes[1])
+        self._scores: Tensor | None = None
+
+    def segmentation(
+        self, logits: Tensor, growth: Growth, min_confidence: float, with_confidence: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Labels, and how sure they are. Logits grow first and are compared then: labels are never interpolated.
+
+        Args:
+            logits: C x h x w float32.
+            growth: How they become H x W pixels.
+            min_confidence: Less sure labels become 255.
+            with_confidence: Whether to give confidence, too.
+
+        Returns:
+            H x W uint8 labels, 255 also where the network gave no number; H x W uint8 confidence (softmax maximum x 255,
+            rounded), or None.
+        """
+        logits = logits[self._classes]
+        if self._strips is not None and readable(logits.numpy()):
+            self._last, self._scores = _Last(logits, growth), None
+            return self._read(self._last, min_confidence, with_confidence)
+        self._last = None
+        size = growth.size
+        scores = self._grow("logits", logits, growth)
+        best = self._work.get("best", size, torch.float32)
+        index = self._work.get("index", size, torch.int64)
+        torch.max(scores, dim=0, out=(best, index))
+        labels = self._work.get("labels", size, torch.uint8).copy_(index)
+        # Not only where NaN: an infinite score leaves no probability.
+        unsure = ~torch.isfinite(best)
+        confidence = None
+        self._scores = scores
+        if with_confidence or min_confidence > 0:
+            # The maximum's own term of the softmax is exp(0), so the maximum is one over the sum.
+            self._scores = None
+            probability = 1 / scores.sub_(best).exp_().sum(dim=0)
+            unsure |= ~(probability >= min_confidence)
+            if with_confidence:
+                confidence = self._work.get("confidence", size, torch.uint8)
+                confidence.copy_(torch.nan_to_num_(probability).mul_(255).round_())
+        labels[unsure] = UNLABELLED
+        return labels, confidence
+
+    def forget(self) -> None:
+        """A new picture begins: `labels_among` has nothing to say until its scores are there."""
+        self._last = self._scores = None
+
+    def labels_among(self, ids: Sequence[int]) -> Tensor:
+        """What a network that knows fewer classes would have said of the picture of the last `segmentation`.
+
+        Args:
+            ids: The classes to choose among, ids of the labels that `segmentation` gives.
+
+        Returns:
+            H x W uint8 positions in `ids`, 255 where the network gave no number.
+
+        Raises:
+            RuntimeError: The last `segmentation` computed confidence, which uses the scores up, or there was none.
+        """
+        if self._last is not None and self._strips is not None:
+            chosen = torch.empty(self._last.growth.size, dtype=torch.uint8)
+            scores = self._last.logits[list(ids)].numpy()
+            self._strips.read(scores, self._last.growth, chosen.numpy(), None)
+            return chosen
+        if self._scores is None:
+            raise RuntimeError("labels_among needs a segmentation without confidence before it")
+        best, index = self._scores[list(ids)].max(dim=0)
+        labels = index.to(torch.uint8)
+        labels[~torch.isfinite(best)] = UNLABELLED
+        return labels
+
+    def depth(self, raw: Tensor, growth: Growth, min_depth: float, max_depth: float, factor: float = 1.0) -> Tensor:
+        """Metres.
+
+        Args:
+            raw: 1 x h x w float32, the depth head's output.
+            growth: How they become H x W pixels.
+            min_depth: Nearer is invalid.
+            max_depth: Farther is beyond.
+            factor: Makes metres of the transformed depth: the camera's focal length over that of `depth_focal_length`.
+
+        Returns:
+            H x W float32; NaN = invalid, +Inf = beyond `max_depth` (REP 117).
+        """
+        metres = self._grow("depth", raw, growth)[0]
+        invalid = ~torch.isfinite(metres)
+        metres = metres.abs_() if self._depth_transform == "abs" else metres.exp_()
+        if factor != 1.0:
+            metres.mul_(factor)
+        invalid |= (metres < min_depth) | (metres <= 0)
+        metres[metres > max_depth] = torch.inf
+        metres[invalid] = torch.nan
+        return metres
+
+    def normals(self, raw: Tensor, growth: Growth) -> Tensor:
+        """H x W x 3 float32 unit vectors from 3 x h x w outputs."""
+        return F.normalize(self._grow("normals", raw, growth), dim=0).permute(1, 2, 0).contiguous()
+
+    def _read(self, last: _Last, min_confidence: float, with_confidence: bool) -> tuple[Tensor, Tensor | None]:
+        """`segmentation` without planes of all scores: strip by strip."""
+        assert self._strips is not None
+        size = last.growth.size
+        labels = self._work.get("labels", size, torch.uint8)
+        probability = None
+        if with_confidence or min_confidence > 0:
+            self._last = None
+            probability = self._work.get("probability", size, torch.float32)
+        confidence = None if probability is None else probability.numpy()
+        self._strips.read(last.logits.numpy(), last.growth, labels.numpy(), confidence)
+        if probability is None:
+            return labels, None
+        if min_confidence > 0:
+            labels[probability < min_confidence] = UNLABELLED
+        if not with_confidence:
+            return labels, None
+        return labels, self._work.get("confidence", size, torch.uint8).copy_(probability.mul_(255).round_())
+
+    def _grow(self, name: str, planes: Tensor, growth: Growth) -> Tensor:
+        """C x h x w to C x H x W in a kept buffer, as OpenCV's resize does (and so the published code)."""
+        kept = self._work.get(name, (planes.shape[0], *growth.size), torch.float32)
+        if planes.device.type == "cpu":
+            # The same function as below, and several times as fast as PyTorch's on a CPU.
+            interpolation = cv2.INTER_CUBIC if growth.mode == "bicubic" else cv2.INTER_LINEAR
+            is_whole = growth.grown == growth.size
+            for source, target in zip(planes.contiguous().numpy(), kept.numpy(), strict=True):
+                place = target if is_whole else self._work.get("grown", growth.grown, torch.float32).numpy()
+                resized = cv2.resize(source, growth.grown[::-1], dst=place, interpolation=interpolation)
+                if resized is not target:
+                    np.copyto(target, resized[: growth.size[0], : growth.size[1]])
+            return kept
+        return kept.copy_(grow(planes[None], growth)[0])
+
+
+def needed_tasks(outputs: Collection[str]) -> frozenset[str]:
+    """Which predictions the wanted outputs rest on: a cloud needs labels and depth."""
+    needed = set(outputs)
+    if "cloud" in needed:
+        needed |= {"labels", "depth"}
+    return frozenset(needed - {"cloud", "image"})

@@ -1,0 +1,148 @@
+"""Running an exported file with ONNX Runtime, and comparing it with the network and the pipeline that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtl_perception.errors import PerceptionError
+from mtl_perception.inference.onnx.export import need
+from mtl_perception.network.model import MultiTaskRefineNet
+
+MILLIMETRE = 1e-3
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a file may be from the float32 network.
+
+    Attributes:
+        raw: Largest difference of the network's own outputs, as a share of the largest of their values.
+        depth: Relative difference of metres, to which a millimetre is added.
+        normals: Difference of a component.
+        levels: Difference of confidence.
+        share: Part of the pixels that must be within these, and whose labels and kind of depth must be the same.
+    """
+
+    raw: float
+    depth: float
+    normals: float
+    levels: int
+    share: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(raw=1e-3, depth=1e-3, normals=1e-3, levels=1, share=0.999),
+    "fp16": Tolerance(raw=1e-2, depth=1e-2, normals=1e-2, levels=3, share=0.99),
+}
+
+
+class OnnxFile:
+    """An exported file in ONNX Runtime on the CPU.
+
+    Args:
+        path: What `write_onnx` wrote.
+        raw: The network's own outputs to give as well; see `ExportGraph.raw_outputs`.
+
+    Raises:
+        PerceptionError: onnx or onnxruntime is missing, or cannot load the file.
+    """
+
+    def __init__(self, path: Path, raw: Sequence[str] = ()) -> None:
+        onnx, self._runtime = need("onnx"), need("onnxruntime")
+        model = onnx.load(str(path))
+        self.outputs = [value.name for value in model.graph.output]
+        for name in raw:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        options = self._runtime.SessionOptions()
+        # Of what it warns, nothing concerns who exports.
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self._session = self._runtime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors have no common base
+            raise PerceptionError(f"{path}: ONNX Runtime {self._runtime.__version__} cannot load it: {error}") from error
+        self.inputs = [value.name for value in self._session.get_inputs()]
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def __call__(self, images: np.ndarray, focal_length: float) -> dict[str, np.ndarray]:
+        """All outputs of N x H x W x 3 uint8 pictures; `focal_length`, pixels, is left out where the file has no such input.
+
+        Raises:
+            PerceptionError: ONNX Runtime cannot compute it.
+        """
+        values: dict[str, Any] = {"image": images, "focal_length": np.float32(focal_length)}
+        try:
+            found = self._session.run(None, {name: np.asarray(values[name]) for name in self.inputs})
+        except Exception as error:  # its errors have no common base
+            size = f"{images.shape[2]}x{images.shape[1]}"
+            raise PerceptionError(f"ONNX Runtime failed on {len(images)} pictures of {size}: {error}") from error
+        return dict(zip([value.name for value in self._session.get_outputs()], found, strict=True))
+
+
+def network_outputs(network: MultiTaskRefineNet, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The float32 network's own outputs of one picture, by the names of `ExportGraph.raw_outputs`."""
+    description = network.description
+    pixels = torch.from_numpy(image).float() / 255
+    pixels = (pixels - torch.tensor(description.mean)) / torch.tensor(description.std)
+    with torch.inference_mode():
+        raw = network(pixels.permute(2, 0, 1)[None])
+    return {name: output[0].numpy() for name, output in zip(("logits", "raw_depth", "raw_normals"), raw, strict=False)}
+
+
+def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: Tolerance) -> dict[str, str]:
+    """How one picture's outputs agree.
+
+    Args:
+        found: The file's, without N.
+        expected: The network's and the pipeline's, for each that is found.
+        tolerance: What is allowed.
+
+    Returns:
+        For each output one line, which begins with "differs" where more than the tolerance allows differs.
+    """
+    return {name: _verdict(name, values, expected[name], tolerance) for name, values in found.items()}
+
+
+def _verdict(name: str, found: np.ndarray, expected: np.ndarray, tolerance: Tolerance) -> str:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return f"differs: {found.dtype} {found.shape}, not {expected.dtype} {expected.shape}"
+    if name.startswith("raw_") or name == "logits":
+        error = float(np.abs(found - expected).max() / np.abs(expected).max())
+        # Not >: no number is no agreement.
+        return f"{'' if error <= tolerance.raw else 'differs: '}off by {error:.1e} of the largest at most"
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(found.astype(np.float32) - expected)
+    if name == "labels":
+        same, what = difference == 0, "the same"
+    elif name == "confidence":
+        same, what = difference <= tolerance.levels, f"within {tolerance.levels} of 255"
+    elif name == "depth":
+        with np.errstate(invalid="ignore"):
+            near = difference <= tolerance.depth * expected + MILLIMETRE
+        same = np.where(np.isfinite(expected), near, (found == expected) | (np.isnan(found) & np.isnan(expected)))
+        what = f"within {tolerance.depth:.1%} + 1 mm, or both NaN, or both +Inf"
+    else:
+        same, what = difference <= tolerance.normals, f"within {tolerance.normals:g}"
+    share = float(np.mean(same))
+    return f"{'' if share >= tolerance.share else 'differs: '}{share:.3%} {what}"
+
+
+def made_up_picture(height: int, width: int) -> np.ndarray:
+    """H x W x 3 uint8, RGB: waves of many lengths in every colour, so that all of a network has something to answer to."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    planes = []
+    for colour in range(3):
+        plane = np.zeros((height, width), np.float32)
+        for wave in range(1, 6):
+            angle = 1.3 * colour + 2.1 * wave
+            plane += np.sin((np.cos(angle) * rows + np.sin(angle) * columns) * 2 / 1.9**wave + angle)
+        planes.append(plane)
+    return np.asarray(np.clip(127.5 + 40 * np.stack(planes, axis=-1), 0, 255).astype(np.uint8))

@@ -1,0 +1,153 @@
+"""Writing a network, with what comes before and after it, as one self-describing ONNX file."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mtl_perception
+from mtl_perception.errors import ConfigError, PerceptionError
+from mtl_perception.inference.onnx.graph import ExportGraph, ExportOptions
+from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.weights.files import METADATA_KEY
+
+OPSETS = range(13, 21)
+"""Operator sets that PyTorch's tracing exporter can write and that have all we use."""
+TRACED_SIZE = (37, 52)
+"""Height and width of the picture that is traced; the graph holds for any, so it may be small. Odd, so that nothing that only
+holds for multiples of 32 goes unnoticed."""
+DIMENSIONS = ("N", "H", "W")
+
+
+def write_onnx(network: MultiTaskRefineNet, options: ExportOptions, path: Path) -> None:
+    """Write one ONNX file.
+
+    Its inputs are `image`, N x H x W x 3 uint8 RGB, and, where the description has a `depth_focal_length`, `focal_length`, a
+    float32 scalar in pixels. Its outputs are `options.outputs`; see `ExportGraph.forward`. The network's own outputs keep the
+    names of `ExportGraph.raw_outputs` inside the graph. Its metadata are what `metadata` returns.
+
+    Args:
+        network: What `load_network` returns.
+        options: What to compute, and for which pictures.
+        path: The file; nothing is left there when it fails.
+
+    Raises:
+        PerceptionError: The package onnx is missing, or the exporter failed.
+        ConfigError: An opset out of range, or an output that the network does not have.
+    """
+    onnx = need("onnx")
+    if options.opset not in OPSETS:
+        raise ConfigError(f"opset {options.opset}: choose one from {OPSETS[0]} to {OPSETS[-1]}")
+    graph = ExportGraph(network, options).eval()
+    try:
+        _trace(graph, path)
+        model = onnx.load(str(path))
+        _finish(model, graph, network)
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, str(path))
+    except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        path.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())[:300]
+        raise PerceptionError(
+            f"{path}: PyTorch {torch.__version__} with onnx {onnx.__version__} could not export: {reason}; "
+            "requirements/ names versions that can"
+        ) from error
+
+
+def metadata(network: MultiTaskRefineNet, options: ExportOptions) -> dict[str, str]:
+    """What an exported file says of itself, as it stands in the file: texts by name.
+
+    `mtl_perception` is the model's description as JSON, as in a weights file; `classes` the names of the labels as a JSON
+    list; `export` the options as JSON; `licence`; `version`; and `depth_focal_length`, pixels, where depth depends on it.
+    """
+    description = network.description
+    first, count = options.classes
+    texts = {
+        METADATA_KEY: description.to_json(),
+        "classes": json.dumps(description.classes[first : first + count], ensure_ascii=False),
+        "export": json.dumps(asdict(options)),
+        "licence": description.licence,
+        "version": mtl_perception.__version__,
+    }
+    if description.depth_focal_length:
+        texts["depth_focal_length"] = repr(description.depth_focal_length)
+    return texts
+
+
+def need(package: str, instead: str = "") -> Any:
+    """An optional package.
+
+    Args:
+        package: Its name.
+        instead: What else to do when it is missing, for the message.
+
+    Raises:
+        PerceptionError: It is not installed, or does not load.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise PerceptionError(
+            f"export needs {package}, which cannot be loaded ({error}): pip install 'mtl_perception[export]'{instead}"
+        ) from error
+
+
+def _trace(graph: ExportGraph, path: Path) -> None:
+    """Write what `graph` does as ONNX operators.
+
+    With the older of PyTorch's exporters, the tracing one: the other needs onnxscript besides, and on this network many times
+    as long (docs/dependencies.md).
+    """
+    inputs: list[Tensor] = [torch.zeros(2, *TRACED_SIZE, 3, dtype=torch.uint8)]
+    if "focal_length" in graph.inputs:
+        inputs.append(torch.tensor(700.0))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            tuple(inputs),
+            str(path),
+            input_names=list(graph.inputs),
+            output_names=[*graph.outputs, *graph.raw_outputs],
+            dynamic_axes={name: dict(enumerate(DIMENSIONS)) for name in ("image", *graph.outputs)},
+            opset_version=graph.options.opset,
+            dynamo=False,
+        )
+
+
+def _finish(model: Any, graph: ExportGraph, network: MultiTaskRefineNet) -> None:
+    """Hide the raw outputs, fix the sizes if they are to be, and write down what the file is."""
+    options, description = graph.options, network.description
+    while len(model.graph.output) > len(graph.outputs):
+        model.graph.output.pop()
+    sizes = dict(zip(DIMENSIONS[1:], options.size, strict=True)) if options.size else {}
+    for value in (*model.graph.input, *model.graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param in sizes:
+                dimension.dim_value = sizes[dimension.dim_param]
+        value.doc_string = _documentation(value.name, graph, description.depth_focal_length)
+    model.producer_name = "mtl_perception"
+    model.producer_version = mtl_perception.__version__
+    model.doc_string = f"{description.name}: semantic segmentation and depth of RGB pictures. Licence: {description.licence}"
+    for name, text in metadata(network, options).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, text
+
+
+def _documentation(name: str, graph: ExportGraph, trained: float) -> str:
+    options = graph.options
+    return {
+        "image": "N x H x W x 3 uint8, RGB",
+        "focal_length": f"focal length of the pictures in pixels; the network learned at {trained:g}",
+        "labels": "N x H x W uint8 class ids, 255 = unlabelled; metadata `classes` names them",
+        "confidence": "N x H x W uint8, softmax maximum x 255",
+        "depth": f"N x H x W float32 metres along the optical axis; NaN invalid, +Inf beyond {options.max_depth:g} m",
+        "normals": "N x H x W x 3 float32 unit vectors",
+    }[name]

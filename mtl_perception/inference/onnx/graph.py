@@ -1,0 +1,168 @@
+"""The whole way from uint8 pictures to labels and metres as one function of tensors: what an exported file computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mtl_perception.errors import ConfigError
+from mtl_perception.inference.torch.engine import DTYPES
+from mtl_perception.network.grid import STRIDE, grow_by
+from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.types import UNLABELLED
+
+EXPORTABLE = ("labels", "confidence", "depth", "normals")
+"""What an exported file can give, in this order."""
+LARGEST = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a file is made for. The parameters of the pipeline that are in it are constants of the file.
+
+    Attributes:
+        outputs: Of `EXPORTABLE`, one or more.
+        classes: First class and number of classes to choose among.
+        max_depth: Metres; farther is +Inf.
+        min_depth: Metres; nearer is NaN.
+        min_confidence: Less sure labels become 255.
+        upsampling: bicubic or bilinear.
+        precision: The network's arithmetic, fp32 or fp16; what comes before and after it is float32 in either.
+        size: Height and width of the pictures; None: any.
+        opset: Version of the ONNX operators.
+    """
+
+    outputs: tuple[str, ...]
+    classes: tuple[int, int]
+    max_depth: float
+    min_depth: float = 0.0
+    min_confidence: float = 0.0
+    upsampling: str = "bicubic"
+    precision: str = "fp32"
+    size: tuple[int, int] | None = None
+    opset: int = 17
+
+
+class ExportGraph(nn.Module):
+    """Pictures in; labels, confidence, depth and normals out, by the rules of `Preprocessor` and `Postprocessor`.
+
+    It is written for compilers: uint8 is only ever cast to and from float, as TensorRT demands, and a number is tested by
+    comparisons, which are false for NaN, because not every runtime has IsNaN and IsInf.
+
+    Args:
+        network: What `load_network` returns; it is copied, not changed.
+        options: What to compute.
+
+    Raises:
+        ConfigError: An output that the network does not have.
+    """
+
+    def __init__(self, network: MultiTaskRefineNet, options: ExportOptions) -> None:
+        super().__init__()
+        description = network.description
+        self.options = options
+        self.outputs = _checked(options.outputs, description.tasks)
+        self._dtype = DTYPES[options.precision]
+        # Folded before it is rounded to half precision, not after.
+        self.network = fold_batch_norm(network).to(self._dtype)
+        self._exp = description.depth_transform == "exp"
+        self._trained_focal_length = description.depth_focal_length
+        mean, std = torch.tensor(description.mean), torch.tensor(description.std)
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("offset", -mean / std)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs: the focal length is one only where depth depends on it."""
+        return ("image", "focal_length") if "depth" in self.outputs and self._trained_focal_length else ("image",)
+
+    @property
+    def raw_outputs(self) -> tuple[str, ...]:
+        """Names of the network's own outputs that `forward` gives after the others, for the check of a file."""
+        segmentation = {"labels", "confidence"} & set(self.outputs)
+        wanted = {"logits": segmentation, "raw_depth": "depth" in self.outputs, "raw_normals": "normals" in self.outputs}
+        return tuple(name for name, needed in wanted.items() if needed)
+
+    def forward(self, image: Tensor, focal_length: Tensor | None = None) -> tuple[Tensor, ...]:
+        """All outputs, then the network's own at stride 4.
+
+        Args:
+            image: N x H x W x 3 uint8, RGB.
+            focal_length: Scalar float32: the pictures' focal length in pixels. None where depth does not depend on it.
+
+        Returns:
+            In the order of `outputs`: labels N x H x W uint8, confidence N x H x W uint8, depth N x H x W float32 metres,
+            normals N x H x W x 3 float32; then those of `raw_outputs`, float32.
+        """
+        pixels = image.float() * self.get_buffer("scale") + self.get_buffer("offset")
+        raw = tuple(output.float() for output in self.network(pixels.permute(0, 3, 1, 2).to(self._dtype)))
+        values = dict(zip(("logits", "raw_depth", "raw_normals"), raw, strict=False))
+        # Of the very picture, not of a tensor made of it: so the sizes stay open in the traced graph.
+        size = (image.shape[1], image.shape[2])
+        if "logits" in self.raw_outputs:
+            values |= self._segmentation(raw[0], size)
+        if "depth" in self.outputs:
+            values["depth"] = self._depth(raw[1], size, focal_length)
+        if "normals" in self.outputs:
+            values["normals"] = F.normalize(self._grow(raw[2], size), dim=1).permute(0, 2, 3, 1)
+        return tuple(values[name] for name in (*self.outputs, *self.raw_outputs))
+
+    def _segmentation(self, logits: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        first, count = self.options.classes
+        scores = self._grow(logits[:, first : first + count], size)
+        best, index = scores.max(dim=1)
+        values = {}
+        if "confidence" in self.outputs or self.options.min_confidence > 0:
+            # The maximum's own term of the softmax is exp(0), so the maximum is one over the sum.
+            probability = 1 / (scores - best[:, None]).exp().sum(dim=1)
+            sure = probability >= self.options.min_confidence
+            known = probability >= 0
+            values["confidence"] = torch.where(known, (probability * 255).round(), 0.0).to(torch.uint8)
+        else:
+            # One score that is no number makes the sum none; the maximum need not tell.
+            sure = scores.sum(dim=1).abs() <= LARGEST
+        values["labels"] = torch.where(sure, index.float(), float(UNLABELLED)).to(torch.uint8)
+        return values
+
+    def _depth(self, raw: Tensor, size: tuple[int, int], focal_length: Tensor | None) -> Tensor:
+        grown = self._grow(raw, size)[:, 0]
+        magnitude = grown.abs()
+        metres = grown.exp() if self._exp else magnitude
+        if focal_length is not None:
+            metres = metres * (focal_length / self._trained_focal_length)
+        valid = (magnitude <= LARGEST) & (metres > 0)
+        if self.options.min_depth > 0:
+            valid = valid & (metres >= self.options.min_depth)
+        metres = torch.where(metres > self.options.max_depth, torch.inf, metres)
+        return torch.where(valid, metres, torch.nan)
+
+    def _grow(self, planes: Tensor, size: tuple[int, int]) -> Tensor:
+        return grow_by(STRIDE, planes, size, self.network.description.grid, self.options.upsampling)
+
+
+def fold_batch_norm(network: MultiTaskRefineNet) -> MultiTaskRefineNet:
+    """A copy of a network whose batch norms are inside the convolutions before them: the same function, fewer steps."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
+            convolution = module[0]
+            assert isinstance(convolution, nn.Conv2d)
+            # In double precision, so that folding itself rounds once.
+            module[0] = fuse_conv_bn_eval(convolution.double(), module[1].double()).float()
+            module[1] = nn.Identity()
+    return network.eval().requires_grad_(False)
+
+
+def _checked(outputs: Collection[str], tasks: Collection[str]) -> tuple[str, ...]:
+    known = [name for name in EXPORTABLE if name != "normals" or name in tasks]
+    unknown = sorted(set(outputs) - set(known))
+    if unknown or not outputs:
+        found = f"these weights have no output {', '.join(map(repr, unknown))}" if unknown else "no output is asked for"
+        raise ConfigError(f"{found}: choose among {', '.join(known)}")
+    return tuple(name for name in known if name in outputs)

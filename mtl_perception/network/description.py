@@ -1,0 +1,197 @@
+"""What a network was made for: classes, normalisation, depth, camera, data, licence. It travels inside the weights file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from mtl_perception.errors import WeightsError, said, shown
+from mtl_perception.labels import KITTI6, NYUD40, ClassSet
+from mtl_perception.network.grid import GRIDS
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+DEPTH_TRANSFORMS = ("abs", "exp")
+_CAMERA = ("width", "height", "fx", "fy", "cx", "cy")
+TASKS = (("segmentation", "depth"), ("segmentation", "depth", "normals"))
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model's description; see docs/models.md for the meaning of each card entry.
+
+    Attributes:
+        name: Short name.
+        classes: C class names in id order.
+        colors: C RGB colours.
+        tasks: ("segmentation", "depth") or with "normals" as the third.
+        groups: Parts of the classes that are used alone, name -> (first id, number of ids): for networks trained on
+            several class sets at once. Empty when the classes are one set.
+        mean: Subtracted from RGB / 255.
+        std: Divided by, after that.
+        depth_transform: Makes metres of the raw depth: "abs" (the published networks) or "exp".
+        depth_range: Nearest and farthest depth that the training saw, metres.
+        depth_focal_length: Focal length, pixels, for which the transformed depth is in metres. At another, metres are it times
+            the ratio of the focal lengths: to the network a picture enlarged shows a scene come nearer. 0: metres whatever the
+            camera, as the published networks have it.
+        grid: How maps lie over one another and over the picture (`grid.py`): "stretched", as the published networks have it, or
+            "exact".
+        camera: Intrinsics of the training camera: width, height, fx, fy, cx, cy. Empty when unknown.
+        licence: What the weights may be used for.
+        card: Anything else worth knowing: data, seed, command, hours, metrics, known failures.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    tasks: tuple[str, ...] = TASKS[0]
+    groups: dict[str, tuple[int, int]] = field(default_factory=dict)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    depth_transform: str = "abs"
+    depth_range: tuple[float, float] = (0.0, 80.0)
+    depth_focal_length: float = 0.0
+    grid: str = GRIDS[0]
+    camera: dict[str, float] = field(default_factory=dict)
+    licence: str = "unknown"
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 1 <= len(self.classes) <= 255:
+            problems.append(f"{len(self.classes)} classes (1 to 255 fit a label picture)")
+        if len(self.classes) != len(self.colors):
+            problems.append(f"{len(self.classes)} classes but {len(self.colors)} colours")
+        if not all(0 <= value <= 255 for color in self.colors for value in color):
+            problems.append("colours outside 0..255")
+        for name, (first, count) in self.groups.items():
+            if first < 0 or count < 1 or first + count > len(self.classes):
+                problems.append(f"group {shown(name)}: {count} classes from {first} on, of {len(self.classes)}")
+        if self.tasks not in TASKS:
+            problems.append(f"tasks {shown(self.tasks)} (one of {TASKS})")
+        if self.depth_transform not in DEPTH_TRANSFORMS:
+            problems.append(f"depth_transform {shown(self.depth_transform)} (one of {DEPTH_TRANSFORMS})")
+        if self.grid not in GRIDS:
+            problems.append(f"grid {shown(self.grid)} (one of {GRIDS})")
+        if not (math.isfinite(self.depth_focal_length) and self.depth_focal_length >= 0):
+            problems.append(f"depth_focal_length {self.depth_focal_length} (pixels, or 0)")
+        if not (_are_finite(self.depth_range, 2) and 0 <= self.depth_range[0] < self.depth_range[1]):
+            problems.append(f"depth_range {shown(self.depth_range)}")
+        if not (_are_finite(self.mean, 3) and _are_finite(self.std, 3) and all(s > 0 for s in self.std)):
+            problems.append(f"mean {shown(self.mean)}, std {shown(self.std)} (three each, std above 0)")
+        if self.camera and not (
+            _are_finite([self.camera.get(name, math.nan) for name in _CAMERA], len(_CAMERA))
+            and all(self.camera[name] > 0 for name in _CAMERA[:4])
+        ):
+            problems.append(f"camera {shown(self.camera)} (needs {', '.join(_CAMERA)})")
+        if problems:
+            raise WeightsError(f"model description {shown(self.name)}: " + "; ".join(problems))
+
+    def class_set(self, group: str = "") -> tuple[ClassSet, int]:
+        """The classes to choose among, and the id of the first of them in the network's output.
+
+        Args:
+            group: One of `groups`; empty for the last of them, or for all classes when there are none.
+
+        Raises:
+            WeightsError: `group` is not one of `groups`.
+        """
+        if not self.groups and group in ("", self.name):
+            return ClassSet(self.name, self.classes, self.colors), 0
+        if not group:
+            group = list(self.groups)[-1]
+        if group not in self.groups:
+            known = ", ".join(self.groups) or "none: leave the parameter empty"
+            raise WeightsError(f"weights {self.name!r} have no class group {group!r} (known: {known})")
+        first, count = self.groups[group]
+        return ClassSet(group, self.classes[first : first + count], self.colors[first : first + count]), first
+
+    def to_json(self) -> str:
+        """The description as one JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Description:
+        """Read what `to_json` wrote.
+
+        Raises:
+            WeightsError: Not JSON, an entry missing, unknown, or of a wrong type.
+        """
+        try:
+            data = json.loads(text)
+            unknown = set(data) - {f.name for f in fields(cls)}
+            if unknown:
+                raise WeightsError(
+                    f"model description has unknown entries {shown(sorted(unknown))}: written by a newer version?"
+                )
+            data["classes"] = tuple(str(name) for name in data["classes"])
+            data["colors"] = tuple((int(r), int(g), int(b)) for r, g, b in data["colors"])
+            for key in ("mean", "std", "depth_range"):
+                if key in data:
+                    data[key] = tuple(float(value) for value in data[key])
+            if "depth_focal_length" in data:
+                data["depth_focal_length"] = float(data["depth_focal_length"])
+            if "tasks" in data:
+                data["tasks"] = tuple(data["tasks"])
+            if "groups" in data:
+                data["groups"] = {name: (int(a), int(b)) for name, (a, b) in data["groups"].items()}
+            if "camera" in data:
+                data["camera"] = {name: float(value) for name, value in data["camera"].items()}
+            for key, kind in (("name", str), ("licence", str), ("card", dict)):
+                if not isinstance(data.get(key, kind()), kind):
+                    raise TypeError(f"{key} is a {type(data[key]).__name__}, not a {kind.__name__}")
+            return cls(**data)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            raise WeightsError(f"model description cannot be read: {type(error).__name__}: {said(error)}") from error
+
+
+def _are_finite(values: Sequence[float], count: int) -> bool:
+    return len(values) == count and all(map(math.isfinite, values))
+
+
+_PUBLISHED_LICENCE = "BSD 2-clause for academic use; commercial use by arrangement with the authors"
+_PUBLISHED_SOURCE = "Nekrasov et al., ICRA 2019, github.com/DrSleep/multi-task-refinenet"
+KITTI_CAMERA = {"width": 1242, "height": 375, "fx": 721.5377, "fy": 721.5377, "cx": 609.5593, "cy": 172.854}
+"""KITTI's camera 02, rectified, as its calibration files of 2011-09-26 give it."""
+# Kinect of NYUDv2, from the data set's own toolbox (camera_params.m), colour camera.
+NYUD_CAMERA = {"width": 640, "height": 480, "fx": 518.8579, "fy": 519.4696, "cx": 325.5824, "cy": 253.7362}
+
+
+def published_description(classes: int, tasks: int) -> Description:
+    """Description of a network of the published family, told by its numbers of classes and tasks.
+
+    Raises:
+        WeightsError: No published network has these numbers.
+    """
+    card = {"source": _PUBLISHED_SOURCE}
+    if (classes, tasks) == (6, 2):
+        card["limits"] = "knows no people, poles, signs or fences: it cannot see a pedestrian"
+        return Description("kitti", KITTI6.names, KITTI6.colors, camera=KITTI_CAMERA, licence=_PUBLISHED_LICENCE, card=card)
+    if (classes, tasks) in ((40, 2), (40, 3)):
+        return Description(
+            "nyud" if tasks == 2 else "nyud-normals",
+            NYUD40.names,
+            NYUD40.colors,
+            tasks=TASKS[tasks - 2],
+            depth_range=(0.0, 8.0),
+            camera=NYUD_CAMERA,
+            licence=_PUBLISHED_LICENCE,
+            card=card,
+        )
+    if (classes, tasks) == (46, 2):
+        return Description(
+            "nyud-kitti",
+            NYUD40.names + KITTI6.names,
+            NYUD40.colors + KITTI6.colors,
+            groups={"nyud40": (0, 40), "kitti6": (40, 6)},
+            camera=KITTI_CAMERA,
+            licence=_PUBLISHED_LICENCE,
+            card=card,
+        )
+    raise WeightsError(
+        f"no published network has {classes} classes and {tasks} tasks (known: 6, 40 or 46 classes with 2 tasks, 40 with 3); "
+        "own networks are stored as safetensors with their description (weights convert)"
+    )

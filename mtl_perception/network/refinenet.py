@@ -1,0 +1,98 @@
+"""The decoder: Light-Weight RefineNet (Nekrasov et al., BMVC 2018, arXiv 1810.03272) with chained residual pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtl_perception.network.grid import grow_by
+from mtl_perception.network.mobilenetv2 import feature_channels
+
+CHANNELS = 256
+CRP_STAGES = 4
+
+
+def conv1x1(inputs: int, outputs: int = CHANNELS, groups: int = 1) -> nn.Conv2d:
+    """A pointwise convolution without bias, as all of the decoder's are."""
+    return nn.Conv2d(inputs, outputs, 1, groups=groups, bias=False)
+
+
+def max_pool_5x5(x: Tensor) -> Tensor:
+    """Maximum over 5 x 5, stride 1, same size.
+
+    For inference it is taken along rows, then columns: the same maximum with 10 reads, not 25. In training, one pooling has
+    half as much to remember and to hand back as two.
+    """
+    if x.requires_grad:
+        return F.max_pool2d(x, 5, 1, 2)
+    return F.max_pool2d(F.max_pool2d(x, (1, 5), 1, (0, 2)), (5, 1), 1, (2, 0))
+
+
+class ChainedResidualPooling(nn.Module):
+    """x + c1(p(x)) + c2(p(c1(p(x)))) + ...: context of ever larger windows, summed."""
+
+    def __init__(self, depthwise: bool) -> None:
+        super().__init__()
+        for stage in range(1, CRP_STAGES + 1):
+            self.add_module(f"{stage}_outvar_dimred", conv1x1(CHANNELS, groups=CHANNELS if depthwise else 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add to the input what each stage's wider and wider pooling makes of it."""
+        top = x
+        for stage in self.children():
+            top = stage(max_pool_5x5(top))
+            x = x + top
+        return x
+
+
+class Decoder(nn.Module):
+    """Fuses the encoder's features from stride 32 up to stride 4, under the published names.
+
+    Like `Encoder` a base class of the network, because those names are flat.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number, channels in enumerate(feature_channels(), start=3):
+            self.add_module(f"conv{number}", conv1x1(channels))
+        for level in (4, 3, 2, 1):
+            # A Sequential of one: the published names carry the index.
+            self.add_module(f"crp{level}", nn.Sequential(ChainedResidualPooling(depthwise=level == 1)))
+            if level > 1:
+                self.add_module(f"conv_adapt{level}", conv1x1(CHANNELS))
+
+    def decode(self, features: Sequence[Tensor], grid: str) -> Tensor:
+        """One map of shared features.
+
+        Args:
+            features: What `Encoder.encode` returns.
+            grid: How one map grows to the next; see `grid.py`.
+
+        Returns:
+            N x 256 x h x w at stride 4.
+        """
+        f3, f4, f5, f6, f7, f8 = features
+        x = self._refine(4, [self._project(8, f8), self._project(7, f7)])
+        x = grow_by(2, x, f6.shape[2:], grid)
+        x = self._refine(3, [self._project(5, f5), self._project(6, f6), x])
+        x = grow_by(2, x, f4.shape[2:], grid)
+        x = self._refine(2, [self._project(4, f4), x])
+        x = grow_by(2, x, f3.shape[2:], grid)
+        return self._refine(1, [self._project(3, f3), x])
+
+    def _project(self, number: int, feature: Tensor) -> Tensor:
+        projected: Tensor = self.get_submodule(f"conv{number}")(feature)
+        return projected
+
+    def _refine(self, level: int, inputs: list[Tensor]) -> Tensor:
+        """Sum, ReLU6, chained residual pooling; then, but for the last level, adapt to the next one."""
+        x = inputs[0]
+        for other in inputs[1:]:
+            x = x + other
+        pooled: Tensor = self.get_submodule(f"crp{level}")(F.relu6(x))
+        if level == 1:
+            return pooled
+        adapted: Tensor = self.get_submodule(f"conv_adapt{level}")(pooled)
+        return adapted

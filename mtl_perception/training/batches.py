@@ -1,0 +1,130 @@
+"""Which picture comes when: example number n of a run is the same on every machine, for any number of processes and workers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mtl_perception.labels import ClassSet
+from mtl_perception.training.augment import Augmenter, Example, camera_of, merged
+from mtl_perception.training.config import TrainConfig
+from mtl_perception.training.datasets import Dataset as Pictures
+from mtl_perception.training.paste import Paster
+from mtl_perception.types import Sample
+
+GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A data set with its part in the run.
+
+    Attributes:
+        pictures: The samples.
+        share: Its part of each batch, beside the others'.
+        focal_length: Assumed where a sample's camera is unknown, pixels; 0: KITTI's field of view.
+        teach: Whether a teacher shall fill what its samples leave open: not where the truth is whole, as a renderer's is.
+        figures: Whether its people and cyclists may be set into other pictures.
+        taught: What a teacher says of the same samples, in the same order; None: there is no teacher.
+    """
+
+    pictures: Pictures
+    share: float = 1.0
+    focal_length: float = 0.0
+    teach: bool = True
+    figures: bool = True
+    taught: Sequence[Sample] | None = None
+
+    def sample(self, index: int) -> Sample:
+        """A sample with a camera: its own or the assumed one."""
+        sample = self.pictures[index]
+        frame = replace(sample.frame, camera=camera_of(sample, self.focal_length))
+        return replace(sample, frame=frame)
+
+
+class Examples(Dataset[dict[str, Tensor]]):
+    """The examples of a whole run: number n belongs to step n // batch.
+
+    Args:
+        config: The run.
+        classes: Its class set.
+        sets: The data.
+    """
+
+    def __init__(self, config: TrainConfig, classes: ClassSet, sets: Sequence[TrainingSet]) -> None:
+        self._config = config
+        self._sets = [entry for entry in sets if entry.share > 0 and len(entry.pictures) > 0]
+        shares = np.cumsum([entry.share for entry in self._sets])
+        self._bounds = shares / shares[-1]
+        self._augment = Augmenter(config, classes)
+        self._paste = Paster(self._sets, classes) if config.augmentation.paste > 0 else None
+
+    def __len__(self) -> int:
+        return self._config.steps * self._config.batch
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        example = self.example(number)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(example.image)),
+            "labels": torch.from_numpy(np.ascontiguousarray(example.labels)),
+            "depth": torch.from_numpy(np.ascontiguousarray(example.depth)),
+            "taught": torch.from_numpy(np.ascontiguousarray(example.taught)),
+        }
+
+    def example(self, number: int) -> Example:
+        """Example `number`."""
+        rng = np.random.default_rng([self._config.seed, number])
+        # Multiples of the golden ratio fill 0..1 evenly: each batch holds each set nearly by its share, none waits long.
+        which = int(np.searchsorted(self._bounds, (number * GOLDEN) % 1.0, side="right"))
+        entry = self._sets[min(which, len(self._sets) - 1)]
+        index = int(rng.integers(len(entry.pictures)))
+        sample = entry.sample(index)
+        taught = None if entry.taught is None else self._heard(entry.taught[index])
+        camera = camera_of(sample)
+        example = merged(sample, taught, self._config.teacher.sparse)
+        if self._paste is not None and rng.random() < self._config.augmentation.paste:
+            example = self._paste(example, camera, rng)
+        late = number // self._config.batch >= self._config.augmentation.late * self._config.steps
+        return self._augment(example, camera, rng, late)
+
+    def _heard(self, taught: Sample) -> Sample:
+        """What of the teacher's word is to be learned from."""
+        tasks = self._config.teacher.tasks
+        return replace(
+            taught,
+            labels=taught.labels if "segmentation" in tasks else None,
+            depth=taught.depth if "depth" in tasks else None,
+        )
+
+
+def load(examples: Examples, config: TrainConfig, first_step: int, rank: int, world: int, pin: bool) -> DataLoader[Any]:
+    """Batches from `first_step` on, for one of `world` processes: each gets its slice of every batch."""
+    part = config.batch // world
+
+    def numbers() -> Iterator[list[int]]:
+        for step in range(first_step, config.steps):
+            first = step * config.batch + rank * part
+            yield list(range(first, first + part))
+
+    return DataLoader(
+        examples,
+        batch_sampler=list(numbers()),
+        num_workers=config.workers,
+        pin_memory=pin,
+        persistent_workers=config.workers > 0,
+        prefetch_factor=4 if config.workers else None,
+        worker_init_fn=_leave_stopping_to_the_run,
+    )
+
+
+def _leave_stopping_to_the_run(_: int) -> None:
+    """A signal to all processes, as a batch system sends it, must leave the run its pictures until it has saved itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

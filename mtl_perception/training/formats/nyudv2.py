@@ -1,0 +1,164 @@
+"""NYU Depth v2: the labelled frames, as the authors publish them in one MATLAB file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtl_perception.camera.model import CameraModel
+from mtl_perception.errors import ConfigError, SourceError
+from mtl_perception.labels import NYUD40, lookup
+from mtl_perception.training.fields import literal
+from mtl_perception.training.formats.base import FRAME_ID, Setting
+from mtl_perception.types import UNLABELLED, Frame, Sample
+
+LICENCE = "NYU Depth v2 (Silberman et al., ECCV 2012): research use"
+FILE = "nyu_depth_v2_labeled.mat"
+CLASS_MAPPING = "classMapping40.mat"
+SPLITS = {"train": "trainNdxs", "test": "testNdxs"}
+CAMERA = CameraModel(640, 480, 518.8579, 519.4696, 325.5824, 253.7362)
+"""The colour camera of the toolbox's camera_params.m; depth is registered to it."""
+
+
+class NyuDepthV2:
+    """Pictures, depth (metres, holes filled by the authors) and labels out of nyu_depth_v2_labeled.mat. See `Dataset`.
+
+    The file has 894 fine classes; the key `class_mapping` names the classMapping40.mat that makes 40 of them, and `labels:
+    false` does without. The key `split` (train or test) needs `splits`, the authors' splits.mat. Names are the frames' numbers
+    from 1, as in the authors' lists. It needs h5py, and scipy for the two small files.
+
+    Args:
+        path: The .mat file, or its folder.
+        setting: See `Setting`.
+
+    Raises:
+        SourceError: A file is missing or not what it should be, or a package is not installed.
+        ConfigError: A key is missing.
+    """
+
+    OPTIONS = ("class_mapping", "splits", "split")
+
+    def __init__(self, path: Path, setting: Setting) -> None:
+        self.path = path / FILE if path.is_dir() else path
+        self.name = setting.name or "nyudv2"
+        self.licence = LICENCE
+        self.classes = NYUD40
+        if setting.mapping is not None:
+            raise ConfigError(f"{setting.fields.where}: mapping: nyudv2 takes `class_mapping:` (classMapping40.mat)")
+        self._depth = setting.depth
+        self._table = _class_table(setting) if setting.labels else None
+        self._h5py = _need("h5py")
+        with self._open() as file:
+            count = len(_dataset(self.path, file, "images", 4))
+            for name in ("depths",) * setting.depth + ("labels",) * setting.labels:
+                if len(_dataset(self.path, file, name, 3)) != count:
+                    raise SourceError(f"nyudv2 {self.path}: {name} and images differ in number")
+        self._numbers = _numbers(setting, count)
+        self.keys = [f"{number:04d}" for number in self._numbers]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self._numbers[index] - 1
+        # Opened for each picture: an open HDF5 file must not cross into a loader's processes.
+        with self._open() as file:
+            try:
+                # MATLAB counts columns first.
+                image = np.ascontiguousarray(np.asarray(file["images"][row], np.uint8).transpose(2, 1, 0))
+                depth = np.asarray(file["depths"][row], np.float32).T if self._depth else None
+                labels = np.asarray(file["labels"][row]).T if self._table is not None else None
+            except (OSError, KeyError, ValueError) as error:
+                raise SourceError(f"nyudv2 {self.path}: frame {row + 1} cannot be read: {error}") from None
+        height, width = image.shape[:2]
+        sample = Sample(Frame(image, CAMERA.scaled(width, height), 0, FRAME_ID), None, None, self.keys[index])
+        if depth is not None:
+            sample = replace(sample, depth=np.where(depth > 0, depth, np.float32(np.nan)))
+        if labels is not None and self._table is not None:
+            if labels.max() >= len(self._table):
+                raise SourceError(f"nyudv2 {self.path}: frame {row + 1} has the class {labels.max()}, the mapping has none")
+            sample = replace(sample, labels=self._table[labels])
+        return sample
+
+    def has_labels(self, index: int) -> bool:
+        """Every frame has, if they were asked for."""
+        return self._table is not None
+
+    def has_depth(self, index: int) -> bool:
+        """Every frame has, if it was asked for."""
+        return self._depth
+
+    def _open(self) -> Any:
+        try:
+            return self._h5py.File(self.path, "r")
+        except OSError as error:
+            raise SourceError(f"nyudv2 {self.path} cannot be read: {error}") from None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_h5py": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._h5py = _need("h5py")
+
+
+def find_nyudv2(path: Path) -> list[dict[str, object]]:
+    """How to open a folder that holds the file: without labels, unless the class mapping lies beside it."""
+    if not (path / FILE).is_file():
+        return []
+    mapping = path / CLASS_MAPPING
+    return [{"class_mapping": literal(mapping)} if mapping.is_file() else {"labels": False}]
+
+
+def _need(package: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError:
+        raise SourceError(f"nyudv2 needs {package}, which is not installed: pip install {package.partition('.')[0]}") from None
+
+
+def _dataset(path: Path, file: Any, name: str, dimensions: int) -> Any:
+    if name not in file or getattr(file[name], "ndim", 0) != dimensions:
+        raise SourceError(f"nyudv2 {path}: no array {name!r} of {dimensions} dimensions: not {FILE}")
+    return file[name]
+
+
+def _mat(path: Path, key: str) -> np.ndarray:
+    """A list of whole numbers in one of the small files, MATLAB's older format."""
+    scipy_io = _need("scipy.io")
+    try:
+        values = scipy_io.loadmat(str(path))[key]
+    except KeyError:
+        raise SourceError(f"nyudv2: {path} has no {key!r}") from None
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise SourceError(f"nyudv2: {path} cannot be read: {error}") from None
+    return np.asarray(values).ravel().astype(np.int64)
+
+
+def _class_table(setting: Setting) -> np.ndarray:
+    """Fine class (0 = none) -> id of nyud40, 255 = none."""
+    if "class_mapping" not in setting.fields:
+        raise ConfigError(
+            f"{setting.fields.where}: class_mapping is missing: name the toolbox's classMapping40.mat, or give `labels: false`"
+        )
+    path = setting.path("class_mapping")
+    forty = _mat(path, "mapClass")
+    if forty.min() < 0 or forty.max() > len(NYUD40):
+        raise SourceError(f"nyudv2: {path}: mapClass has values outside 0 to {len(NYUD40)}")
+    to_ids = lookup({i + 1: i for i in range(len(NYUD40))})
+    return np.concatenate([np.array([UNLABELLED], np.uint8), to_ids[forty]])
+
+
+def _numbers(setting: Setting, count: int) -> list[int]:
+    if "split" not in setting.fields:
+        return list(range(1, count + 1))
+    split = setting.fields.choice("split", SPLITS)
+    path = setting.path("splits")
+    numbers = [int(number) for number in _mat(path, SPLITS[split])]
+    if not numbers or min(numbers) < 1 or max(numbers) > count:
+        raise SourceError(f"nyudv2: {path}: {SPLITS[split]} has numbers outside 1 to {count}")
+    return numbers

@@ -1,0 +1,126 @@
+"""From a batch to one loss: the forward pass, the tasks' losses, and their balance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtl_perception.network.grid import STRIDE, grow_by
+from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.training.augment import TAUGHT_DEPTH, TAUGHT_LABELS
+from mtl_perception.training.config import TrainConfig
+from mtl_perception.training.losses import TaskBalance, depth_loss, overlap_loss, overlap_sums, segmentation_loss, sky_loss
+from mtl_perception.training.processes import Processes
+
+SKY_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch on the device.
+
+    Attributes:
+        image: N x 3 x H x W float32, normalised, channels last.
+        labels: N x H x W int64, 255 = unknown.
+        depth: N x H x W float32 metres, NaN = unknown, +Inf = the sky.
+        taught: N x H x W uint8, see `augment.Example`.
+    """
+
+    image: Tensor
+    labels: Tensor
+    depth: Tensor
+    taught: Tensor
+
+    @classmethod
+    def of(cls, loaded: dict[str, Tensor], mean: Tensor, std: Tensor) -> Batch:
+        """What the loader gives, on the device of `mean`, normalised there: a byte a channel travels, not four."""
+        device = mean.device
+        moved = {name: value.to(device, non_blocking=True) for name, value in loaded.items()}
+        image = moved["image"].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
+        image = image.div_(255).sub_(mean).div_(std)
+        return cls(image, moved["labels"].long(), moved["depth"], moved["taught"])
+
+
+class Learner(nn.Module):
+    """The network with its losses, as one module: what DistributedDataParallel wraps.
+
+    Args:
+        network: Learns in place.
+        config: The run.
+        processes: Losses are means over the pixels of all processes, so that any number of them learns the same.
+    """
+
+    def __init__(self, network: MultiTaskRefineNet, config: TrainConfig, processes: Processes) -> None:
+        super().__init__()
+        self.network = network
+        self.balance = TaskBalance(config.balance, tuple(config.task_weights[: len(config.tasks)]))
+        self._config = config
+        self._processes = processes
+        classes = network.description.classes
+        weights = torch.tensor([config.class_weights.get(name, 1.0) for name in classes])
+        self.register_buffer("class_weights", weights, persistent=False)
+        self._sky = classes.index("sky") if "sky" in classes else -1
+        for task, head in (("segmentation", "segm"), ("depth", "depth")):
+            if task not in config.tasks:
+                for part in (network.get_submodule(head), network.get_submodule(f"pre_{head}")):
+                    part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Learner:
+        """Batch norm keeps its statistics unless the run says otherwise: a few crops are too few to measure new ones."""
+        super().train(mode)
+        if mode and self._config.optimiser.batch_norm == "frozen":
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The loss to make small, and the means that are logged.
+
+        Args:
+            batch: What to learn from.
+            dtype: Of the network's arithmetic; losses are computed in float32.
+
+        Returns:
+            The loss: its gradient, averaged over the processes, is that of one process with the whole batch. And this
+            process's part of (segmentation, depth, sky), which add up to the means over all.
+        """
+        with torch.autocast(batch.image.device.type, dtype, enabled=dtype != torch.float32):
+            logits, raw = self.network(batch.image)[:2]
+        size = batch.labels.shape[1:]
+        grid = self.network.description.grid
+        teacher = self._config.teacher.weight
+        sums: dict[str, tuple[Tensor, Tensor]] = {}
+        if "segmentation" in self._config.tasks:
+            grown = grow_by(STRIDE, logits.float(), size, grid)
+            weight = torch.where((batch.taught & TAUGHT_LABELS) > 0, teacher, 1.0)
+            sums["segmentation"] = segmentation_loss(grown, batch.labels, weight, self.get_buffer("class_weights"))
+            overlap = self._overlap(grown, batch.labels, weight)
+        if "depth" in self._config.tasks:
+            target = self._config.depth
+            log_depth = grow_by(STRIDE, raw.float(), size, grid)[:, 0]
+            weight = torch.where((batch.taught & TAUGHT_DEPTH) > 0, teacher, 1.0)
+            sums["depth"] = depth_loss(log_depth, batch.depth, weight, target)
+            if target.sky > 0:
+                sky = (batch.labels == self._sky) | torch.isinf(batch.depth)
+                sums["sky"] = sky_loss(log_depth, sky, target.sky)
+        totals = self._processes.sum(torch.stack([weight for _, weight in sums.values()]))
+        means = {name: total / weight.clamp(min=1e-9) for (name, (total, _)), weight in zip(sums.items(), totals, strict=True)}
+        if "segmentation" in means:
+            means["segmentation"] = means["segmentation"] + overlap
+        tasks = [means[task] for task in self._config.tasks]
+        if "sky" in means:
+            tasks[-1] = tasks[-1] + SKY_WEIGHT * means["sky"]
+        zero = logits.detach().sum() * 0
+        logged = torch.stack([means.get(name, zero).detach() for name in ("segmentation", "depth", "sky")])
+        # The processes' gradients are averaged, their losses are to be added: hence the factor.
+        return self.balance(tasks) * self._processes.world, logged
+
+    def _overlap(self, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        """This process's part of the classes' overlap, as much as it is to count."""
+        if self._config.overlap <= 0:
+            return logits.new_zeros(())
+        sums = overlap_sums(logits, labels, weight)
+        return self._config.overlap * overlap_loss(sums, self._processes.sum(sums), self._processes.world)

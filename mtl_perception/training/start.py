@@ -1,0 +1,79 @@
+"""What a run starts from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from mtl_perception.errors import ConfigError, WeightsError
+from mtl_perception.labels import CLASS_SETS, ClassSet
+from mtl_perception.network.description import KITTI_CAMERA, Description
+from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.training.config import TrainConfig
+from mtl_perception.weights.encoders import load_encoder
+from mtl_perception.weights.files import load_network
+
+START_METRES = 15.0
+DECODER_GAIN, POOLING_GAIN = 0.3, 0.1
+"""Of Kaiming's deviation. The decoder has no normalisation: started at 1 it saturates its ReLU6 and dies within 50 steps."""
+
+
+def class_set(config: TrainConfig) -> ClassSet:
+    """The run's classes.
+
+    Raises:
+        ConfigError: There is no such set.
+    """
+    if config.classes not in CLASS_SETS:
+        raise ConfigError(f"classes {config.classes!r}: one of {', '.join(CLASS_SETS)}")
+    return CLASS_SETS[config.classes]
+
+
+def describe(config: TrainConfig, card: dict[str, object] | None = None) -> Description:
+    """The description of the run's weights."""
+    classes = class_set(config)
+    return Description(
+        name=config.name,
+        classes=classes.names,
+        colors=classes.colors,
+        depth_transform="exp",
+        depth_range=config.depth.range,
+        depth_focal_length=config.depth.focal_length,
+        grid=config.grid,
+        camera=dict(config.camera) or KITTI_CAMERA,
+        licence=config.licence,
+        card=card or {},
+    )
+
+
+def start_network(config: TrainConfig) -> MultiTaskRefineNet:
+    """The network at step 0: `config.start` whole, or an encoder with a decoder that starts small.
+
+    Raises:
+        WeightsError: The weights to start from cannot be used, or are of other classes.
+    """
+    description = describe(config)
+    if config.start:
+        network = load_network(config.start)
+        if network.description.classes != description.classes or network.description.depth_transform != "exp":
+            raise WeightsError(f"start {config.start!r}: its classes or its depth transform differ from this run's")
+        network.description = description
+        return network.requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = MultiTaskRefineNet(description)
+    generator = torch.Generator().manual_seed(config.seed)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and not name.startswith("layer"):
+            gain = POOLING_GAIN if name.startswith("crp") else DECODER_GAIN
+            fan_in = module.weight[0].numel()
+            with torch.no_grad():
+                module.weight.normal_(0, gain * math.sqrt(2 / fan_in), generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.constant_(network.get_parameter("depth.bias"), math.log(START_METRES))
+    if config.encoder:
+        network.load_state_dict(load_encoder(config.encoder), strict=False)
+    return network

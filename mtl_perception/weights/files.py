@@ -1,0 +1,151 @@
+"""Reading and writing weights files: own ones (safetensors with the description inside) and the published checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mtl_perception.errors import WeightsError, said, shown
+from mtl_perception.network.description import Description, published_description
+from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.weights.registry import resolve
+from mtl_perception.weights.states import check_finite, check_form, is_checkpoint, read_checkpoint
+
+METADATA_KEY = "mtl_perception"
+FORMAT_VERSION = 1
+
+
+def load_network(path_or_name: str | Path) -> MultiTaskRefineNet:
+    """The network of a weights file, ready to infer.
+
+    Args:
+        path_or_name: A file (own safetensors, or a published checkpoint), the name of shipped weights (`street`), or the
+            name of published weights already fetched (`mtl_perception weights list`). Nothing is downloaded here.
+
+    Returns:
+        The network in eval mode, float32, on the CPU; `net.description` says what it was made for.
+
+    Raises:
+        WeightsError: No such file or name, a damaged file, or entries that are missing, surplus or of another shape.
+    """
+    path = resolve(path_or_name)
+    state, description = read_weights(path)
+    return build_network(description, state, where=str(path))
+
+
+def build_network(description: Description, state: Mapping[str, Tensor], where: str) -> MultiTaskRefineNet:
+    """A network with these parameters, strictly: each expected entry once, none other, each of the right shape.
+
+    Raises:
+        WeightsError: Names the first entry that does not fit.
+    """
+    with torch.device("meta"):
+        network = MultiTaskRefineNet(description)
+    expected = network.state_dict()
+    for name, tensor in expected.items():
+        if name not in state:
+            raise WeightsError(f"{where}: entry {name!r} {tuple(tensor.shape)} is missing")
+        check_form(where, name, state[name], tensor)
+    for name in state:
+        if name not in expected:
+            raise WeightsError(
+                f"{where}: surplus entry {shown(name)} {shown(tuple(state[name].shape))}: not a parameter of this network"
+            )
+    for name, tensor in state.items():
+        check_finite(where, name, tensor)
+    converted = {name: state[name].to(tensor.dtype) for name, tensor in expected.items()}
+    network.load_state_dict(converted, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
+    """Parameters and description of a file of either form, told by its first bytes.
+
+    Raises:
+        WeightsError: The file cannot be read as either.
+    """
+    if is_checkpoint(path):
+        return _read_published(path)
+    return _read_own(path)
+
+
+def read_description(path: Path) -> Description:
+    """Only the description of a weights file."""
+    return read_weights(path)[1]
+
+
+def _read_own(path: Path) -> tuple[dict[str, Tensor], Description]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: neither a safetensors file nor a PyTorch checkpoint, or damaged: {said(error)}") from error
+    if METADATA_KEY not in metadata:
+        raise WeightsError(f"{path}: a safetensors file without a model description: not written by mtl_perception")
+    try:
+        version = int(json.loads(metadata.get("format", "0")))
+    except (ValueError, TypeError):
+        version = 0
+    if version != FORMAT_VERSION:
+        raise WeightsError(f"{path}: weights format {version}, this version reads {FORMAT_VERSION}")
+    try:
+        return state, Description.from_json(metadata[METADATA_KEY])
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def _read_published(path: Path) -> tuple[dict[str, Tensor], Description]:
+    state = read_checkpoint(path)
+    if "segm.weight" not in state or state["segm.weight"].ndim != 4:
+        raise WeightsError(f"{path}: entry 'segm.weight' is missing or misshapen: not a network of the published family")
+    tasks = 3 if "normal.weight" in state else 2
+    try:
+        description = published_description(len(state["segm.weight"]), tasks)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return state, description
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], description: Description, half: bool = True) -> None:
+    """Write a self-describing safetensors file, whole or not at all.
+
+    Args:
+        path: Where to; an existing file is replaced only once the new one is complete.
+        state: Parameters under the published names.
+        description: Goes into the file's metadata.
+        half: Store floating point values as float16 (half the size; differences below 1e-3 of a value).
+
+    Raises:
+        WeightsError: The file cannot be written, or a value is too large for float16.
+    """
+    tensors = {}
+    for name, tensor in state.items():
+        kept = tensor.detach().to("cpu", torch.float16 if half and tensor.is_floating_point() else tensor.dtype)
+        if kept.is_floating_point() and not bool(torch.isfinite(kept).all()):
+            raise WeightsError(f"{path}: entry {name!r} has values that {kept.dtype} cannot hold: nothing was written")
+        # A copy each: safetensors refuses entries that share memory.
+        tensors[name] = kept.clone(memory_format=torch.contiguous_format)
+    data = save(tensors, metadata={METADATA_KEY: description.to_json(), "format": str(FORMAT_VERSION)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+            part = Path(file.name)
+            try:
+                file.write(data)
+                file.flush()
+                part.chmod(0o644)
+                os.replace(part, path)
+            except OSError:
+                part.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be written: {error.strerror}") from error

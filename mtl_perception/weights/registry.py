@@ -1,0 +1,230 @@
+"""Where weights lie: a file of the user's own, shipped with the package, or fetched into the user's cache."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtl_perception.errors import WeightsError
+from mtl_perception.network.description import Description, published_description
+
+SHIPPED_DIR = Path(__file__).resolve().parents[1] / "models"
+SHIPPED_SUFFIX = ".safetensors"
+CACHE_VARIABLE = "MTL_PERCEPTION_CACHE"
+
+
+AUTHORS_FOLDER = "https://github.com/DrSleep/multi-task-refinenet/raw/1986999759dfac7d38ed9ccddda5d4f5ba488e82/weights"
+TORCHVISION_FOLDER = "https://download.pytorch.org/models"
+
+
+def git_blob_id(path: Path) -> str:
+    """Git's name for a file's content: sha1("blob <size>" NUL bytes), as 40 hex digits.
+
+    Raises:
+        WeightsError: The file cannot be read.
+    """
+    data = _content(path)
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, as 64 hex digits.
+
+    Raises:
+        WeightsError: The file cannot be read.
+    """
+    return hashlib.sha256(_content(path)).hexdigest()
+
+
+DIGESTS = {"git blob": git_blob_id, "SHA-256": sha256}
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """By what a file is known.
+
+    Attributes:
+        kind: One of `DIGESTS`.
+        digits: What the file's digest begins with, in hex: all of it, or as much as was published.
+    """
+
+    kind: str
+    digits: str
+
+    def of(self, path: Path) -> str:
+        """The digest of the file at `path`, of this kind, in as many digits.
+
+        Raises:
+            WeightsError: The file cannot be read.
+        """
+        return DIGESTS[self.kind](path)[: len(self.digits)]
+
+    def fits(self, path: Path) -> bool:
+        """Whether the file at `path` is the one meant.
+
+        Raises:
+            WeightsError: The file cannot be read.
+        """
+        return self.of(path) == self.digits
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file that others published: a whole network, or only an encoder to start a training from.
+
+    Attributes:
+        name: What it is called here.
+        file: What it is called there.
+        folder: Address of the folder it lies in there.
+        checksum: By what its bytes are known.
+        licence: What it may be used for.
+        description: What the network was made for, known without the file; None: an encoder.
+    """
+
+    name: str
+    file: str
+    folder: str
+    checksum: Checksum
+    licence: str
+    description: Description | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where it lies once fetched."""
+        return weights_cache() / self.file
+
+
+def _network(name: str, file: str, blob: str, classes: int, tasks: int) -> Published:
+    """One of the checkpoints that the paper's authors published."""
+    description = published_description(classes, tasks)
+    return Published(name, file, AUTHORS_FOLDER, Checksum("git blob", blob), description.licence, description)
+
+
+def _encoder(name: str, file: str) -> Published:
+    """One of torchvision's classifiers; its file's name ends in the first digits of its SHA-256."""
+    digits = file.rpartition("-")[2].partition(".")[0]
+    licence = "BSD-3-Clause (torchvision); trained on ImageNet, whose own terms may bear on its use"
+    return Published(name, file, TORCHVISION_FOLDER, Checksum("SHA-256", digits), licence)
+
+
+PUBLISHED = {
+    entry.name: entry
+    for entry in (
+        _network("kitti", "ExpKITTI_joint.ckpt", "d9386a96f748001406c622100ce944333d1967ff", 6, 2),
+        _network("nyud", "ExpNYUD_joint.ckpt", "56f5f5a6bc08a64f36e83547140add41baa4216d", 40, 2),
+        _network("nyud-kitti", "ExpNYUDKITTI_joint.ckpt", "54f57cc2bd15e5cdfa9f3f1eaba9760951218bfa", 46, 2),
+        _network("nyud-normals", "ExpNYUD_three.ckpt", "6f412c152600827cabff5e1b66efad50090c16a7", 40, 3),
+        _encoder("mobilenetv2-imagenet", "mobilenet_v2-b0353104.pth"),
+        _encoder("mobilenetv2-imagenet-v2", "mobilenet_v2-7ebf99e0.pth"),
+    )
+}
+ALIASES = {"imagenet": "mobilenetv2-imagenet"}
+
+
+def published(name: str) -> Published | None:
+    """The published file of that name or alias."""
+    return PUBLISHED.get(ALIASES.get(name, name))
+
+
+def resolve(path_or_name: str | Path, encoder: bool = False) -> Path:
+    """The file that a path or a name means: a file of that path, else shipped weights, else fetched ones.
+
+    Args:
+        path_or_name: A file, or a name that `weights list` shows.
+        encoder: Published encoders serve too; else only whole networks.
+
+    Raises:
+        WeightsError: No such file or name, a published name that was not fetched yet, or an encoder's name where a network
+            is needed.
+    """
+    text = str(path_or_name)
+    # ROS parameters and YAML files are not expanded by a shell.
+    path = Path(os.path.expanduser(text))
+    if os.path.isfile(path):
+        return path
+    shipped = shipped_weights()
+    if text in shipped:
+        return shipped[text]
+    names = known_names(encoder)
+    entry = published(text)
+    if entry is not None:
+        if entry.description is None and not encoder:
+            raise WeightsError(
+                f"{text!r} is an encoder to start a training from, not a network: it knows no labels and no depth; give a "
+                f"weights file, or one of {', '.join(names)}"
+            )
+        return _fetched(entry)
+    if text and os.path.exists(path):
+        kind = "a directory" if os.path.isdir(path) else "not a regular file"
+        raise WeightsError(f"weights {text!r} are {kind}: give a weights file, or one of {', '.join(names)}")
+    if os.sep in text or path.suffix:
+        raise WeightsError(f"no such weights file: {text} (names that need no file: {', '.join(names)})")
+    raise unknown_name(text, names)
+
+
+def shipped_weights() -> dict[str, Path]:
+    """Weights that come with the package, by name."""
+    found = SHIPPED_DIR.glob(f"*{SHIPPED_SUFFIX}")
+    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
+
+
+def weights_cache() -> Path:
+    """The folder of fetched weights, which may not exist yet: `weights` in `cache_folder`.
+
+    Raises:
+        WeightsError: The user has no home folder and neither variable is set.
+    """
+    return cache_folder() / "weights"
+
+
+def cache_folder() -> Path:
+    """The user's cache: $MTL_PERCEPTION_CACHE, else $XDG_CACHE_HOME/mtl_perception, else ~/.cache/mtl_perception.
+
+    Raises:
+        WeightsError: The user has no home folder and neither variable is set.
+    """
+    own = os.environ.get(CACHE_VARIABLE, "")
+    if own:
+        return Path(os.path.expanduser(own)).absolute()
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG base directory specification: relative paths are invalid and to be ignored.
+    if os.path.isabs(shared):
+        return Path(shared) / "mtl_perception"
+    try:
+        return Path.home() / ".cache" / "mtl_perception"
+    except RuntimeError as error:
+        raise WeightsError(f"no home folder to keep weights in: set {CACHE_VARIABLE} to a folder") from error
+
+
+def known_names(encoders: bool) -> list[str]:
+    """Names of shipped and of published networks and, if asked for, of published encoders."""
+    entries = [entry.name for entry in PUBLISHED.values() if encoders or entry.description is not None]
+    return [*shipped_weights(), *entries]
+
+
+def unknown_name(name: str, names: list[str]) -> WeightsError:
+    """The error for a name that is none of `names`, with the nearest one."""
+    nearest = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return WeightsError(f"no weights are called {name!r}: {hint}Known names: {', '.join(names)}; or give a file")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _fetched(entry: Published) -> Path:
+    path = entry.path
+    command = f"`mtl_perception weights fetch {entry.name}`"
+    if not os.path.isfile(path):
+        raise WeightsError(f"published weights {entry.name!r} are not fetched yet (no {path}): run {command}")
+    want, got = entry.checksum, entry.checksum.of(path)
+    if got != want.digits:
+        raise WeightsError(f"{path} is damaged ({want.kind} {got}, not {want.digits}): run {command} to fetch it again")
+    return path

@@ -1,0 +1,191 @@
+"""Calibration files: the three kinds that are read, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mtl_perception.camera.calibration import load_calibration
+from mtl_perception.errors import CameraError
+
+ROS_YAML = """
+image_width: 640
+image_height: 480
+camera_name: front
+camera_matrix:
+  rows: 3
+  cols: 3
+  data: [500.5, 0., 320.25, 0., 501., 240.75, 0., 0., 1.]
+distortion_model: plumb_bob
+distortion_coefficients:
+  rows: 1
+  cols: 5
+  data: [-0.3, 0.1, 1e-3, -0.002, 0.]
+rectification_matrix:
+  rows: 3
+  cols: 3
+  data: [1, 0, 0, 0, 1, 0, 0, 0, 1]
+projection_matrix:
+  rows: 3
+  cols: 4
+  data: [450., 0., 318., 0., 0., 460., 239., 0., 0., 0., 1., 0.]
+"""
+KITTI_RAW = """calib_time: 09-Jan-2012 13:57:47
+S_02: 1.392000e+03 5.120000e+02
+K_02: 9.597910e+02 0.000000e+00 6.960217e+02 0.000000e+00 9.569251e+02 2.241806e+02 0.000000e+00 0.000000e+00 1.000000e+00
+S_rect_02: 1.242000e+03 3.750000e+02
+P_rect_02: 7.215377e+02 0 6.095593e+02 4.485728e+01 0 7.215377e+02 1.728540e+02 2.163791e-01 0 0 1 2.745884e-03
+S_rect_03: 1.242000e+03 3.750000e+02
+P_rect_03: 7.215377e+02 0 6.095593e+02 -3.395242e+02 0 7.215377e+02 1.728540e+02 2.199936e+00 0 0 1 2.729905e-03
+"""
+KITTI_ODOMETRY = """P0: 7.188560e+02 0 6.071928e+02 0 0 7.188560e+02 1.852157e+02 0 0 0 1 0
+P2: 7.188560e+02 0 6.071928e+02 4.538225e+01 0 7.188560e+02 1.852157e+02 -1.130887e-01 0 0 1 3.779761e-03
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write_file(text: str, name: str = "camera.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write_file
+
+
+def test_ros_yaml_gives_projection_for_rectified_and_distortion_for_raw_pictures(write):
+    calibration = load_calibration(write(ROS_YAML))
+    rectified = calibration.camera(rectified=True)
+    assert (rectified.width, rectified.height) == (640, 480)
+    assert (rectified.fx, rectified.fy, rectified.cx, rectified.cy) == (450, 460, 318, 239)
+    assert not rectified.is_distorted
+    raw = calibration.camera(rectified=False)
+    assert (raw.fx, raw.fy, raw.cx, raw.cy) == (500.5, 501, 320.25, 240.75)
+    assert raw.distortion_model == "plumb_bob"
+    assert raw.distortion == (-0.3, 0.1, 0.001, -0.002, 0)
+
+
+def test_ros_yaml_with_intrinsics_alone_is_enough(write):
+    text = "image_width: 64\nimage_height: 48\ncamera_matrix: {data: [50, 0, 32, 0, 51, 24, 0, 0, 1]}\n"
+    camera = load_calibration(write(text)).camera(rectified=True)
+    assert (camera.fx, camera.fy, camera.cx, camera.cy, camera.is_distorted) == (50, 51, 32, 24, False)
+
+
+def test_kitti_raw_is_the_rectified_camera(write):
+    calibration = load_calibration(write(KITTI_RAW, "calib_cam_to_cam.txt"))
+    for rectified in (True, False):
+        camera = calibration.camera(rectified)
+        assert (camera.width, camera.height) == (1242, 375)
+        assert (camera.fx, camera.fy, camera.cx, camera.cy) == (721.5377, 721.5377, 609.5593, 172.854)
+        assert not camera.is_distorted
+    assert (calibration.p[3], calibration.p[7]) == (44.85728, 0.2163791)
+
+
+def test_kitti_raw_other_camera(write):
+    path = write(KITTI_RAW, "calib_cam_to_cam.txt")
+    assert load_calibration(path, camera="03").p[3] == -339.5242
+    with pytest.raises(CameraError, match=r"calib_cam_to_cam\.txt: P_rect_01 \(or P1\) is missing"):
+        load_calibration(path, camera="01")
+
+
+def test_kitti_odometry_takes_the_size_it_is_given(write):
+    path = write(KITTI_ODOMETRY, "calib.txt")
+    calibration = load_calibration(path, size=(1241, 376))
+    camera = calibration.camera(rectified=True)
+    assert (camera.width, camera.height, camera.fx, camera.cx, camera.cy) == (1241, 376, 718.856, 607.1928, 185.2157)
+    assert calibration.p[3] == 45.38225
+    with pytest.raises(CameraError, match=r"calib\.txt: it does not say the picture's size"):
+        load_calibration(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("image_width: 640", "", "image_width is missing"),
+        ("image_height: 480", "image_height: tall", "image_height is 'tall', not a count of pixels"),
+        ("camera_matrix:", "matrix:", "camera_matrix.data is missing"),
+        ("[500.5, 0., 320.25,", "[500.5, 320.25,", "camera_matrix.data has 8 values, not 9"),
+        ("[500.5,", "[wide,", "camera_matrix.data has values that are not numbers"),
+        ("[-0.3,", "[.nan,", "not finite"),
+        ("[500.5,", "[0,", "uncalibrated"),
+        ("450.", "-450.", "focal lengths must be above 0"),
+        ("projection_matrix:", "projection_matrix: 3\nother:", "projection_matrix.data is missing"),
+        ("distortion_model: plumb_bob", "distortion_model: [1]", "distortion_model is not a name"),
+    ],
+)
+def test_wrong_yaml_is_told_in_one_line_with_the_file(write, old, new, message):
+    path = write(ROS_YAML.replace(old, new, 1))
+    with pytest.raises(CameraError) as caught:
+        load_calibration(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("S_rect_02: 4 2\nP_rect_02: 1 2 3", "P_rect_02 has 3 values, not 12"),
+        ("S_rect_02: 4 2\nP_rect_02: a b c", "P_rect_02 is not 12 numbers"),
+        ("S_rect_02: 0 0\nP_rect_02: 1 0 0 0 0 1 0 0 0 0 1 0", "no picture size"),
+        ("P_rect_02: 1 0 0 0 0 1 0 0 0 0 1 0", "S_rect_02 is missing"),
+    ],
+)
+def test_wrong_kitti_rows(write, row, message):
+    with pytest.raises(CameraError, match=message):
+        load_calibration(write(row, "calib_cam_to_cam.txt"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "just words", "- a\n- list\n", "%YAML:1.0\nK: !!opencv-matrix {}\n", "a: [1,\n", "[" * 5000]
+)
+def test_foreign_text_is_no_calibration(write, text):
+    with pytest.raises(CameraError, match="neither ROS camera_calibration YAML nor KITTI"):
+        load_calibration(write(text))
+
+
+def test_unsafe_yaml_is_not_executed(write, tmp_path):
+    target = tmp_path / "made"
+    with pytest.raises(CameraError):
+        load_calibration(write(f"image_width: !!python/object/apply:os.mkdir ['{target}']\n"))
+    assert not target.exists()
+
+
+ALIASES = "a0: &a0 [1, 1, 1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("image_width: *a11", r"image_width is \[\[.*, not a count of pixels"),  # 4 x 10^11 numbers, written out
+        ("image_width: 0x" + "f" * 5000, "image_width is an integer of 20000 bits, not a count of pixels"),
+        ("image_width: " + "9" * 5000, "neither ROS camera_calibration YAML nor"),  # more digits than Python reads
+        ("image_width: 2020-13-45", "neither ROS camera_calibration YAML nor"),  # a date to PyYAML
+        ("image_width: 4294967296", "image_width is 4294967296, not a count of pixels"),
+    ],
+)
+def test_values_that_would_not_end_are_told_shortly(write, line: str, message: str) -> None:
+    with pytest.raises(CameraError, match=message) as caught:
+        load_calibration(write(ALIASES + ROS_YAML.replace("image_width: 640", line)))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("size", ["inf 375", "1242 nan", "1e400 1", "0 375", "-1242 375"])
+def test_kitti_sizes_that_no_picture_has(write, size: str) -> None:
+    text = KITTI_RAW.replace("S_rect_02: 1.242000e+03 3.750000e+02", f"S_rect_02: {size}")
+    with pytest.raises(CameraError, match=r"S_rect_02: .* is no picture size"):
+        load_calibration(write(text))
+
+
+def test_missing_binary_and_huge_files(tmp_path):
+    with pytest.raises(CameraError, match=r"absent\.yaml cannot be read: No such file"):
+        load_calibration(tmp_path / "absent.yaml")
+    binary = tmp_path / "picture.png"
+    binary.write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(CameraError, match="not a text file"):
+        load_calibration(binary)
+    huge = tmp_path / "huge.yaml"
+    huge.write_bytes(b" " * (2**20 + 1))
+    with pytest.raises(CameraError, match="not a text file of less than 1 MiB"):
+        load_calibration(huge)

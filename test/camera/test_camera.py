@@ -1,0 +1,303 @@
+"""Cameras: a pixel goes out along its ray and comes back, however the picture was resized, cropped or binned."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtl_perception.camera.model import Calibration, CameraModel, calibration_from_camera_info
+from mtl_perception.errors import CameraError
+from mtl_perception.messages.decode import calibration_from_message
+
+LENSES = {
+    "none": ("", ()),
+    "plumb_bob 4": ("plumb_bob", (-0.28, 0.07, 0.001, -0.0005)),
+    "plumb_bob 5": ("plumb_bob", (-0.37, 0.2, 0.0003, 0.0007, -0.06)),
+    "rational 8": ("rational_polynomial", (8.0, -3.0, 0.0002, -0.0001, 1.0, 8.2, -1.5, 0.5)),
+    "equidistant": ("equidistant", (0.08, -0.03, 0.01, -0.002)),
+    "equidistant, ideal": ("equidistant", (0.0, 0.0, 0.0, 0.0)),
+}
+K = (721.5, 0.0, 609.5, 0.0, 722.5, 172.8, 0.0, 0.0, 1.0)
+P = (700.0, 0.0, 600.0, 45.0, 0.0, 701.0, 170.0, -1.1, 0.0, 0.0, 1.0, 0.005)
+EYE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+D = (-0.37, 0.2, 0.0003, 0.0007, -0.06)
+
+
+def camera_of(lens: str, width: int = 96, height: int = 60) -> CameraModel:
+    model, coefficients = LENSES[lens]
+    focal = 0.9 * max(width, height)
+    return CameraModel(width, height, focal, 1.01 * focal, 0.49 * width, 0.52 * height, model, coefficients)
+
+
+def pixels_of(camera: CameraModel) -> np.ndarray:
+    return np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1).astype(float)
+
+
+def assert_every_pixel_comes_back(camera: CameraModel, depth: np.ndarray | float = 7.5) -> None:
+    rays = camera.rays()
+    assert rays.shape == (camera.height, camera.width, 2)
+    assert rays.dtype == np.float32
+    points = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=-1).astype(float) * depth
+    assert np.abs(camera.project(points) - pixels_of(camera)).max() < 1e-3
+
+
+@pytest.mark.parametrize("lens", LENSES)
+class TestThereAndBack:
+    @settings(max_examples=15, deadline=None)
+    @given(
+        width=st.integers(16, 120), height=st.integers(16, 80), x=st.floats(0.2, 2.0), y=st.floats(0.2, 2.0),
+        depth=st.floats(0.1, 500),
+    )  # fmt: skip
+    def test_scaled(self, lens, width, height, x, y, depth):
+        camera = camera_of(lens, width, height)
+        assert_every_pixel_comes_back(camera, depth)
+        assert_every_pixel_comes_back(camera.scaled(max(round(width * x), 1), max(round(height * y), 1)), depth)
+
+    def test_cropped_keeps_the_rays(self, lens):
+        camera = camera_of(lens)
+        part = camera.cropped(11, 7, 40, 30)
+        assert_every_pixel_comes_back(part)
+        np.testing.assert_allclose(part.rays(), camera.rays()[7:37, 11:51], atol=2e-6)
+
+    def test_binned_region_of_a_camera_info(self, lens):
+        model, coefficients = LENSES[lens]
+        k = (70.0, 0.0, 48.0, 0.0, 71.0, 31.0, 0.0, 0.0, 1.0)
+        raw = calibration_from_camera_info(96, 64, k, coefficients, model, EYE, (), binning=(2, 2), roi=(8, 4, 60, 40))
+        camera = raw.camera(rectified=False)
+        assert (camera.width, camera.height) == (30, 20)
+        assert (camera.fx, camera.fy, camera.cx, camera.cy) == (35, 35.5, (48 - 8) / 2, (31 - 4) / 2)
+        assert_every_pixel_comes_back(camera)
+
+
+def test_pinhole_by_hand():
+    camera = CameraModel(4, 3, fx=2.0, fy=4.0, cx=1.0, cy=0.5)
+    assert camera.rays()[2, 3].tolist() == [(3 - 1.0) / 2.0, (2 - 0.5) / 4.0]
+    assert camera.project(np.array([2.0, -1.0, 4.0])).tolist() == [2.0 * 2 / 4 + 1, 4.0 * -1 / 4 + 0.5]
+
+
+def test_equidistant_by_hand():
+    """r = f theta: a ray at 45 degrees is f pi / 4 from the centre, also when all coefficients are 0."""
+    camera = CameraModel(200, 100, 100, 100, 100, 50, "equidistant", (0.0, 0.0, 0.0, 0.0))
+    assert camera.is_distorted
+    assert camera.project(np.array([3.0, 0.0, 3.0])) == pytest.approx([100 + 100 * math.pi / 4, 50])
+    raw = Calibration(200, 100, (100.0, 0, 100, 0, 100, 50, 0, 0, 1), (0.0,) * 4, "equidistant").camera(rectified=False)
+    assert raw.project(np.array([3.0, 0.0, 3.0])) == pytest.approx([100 + 100 * math.pi / 4, 50])
+
+
+class TestNoInverse:
+    @pytest.mark.parametrize(
+        ("model", "coefficients"),
+        [
+            ("plumb_bob", (-0.35, 0.0, 0.0, 0.0)),
+            ("plumb_bob", (0.0, -1.0, 0.0, 0.0, 0.5)),
+            ("plumb_bob", (-0.9, 0.9, 0.0, 0.0, -0.25)),
+            ("rational_polynomial", (-0.4, 0.1, 0.0, 0.0, 0.0, 0.3, 0.2, 0.1)),
+            ("equidistant", (0.1, -0.05, 0.2, -0.1)),
+            ("equidistant", (0.0, 0.0, 0.0, 0.0)),
+        ],
+    )
+    def test_pixels_that_no_ray_reaches_are_nan_and_no_other_ray_is_taken(self, model, coefficients):
+        """The model's curve, walked outwards until it folds back, tells which pixels it reaches and by which ray."""
+        camera = CameraModel(160, 120, 60.0, 60.0, 79.5, 59.5, model, coefficients)
+        rays = camera.rays().astype(float)
+        valid = np.isfinite(rays).all(axis=-1)
+        slopes = np.tan(np.linspace(0, math.radians(89.9), 20000))
+        radius = camera.project(np.stack([slopes, 0 * slopes, 0 * slopes + 1], axis=-1))[:, 0] - camera.cx
+        folds = np.flatnonzero(np.diff(radius) <= 0)
+        reach = folds[0] + 1 if folds.size else len(slopes)
+        distance = np.hypot(*(pixels_of(camera) - (camera.cx, camera.cy)).transpose(2, 0, 1))
+        assert not valid[distance > radius[:reach].max() + 0.5].any()
+        assert valid[distance < radius[:reach].max() * 0.75].all()
+        well_inside = valid & (distance < radius[:reach].max() - 1)
+        expected = np.interp(distance[well_inside], radius[:reach], slopes[:reach])
+        np.testing.assert_allclose(np.hypot(*rays[well_inside].T), expected, rtol=1e-3)
+        direction = (pixels_of(camera) - (camera.cx, camera.cy))[well_inside]
+        assert ((rays[well_inside] * direction).sum(axis=1) > 0).all()
+
+
+class TestScaling:
+    def test_exact(self):
+        camera = CameraModel(1242, 375, 721.5377, 722.25, 609.5593, 172.854).scaled(621, 188)
+        assert (camera.width, camera.height) == (621, 188)
+        assert (camera.fx, camera.cx) == (721.5377 * 0.5, 609.5593 * 0.5)
+        assert (camera.fy, camera.cy) == (722.25 * (188 / 375), 172.854 * (188 / 375))
+
+    def test_calibration_follows(self):
+        camera = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).camera(rectified=True).scaled(621, 125)
+        k, p = camera.calibration.k, camera.calibration.p
+        assert k == pytest.approx((K[0] / 2, 0, K[2] / 2, 0, K[4] / 3, K[5] / 3, 0, 0, 1), rel=1e-12)
+        assert p == pytest.approx((350, 0, 300, 22.5, 0, P[5] / 3, P[6] / 3, P[7] / 3, 0, 0, 1, 0.005), rel=1e-12)
+        assert camera.calibration.d == D
+        assert (camera.fx, camera.cy) == pytest.approx((p[0], p[6]))
+
+    def test_crop_moves_both_centres(self):
+        camera = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).camera(rectified=True).cropped(42, 25, 1200, 350)
+        assert (camera.cx, camera.cy) == (558, 145)
+        assert (camera.calibration.k[2], camera.calibration.k[5]) == (K[2] - 42, K[5] - 25)
+        assert (camera.calibration.p[2], camera.calibration.p[6]) == (558, 145)
+        assert (camera.calibration.width, camera.calibration.height) == (1200, 350)
+
+    @pytest.mark.parametrize("crop", [(-1, 0, 5, 5), (0, -1, 5, 5), (92, 0, 5, 5), (0, 56, 5, 5)])
+    def test_crop_outside(self, crop):
+        with pytest.raises(CameraError, match="is not inside 96x60"):
+            camera_of("none").cropped(*crop)
+
+
+class TestForPicture:
+    @pytest.mark.parametrize("size", [(621, 188), (621, 187), (2484, 750), (1242, 375), (310, 94)])
+    def test_the_same_picture_resized(self, size):
+        fitted = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).for_picture(*size)
+        assert (fitted.width, fitted.height) == size
+        assert fitted.k[0] == pytest.approx(K[0] * size[0] / 1242)
+        assert fitted.k[4] == pytest.approx(K[4] * size[1] / 375)
+
+    @pytest.mark.parametrize("size", [(640, 480), (1242, 370), (1216, 352), (375, 1242), (621, 192)])
+    def test_another_crop(self, size):
+        with pytest.raises(CameraError, match=rf"calibration is for 1242x375, the picture has {size[0]}x{size[1]}"):
+            Calibration(1242, 375, K).for_picture(*size)
+
+
+class TestWhichMatrix:
+    def test_rectified_is_p_without_distortion(self):
+        camera = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).camera(rectified=True)
+        assert (camera.fx, camera.fy, camera.cx, camera.cy) == (700, 701, 600, 170)
+        assert not camera.is_distorted
+
+    def test_raw_is_k_with_distortion(self):
+        camera = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).camera(rectified=False)
+        assert (camera.fx, camera.fy, camera.cx, camera.cy) == (721.5, 722.5, 609.5, 172.8)
+        assert (camera.distortion_model, camera.distortion) == ("plumb_bob", D)
+
+    @pytest.mark.parametrize("p", [(), (0.0,) * 12])
+    def test_rectified_without_p_is_k(self, p):
+        calibration = Calibration(1242, 375, K, D, "plumb_bob", EYE, p)
+        camera = calibration.camera(rectified=True)
+        assert (camera.fx, camera.fy, camera.cx, camera.cy) == (721.5, 722.5, 609.5, 172.8)
+        assert not camera.is_distorted
+        assert calibration.projection == (721.5, 0, 609.5, 0, 0, 722.5, 172.8, 0, 0, 0, 1, 0)
+
+    def test_zero_distortion_needs_no_known_model(self):
+        camera = Calibration(1242, 375, K, (0.0,) * 5, "some_vendor", EYE, P).camera(rectified=False)
+        assert not camera.is_distorted
+
+    def test_rectified_does_not_mind_an_unknown_distortion(self):
+        assert Calibration(1242, 375, K, (0.1,) * 6, "some_vendor", EYE, P).camera(rectified=True).fx == 700
+
+    def test_a_camera_without_calibration_makes_one(self):
+        calibration = Calibration.of(CameraModel(96, 60, 70.0, 71.0, 48.0, 30.0))
+        assert calibration.k == (70, 0, 48, 0, 71, 30, 0, 0, 1)
+        assert calibration.p == (70, 0, 48, 0, 0, 71, 30, 0, 0, 0, 1, 0)
+        assert (calibration.distortion_model, calibration.d) == ("plumb_bob", (0.0,) * 5)
+
+
+class TestRefused:
+    def test_uncalibrated(self):
+        for rectified in (True, False):
+            with pytest.raises(CameraError, match="uncalibrated"):
+                Calibration(640, 480, (0.0,) * 9).camera(rectified)
+
+    @pytest.mark.parametrize("name", ["k", "d", "r", "p"])
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_not_finite(self, name, value):
+        fields = {"k": list(K), "d": list(D), "r": list(EYE), "p": list(P)}
+        fields[name][3] = value
+        with pytest.raises(CameraError, match="not finite"):
+            calibration_from_camera_info(1242, 375, distortion_model="plumb_bob", **fields)
+
+    @pytest.mark.parametrize("name", ["fx", "fy", "cx", "cy"])
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_intrinsics_not_finite(self, name, value):
+        with pytest.raises(CameraError, match="not finite"):
+            CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, name: value})
+
+    @pytest.mark.parametrize("changes", [{"fx": 1e-9}, {"fy": 1e-300}, {"cx": -1e9}, {"fx": 1e300, "fy": 1e300}])
+    def test_intrinsics_whose_rays_or_sizes_would_be_infinite(self, changes):
+        with pytest.raises(CameraError, match=r"no camera of 9x9 pixels has fx"):
+            CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, **changes})
+
+    def test_values_that_scaling_would_make_infinite(self):
+        with pytest.raises(CameraError, match=r"values beyond 1e\+12 in K, D, R or P"):
+            calibration_from_camera_info(1242, 375, K, D, "plumb_bob", EYE, (*P[:3], 1.7e308, *P[4:]))
+
+    @pytest.mark.parametrize(("name", "value"), [("fx", 0.0), ("fy", -3.0)])
+    def test_focal_length(self, name, value):
+        with pytest.raises(CameraError, match="focal lengths must be above 0"):
+            CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, name: value})
+
+    @pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5), (2**40, 5)])
+    def test_size(self, size):
+        with pytest.raises(CameraError, match="size"):
+            CameraModel(*size, 1.0, 1.0, 1.0, 1.0)
+        with pytest.raises(CameraError, match="size"):
+            calibration_from_camera_info(*size, K, D, "plumb_bob", EYE, P)
+
+    @pytest.mark.parametrize("lengths", [(8, 9, 12), (9, 3, 12), (9, 9, 11), (0, 9, 12)])
+    def test_lengths(self, lengths):
+        k, r, p = ((1.0,) * n for n in lengths)
+        with pytest.raises(CameraError, match="K, R, P have"):
+            calibration_from_camera_info(640, 480, k, (), "plumb_bob", r, p)
+
+    @pytest.mark.parametrize(
+        ("model", "count", "text"),
+        [
+            ("plumb_bob", 8, "4 or 5"),
+            ("rational_polynomial", 5, "8 or 12 or 14"),
+            ("equidistant", 5, "has 4"),
+            ("pinhole", 5, "known"),
+        ],
+    )
+    def test_distortion(self, model, count, text):
+        calibration = calibration_from_camera_info(1242, 375, K, (0.1,) * count, model, EYE, P)
+        with pytest.raises(CameraError, match=text):
+            calibration.camera(rectified=False)
+
+    @pytest.mark.parametrize("model", ["", "none"])
+    def test_coefficients_without_a_model_are_not_ignored(self, model):
+        with pytest.raises(CameraError, match="without the name"):
+            Calibration(1242, 375, K, D, model, EYE, P).camera(rectified=False)
+
+    def test_region_outside(self):
+        with pytest.raises(CameraError, match="roi 100x10 at"):
+            calibration_from_camera_info(640, 480, K, D, "plumb_bob", EYE, P, roi=(600, 0, 100, 10))
+
+    def test_binned_away(self):
+        with pytest.raises(CameraError, match="leaves nothing"):
+            calibration_from_camera_info(640, 3, K, D, "plumb_bob", EYE, P, binning=(1, 4))
+
+
+class TestMessage:
+    def fields(self, upper: bool = False, **changes):
+        names = {"k": np.array(K), "d": np.array(D), "r": np.array(EYE), "p": np.array(P)}
+        names = {name.upper() if upper else name: value for name, value in names.items()}
+        roi = SimpleNamespace(x_offset=40, y_offset=20, width=1000, height=300, do_rectify=False)
+        return SimpleNamespace(
+            **{"width": 1242, "height": 375, "distortion_model": "plumb_bob", "binning_x": 2, "binning_y": 0, "roi": roi}
+            | names
+            | changes
+        )
+
+    @pytest.mark.parametrize("upper", [False, True], ids=["ROS 2", "ROS 1"])
+    def test_full_resolution_with_region_and_binning(self, upper):
+        calibration = calibration_from_message(self.fields(upper))
+        assert (calibration.width, calibration.height) == (500, 300)
+        assert calibration.k == pytest.approx((K[0] / 2, 0, (K[2] - 40) / 2, 0, K[4], K[5] - 20, 0, 0, 1))
+        assert calibration.p[:8] == pytest.approx((350, 0, 280, 22.5, 0, 701, 150, -1.1))
+        assert (calibration.d, calibration.r, calibration.distortion_model) == (D, EYE, "plumb_bob")
+
+    def test_binning_of_an_odd_size_divides_by_the_whole_number(self):
+        message = self.fields(roi=SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0), binning_x=4, binning_y=4)
+        calibration = calibration_from_message(message)
+        assert (calibration.width, calibration.height) == (310, 93)
+        assert (calibration.k[0], calibration.k[4]) == (K[0] / 4, K[4] / 4)
+
+    def test_no_rotation_is_the_identity(self):
+        assert calibration_from_message(self.fields(r=np.zeros(9))).r == EYE
+
+    def test_unreadable(self):
+        with pytest.raises(CameraError, match="cannot be read"):
+            calibration_from_message(self.fields(d=["x"]))

@@ -1,0 +1,231 @@
+"""`infer`: which files it leaves, that they hold what the pipeline says, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import noise_picture
+
+from mtl_perception import CameraModel, Frame, Pipeline
+from mtl_perception.__main__ import main
+from mtl_perception.cli.infer import depth_to_png
+from mtl_perception.labels import STREET
+from mtl_perception.network.description import KITTI_CAMERA
+from mtl_perception.types import Result
+from mtl_perception.visualization.colors import overlay
+
+HEIGHT, WIDTH = 40, 64
+CAMERA_YAML = """\
+image_width: 128
+image_height: 80
+camera_name: front
+camera_matrix: {rows: 3, cols: 3, data: [90.0, 0, 64, 0, 91.0, 41, 0, 0, 1]}
+distortion_model: plumb_bob
+distortion_coefficients: {rows: 1, cols: 5, data: [-0.1, 0.02, 0, 0, 0]}
+rectification_matrix: {rows: 3, cols: 3, data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+projection_matrix: {rows: 3, cols: 4, data: [80.0, 0, 60, 0, 0, 82.0, 40, 0, 0, 0, 1, 0]}
+"""
+FILES = ("labels.png", "depth.png", "color.png", "overlay.png", "ply")
+
+
+def write(path: Path, seed: int = 0) -> np.ndarray:
+    picture = noise_picture(HEIGHT, WIDTH, seed)
+    assert cv2.imwrite(str(path), picture[..., ::-1])
+    return picture
+
+
+def read(path: Path) -> np.ndarray:
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    return pixels
+
+
+def read_ply(path: Path) -> np.ndarray:
+    head, _, body = path.read_bytes().partition(b"end_header\n")
+    count = int(re.search(rb"element vertex (\d+)", head)[1])
+    names = [name.decode() for name in re.findall(rb"property \w+ (\w+)", head)]
+    assert names == ["x", "y", "z", "red", "green", "blue", "label"]
+    kinds = ["<f4"] * 3 + ["u1"] * 3 + ["<i4"]
+    points = np.frombuffer(body, np.dtype(list(zip(names, kinds, strict=True))))
+    assert len(points) == count
+    return points
+
+
+@pytest.fixture(scope="module")
+def pipe(weights_file) -> Pipeline:
+    return Pipeline(weights=weights_file, device="cpu", warm_up=False)
+
+
+@pytest.fixture
+def infer(weights_file, capsys):
+    """Run the command in this process: exit code and the lines on stderr."""
+
+    def run(*arguments: object) -> tuple[int, list[str]]:
+        code = main(["infer", *map(str, arguments), "--weights", str(weights_file), "--device", "cpu"])
+        return code, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+def assert_files_hold(folder: Path, stem: str, result: Result) -> None:
+    np.testing.assert_array_equal(read(folder / f"{stem}.labels.png"), result.labels)
+    depth = read(folder / f"{stem}.depth.png")
+    assert depth.dtype == np.uint16
+    finite = np.isfinite(result.depth)
+    assert finite.any()
+    assert not finite.all()
+    assert (depth[~finite] == 0).all()
+    np.testing.assert_allclose(depth[finite] / 256, result.depth[finite], atol=0.5 / 256 + 1e-4)
+    colours = STREET.palette()[result.labels]
+    np.testing.assert_array_equal(read(folder / f"{stem}.color.png")[..., ::-1], colours)
+    np.testing.assert_array_equal(
+        read(folder / f"{stem}.overlay.png")[..., ::-1], overlay(result.image, result.labels, STREET, 0.5)
+    )
+    points = read_ply(folder / f"{stem}.ply")
+    cloud = result.cloud[finite]
+    for name in ("x", "y", "z", "label"):
+        np.testing.assert_array_equal(points[name], cloud[name])
+    np.testing.assert_array_equal(np.stack([points[name] for name in ("red", "green", "blue")], axis=-1), result.image[finite])
+
+
+def test_in_a_process_of_its_own(tmp_path, weights_file, pipe):
+    """Two pictures, without a camera: the weights' own is used, scaled, and that is said."""
+    pictures = {name: write(tmp_path / f"{name}.png", seed) for seed, name in enumerate(("a", "b.c"))}
+    out = tmp_path / "new" / "out"
+    command = [sys.executable, "-m", "mtl_perception", "infer", *(tmp_path / f"{name}.png" for name in pictures)]
+    done = subprocess.run([*command, "--out", out, "--weights", weights_file], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["classes.json", *(f"{name}.{file}" for name in pictures for file in FILES)]
+    )
+    assert "no --camera: clouds are made with the weights' own training camera (1242x375), scaled" in done.stderr
+    assert "licence: none" in done.stderr
+    camera = CameraModel(**KITTI_CAMERA).scaled(WIDTH, HEIGHT)
+    for name, picture in pictures.items():
+        assert_files_hold(out, name, pipe(Frame(picture, camera)))
+    assert json.loads((out / "classes.json").read_text()) == [
+        {"id": i, "name": name, "color": list(color)}
+        for i, (name, color) in enumerate(zip(STREET.names, STREET.colors, strict=True))
+    ]
+
+
+def test_camera_file(tmp_path, infer, pipe):
+    """The file is for twice the size."""
+    picture = write(tmp_path / "a.png")
+    (tmp_path / "front.yaml").write_text(CAMERA_YAML)
+    code, lines = infer(tmp_path / "a.png", "--out", tmp_path / "out", "--camera", tmp_path / "front.yaml")
+    assert code == 0
+    assert not any("no --camera" in line for line in lines)
+    assert_files_hold(tmp_path / "out", "a", pipe(Frame(picture, CameraModel(WIDTH, HEIGHT, 40.0, 41.0, 30.0, 20.0))))
+
+
+def test_raw_pictures_are_undistorted(tmp_path, infer, pipe):
+    picture = write(tmp_path / "a.png")
+    (tmp_path / "front.yaml").write_text(CAMERA_YAML)
+    arguments = ("--out", tmp_path / "out", "--camera", tmp_path / "front.yaml", "--no-input-rectified")
+    assert infer(tmp_path / "a.png", *arguments)[0] == 0
+    lens = CameraModel(WIDTH, HEIGHT, 45.0, 45.5, 32.0, 20.5, "plumb_bob", (-0.1, 0.02, 0.0, 0.0, 0.0))
+    assert_files_hold(tmp_path / "out", "a", pipe(Frame(picture, lens)))
+
+
+def test_parameters_and_folders(tmp_path, infer):
+    (tmp_path / "in").mkdir()
+    for seed in range(2):
+        write(tmp_path / "in" / f"{seed}.png", seed)
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    code, _ = infer(tmp_path / "in", "--out", tmp_path / "out", "--max-depth", 20, "--output-scale", 0.5)
+    assert code == 0
+    for stem in "01":
+        depth = read(tmp_path / "out" / f"{stem}.depth.png")
+        assert depth.shape == (HEIGHT // 2, WIDTH // 2)
+        assert 0 < depth.max() <= 20 * 256
+    assert not (tmp_path / "out" / "notes.labels.png").exists()
+
+
+class TestFailures:
+    def test_one_bad_picture_does_not_stop_the_others(self, tmp_path, infer):
+        write(tmp_path / "good.png")
+        (tmp_path / "bad.png").write_bytes(b"no picture")
+        code, lines = infer(tmp_path / "bad.png", tmp_path / "good.png", "--out", tmp_path / "out")
+        assert code == 1
+        assert sum("bad.png" in line for line in lines) == 1
+        assert lines[-1] == f"mtl_perception infer: 1 of 2 pictures failed; the others are in {tmp_path / 'out'}"
+        assert {path.name.split(".")[0] for path in (tmp_path / "out").iterdir()} == {"good", "classes"}
+
+    def test_the_only_picture_is_bad(self, tmp_path, infer):
+        (tmp_path / "bad.png").write_bytes(b"no picture")
+        code, lines = infer(tmp_path / "bad.png", "--out", tmp_path / "out")
+        assert code == 1
+        assert re.fullmatch(r"mtl_perception infer: .*bad\.png: damaged or not a picture \(10 bytes\); read are .*", lines[-1])
+        assert sum("bad.png" in line for line in lines) == 1
+
+    def test_missing_picture(self, tmp_path, infer):
+        assert infer(tmp_path / "none.png", "--out", tmp_path / "out") == (
+            1,
+            [f"mtl_perception infer: {tmp_path / 'none.png'}: no such picture"],
+        )
+
+    def test_empty_folder(self, tmp_path, infer):
+        code, lines = infer(tmp_path, "--out", tmp_path / "out")
+        assert (code, len(lines)) == (1, 1)
+        assert "a folder without pictures" in lines[0]
+
+    def test_same_names(self, tmp_path, infer):
+        for name in ("x", "y"):
+            (tmp_path / name).mkdir()
+            write(tmp_path / name / "a.png")
+        code, lines = infer(tmp_path / "x" / "a.png", tmp_path / "y", "--out", tmp_path / "out")
+        assert (code, len(lines)) == (1, 1)
+        assert "2 pictures are named 'a'" in lines[0]
+        assert not (tmp_path / "out").exists()
+
+    def test_out_is_a_file(self, tmp_path, infer):
+        write(tmp_path / "a.png")
+        code, lines = infer(tmp_path / "a.png", "--out", tmp_path / "a.png")
+        assert code == 1
+        assert lines[-1].startswith(f"mtl_perception infer: {tmp_path / 'a.png'}: cannot be made")
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            (CAMERA_YAML.replace("90.0", ".nan"), "not finite"),
+            ("hello", "front.yaml"),
+        ],
+    )
+    def test_camera_that_cannot_be_used(self, tmp_path, infer, text, problem):
+        write(tmp_path / "a.png")
+        (tmp_path / "front.yaml").write_text(text)
+        code, lines = infer(tmp_path / "a.png", "--out", tmp_path / "out", "--camera", tmp_path / "front.yaml")
+        assert code == 1
+        assert "front.yaml" in lines[-1]
+        assert problem in lines[-1]
+        assert lines[-1].startswith("mtl_perception infer: ")
+
+    def test_camera_of_another_picture_costs_only_the_cloud(self, tmp_path, infer):
+        write(tmp_path / "a.png")
+        (tmp_path / "front.yaml").write_text(CAMERA_YAML.replace("image_width: 128", "image_width: 100"))
+        code, lines = infer(tmp_path / "a.png", "--out", tmp_path / "out", "--camera", tmp_path / "front.yaml")
+        assert code == 0
+        assert "front.yaml: no cloud: " in lines[-1]
+        assert "not the same picture resized" in lines[-1]
+        assert (tmp_path / "out" / "a.labels.png").exists()
+        assert (tmp_path / "out" / "a.depth.png").exists()
+        assert not (tmp_path / "out" / "a.ply").exists()
+
+    def test_unknown_weights(self, tmp_path, capsys):
+        write(tmp_path / "a.png")
+        assert main(["infer", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--weights", "kity"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("mtl_perception infer: no weights are called 'kity': did you mean 'kitti'?")
+
+
+def test_depth_picture_by_hand():
+    depth = np.array([[1.0, 0.001, 255.99, 300.0], [np.nan, np.inf, -np.inf, 2.5 + 1 / 512]], np.float32)
+    assert depth_to_png(depth).tolist() == [[256, 1, 65533, 65535], [0, 0, 0, 640]]

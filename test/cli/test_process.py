@@ -1,0 +1,177 @@
+"""`process`: bag in, bag out, with the pipeline's values under the node's names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import QosDurability, QosReliability
+from rosbags.rosbag2 import Reader
+from support.bags import CAMERA_INFO, DELAY_NS, IMAGE, START_NS, STEP_NS, Messages, drive, picture, write_bag
+
+from mtl_perception import CameraModel, Frame, Pipeline
+from mtl_perception.__main__ import main
+from mtl_perception.labels import STREET
+from mtl_perception.messages.decode import calibration_from_message, cloud_of, decode_image, depth_of
+from mtl_perception.sources.open import open_source
+from mtl_perception.visualization.colors import colorize_labels, overlay
+
+SIZE = (24, 32)
+COUNT = 3
+OUTPUTS = {
+    "/mtl_perception/segmentation/image": IMAGE,
+    "/mtl_perception/segmentation/overlay": IMAGE,
+    "/mtl_perception/segmentation/labels": IMAGE,
+    "/mtl_perception/segmentation/confidence": IMAGE,
+    "/mtl_perception/segmentation/label_info": "vision_msgs/msg/LabelInfo",
+    "/mtl_perception/depth/image": IMAGE,
+    "/mtl_perception/depth/camera_info": CAMERA_INFO,
+    "/mtl_perception/points": "sensor_msgs/msg/PointCloud2",
+}
+
+
+@pytest.fixture
+def process(weights_file, capsys):
+    """Run the command in this process: exit code, stdout, and stderr's last line."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main(["process", *map(str, arguments), "--weights", str(weights_file), "--device", "cpu"])
+        captured = capsys.readouterr()
+        return code, captured.out, (captured.err.splitlines() or [""])[-1]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pipe(weights_file) -> Pipeline:
+    return Pipeline(weights=weights_file, device="cpu", warm_up=False)
+
+
+def messages_of(path: Path) -> dict[str, list]:
+    """Messages by topic, with their bag times."""
+    found: dict[str, list] = {}
+    with AnyReader([path]) as reader:
+        types = {connection.topic: connection.msgtype for connection in reader.connections}
+        for connection, time_ns, data in reader.messages():
+            found.setdefault(connection.topic, []).append((time_ns, reader.deserialize(data, connection.msgtype)))
+    found["types"] = types
+    return found
+
+
+@pytest.mark.parametrize(("kind", "name"), [("mcap", "out.mcap"), ("ros1", "out")])
+def test_values_stamps_and_names(tmp_path, process, pipe, kind, name):
+    source = write_bag(tmp_path / "in", kind, drive(kind, COUNT, SIZE))
+    code, out, _ = process(source, "--out", tmp_path / name)
+    assert (code, out.strip()) == (0, f"{COUNT} frames -> {tmp_path / name}")
+    found = messages_of(tmp_path / name)
+    assert found.pop("types") == OUTPUTS
+    assert {topic: len(entries) for topic, entries in found.items()} == {
+        topic: 1 if topic.endswith("label_info") else COUNT for topic in OUTPUTS
+    }
+    camera = CameraModel(SIZE[1], SIZE[0], 40.0, 41.0, 15.5, 11.5)
+    for i in range(COUNT):
+        stamp = START_NS + i * STEP_NS
+        for topic, entries in found.items():
+            if topic.endswith("label_info") and i:
+                continue
+            time_ns, message = entries[i]
+            assert time_ns == stamp + DELAY_NS, "received when the picture was"
+            assert (message.header.stamp.sec, message.header.stamp.nanosec) == divmod(stamp, 10**9)
+            assert message.header.frame_id == "front_optical"
+        one = {topic.removeprefix("/mtl_perception/"): entries[min(i, len(entries) - 1)][1] for topic, entries in found.items()}
+        expected = pipe(Frame(picture(i, *SIZE), camera))
+        for topic, values in (("labels", expected.labels), ("confidence", expected.confidence)):
+            np.testing.assert_array_equal(one[f"segmentation/{topic}"].data.reshape(SIZE), values)
+            assert one[f"segmentation/{topic}"].encoding == "mono8"
+        np.testing.assert_array_equal(depth_of(one["depth/image"]), expected.depth)
+        assert cloud_of(one["points"]).tobytes() == expected.cloud.tobytes()
+        assert one["points"].is_dense == bool(np.isfinite(expected.depth).all())
+        colours = colorize_labels(expected.labels, STREET)
+        np.testing.assert_array_equal(decode_image(one["segmentation/image"]), colours)
+        blended = overlay(picture(i, *SIZE), expected.labels, STREET, 0.5)
+        np.testing.assert_array_equal(decode_image(one["segmentation/overlay"]), blended)
+        assert (
+            calibration_from_message(one["depth/camera_info"]).camera(rectified=True).matrix.tolist() == camera.matrix.tolist()
+        )
+        classes = one["segmentation/label_info"].class_map
+        assert [(entry.class_id, entry.class_name) for entry in classes] == list(enumerate(STREET.names))
+
+
+def test_offered_qos(tmp_path, process):
+    source = write_bag(tmp_path / "in", "mcap", drive("mcap", 1, SIZE))
+    assert process(source, "--out", tmp_path / "out.mcap")[0] == 0
+    with Reader(tmp_path / "out.mcap") as reader:
+        qos = {connection.topic: connection.ext.offered_qos_profiles for connection in reader.connections}
+    assert set(qos) == set(OUTPUTS)
+    for topic, (profile,) in qos.items():
+        latched = topic.endswith("label_info")
+        assert profile.durability == (QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE)
+        assert profile.reliability == QosReliability.RELIABLE
+
+
+def test_with_input_at_half_size(tmp_path, process):
+    source = write_bag(tmp_path / "in", "db3", drive("db3", 2, SIZE))
+    assert process(source, "--out", tmp_path / "out.mcap", "--with-input", "--output-scale", 0.5)[0] == 0
+    found = messages_of(tmp_path / "out.mcap")
+    assert set(found["types"]) == {*OUTPUTS, "/camera/image", "/camera/camera_info"}
+    np.testing.assert_array_equal(decode_image(found["/camera/image"][1][1]), picture(1, *SIZE))
+    assert found["/camera/camera_info"][0][1].k.tolist() == [40, 0, 15.5, 0, 41, 11.5, 0, 0, 1]
+    half = found["/mtl_perception/depth/camera_info"][0][1]
+    assert (half.width, half.height) == (16, 12)
+    assert half.k.tolist() == [20, 0, 7.75, 0, 20.5, 5.75, 0, 0, 1]
+    assert depth_of(found["/mtl_perception/depth/image"][0][1]).shape == (12, 16)
+    assert cloud_of(found["/mtl_perception/points"][0][1]).shape == (12, 16)
+    frames = list(open_source(tmp_path / "out.mcap", image_topic="/camera/image"))
+    assert [frame.stamp_ns for frame in frames] == [START_NS, START_NS + STEP_NS]
+
+
+def test_without_camera_there_is_no_cloud(tmp_path, process):
+    records = [record for record in drive("mcap", 2, SIZE) if record[0].endswith("image_raw")]
+    source = write_bag(tmp_path / "in", "mcap", records)
+    assert process(source, "--out", tmp_path / "out.mcap")[0] == 0
+    found = messages_of(tmp_path / "out.mcap")
+    assert len(found["/mtl_perception/depth/image"]) == 2
+    assert "/mtl_perception/points" not in found
+    assert "/mtl_perception/depth/camera_info" not in found
+
+
+def test_bad_messages_are_left_out_and_counted(tmp_path, process):
+    make = Messages()
+    bad = make.image(picture(9, *SIZE), START_NS)
+    bad.step -= 1
+    records = [*drive("mcap", 2, SIZE), ("/cam/image_raw", bad, START_NS + 5 * STEP_NS)]
+    code, out, _ = process(write_bag(tmp_path / "in", "mcap", records), "--out", tmp_path / "out.mcap")
+    assert code == 0
+    assert out.strip() == f"2 frames, 1 left out {{'step': 1}} -> {tmp_path / 'out.mcap'}"
+
+
+class TestRefused:
+    def test_an_output_that_is_there(self, tmp_path, process):
+        source = write_bag(tmp_path / "in", "mcap", drive("mcap", 1, SIZE))
+        (tmp_path / "out.mcap").write_bytes(b"precious")
+        code, _, line = process(source, "--out", tmp_path / "out.mcap")
+        assert code == 1
+        assert line.startswith(f"mtl_perception process: output {tmp_path / 'out.mcap'} exists already")
+        assert (tmp_path / "out.mcap").read_bytes() == b"precious"
+        assert process(source, "--out", tmp_path / "out.mcap", "--force")[0] == 0
+        assert set(messages_of(tmp_path / "out.mcap")["types"]) == set(OUTPUTS)
+
+    def test_no_bag(self, tmp_path, process):
+        code, _, line = process(tmp_path / "none.mcap", "--out", tmp_path / "out.mcap")
+        assert code == 1
+        assert line.startswith(f"mtl_perception process: {tmp_path / 'none.mcap'} does not exist")
+        assert not (tmp_path / "out.mcap").exists()
+
+    def test_a_bag_cut_short_gives_the_frames_before(self, tmp_path, process):
+        folder = write_bag(tmp_path / "in", "mcap", drive("mcap", 4, SIZE))
+        (whole,) = folder.glob("*.mcap")
+        data = whole.read_bytes()
+        # In the middle of the last picture.
+        (tmp_path / "cut.mcap").write_bytes(data[: data.rindex(picture(3, *SIZE).tobytes()) + 100])
+        code, _, line = process(tmp_path / "cut.mcap", "--out", tmp_path / "out.mcap")
+        assert code == 1
+        assert line.startswith("mtl_perception process: ")
+        assert line.endswith(f"; the 3 frames before that are in {tmp_path / 'out.mcap'}")
+        assert len(messages_of(tmp_path / "out.mcap")["/mtl_perception/points"]) == 3

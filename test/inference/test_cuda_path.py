@@ -1,0 +1,392 @@
+"""Jobs under way at once, programs kept and dropped, and what is done when a device cannot: with a stand-in for the device."""
+
+from __future__ import annotations
+
+import gc
+import random
+import weakref
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import noise_picture
+
+from mtl_perception import CameraModel, Frame, Pipeline, load_network, pipeline
+from mtl_perception.config import Config
+from mtl_perception.errors import DeviceError
+from mtl_perception.inference.cuda import slots as device_slots
+from mtl_perception.inference.cuda.path import SLOTS, DevicePath
+from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, Lane, is_out_of_memory
+from mtl_perception.inference.request import Job
+from mtl_perception.inference.torch.engine import Engine
+from mtl_perception.types import Result
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+HEIGHT, WIDTH = 6, 8
+CAMERA = CameraModel(WIDTH, HEIGHT, 5.0, 6.0, 4.0, 3.0)
+
+
+@dataclass(eq=False)
+class Op:
+    """Something that a lane has to do."""
+
+    lane: Lane
+    work: Any
+    after: Any
+    done: bool = False
+
+
+class LateRuntime(HostRuntime):
+    """A device that does nothing before it must, or at a moment drawn by chance: what a real one may do, at its worst."""
+
+    can_capture = True
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
+        self.lanes: dict[Lane, list[Op]] = {lane: [] for lane in Lane}
+        self.captures = self.releases = 0
+        self.faults: list[Exception] = []
+        self._chance = None if seed is None else random.Random(seed)
+
+    def run(self, lane, work, after=None):
+        op = Op(lane, work, after)
+        self.lanes[lane].append(op)
+        if self._chance is not None:
+            for queue in self._chance.sample(list(self.lanes.values()), 2):
+                for pending in [op for op in queue if not op.done][: self._chance.randrange(3)]:
+                    self.wait(pending)
+        return op
+
+    @torch.inference_mode()
+    def wait(self, mark):
+        if mark.done:
+            return
+        queue = self.lanes[mark.lane]
+        for op in queue[: queue.index(mark)]:
+            self.wait(op)
+        if mark.after is not None:
+            self.wait(mark.after)
+        mark.work()
+        mark.done = True
+
+    def make(self, build):
+        for op in self.lanes[Lane.COMPUTE]:
+            self.wait(op)
+        return build()
+
+    def capture(self, work):
+        self.captures += 1
+        if self.faults:
+            raise self.faults.pop(0)
+        return work
+
+    def release(self):
+        for queue in self.lanes.values():
+            for op in queue:
+                self.wait(op)
+        self.releases += 1
+
+
+class Arithmetic:
+    """A program whose outputs tell what went in."""
+
+    def __init__(self, network, classes, spec) -> None:
+        self.spec = spec
+
+    def __call__(self, image, limits, rays, out) -> None:
+        if "labels" in out:
+            out["labels"].copy_(image[..., 0])
+        depth = image[..., 1].float() * limits[:, 3, None, None] + limits[:, 0, None, None]
+        if "depth" in out:
+            out["depth"].copy_(depth)
+        if "cloud" in out:
+            out["cloud"][..., :2] = rays * depth[..., None]
+            out["cloud"][..., 2:] = depth[..., None]
+
+
+@pytest.fixture(scope="module")
+def network(weights_file):
+    return load_network(weights_file)
+
+
+@pytest.fixture
+def make(network, monkeypatch):
+    monkeypatch.setattr(device_slots, "DeviceProgram", Arithmetic)
+
+    def path(runtime: HostRuntime, **options) -> DevicePath:
+        return DevicePath(network, runtime, "fp32", (0, 12), **options)
+
+    return path
+
+
+def job(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[str] | None = None, count: int = 1) -> Job:
+    """Noise, limits and a camera that all go with the seed."""
+    camera = CameraModel(size[1], size[0], 5.0, 6.0, 4.0 + seed, 3.0)
+    frames = [Frame(noise_picture(*size, seed=10 * seed + i), camera) for i in range(count)]
+    outputs = frozenset(wanted or {"labels", "depth", "cloud"})
+    return Job(frames, [outputs] * count, [1.0 + seed] * count, size, "exact", 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
+
+
+def assert_of(results: list[Result], done: Job) -> None:
+    """They are that job's, all of it."""
+    for frame, result, factor in zip(done.frames, results, done.depth_factors, strict=True):
+        depth = frame.image[..., 1].astype(np.float32) * np.float32(factor) + np.float32(done.min_depth)
+        np.testing.assert_array_equal(result.labels, frame.image[..., 0])
+        np.testing.assert_allclose(result.depth, depth, rtol=1e-6)
+        np.testing.assert_allclose(result.cloud["x"], frame.camera.rays()[..., 0] * depth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+@pytest.mark.parametrize("seed", [None, *range(6)])
+def test_jobs_do_not_mix_however_late_the_device_is(make, seed, copies):
+    path = make(LateRuntime(seed), copies=copies)
+    order = random.Random(seed)
+    waiting: list[tuple[Any, Job]] = []
+    for number in range(16):
+        new = job(number, count=1 + number // 12)
+        if order.random() < 0.3:
+            assert_of(path.run(new), new)
+        else:
+            ticket = path.submit(new)
+            waiting.append((ticket, new))
+            # The picture may be overwritten as soon as it was handed over.
+            given = [replace(frame, image=frame.image.copy()) for frame in new.frames]
+            for frame in new.frames:
+                frame.image[:] = 0
+            waiting[-1] = (ticket, replace(new, frames=given))
+        while len(waiting) >= SLOTS or (waiting and order.random() < 0.4):
+            ticket, done = waiting.pop(0)
+            assert_of(ticket.result(), done)
+    for ticket, done in waiting:
+        assert_of(ticket.result(), done)
+
+
+def test_results_that_nobody_fetched_are_kept(make):
+    path = make(LateRuntime(), copies=False)
+    jobs = [job(number) for number in range(5)]
+    tickets = [path.submit(each) for each in jobs]
+    for ticket, done in zip(tickets, jobs, strict=True):
+        assert_of(ticket.result(), done)
+        assert ticket.result() is ticket.result()
+
+
+def test_whose_memory(make):
+    for copies in (True, False):
+        path = make(LateRuntime(), copies=copies)
+        first = path.run(job(1))[0]
+        before = first.labels.copy()
+        assert_of(path.run(job(2)), job(2))
+        assert (first.labels == before).all(), "it may be published while the next is computed"
+        third = path.run(job(3))[0]
+        assert np.shares_memory(first.labels, third.labels) != copies
+        assert (first.labels == before).all() == copies
+
+
+def test_what_changes_from_frame_to_frame_needs_no_new_graph(make):
+    runtime = LateRuntime()
+    path = make(runtime)
+    path.run(job(0))
+    assert runtime.captures == 0, "what comes only once is not worth it"
+    for number in range(4):
+        path.run(job(number))
+    tickets = [path.submit(job(number)) for number in range(4)]
+    assert runtime.captures == path.graphs == SLOTS
+    for ticket in tickets:
+        ticket.result()
+    for other in (job(1, wanted={"depth"}), job(1, size=(4, 4)), job(1, count=3), replace(job(1), upsampling="bilinear")):
+        before = runtime.captures
+        for _ in range(5):
+            path.run(other)
+        assert runtime.captures == before + SLOTS
+
+
+def test_the_least_recently_used_program_goes(make):
+    runtime = LateRuntime()
+    path = make(runtime, programs=2)
+    one, two, three = (job(1, size=(4, width)) for width in (4, 5, 6))
+    path.run(one)
+    kept = path.submit(one, overlap=False)
+    path.run(two)
+    path.run(one)
+    assert path.graphs == 1
+    path.run(three)
+    assert [spec.size for spec in path._plans] == [(4, 4), (4, 6)]
+    kept_too = path.submit(one, overlap=False)
+    for _ in range(4):
+        path.run(three)
+    assert_of(path.run(two), two)
+    assert path.graphs == SLOTS, "those of the first went with its program, the third has its own"
+    assert_of(kept.result(), one)
+    assert_of(kept_too.result(), one)
+    assert path.notes == ["more than 2 kinds of job: the oldest program was dropped, and is made anew if needed"]
+
+
+def test_without_capture_it_goes_on_and_says_so(make):
+    runtime = LateRuntime()
+    path = make(runtime)
+    assert path.backend == "cpu graph"
+    runtime.faults.append(RuntimeError("operation not permitted when stream is capturing\nmore"))
+    for number in (1, 2, 3):
+        assert_of(path.run(job(number)), job(number))
+    assert path.backend == "cpu eager"
+    assert path.notes == [
+        "no graph of a picture of 8x6 for labels, depth, cloud, and none from now on: "
+        "operation not permitted when stream is capturing"
+    ]
+    for number in (1, 2, 3):
+        assert_of(path.run(job(number, size=(5, 5))), job(number, size=(5, 5)))
+    assert (runtime.captures, path.graphs) == (1, 0)
+    assert make(LateRuntime(), use_graphs=False).backend == make(HostRuntime()).backend == "cpu eager"
+
+
+@pytest.mark.parametrize(
+    "fault", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
+)
+def test_out_of_memory_frees_everything_and_goes_on_without_a_graph(make, fault):
+    runtime = LateRuntime()
+    path = make(runtime, copies=False)
+    large = job(3, size=(20, 30))
+    for _ in range(SLOTS):
+        assert_of(path.run(large), large)
+    under_way = [path.submit(job(number)) for number in (1, 2)]
+    runtime.faults.append(fault)
+    assert_of(path.run(large), large)
+    assert runtime.releases == 1
+    assert [spec.size for spec in path._plans] == [(20, 30)]
+    for number, ticket in zip((1, 2), under_way, strict=True):
+        assert_of(ticket.result(), job(number))
+    for _ in range(3):
+        assert_of(path.run(large), large)
+    assert path.graphs == 0, "this one stays without"
+    for number in (4, 5, 6):
+        path.run(job(number))
+    assert path.graphs == 1, "others have theirs"
+    assert path.notes == [
+        "out of memory: programs and graphs were freed; a picture of 30x20 for labels, depth, cloud now runs without a graph"
+    ]
+
+
+def test_no_room_even_then(make, monkeypatch):
+    runtime = LateRuntime()
+    path = make(runtime)
+    path.run(job(1))
+
+    def full(nbytes):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+
+    with monkeypatch.context() as context:
+        context.setattr(runtime, "pinned", full)
+        with pytest.raises(
+            DeviceError, match="out of memory while processing a picture of 50x40 for labels.*Tried to allocate 3 GiB"
+        ):
+            path.run(job(2, size=(40, 50)))
+    assert_of(path.run(job(3)), job(3))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(make, monkeypatch):
+    path = make(LateRuntime())
+    monkeypatch.setattr(Arithmetic, "__call__", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        path.run(job(1))
+    texts = ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    assert all(is_out_of_memory(RuntimeError(text)) for text in texts)
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_several_sizes_at_once(make):
+    path = make(LateRuntime(3), copies=False)
+    jobs = [job(1), job(2, size=(4, 5), count=2), job(3, wanted={"labels", "depth", "cloud", "image"}, size=(9, 9))]
+    for results, done in zip(path.run_all(jobs), jobs, strict=True):
+        assert_of(results, done)
+
+
+@pytest.mark.parametrize("use_graphs", [True, False])
+def test_what_is_dropped_is_gone_at_once(make, use_graphs):
+    path = make(LateRuntime(), programs=1, use_graphs=use_graphs)
+    path.run(job(1))
+    path.runtime.release()
+    path.runtime.lanes = {lane: [] for lane in Lane}
+    slot = weakref.ref(next(iter(path._plans.values())).slots[0])
+    gc.disable()
+    try:
+        path.run(job(2, size=(4, 4)))
+        assert slot() is None
+    finally:
+        gc.enable()
+
+
+def test_the_preset_is_one_that_a_node_takes():
+    preset = yaml.safe_load((Path(__file__).parents[2] / "config" / "gpu.yaml").read_text())["/**"]["ros__parameters"]
+    assert replace(Config(), **preset).device == "cuda"
+
+
+@pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("bf16", False)])
+def test_a_pipeline_on_a_gpu_takes_this_path(weights_file, monkeypatch, precision, exact):
+    runtime, asked = LateRuntime(), []
+
+    class OnGpu(Engine):
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            self.device = torch.device("cuda", 0)
+
+    monkeypatch.setattr(device_slots, "DeviceProgram", Arithmetic)
+    monkeypatch.setattr(pipeline, "make_engine", lambda *args: OnGpu(*args[:4]))
+    monkeypatch.setattr(pipeline, "CudaRuntime", lambda *args, **named: asked.append((args, named)) or runtime)
+    pipe = Pipeline(weights=weights_file, device="cpu", precision=precision, gpu_tuning=True, reuse_outputs=True)
+    assert asked == [((torch.device("cuda", 0), True), {"exact": exact})]
+    assert runtime.captures == pipe._path.graphs == SLOTS, "the warm-up ends with graphs"
+    frames = [Frame(noise_picture(HEIGHT, WIDTH, seed), CAMERA) for seed in range(4)]
+    under_way = [pipe.submit(frame, {"labels"}) for frame in frames[:2]]
+    for frame, pending in zip(frames, under_way, strict=False):
+        np.testing.assert_array_equal(pending.result().labels, frame.image[..., 0])
+    results = [pipe(frame, {"labels"}) for frame in frames]
+    for result, frame in zip(results[-SLOTS:], frames[-SLOTS:], strict=True):
+        np.testing.assert_array_equal(result.labels, frame.image[..., 0])
+    assert np.shares_memory(results[0].labels, results[SLOTS].labels)
+    for result, frame in zip(pipe.batch(frames[:3], [{"labels"}] * 3), frames, strict=False):
+        np.testing.assert_array_equal(result.labels, frame.image[..., 0])
+    assert (pipe.result_sets, pipe.batch_limit) == (SLOTS, 8)
+    assert pipe.backend == "cpu graph" and pipe.notes == ()
+    off = Pipeline(weights=weights_file, device="cpu", precision="fp32", gpu_graph=False, warm_up=False)
+    assert off.backend == "cpu eager"
+
+
+def test_a_frame_submitted_to_a_cpu_is_done(weights_file):
+    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    frame = Frame(noise_picture(20, 30), CameraModel(30, 20, 30.0, 30.0, 15.0, 10.0))
+    assert pipe.submit(frame).result().cloud.tobytes() == pipe(frame).cloud.tobytes()
+    assert (pipe.result_sets, pipe.batch_limit, pipe.notes) == (1, 1, ())
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_graph_and_eager_give_the_same_bytes_on_a_gpu(network, precision):
+    device = torch.device("cuda")
+    answers = []
+    for use_graphs in (True, False):
+        path = DevicePath(network, CudaRuntime(device, exact=True), precision, (0, 12), use_graphs=use_graphs)
+        jobs = [job(number, size=(61, 90)) for number in range(5)]
+        tickets = [path.submit(each) for each in jobs]
+        answers.append([ticket.result()[0].cloud.tobytes() for ticket in tickets])
+        assert [path.run(each)[0].cloud.tobytes() for each in jobs] == answers[-1]
+        assert path.backend == f"cuda {'graph' if use_graphs else 'eager'}" and path.notes == []
+    assert answers[0] == answers[1]
+
+
+@needs_cuda
+def test_a_capture_that_fails_on_a_gpu_does_no_harm(network):
+    class Unlucky(CudaRuntime):
+        def capture(self, work):
+            return super().capture(lambda: (work(), torch.zeros(1, device=self.device).item()))
+
+    path = DevicePath(network, Unlucky(torch.device("cuda")), "fp32", (0, 12))
+    eager = DevicePath(network, CudaRuntime(torch.device("cuda")), "fp32", (0, 12), use_graphs=False)
+    for number in range(3):
+        each = job(number, size=(61, 90))
+        assert path.run(each)[0].cloud.tobytes() == eager.run(each)[0].cloud.tobytes()
+    assert path.backend == "cuda eager" and "none from now on" in path.notes[0]

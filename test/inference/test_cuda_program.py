@@ -1,0 +1,253 @@
+"""What a GPU is given to do, done on CPU tensors: the same labels, metres and points as the pipeline's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import noise_picture
+
+from mtl_perception import CameraModel, Frame, Pipeline, load_network
+from mtl_perception.inference.cuda.area import AreaShrink, area_weights
+from mtl_perception.inference.cuda.path import DevicePath
+from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec, prepare_network
+from mtl_perception.inference.cuda.runtime import HostRuntime
+from mtl_perception.labels import STREET
+from mtl_perception.network.description import published_description
+from mtl_perception.network.grid import Growth
+from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.types import Result
+from mtl_perception.weights.files import read_weights, save_weights
+
+HEIGHT, WIDTH = 61, 90
+CAMERA = CameraModel(WIDTH, HEIGHT, 70.0, 71.0, 44.5, 30.5)
+FRAME = Frame(noise_picture(HEIGHT, WIDTH), CAMERA)
+CLASSES = (0, len(STREET))
+
+
+def on_device(weights, reuse: bool = False, **parameters) -> Pipeline:
+    """A pipeline that takes the GPU's path, on CPU tensors."""
+    pipe = Pipeline(weights=weights, device="cpu", backend="torch", warm_up=False, reuse_outputs=reuse, **parameters)
+    _, first = pipe.description.class_set(pipe.config.classes)
+    network, classes = load_network(weights), (first, len(pipe.class_set))
+    pipe._path = DevicePath(network, HostRuntime(), pipe.precision, classes, copies=not reuse)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def both(weights_file):
+    """The pipeline on the GPU's path and the plain one, with these live parameters."""
+    pipes = on_device(weights_file), Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
+    before = pipes[0].config, pipes[1].config
+
+    def tuned(**parameters) -> tuple[Pipeline, Pipeline]:
+        for pipe, config in zip(pipes, before, strict=True):
+            pipe.config = config
+            pipe.update(**parameters)
+        return pipes
+
+    return tuned
+
+
+def assert_agree(found: Result, expected: Result, ties: float = 1e-3, rtol: float = 2e-4) -> None:
+    """Labels but for ties, confidence to one level, depth and points but for what folded batch norms round differently."""
+    for name in ("labels", "confidence", "depth", "cloud", "normals", "image"):
+        a, b = getattr(found, name), getattr(expected, name)
+        assert (a is None) == (b is None), name
+        if a is not None:
+            assert (a.shape, a.dtype) == (b.shape, b.dtype), name
+    assert found.camera == expected.camera
+    if found.labels is not None:
+        assert (found.labels != expected.labels).mean() <= ties
+    if found.confidence is not None:
+        assert (np.abs(found.confidence.astype(int) - expected.confidence) > 1).mean() <= ties
+    if found.depth is not None:
+        assert_depth(found.depth, expected.depth, rtol)
+    if found.cloud is not None:
+        for name in "xyz":
+            assert_depth(found.cloud[name], expected.cloud[name], rtol)
+        shifts = np.array([16, 8, 0], np.uint32)
+        assert_levels(*(result.cloud["rgb"][..., None] >> shifts & 255 for result in (found, expected)))
+        assert (found.cloud["label"] != expected.cloud["label"]).mean() <= ties
+    if found.normals is not None:
+        np.testing.assert_allclose(found.normals, expected.normals, atol=1e-4)
+    if found.image is not None:
+        assert_levels(found.image, expected.image)
+
+
+def assert_levels(found: np.ndarray, expected: np.ndarray) -> None:
+    """Equal, but for means that lie between two levels."""
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 5e-3
+
+
+def assert_depth(found: np.ndarray, expected: np.ndarray, rtol: float) -> None:
+    """Numbers near, NaN and infinity at the same places but for a pixel on the very limit."""
+    finite = np.isfinite(found) & np.isfinite(expected)
+    np.testing.assert_allclose(found[finite], expected[finite], rtol=rtol, atol=1e-6)
+    kinds = [np.select([np.isnan(a), np.isposinf(a)], [1, 2], 0) for a in (found, expected)]
+    assert (kinds[0] != kinds[1]).mean() <= max(rtol, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rtol"),
+    [
+        ({}, 2e-4),
+        ({"upsampling": "bilinear"}, 2e-4),
+        ({"min_depth": 15.0, "max_depth": 30.0, "min_confidence": 0.5}, 2e-4),
+        ({"output_scale": 0.5}, 2e-4),
+        # A mean just between two levels may be rounded to either, and a random network makes much of it.
+        ({"output_scale": 0.37, "input_scale": 0.6}, 0.03),
+        ({"input_scale": 0.5, "min_confidence": 0.4}, 0.03),
+    ],
+    ids=str,
+)
+def test_the_pipelines_answers(both, parameters, rtol):
+    pipe, plain = both(**parameters)
+    expected = plain(FRAME)
+    result = pipe(FRAME)
+    assert_agree(result, expected, ties=max(rtol, 1e-3), rtol=rtol)
+    both_finite = np.isfinite(result.depth) & np.isfinite(expected.depth)
+    assert np.median(np.abs(result.depth[both_finite] / expected.depth[both_finite] - 1)) < max(rtol / 5, 1e-4)
+    assert np.isfinite(expected.depth).any() and np.isfinite(expected.cloud["x"]).any()
+
+
+def test_with_the_very_same_network_only_ties_differ(weights_file):
+    pipe = on_device(weights_file)
+    pipe._path._network = load_network(weights_file).to(memory_format=torch.channels_last)
+    expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(FRAME)
+    assert_agree(pipe(FRAME), expected, ties=2e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "scale"), [((1, 1), 0.1), ((3, 200), 1.0), ((200, 3), 0.1), ((33, 47), 1.0)], ids=str)
+def test_odd_pictures(both, size, scale):
+    frame = Frame(noise_picture(*size), CameraModel(size[1], size[0], 50.0, 50.0, size[1] / 2, size[0] / 2))
+    pipe, plain = both(input_scale=scale)
+    assert_agree(pipe(frame), plain(frame), ties=0.02, rtol=0.03)
+
+
+@pytest.mark.parametrize("wanted", ["labels", "confidence", "depth", "cloud", "image", "depth labels", ""])
+def test_only_what_is_wanted(both, wanted):
+    outputs = set(wanted.split())
+    for scale in (1.0, 0.5):
+        pipe, plain = both(output_scale=scale)
+        pipe._path.free()
+        assert_agree(pipe(FRAME, outputs), plain(FRAME, outputs))
+        computed = outputs - {"image"} if scale == 1.0 else outputs
+        assert [set(spec.outputs) for spec in pipe._path._plans] == ([computed] if computed else [])
+
+
+@pytest.mark.parametrize("layout", ["padded rows", "BGR turned", "read-only"])
+def test_any_layout_of_the_picture(both, layout):
+    image = {
+        "padded rows": np.pad(FRAME.image, ((0, 0), (0, 7), (0, 0)))[:, :WIDTH],
+        "BGR turned": np.ascontiguousarray(FRAME.image[..., ::-1])[..., ::-1],
+        "read-only": np.frombuffer(FRAME.image.tobytes(), np.uint8).reshape(FRAME.image.shape),
+    }[layout]
+    pipe, _ = both()
+    assert pipe(Frame(image, CAMERA)).cloud.tobytes() == pipe(FRAME).cloud.tobytes()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_never_becomes_one(weights_file, value):
+    pipe = on_device(weights_file)
+    pipe._path._network.get_parameter("segm.bias")[3] = value
+    pipe._path._network.get_parameter("depth.bias")[0] = value
+    result = pipe(FRAME)
+    assert np.isnan(result.depth).all() and np.isnan(result.cloud["x"]).all()
+    assert (result.labels == 255).all() and (result.confidence == 0).all()
+    assert (pipe(FRAME, {"labels"}).labels == 255).all()
+
+
+def test_distorted_camera_and_focal_length(weights_file, tmp_path):
+    state, description = read_weights(weights_file)
+    path = tmp_path / "metric.safetensors"
+    save_weights(path, state, replace(description, depth_focal_length=100.0), half=False)
+    lens = CameraModel(WIDTH, HEIGHT, 70.0, 71.0, 44.5, 30.5, "plumb_bob", (-0.2, 0.05, 0.001, 0.002, 0.0))
+    expected = Pipeline(weights=path, device="cpu", backend="torch", warm_up=False)
+    pipe = on_device(path)
+    for frame in (Frame(FRAME.image, lens), FRAME, Frame(FRAME.image), Frame(FRAME.image, lens)):
+        assert_agree(pipe(frame), expected(frame))
+
+
+def test_published_form_with_groups_and_normals(tmp_path):
+    for number, (classes, tasks, group) in enumerate([(46, 2, "kitti6"), (40, 3, "")]):
+        torch.manual_seed(3)
+        path = tmp_path / f"{number}.safetensors"
+        save_weights(
+            path, MultiTaskRefineNet(published_description(classes, tasks)).state_dict(), published_description(classes, tasks)
+        )
+        expected = Pipeline(weights=path, device="cpu", backend="torch", warm_up=False, classes=group)(FRAME)
+        # Metres are a magnitude here, and where it passes through 0 a ratio says nothing.
+        assert_agree(on_device(path, classes=group)(FRAME), expected, ties=0.02, rtol=0.02)
+
+
+def test_pictures_of_a_batch_do_not_mix(both):
+    pipe, single = both()
+    pipe._path.free()
+    frames = [
+        Frame(noise_picture(HEIGHT, WIDTH, seed), replace(CAMERA, cx=30.0 + seed), stamp_ns=seed)
+        if seed != 2
+        else Frame(FRAME.image)
+        for seed in range(4)
+    ]
+    small = Frame(noise_picture(20, 30), CameraModel(30, 20, 30.0, 30.0, 15.0, 10.0))
+    frames.insert(2, small)
+    wanted = [frozenset({"labels", "cloud", "image"})] * 4 + [frozenset({"depth"})]
+    results = pipe.batch(frames, wanted)
+    for frame, outputs, result in zip(frames, wanted, results, strict=True):
+        assert_agree(result, single(frame, outputs))
+    assert sorted(spec.batch for spec in pipe._path._plans) == [1, 4]
+
+
+def test_half_precision_agrees_mostly(both, weights_file):
+    expected = both()[1](FRAME)
+    result = on_device(weights_file, precision="bf16")(FRAME)
+    assert (result.labels == expected.labels).mean() > 0.8, "a random network is less sure than a trained one"
+    both = np.isfinite(result.depth) & np.isfinite(expected.depth)
+    assert np.median(np.abs(result.depth[both] / expected.depth[both] - 1)) < 0.25
+
+
+def test_nothing_waits_for_a_value_or_has_a_size_that_depends_on_one(weights_file):
+    """What a CUDA graph cannot hold. Tensors without data have no values to wait for, and mix with none of the host's."""
+    meta = torch.device("meta")
+    network = prepare_network(load_network(weights_file), meta, torch.float16)
+    outputs = ("labels", "confidence", "depth", "cloud", "image")
+    program = DeviceProgram(
+        network, CLASSES, ProgramSpec(2, (48, 64), outputs, (36, 48), Growth((24, 32), (24, 32), "bicubic"), True)
+    )
+    layouts = program.spec.input_layout(), program.spec.output_layout()
+    given, out = (layout.views(torch.empty(layout.nbytes, dtype=torch.uint8, device=meta)) for layout in layouts)
+    with torch.inference_mode():
+        program(given["image"], given["limits"], torch.empty(2, 24, 32, 2, device=meta), out)
+        for waits in (lambda: out["depth"][out["labels"] == 1], lambda: out["depth"].max().item()):
+            with pytest.raises((RuntimeError, NotImplementedError)):
+                waits()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((60, 90), (30, 45)), ((61, 91), (30, 55)), ((60, 90), (20, 30)), ((7, 5), (1, 5))]
+)
+def test_area_shrinking_is_opencvs(before, after):
+    image = noise_picture(*before)
+    found = AreaShrink(before, after, torch.device("cpu"))(torch.from_numpy(image)[None])[0].numpy()
+    expected = cv2.resize(image, after[::-1], interpolation=cv2.INTER_AREA).reshape(found.shape)
+    difference = np.abs(found - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 2e-3
+    np.testing.assert_allclose(area_weights(before[0], after[0]).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_labels_among_fewer_classes(both):
+    pipe, expected = both()
+    pipe(FRAME)
+    with pytest.raises(RuntimeError, match="without confidence"):
+        pipe.labels_among([0, 3])
+    for each in (pipe, expected):
+        each(FRAME, {"labels"})
+    np.testing.assert_array_equal(pipe.labels_among([5, 0, 3]), expected.labels_among([5, 0, 3]))
+    pipe(FRAME)
+    with pytest.raises(RuntimeError, match="without confidence"):
+        pipe.labels_among([0, 3])

@@ -1,0 +1,183 @@
+"""What is asked of CUDA, and in what order: with a stand-in for `torch.cuda` that writes it down."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mtl_perception.inference.cuda.runtime import WARM_UPS, CudaRuntime, Lane, is_out_of_memory
+
+
+class FakeCuda:
+    """Streams, events and graphs by name; `calls` is what was asked for."""
+
+    OutOfMemoryError = torch.cuda.OutOfMemoryError
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.current = "default"
+        self.made = {"stream": 0, "event": 0, "pool": 0}
+        self.fails = False
+
+    def _number(self, kind: str) -> str:
+        self.made[kind] += 1
+        return f"{kind} {self.made[kind]}"
+
+    def current_device(self) -> int:
+        return 0
+
+    def Stream(self, device):
+        name = self._number("stream")
+        return SimpleNamespace(
+            name=name,
+            device=device,
+            wait_event=lambda event: self.calls.append(f"{name} waits for {event.name}"),
+            synchronize=lambda: self.calls.append(f"{name} is idle"),
+        )
+
+    def Event(self):
+        name = self._number("event")
+        return SimpleNamespace(
+            name=name,
+            record=lambda stream: self.calls.append(f"{name} in {stream.name}"),
+            synchronize=lambda: self.calls.append(f"host waits for {name}"),
+        )
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, self.current = self.current, stream.name
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def graph_pool_handle(self) -> str:
+        return self._number("pool")
+
+    def CUDAGraph(self):
+        return SimpleNamespace(replay=lambda: self.calls.append(f"replay in {self.current}"))
+
+    @contextlib.contextmanager
+    def graph(self, graph, pool, stream, capture_error_mode):
+        assert (stream.name, capture_error_mode) == (self.current, "thread_local")
+        self.calls.append(f"capture into {pool}")
+        try:
+            yield
+        finally:
+            if self.fails:
+                # PyTorch's own leaves its stream as the current one then.
+                self.current = "capture's"
+                raise RuntimeError("operation failed due to a previous error during capture")
+        self.calls.append("captured")
+
+    def empty_cache(self) -> None:
+        self.calls.append("empty cache")
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    fake = FakeCuda()
+    monkeypatch.setattr(torch, "cuda", fake)
+    return fake
+
+
+@pytest.fixture
+def runtime(cuda):
+    return CudaRuntime(torch.device("cuda"))
+
+
+def test_lanes_are_streams_and_marks_events(cuda, runtime):
+    there = runtime.run(Lane.UP, lambda: cuda.calls.append(f"copy in {cuda.current}"))
+    done = runtime.run(Lane.COMPUTE, lambda: cuda.calls.append(f"work in {cuda.current}"), after=there)
+    runtime.wait(done)
+    assert cuda.calls == [
+        "copy in stream 1",
+        "event 1 in stream 1",
+        "stream 2 waits for event 1",
+        "work in stream 2",
+        "event 2 in stream 2",
+        "host waits for event 2",
+    ]
+    assert cuda.current == "default" and runtime.device == torch.device("cuda:0")
+
+
+def test_a_capture_is_warmed_up_and_replayed_in_the_same_lane(cuda, runtime):
+    replay = runtime.capture(lambda: cuda.calls.append(f"work in {cuda.current}"))
+    work = "work in stream 2"
+    assert cuda.calls == [*[work] * WARM_UPS, "stream 2 is idle", "capture into pool 1", work, "captured"]
+    cuda.calls.clear()
+    runtime.run(Lane.COMPUTE, replay)
+    assert cuda.calls == ["replay in stream 2", "event 1 in stream 2"]
+
+
+def test_graphs_share_a_pool_as_long_as_one_lives(cuda, runtime):
+    def pool_of_a_capture() -> tuple[object, str]:
+        cuda.calls.clear()
+        graph = runtime.capture(lambda: None)
+        return graph, next(call for call in cuda.calls if call.startswith("capture into"))
+
+    first, pool = pool_of_a_capture()
+    second, same = pool_of_a_capture()
+    assert pool == same == "capture into pool 1"
+    del first
+    assert pool_of_a_capture()[1] == "capture into pool 1"
+    del second
+    runtime.release()
+    assert pool_of_a_capture()[1] == "capture into pool 2", "a pool dies with its last graph"
+
+
+def test_after_a_capture_that_failed_the_stream_is_the_old_one_and_the_pool_another(cuda, runtime):
+    kept = runtime.capture(lambda: None)
+    cuda.fails = True
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        runtime.capture(lambda: None)
+    assert cuda.current == "default"
+    cuda.fails = False
+    cuda.calls.clear()
+    runtime.capture(lambda: None)
+    assert "capture into pool 2" in cuda.calls
+    del kept
+
+
+def test_a_capture_without_memory_is_known_as_such(cuda, runtime):
+    """It ends with an error that says nothing of memory: else graphs were given up for good, at all sizes."""
+
+    def large() -> None:
+        if "capture into pool 1" in cuda.calls:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+
+    cuda.fails = True
+    with pytest.raises(RuntimeError, match="previous error during capture") as found:
+        runtime.capture(large)
+    assert is_out_of_memory(found.value)
+    with pytest.raises(RuntimeError, match="previous error during capture") as found:
+        runtime.capture(lambda: None)
+    assert not is_out_of_memory(found.value)
+
+
+def test_memory_is_ready_for_every_lane_and_given_back_when_all_are_idle(cuda, runtime):
+    assert runtime.make(lambda: cuda.current) == "stream 2"
+    assert cuda.calls == ["stream 2 is idle"]
+    cuda.calls.clear()
+    runtime.release()
+    assert cuda.calls == ["stream 1 is idle", "stream 2 is idle", "stream 3 is idle", "empty cache"]
+
+
+@pytest.mark.parametrize("tuning", [False, True])
+def test_kernels_are_chosen_as_asked_and_the_choice_is_undone(cuda, tuning):
+    runtime = CudaRuntime(torch.device("cuda:1"), tuning=tuning, exact=True)
+    seen = []
+    cudnn = torch.backends.cudnn
+
+    def look() -> None:
+        seen.append((cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32))
+
+    before = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32)
+    runtime.run(Lane.COMPUTE, runtime.eager(look))
+    runtime.capture(look)
+    assert set(seen) == {(tuning, not tuning, False)}
+    look()
+    assert seen[-1] == before

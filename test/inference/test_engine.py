@@ -1,0 +1,121 @@
+"""Devices, precisions, threads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import noise_picture
+
+from mtl_perception.errors import ConfigError, DeviceError
+from mtl_perception.inference.host.postprocess import Postprocessor
+from mtl_perception.inference.host.workspace import Workspace
+from mtl_perception.inference.torch.engine import Engine, select_device, select_precision
+from mtl_perception.network.grid import Growth
+from mtl_perception.pipeline import Pipeline
+from mtl_perception.types import Frame
+from mtl_perception.weights.files import load_network
+
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+FRAME = Frame(noise_picture(96, 160))
+
+
+@no_cuda
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
+def test_absent_gpu(name, weights_file):
+    with pytest.raises(DeviceError, match=f"device '{name}'.*use device cpu"):
+        select_device(name)
+    with pytest.raises(DeviceError):
+        Pipeline(weights=weights_file, device=name)
+
+
+def test_a_number_that_no_device_has():
+    with pytest.raises(DeviceError, match="device 'cuda:99999'"):
+        select_device("cuda:99999")
+
+
+@no_cuda
+def test_auto_without_a_gpu():
+    device = select_device("auto")
+    assert (device.type, select_precision("auto", device)) == ("cpu", "fp32")
+
+
+def test_precision_by_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [select_precision(name, cuda) for name in ("auto", "fp32", "fp16", "bf16")] == ["fp16", "fp32", "fp16", "bf16"]
+    assert [select_precision(name, cpu) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        select_precision("fp16", cpu)
+
+
+def test_fp16_on_a_cpu_is_refused(weights_file):
+    with pytest.raises(ConfigError, match="precision fp16 needs a GPU; on a CPU use fp32 or bf16"):
+        Pipeline(weights=weights_file, device="cpu", precision="fp16")
+
+
+def test_bf16_agrees_mostly(weights_file):
+    exact = Pipeline(weights=weights_file, device="cpu", warm_up=False)(FRAME)
+    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False, precision="bf16")
+    rough = pipe(FRAME)
+    assert pipe.precision == "bf16"
+    assert (rough.labels == exact.labels).mean() > 0.8, "a random network is less sure than a trained one"
+    both = np.isfinite(rough.depth) & np.isfinite(exact.depth)
+    assert np.median(np.abs(rough.depth[both] / exact.depth[both] - 1)) < 0.25
+
+
+def test_the_network_given_is_not_changed(weights_file):
+    network = load_network(weights_file)
+    Engine(network, "cpu", "bf16")
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_threads(weights_file):
+    """One setting for the whole process, so in a process of its own."""
+    code = (
+        "import sys, torch; from mtl_perception import Pipeline\n"
+        "Pipeline(weights=sys.argv[1], device='cpu', cpu_threads=1, warm_up=False); print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(weights_file)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+def test_warm_up_runs_on_the_training_cameras_size(weights_file, monkeypatch):
+    seen = []
+    forward = Engine.forward
+    monkeypatch.setattr(Engine, "forward", lambda self, image, scale=1.0: seen.append(image.shape) or forward(self, image, 0.1))
+    Pipeline(weights=weights_file, device="cpu", backend="torch")
+    assert seen == [(375, 1242, 3)]
+
+
+def test_buffers_are_kept_until_the_size_changes():
+    work = Workspace(torch.device("cpu"))
+    first = work.get("a", (2, 3), torch.float32)
+    assert work.get("a", (2, 3), torch.float32) is first
+    assert work.get("b", (2, 3), torch.float32) is not first
+    assert work.get("a", (3, 2), torch.float32).shape == (3, 2)
+    assert work.get("a", (3, 2), torch.uint8).dtype == torch.uint8
+
+
+@needs_cuda
+@pytest.mark.parametrize(("precision", "agreement", "bound"), [("fp32", 0.98, 0.02), ("fp16", 0.95, 0.05), ("bf16", 0.8, 0.25)])
+@pytest.mark.parametrize("reuse", [False, True])
+def test_gpu_agrees_with_cpu(weights_file, precision, agreement, bound, reuse):
+    exact = Pipeline(weights=weights_file, device="cpu", warm_up=False)(FRAME)
+    pipe = Pipeline(weights=weights_file, device="cuda", precision=precision, warm_up=False, reuse_outputs=reuse)
+    result = pipe(FRAME)
+    assert (result.labels == exact.labels).mean() > agreement
+    both = np.isfinite(result.depth) & np.isfinite(exact.depth)
+    assert np.median(np.abs(result.depth[both] / exact.depth[both] - 1)) < bound
+
+
+@pytest.mark.parametrize("with_confidence", [False, True])
+def test_an_infinite_score_is_no_label(with_confidence):
+    logits = torch.tensor([[[1.0, torch.inf, torch.nan]], [[3.0, 2.0, 2.0]]])
+    postprocess = Postprocessor(torch.device("cpu"), "abs", (0, 2))
+    labels, confidence = postprocess.segmentation(logits, Growth((1, 3), (1, 3), "bicubic"), 0.0, with_confidence)
+    assert labels.tolist() == [[1, 255, 255]]
+    assert (None if confidence is None else confidence.tolist()) == ([[225, 0, 0]] if with_confidence else None)

@@ -1,0 +1,355 @@
+"""The network in OpenVINO: the same outputs, kept on the disk, and PyTorch where it cannot."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("openvino", reason="needs openvino")
+from conftest import noise_picture
+
+from mtl_perception import Frame, Pipeline, load_network
+from mtl_perception.errors import ConfigError, DeviceError
+from mtl_perception.inference.backend import make_engine
+from mtl_perception.inference.openvino import artifacts as artefacts_module
+from mtl_perception.inference.openvino import engine as cpu_runtime
+from mtl_perception.inference.openvino import graph as openvino_graph
+from mtl_perception.inference.openvino.artifacts import Artefacts
+from mtl_perception.inference.openvino.engine import KEPT_FROM, KEPT_SIZES, RuntimeEngine
+from mtl_perception.inference.torch.engine import Engine
+from mtl_perception.network.description import published_description
+from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.weights.files import save_weights
+
+SIZES = [(1, 1), (2, 3), (33, 47), (61, 90), (3, 200), (129, 64)]
+PICTURE = noise_picture(33, 47)
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def assert_same(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape and one.dtype == torch.float32
+        # A hundredth of what is promised: it is float32, not less.
+        assert float((one - other).abs().max()) <= 1e-5 * float(other.abs().max())
+
+
+@pytest.fixture
+def network(weights_file: Path) -> MultiTaskRefineNet:
+    return load_network(weights_file)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Artefacts:
+    return Artefacts(tmp_path / "cache" / "compiled")
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The sizes that were compiled, not taken from the disk."""
+    sizes: list[tuple[int, int]] = []
+    build = openvino_graph.openvino_model
+
+    def counting(network: MultiTaskRefineNet, height: int, width: int) -> object:
+        sizes.append((height, width))
+        return build(network, height, width)
+
+    monkeypatch.setattr(openvino_graph, "openvino_model", counting)
+    return sizes
+
+
+def files(kept: Artefacts) -> list[Path]:
+    assert kept._folder is not None
+    return sorted(kept._folder.iterdir())
+
+
+def used(engine: RuntimeEngine, image: np.ndarray = PICTURE) -> list[torch.Tensor]:
+    """The outputs of the picture that has the compiled network kept."""
+    for _ in range(KEPT_FROM):
+        outputs = engine.forward(image)
+    return [output.clone() for output in outputs]
+
+
+class TestAgreement:
+    @pytest.mark.parametrize("size", SIZES)
+    def test_two_tasks(self, network, kept, size):
+        image = picture(*size)
+        assert_same(RuntimeEngine(network, artefacts=kept).forward(image), Engine(network, "cpu").forward(image))
+
+    @pytest.mark.parametrize("form", [(6, 2), (46, 2), (40, 3)])
+    def test_published_forms(self, kept, form):
+        torch.manual_seed(5)
+        network = MultiTaskRefineNet(published_description(*form)).eval()
+        assert_same(RuntimeEngine(network, artefacts=kept).forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
+
+    @pytest.mark.parametrize("scale", [0.5, 0.1])
+    def test_input_scale(self, network, kept, scale):
+        image = picture(61, 90)
+        assert_same(RuntimeEngine(network, artefacts=kept).forward(image, scale), Engine(network, "cpu").forward(image, scale))
+
+    def test_any_layout(self, network, kept):
+        engine = RuntimeEngine(network, artefacts=kept)
+        expected = [output.clone() for output in engine.forward(PICTURE)]
+        for image in (np.ascontiguousarray(PICTURE[:, ::-1])[:, ::-1], np.asfortranarray(PICTURE)):
+            assert all(torch.equal(a, b) for a, b in zip(engine.forward(image), expected, strict=True))
+
+    def test_bf16_is_another_arithmetic(self, network, kept):
+        if "BF16" not in cpu_runtime.openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            pytest.skip("this processor does not compute bfloat16")
+        rough = RuntimeEngine(network, "bf16", artefacts=kept).forward(PICTURE)[0].clone()
+        exact = Engine(network, "cpu").forward(PICTURE)[0]
+        error = float((rough - exact).abs().max() / exact.abs().max())
+        assert 1e-4 < error < 0.2
+
+
+class TestSizes:
+    def test_few_are_kept_and_the_least_used_goes(self, network, kept, compilations):
+        engine = RuntimeEngine(network, artefacts=kept)
+        for width in range(8, 8 + KEPT_SIZES):
+            engine.forward(picture(8, width))
+        engine.forward(picture(8, 8))
+        engine.forward(picture(8, 99))
+        assert list(engine._requests) == [(8, width) for width in (*range(10, 8 + KEPT_SIZES), 8, 99)]
+        assert len(compilations) == KEPT_SIZES + 1
+
+    def test_outputs_of_a_size_do_not_depend_on_what_came_between(self, network, kept):
+        engine = RuntimeEngine(network, artefacts=kept)
+        first = [output.clone() for output in engine.forward(PICTURE)]
+        engine.forward(picture(61, 90))
+        assert all(torch.equal(a, b) for a, b in zip(engine.forward(PICTURE), first, strict=True))
+
+
+class TestDisk:
+    def test_another_grid_is_another_network(self, network, kept, compilations):
+        """Its parameters are the same, so nothing else tells what was compiled for the one from the other."""
+        used(RuntimeEngine(network, artefacts=kept))
+        other = copy.deepcopy(network)
+        other.description = replace(network.description, grid="stretched")
+        outputs = RuntimeEngine(other, artefacts=kept).forward(PICTURE)
+        assert_same(outputs, Engine(other, "cpu").forward(PICTURE))
+        assert compilations == [(33, 47)] * 2
+
+    def test_a_second_start_compiles_nothing_and_says_the_same(self, network, kept, compilations):
+        first = used(RuntimeEngine(network, artefacts=kept))
+        second = RuntimeEngine(network, artefacts=kept).forward(PICTURE)
+        assert compilations == [(33, 47)]
+        assert all(torch.equal(a, b) for a, b in zip(second, first, strict=True))
+
+    @pytest.mark.parametrize(
+        "spoil",
+        {
+            "cut short": lambda content: content[: len(content) // 2],
+            "empty": lambda content: b"",
+            "one bit": lambda content: content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:],
+            "another's": lambda content: content.replace(b'"picture": "47x33"', b'"picture": "48x33"'),
+            "noise": lambda content: b"\x00\xff\n" * 1000,
+        }.items(),
+        ids=lambda item: item[0],
+    )
+    def test_a_spoilt_entry_is_made_again(self, network, kept, compilations, spoil):
+        expected = used(RuntimeEngine(network, artefacts=kept))
+        (entry,) = files(kept)
+        entry.write_bytes(spoil[1](entry.read_bytes()))
+        for _ in range(2):
+            engine = RuntimeEngine(network, artefacts=kept)
+            assert all(torch.equal(a, b) for a, b in zip(used(engine), expected, strict=True))
+            assert engine.notes == ()
+        assert compilations == [(33, 47)] * 2, "made again once, and then kept"
+
+    def test_an_entry_that_openvino_refuses_is_made_again(self, network, kept, compilations):
+        engine = RuntimeEngine(network, artefacts=kept)
+        kept.store({**engine._made_of, "picture": "47x33"}, b"no model")
+        assert_same(engine.forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
+        assert (engine.notes, compilations) == ((), [(33, 47)])
+
+    def test_each_of_weights_size_and_version_has_its_own(self, network, kept, compilations, monkeypatch):
+        used(RuntimeEngine(network, artefacts=kept))
+        network.get_parameter("depth.bias").add_(0.25)
+        changed = RuntimeEngine(network, artefacts=kept)
+        assert_same(used(changed), Engine(network, "cpu").forward(PICTURE))
+        used(changed, picture(34, 47))
+        monkeypatch.setattr(cpu_runtime, "_cpu_flags", lambda: "another processor")
+        used(RuntimeEngine(network, artefacts=kept))
+        monkeypatch.setattr(cpu_runtime, "_sources", lambda: "another graph")
+        used(RuntimeEngine(network, artefacts=kept))
+        assert len(compilations) == len(files(kept)) == 5
+
+    def test_a_size_that_comes_once_is_not_kept(self, network, kept):
+        engine = RuntimeEngine(network, artefacts=kept)
+        for width in range(40, 44):
+            engine.forward(picture(33, width))
+        assert files(kept) == []
+        engine.forward(picture(33, 43))
+        assert len(files(kept)) == 1
+
+    def test_what_openvino_does_not_export_runs_all_the_same(self, network, kept, monkeypatch):
+        def fail(*args: object) -> None:
+            raise RuntimeError("export is not supported")
+
+        engine = RuntimeEngine(network, artefacts=kept)
+        compiled = engine._compiled
+
+        def unwilling(size: tuple[int, int]) -> object:
+            found = compiled(size)
+            engine._unkept[size] = (0, SimpleNamespace(export_model=fail))
+            return found
+
+        monkeypatch.setattr(engine, "_compiled", unwilling)
+        assert_same(used(engine), Engine(network, "cpu").forward(PICTURE))
+        assert engine.backend.startswith("openvino ") and "export is not supported" in engine.notes[0]
+
+    def test_it_does_not_grow_without_bound(self, kept, monkeypatch):
+        monkeypatch.setattr(artefacts_module, "MOST_ENTRIES", 3)
+        for number in range(5):
+            kept.store({"picture": str(number)}, b"x")
+            os.utime(max(files(kept), key=lambda path: path.stat().st_mtime_ns), (number + 1, number + 1))
+        assert [kept.load({"picture": str(number)}) for number in range(5)] == [None, None, b"x", b"x", b"x"]
+
+    def test_a_folder_that_others_can_write_is_not_used(self, network, tmp_path, compilations):
+        folder = tmp_path / "cache" / "compiled"
+        used(RuntimeEngine(network, artefacts=Artefacts(folder)))
+        folder.chmod(0o777)
+        engine = RuntimeEngine(network, artefacts=Artefacts(folder))
+        used(engine)
+        assert len(compilations) == 2
+        assert "other users can write there" in engine.notes[0] and "each start compiles anew" in engine.notes[0]
+        assert engine.backend.startswith("openvino ")
+
+
+class TestFallback:
+    def test_without_openvino(self, weights_file):
+        """In a process of its own, where the package is not to be found."""
+        code = (
+            "import sys; sys.modules['openvino'] = None\n"
+            "from mtl_perception import Frame, Pipeline; import numpy as np\n"
+            "pipe = Pipeline(weights=sys.argv[1], device='cpu', warm_up=False)\n"
+            "print(pipe(Frame(np.zeros((16, 24, 3), np.uint8))).labels.shape, pipe.backend.split()[0], pipe.notes)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(weights_file)], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("(16, 24) torch ('PyTorch runs the network, several times slower")
+        assert "pip install openvino" in done.stdout
+
+    def test_asked_for_by_name_it_must_be_there(self, network, monkeypatch):
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        with pytest.raises(ConfigError, match="backend openvino: it cannot be loaded.*pip install openvino"):
+            make_engine(network, "cpu", backend="openvino")
+
+    def test_on_a_gpu(self, network, monkeypatch):
+        monkeypatch.setattr("mtl_perception.inference.backend.select_device", torch.device)
+        with pytest.raises(ConfigError, match="backend openvino runs on a CPU, not on device cuda"):
+            make_engine(network, "cuda", backend="openvino")
+
+    def test_it_does_not_compile(self, weights_file, monkeypatch):
+        def fail(*args: object) -> None:
+            raise RuntimeError("no such operator\n on line 7")
+
+        expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(Frame(PICTURE))
+        monkeypatch.setattr(openvino_graph, "openvino_model", fail)
+        monkeypatch.setattr(Artefacts, "load", lambda self, made_of: None)
+        pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
+        result = pipe(Frame(PICTURE))
+        assert (pipe.backend, len(pipe.notes)) == (f"torch {torch.__version__}", 1)
+        assert "OpenVINO failed" in pipe.notes[0] and "no such operator on line 7" in pipe.notes[0]
+        np.testing.assert_array_equal(result.labels, expected.labels)
+        np.testing.assert_array_equal(result.depth, expected.depth)
+
+    def test_it_fails_later(self, network, kept):
+        engine = RuntimeEngine(network, artefacts=kept)
+        engine.forward(PICTURE)
+
+        def fail(*args: object, **kwargs: object) -> None:
+            raise RuntimeError("gone")
+
+        engine._requests[(33, 47)] = SimpleNamespace(infer=fail)
+        assert_same(engine.forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
+        assert "gone" in engine.notes[0] and engine.backend.startswith("torch ")
+        engine.forward(PICTURE)
+        assert engine.backend.startswith("openvino "), "one failure is no reason to stay slow"
+
+    def test_a_size_at_which_it_fails_is_left_to_pytorch_and_the_others_are_not(self, network, kept, monkeypatch):
+        engine = RuntimeEngine(network, artefacts=kept)
+        compiled, tried = engine._compiled, []
+
+        def small_only(size: tuple[int, int]) -> object:
+            tried.append(size)
+            if size[0] > 40:
+                raise MemoryError("no room")
+            return compiled(size)
+
+        monkeypatch.setattr(engine, "_compiled", small_only)
+        large = picture(61, 90)
+        for _ in range(4):
+            assert_same(engine.forward(large), Engine(network, "cpu").forward(large))
+        assert tried == [(61, 90)] * 2
+        engine.forward(PICTURE)
+        assert engine.backend.startswith("openvino ") and "61" in engine.notes[0]
+
+    def test_it_is_there_but_does_not_work(self, network, monkeypatch):
+        def broken() -> None:
+            raise RuntimeError("no plugin for CPU")
+
+        monkeypatch.setattr(cpu_runtime.openvino(), "Core", broken)
+        engine = make_engine(network, "cpu")
+        assert engine.backend.startswith("torch ") and "no plugin for CPU" in engine.notes[0]
+        with pytest.raises(ConfigError, match="does not work here.*no plugin for CPU"):
+            make_engine(network, "cpu", backend="openvino")
+
+
+class TestChoice:
+    def test_backends(self, network):
+        assert make_engine(network, "cpu").backend.startswith("openvino ")
+        assert make_engine(network, "cpu", backend="openvino").backend.startswith("openvino ")
+        assert type(make_engine(network, "cpu", backend="torch")) is Engine
+
+    def test_a_wrong_device_is_told_first(self, network):
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a CUDA device")
+        with pytest.raises(DeviceError):
+            make_engine(network, "cuda", backend="openvino")
+
+    def test_threads(self, weights_file):
+        code = (
+            "import sys; from mtl_perception import Frame, Pipeline; import numpy as np\n"
+            "pipe = Pipeline(weights=sys.argv[1], device='cpu', cpu_threads=1, warm_up=False)\n"
+            "pipe(Frame(np.zeros((16, 24, 3), np.uint8)), {'labels'})\n"
+            "(request,) = pipe._engine._requests.values()\n"
+            "print(request.get_compiled_model().get_property('INFERENCE_NUM_THREADS'))"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(weights_file)], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "1"
+
+
+def test_labels_among_the_pipelines_classes(weights_file):
+    """What `eval` asks for: the best of some classes only, from the scores of the last frame."""
+    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    pipe(Frame(PICTURE), {"labels"})
+    chosen = pipe.labels_among([4, 2, 9])
+    torch_pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False, backend="torch")
+    torch_pipe(Frame(PICTURE), {"labels"})
+    assert (chosen == torch_pipe.labels_among([4, 2, 9])).mean() > 0.999
+    assert set(np.unique(chosen)) <= {0, 1, 2}
+    pipe(Frame(PICTURE), {"labels", "confidence"})
+    with pytest.raises(RuntimeError, match="without confidence"):
+        pipe.labels_among([0])
+
+
+def test_an_own_weights_file_by_precision(tmp_path, network):
+    """fp32 stays fp32 where the processor has bfloat16."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, network.state_dict(), network.description, half=False)
+    pipe = Pipeline(weights=path, device="cpu", precision="fp32", warm_up=False)
+    pipe(Frame(PICTURE), {"labels"})
+    (request,) = pipe._engine._requests.values()
+    assert "float32" in str(request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT"))

@@ -1,0 +1,76 @@
+"""Scores read strip by strip say what whole grown planes say."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from mtl_perception.inference.host.row_tiles import StripReader, readable, row_weights
+from mtl_perception.network.grid import Growth
+
+MODES = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}
+
+
+def scores(classes: int, height: int, width: int) -> np.ndarray:
+    coarse = np.random.default_rng(0).normal(size=(classes, max(height // 4, 1), max(width // 4, 1))).astype(np.float32)
+    planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_CUBIC) for plane in coarse]
+    return np.stack(planes).reshape(classes, height, width)
+
+
+def grown(planes: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
+    resized = [cv2.resize(plane, size[::-1], interpolation=MODES[mode]) for plane in planes]
+    return np.stack(resized).reshape(len(planes), *size)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ((9, 12), (33, 47)),
+        ((24, 30), (95, 120)),
+        ((1, 1), (1, 1)),
+        ((1, 50), (3, 200)),
+        ((94, 80), (20, 61)),
+        ((5, 1), (17, 2)),
+    ],
+)
+def test_as_opencv(mode, threads, source, target):
+    planes = scores(12, *source)
+    labels, confidence = np.empty(target, np.uint8), np.empty(target, np.float32)
+    reader = StripReader(threads)
+    for _ in range(2):
+        reader.read(planes, Growth(target, target, mode), labels, confidence)
+        expected = grown(planes, target, mode)
+        # Only a tie may be told otherwise.
+        lost = expected.max(axis=0) - np.take_along_axis(expected, labels[None].astype(int), axis=0)[0]
+        assert lost.max() <= 1e-5 * np.abs(expected).max()
+        odds = np.exp(expected - expected.max(axis=0))
+        np.testing.assert_allclose(confidence, 1 / odds.sum(axis=0), atol=1e-5)
+        # Once more with other scores: nothing of the first may be left.
+        planes = planes[::-1].copy()
+
+
+def test_the_first_of_equals():
+    labels = np.empty((8, 8), np.uint8)
+    StripReader(1).read(np.ones((5, 2, 2), np.float32), Growth((8, 8), (8, 8), "bicubic"), labels, None)
+    assert (labels == 0).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("source", "target"), [(5, 20), (94, 375), (7, 3), (1, 6)])
+def test_weights_are_opencvs(mode, source, target):
+    column = np.random.default_rng(1).normal(size=(source, 1)).astype(np.float32)
+    weights = row_weights(source, target, mode)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
+    expected = cv2.resize(np.repeat(column, 2, axis=1), (2, target), interpolation=MODES[mode])[:, :1]
+    np.testing.assert_allclose(weights @ column, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
+def test_what_is_no_number_is_not_readable(value):
+    planes = np.zeros((3, 4, 4), np.float32)
+    assert readable(planes)
+    planes[1, 2, 3] = value
+    assert not readable(planes)

@@ -1,0 +1,97 @@
+"""What a cell says stands where it saw it, whatever the picture's size; and the published networks' way stays as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mtl_perception.inference.host.postprocess import Postprocessor
+from mtl_perception.inference.request import Job
+from mtl_perception.network.grid import STRIDE, Growth, grow_by, grown_size
+from mtl_perception.types import Frame
+
+KITTI = (375, 1242)
+
+
+def centres(height: int, width: int, cell: int) -> torch.Tensor:
+    """1 x 2 x h x w: row and column, in pixels, of the middle of each cell of a map of that stride."""
+    cells = -(-height // cell), -(-width // cell)
+    rows, columns = ((torch.arange(n, dtype=torch.float32) + 0.5) * cell for n in cells)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+
+
+def grown(coarse: torch.Tensor, finer: torch.Tensor, grid: str) -> torch.Tensor:
+    """The one at the size of the other, which has half its stride."""
+    return grow_by(2, coarse, finer.shape[2:], grid)
+
+
+def displacement(found: torch.Tensor, expected: torch.Tensor, border: int) -> float:
+    """The largest, in pixels, away from the border, beyond which there is nothing to interpolate with."""
+    inner = np.s_[..., border:-border, border:-border]
+    return float((found[inner] - expected[inner]).abs().max())
+
+
+@pytest.mark.parametrize("size", [KITTI, (370, 1226), (480, 640), (97, 161)], ids=str)
+@pytest.mark.parametrize("stride", [32, 16, 8])
+def test_a_maps_cells_stay_where_they_are_when_it_grows(size, stride):
+    coarse, finer = centres(*size, stride), centres(*size, stride // 2)
+    assert displacement(grown(coarse, finer, "exact"), finer, border=1) < 1e-3
+    assert grown(coarse, finer, "exact").shape == grown(coarse, finer, "stretched").shape == finer.shape
+
+
+def test_stretched_maps_of_kittis_pictures_are_displaced():
+    """Why there is another way: by half a cell in this step of the rows, and by what the others add."""
+    coarse, finer = centres(*KITTI, 16), centres(*KITTI, 8)
+    assert displacement(grown(coarse, finer, "stretched"), finer, border=1) > 7
+    # Where all sides are multiples of 32 there is no difference.
+    coarse, finer = centres(384, 1248, 16), centres(384, 1248, 8)
+    assert torch.equal(grown(coarse, finer, "stretched"), grown(coarse, finer, "exact"))
+
+
+def job(size: tuple[int, int], output_scale: float, input_scale: float, grid: str) -> Job:
+    output = max(round(size[0] * output_scale), 1), max(round(size[1] * output_scale), 1)
+    frames = [Frame(np.zeros((*size, 3), np.uint8))]
+    return Job(frames, [frozenset({"depth"})], [1.0], output, grid, input_scale, "bilinear", 0.0, 1e9, 0.0)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("output_scale", "input_scale"), [(1.0, 1.0), (0.5, 1.0), (0.37, 1.0), (1.0, 0.5), (0.5, 0.5), (1.0, 0.7)]
+)
+def test_outputs_pixels_lie_where_the_network_saw_them(mode, output_scale, input_scale):
+    whole = job(KITTI, output_scale, input_scale, "exact")
+    seen, output = whole.network_size, whole.output_size
+    growth = Growth(output, whole.growth.grown, mode)
+    columns = centres(*seen, STRIDE)[0, 1:]
+    depth = Postprocessor(torch.device("cpu"), "abs", (0, 1)).depth(columns, growth, 0.0, 1e9)
+    assert depth.shape == output and depth.is_contiguous()
+    expected = ((torch.arange(output[1]) + 0.5) * seen[1] / output[1]).expand(output)
+    # OpenCV's cubic waves by a tenth of a cell about a straight line.
+    wave = 0.1 * STRIDE if mode == "bicubic" else 0.01
+    # Maps grow to whole pixels: half a one at most lies between that and what they should grow to.
+    is_even = (output_scale, input_scale) in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5))
+    assert displacement(depth, expected, border=9) < wave + (0 if is_even else 0.5 * seen[1] / output[1])
+
+
+def test_labels_change_at_the_very_pixel():
+    """Two classes, the border between them at column 1200 of 1242: by stretching it would come two pixels early."""
+    scores = torch.zeros(2, 94, 311)
+    scores[0, :, :300], scores[1, :, 300:] = 1, 1
+    for grid, column in (("exact", 1200), ("stretched", 1198)):
+        growth = Growth(KITTI, grown_size(KITTI, KITTI, grid), "bilinear")
+        labels, _ = Postprocessor(torch.device("cpu"), "abs", (0, 2)).segmentation(scores, growth, 0.0, False)
+        assert int((labels[100] == 0).sum()) == column
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (33, 1)], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_the_smallest_pictures_are_covered(size, scale):
+    for output_scale in (1.0, 0.1):
+        growth = job(size, output_scale, scale, "exact").growth
+        assert all(grown >= kept >= 1 for grown, kept in zip(growth.grown, growth.size, strict=True))
+
+
+def test_published_networks_are_grown_to_the_very_size():
+    assert job(KITTI, 0.5, 1.0, "stretched").growth == Growth((188, 621), (188, 621), "bilinear")
+    assert job(KITTI, 1.0, 1.0, "exact").growth == Growth(KITTI, (376, 1244), "bilinear")

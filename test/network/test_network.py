@@ -1,0 +1,119 @@
+"""The network computes the published function, and takes the published family's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mtl_perception.network.description import Description, published_description
+from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.network.refinenet import max_pool_5x5
+from mtl_perception.weights.files import load_network, save_weights
+
+REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
+needs_reference = pytest.mark.skipif(
+    not (REFERENCE / "kitti6.ckpt").is_file(), reason=f"the reference outputs are not in {REFERENCE}"
+)
+FAMILY = {"kitti": (6, 2), "nyud": (40, 2), "nyud-kitti": (46, 2), "nyud-normals": (40, 3)}
+
+
+def random_network(description: Description) -> MultiTaskRefineNet:
+    torch.manual_seed(0)
+    return MultiTaskRefineNet(description).eval().requires_grad_(False)
+
+
+def normalised(image: np.ndarray, description: Description) -> torch.Tensor:
+    values = (image / 255 - np.array(description.mean)) / np.array(description.std)
+    return torch.from_numpy(values.transpose(2, 0, 1)[None].astype(np.float32))
+
+
+def relative_difference(got: torch.Tensor, wanted: np.ndarray) -> float:
+    return float(np.abs(got.numpy() - wanted).max() / np.abs(wanted).max())
+
+
+@needs_reference
+def test_outputs_are_those_of_the_published_definition() -> None:
+    reference = np.load(REFERENCE / "kitti6.npz")
+    network = load_network(REFERENCE / "kitti6.ckpt")
+    with torch.inference_mode():
+        logits, depth = network(normalised(reference["image"], network.description))
+    assert tuple(logits.shape) == (1, 6, 93, 307)
+    assert tuple(depth.shape) == (1, 1, 93, 307)
+    assert relative_difference(logits[0], reference["segm"]) < 1e-4
+    assert relative_difference(depth[0, 0], reference["depth"]) < 1e-4
+
+
+@needs_reference
+@pytest.mark.parametrize(("half", "bound", "agreement"), [(False, 1e-4, 0.9999), (True, 3e-2, 0.99)])
+def test_outputs_survive_conversion_to_safetensors(tmp_path: Path, half: bool, bound: float, agreement: float) -> None:
+    reference = np.load(REFERENCE / "kitti6.npz")
+    published = load_network(REFERENCE / "kitti6.ckpt")
+    save_weights(tmp_path / "own.safetensors", published.state_dict(), published.description, half=half)
+    network = load_network(tmp_path / "own.safetensors")
+    with torch.inference_mode():
+        logits, depth = network(normalised(reference["image"], network.description))
+    assert relative_difference(logits[0], reference["segm"]) < bound
+    assert relative_difference(depth[0, 0], reference["depth"]) < bound
+    assert (logits[0].numpy().argmax(0) == reference["segm"].argmax(0)).mean() > agreement
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("wrapped", [True, False], ids=["state_dict", "bare"])
+def test_published_forms_load_unchanged(tmp_path: Path, name: str, wrapped: bool) -> None:
+    made = random_network(published_description(*FAMILY[name]))
+    path = tmp_path / "published.ckpt"
+    state = made.state_dict()
+    torch.save({"state_dict": state} if wrapped else state, path, _use_new_zipfile_serialization=False)
+    assert path.read_bytes()[:2] == b"\x80\x02"  # a legacy pickle, not a zip archive
+
+    network = load_network(path)
+    assert network.description.name == name
+    assert not network.training
+    x = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        outputs, wanted = network(x), made(x)
+    classes, tasks = FAMILY[name]
+    assert [tuple(output.shape) for output in outputs] == [(1, channels, 16, 24) for channels in (classes, 1, 3)[:tasks]]
+    for output, other in zip(outputs, wanted, strict=True):
+        assert torch.equal(output, other)
+
+
+def test_todays_torch_format_and_data_parallel_prefix_load_too(tmp_path: Path) -> None:
+    made = random_network(published_description(6, 2))
+    path = tmp_path / "trained.pth"
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in made.state_dict().items()}}, path)
+    assert path.read_bytes()[:2] == b"PK"
+    network = load_network(path)
+    assert torch.equal(network.state_dict()["layer5.2.output.1.0.weight"], made.state_dict()["layer5.2.output.1.0.weight"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 4), (31, 33), (37, 50), (64, 96), (97, 2)])
+def test_outputs_have_a_quarter_of_the_size_rounded_up(size: tuple[int, int]) -> None:
+    height, width = size
+    network = random_network(published_description(40, 3))
+    with torch.inference_mode():
+        outputs = network(torch.randn(2, 3, height, width))
+    quarter = (-(-height // 4), -(-width // 4))
+    assert [tuple(output.shape) for output in outputs] == [(2, channels, *quarter) for channels in (40, 1, 3)]
+    assert all(bool(torch.isfinite(output).all()) for output in outputs)
+
+
+def test_pooling_by_rows_then_columns_is_pooling_over_5x5() -> None:
+    torch.manual_seed(0)
+    for shape in [(1, 1, 1, 1), (2, 3, 4, 7), (1, 2, 13, 10)]:
+        x = torch.randn(shape) - 3  # below zero: padding with zeros would show
+        assert torch.equal(max_pool_5x5(x), torch.nn.functional.max_pool2d(x, 5, 1, 2))
+
+
+def test_published_names_and_their_number() -> None:
+    names = list(random_network(published_description(6, 2)).state_dict())
+    assert len(names) == 343
+    assert {"layer1.0.weight", "layer8.0.output.2.1.running_var", "conv3.weight", "conv_adapt2.weight", "segm.bias"} <= set(
+        names
+    )
+    assert {"crp1.0.4_outvar_dimred.weight", "pre_depth.weight"} <= set(names)
+    with_normals = set(random_network(published_description(40, 3)).state_dict())
+    assert with_normals - set(names) == {"pre_normal.weight", "normal.weight", "normal.bias"}

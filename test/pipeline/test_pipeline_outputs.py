@@ -1,0 +1,267 @@
+"""A frame becomes labels, metres and a cloud: what is in them, with each parameter and each form of network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import noise_picture
+from support.pipeline_fixtures import (
+    CAMERA,
+    FRAME,
+    HEIGHT,
+    IMAGE,
+    SINGLE,
+    WIDTH,
+    assert_cloud_belongs_to,
+    pipeline_fixtures,
+    same,
+)
+
+from mtl_perception import CameraModel, Frame, Pipeline, load_network
+from mtl_perception.errors import ConfigError, WeightsError
+from mtl_perception.labels import KITTI6, NYUD40, STREET
+from mtl_perception.network.description import Description, published_description
+from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.types import OUTPUTS
+from mtl_perception.weights.files import save_weights
+
+REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
+
+make, pipe, tuned, full = pipeline_fixtures()
+
+
+class TestParity:
+    @pytest.mark.skipif(not (REFERENCE / "kitti6.npz").is_file(), reason=f"the reference outputs are not in {REFERENCE}")
+    def test_published_outputs(self):
+        reference = np.load(REFERENCE / "kitti6.npz")
+        pipe = Pipeline(weights=REFERENCE / "kitti6.ckpt", device="cpu", warm_up=False, max_depth=1000.0)
+        result = pipe(Frame(reference["image"]), ("labels", "depth"))
+        assert (result.labels == reference["labels_full"]).mean() >= 0.9999
+        depth = reference["depth_full"]
+        assert np.abs(result.depth - depth).max() < 1e-4 * depth.max()
+        assert pipe.class_set.names == KITTI6.names
+
+    def test_by_hand(self, weights_file, full):
+        """Network, resize, compare: written out with nothing of the engine."""
+        network = load_network(weights_file)
+        mean, std = (np.array(values, np.float32) for values in (network.description.mean, network.description.std))
+        x = torch.from_numpy(((IMAGE / np.float32(255) - mean) / std).transpose(2, 0, 1)[None].copy())
+        with torch.inference_mode():
+            logits, raw = (output[0].numpy() for output in network(x))
+
+        def grown(plane: np.ndarray) -> np.ndarray:
+            # Each cell to its 4 x 4 pixels; what is beyond the picture is cut off.
+            cells = (4 * plane.shape[1], 4 * plane.shape[0])
+            return cv2.resize(plane, cells, interpolation=cv2.INTER_CUBIC)[:HEIGHT, :WIDTH]
+
+        scores = np.stack([grown(plane) for plane in logits])
+        odds = np.exp(scores - scores.max(axis=0))
+        metres = np.exp(grown(raw[0]))
+        assert (full.labels == scores.argmax(axis=0)).mean() > 0.999
+        assert np.abs(full.confidence - 255 * odds.max(axis=0) / odds.sum(axis=0)).max() < 0.6
+        near = metres < 79.9
+        np.testing.assert_allclose(full.depth[near], metres[near], rtol=1e-4)
+        assert np.isposinf(full.depth[metres > 80.1]).all()
+        assert np.isposinf(full.depth).any()
+
+
+class TestOutputs:
+    def test_types_and_sizes(self, full):
+        assert (full.labels.shape, full.labels.dtype) == ((HEIGHT, WIDTH), np.uint8)
+        assert (full.confidence.shape, full.confidence.dtype) == ((HEIGHT, WIDTH), np.uint8)
+        assert (full.depth.shape, full.depth.dtype) == ((HEIGHT, WIDTH), np.float32)
+        assert full.normals is None, "this network has none"
+        assert full.camera == CAMERA
+        assert len(np.unique(full.labels)) >= 3
+        assert set(np.unique(full.labels)) <= set(range(len(STREET)))
+        assert_cloud_belongs_to(full)
+
+    @pytest.mark.parametrize("name", SINGLE)
+    @pytest.mark.parametrize("reuse", [False, True])
+    def test_alone_is_the_same_and_the_others_are_none(self, make, full, name, reuse):
+        alone = make(reuse_outputs=reuse)(FRAME, {name})
+        assert same(getattr(alone, name), getattr(full, name))
+        assert all(getattr(alone, other) is None for other in OUTPUTS if other != name)
+
+    def test_nothing(self, pipe):
+        result = pipe(FRAME, ())
+        assert all(getattr(result, name) is None for name in OUTPUTS)
+        assert result.camera == CAMERA
+
+    @pytest.mark.parametrize("outputs", [{"label"}, "labels", ["depth", "points"]])
+    def test_unknown(self, pipe, outputs):
+        with pytest.raises(ConfigError, match="labels, confidence, depth, cloud, normals"):
+            pipe(FRAME, outputs)
+
+    def test_no_camera_no_cloud(self, pipe, full):
+        result = pipe(Frame(IMAGE))
+        assert result.cloud is None
+        assert result.camera is None
+        assert same(result.depth, full.depth)
+        assert same(result.labels, full.labels)
+
+    def test_deterministic(self, make, pipe, full):
+        for again in (pipe(FRAME), make()(FRAME)):
+            assert all(same(getattr(again, name), getattr(full, name)) for name in SINGLE)
+
+
+class TestSizes:
+    @pytest.mark.parametrize("scale", [0.5, 0.37, 0.05])
+    def test_output_scale(self, tuned, scale):
+        result = tuned(output_scale=scale)(FRAME)
+        height, width = round(HEIGHT * scale), round(WIDTH * scale)
+        assert result.depth.shape == result.confidence.shape == (height, width)
+        assert result.image.shape == (height, width, 3)
+        camera = result.camera
+        assert (camera.fx, camera.cx) == pytest.approx((70 * width / WIDTH, 44.5 * width / WIDTH))
+        assert (camera.fy, camera.cy) == pytest.approx((71 * height / HEIGHT, 30.5 * height / HEIGHT))
+        assert_cloud_belongs_to(result)
+
+    def test_input_scale(self, tuned, full):
+        result = tuned(input_scale=0.5)(FRAME)
+        assert result.labels.shape == (HEIGHT, WIDTH)
+        assert not same(result.depth, full.depth)
+        assert_cloud_belongs_to(result)
+        half = cv2.resize(IMAGE, (45, 30), interpolation=cv2.INTER_AREA)
+        small = tuned()(Frame(half))
+        coarse = cv2.resize(result.confidence, (45, 30), interpolation=cv2.INTER_AREA).astype(int)
+        assert np.abs(coarse - small.confidence).mean() < 12, "the network saw the shrunken picture"
+
+    def test_bilinear(self, tuned, full):
+        result = tuned(upsampling="bilinear")(FRAME)
+        assert not same(result.depth, full.depth)
+        assert (result.labels == full.labels).mean() > 0.9
+        assert_cloud_belongs_to(result)
+
+    @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (2, 2), (32, 33)])
+    @pytest.mark.parametrize("scale", [1.0, 0.1])
+    def test_odd_pictures(self, tuned, size, scale):
+        camera = CameraModel(size[1], size[0], 50.0, 50.0, size[1] / 2, size[0] / 2)
+        result = tuned(input_scale=scale)(Frame(noise_picture(*size), camera))
+        assert result.labels.shape == result.depth.shape == result.cloud.shape == size
+        assert (result.labels < len(STREET)).all()
+
+
+class TestRules:
+    def test_min_confidence(self, tuned, full):
+        result = tuned(min_confidence=0.6)(FRAME)
+        sure = full.confidence >= 154
+        unsure = full.confidence < 152
+        assert sure.any()
+        assert unsure.any()
+        assert (result.labels[unsure] == 255).all()
+        np.testing.assert_array_equal(result.labels[sure], full.labels[sure])
+        assert same(result.confidence, full.confidence)
+        assert same(tuned(min_confidence=0.6)(FRAME, {"labels"}).labels, result.labels)
+        assert_cloud_belongs_to(result)
+
+    def test_depth_range(self, tuned, full):
+        result = tuned(min_depth=15.0, max_depth=30.0)(FRAME)
+        near, far = full.depth < 15, full.depth > 30
+        assert near.any()
+        assert far.any()
+        assert np.isnan(result.depth[near]).all()
+        assert np.isposinf(result.depth[far]).all()
+        between = ~near & ~far
+        np.testing.assert_array_equal(result.depth[between], full.depth[between])
+        assert_cloud_belongs_to(result)
+
+    def test_the_weights_own_range_is_the_default(self, pipe, tuned):
+        assert pipe.max_depth == 80
+        assert tuned(max_depth=12).max_depth == 12
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("upsampling", ["bicubic", "bilinear"])
+    def test_what_is_no_number_never_becomes_one(self, make, value, upsampling):
+        pipe = make(upsampling=upsampling, backend="torch")
+        network = pipe._engine._network
+        network.get_parameter("segm.bias")[3] = value
+        network.get_parameter("depth.bias")[0] = value
+        result = pipe(FRAME)
+        assert np.isnan(result.depth).all()
+        assert all(np.isnan(result.cloud[name]).all() for name in "xyz")
+        assert (result.labels == 255).all()
+        assert (result.confidence == 0).all()
+        assert (pipe(FRAME, {"labels"}).labels == 255).all()
+
+    def test_distorted_camera(self, pipe):
+        lens = CameraModel(WIDTH, HEIGHT, 70.0, 71.0, 44.5, 30.5, "plumb_bob", (-0.2, 0.05, 0.001, 0.002, 0.0))
+        result = pipe(Frame(IMAGE, lens))
+        finite = np.isfinite(result.cloud["z"])
+        points = np.stack([result.cloud[name] for name in "xyz"], axis=-1)[finite]
+        pixels = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1)[finite]
+        assert np.abs(lens.project(points) - pixels).max() < 1e-2
+
+
+def save_random(path: Path, description: Description) -> Path:
+    torch.manual_seed(3)
+    save_weights(path, MultiTaskRefineNet(description).state_dict(), description)
+    return path
+
+
+class TestForms:
+    def test_class_groups(self, tmp_path):
+        path = save_random(tmp_path / "both.safetensors", published_description(46, 2))
+        for group, classes in (("", KITTI6), ("nyud40", NYUD40)):
+            pipe = Pipeline(weights=path, device="cpu", warm_up=False, classes=group)
+            labels = pipe(FRAME, {"labels"}).labels
+            assert (pipe.class_set.names, pipe.class_set.colors) == (classes.names, classes.colors)
+            logits = pipe._engine.forward(IMAGE)[0].numpy()
+            first = 0 if group == "nyud40" else 40
+            planes = logits[first : first + len(classes)]
+            grown = np.stack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in planes])
+            assert (labels == grown.argmax(axis=0)).all()
+        with pytest.raises(WeightsError, match="no class group 'cityscapes'"):
+            Pipeline(weights=path, device="cpu", warm_up=False, classes="cityscapes")
+
+    def test_normals(self, tmp_path):
+        path = save_random(tmp_path / "three.safetensors", published_description(40, 3))
+        pipe = Pipeline(weights=path, device="cpu", warm_up=False)
+        result = pipe(FRAME)
+        assert (result.normals.shape, result.normals.dtype) == ((HEIGHT, WIDTH, 3), np.float32)
+        np.testing.assert_allclose(np.linalg.norm(result.normals, axis=-1), 1, rtol=1e-5)
+        raw = pipe._engine.forward(IMAGE)[2].numpy()
+        grown = np.dstack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in raw])
+        np.testing.assert_allclose((result.normals * grown).sum(axis=-1), np.linalg.norm(grown, axis=-1), rtol=1e-4)
+        assert pipe(FRAME, {"depth"}).normals is None
+        assert pipe.max_depth == 8
+
+
+def test_the_picture_is_given_only_when_asked_for(weights_file):
+    pipe = Pipeline(str(weights_file), device="cpu", warm_up=False, output_scale=0.5)
+    frame = Frame(noise_picture(40, 60))
+    assert pipe(frame, {"labels"}).image is None
+    image = pipe(frame, {"image"}).image
+    assert image is not None
+    assert image.shape == (20, 30, 3)
+
+
+def test_metres_follow_the_focal_length_of_the_picture_as_the_network_sees_it(weights_file, tmp_path):
+    """To a network a picture of twice the focal length shows a scene half as far: the camera must undo that."""
+    network = load_network(weights_file)
+    paths = {}
+    for focal_length in (0.0, 35.0):
+        paths[focal_length] = tmp_path / f"{focal_length:.0f}.safetensors"
+        description = replace(network.description, depth_focal_length=focal_length)
+        save_weights(paths[focal_length], network.state_dict(), description, half=False)
+    plain = Pipeline(str(paths[0.0]), "cpu", warm_up=False, max_depth=1000.0, min_depth=0.0)
+    metric = Pipeline(str(paths[35.0]), "cpu", warm_up=False, max_depth=1000.0, min_depth=0.0)
+    assert metric.description.depth_focal_length == 35.0
+
+    def ratio(camera, **parameters):
+        plain.update(**parameters)
+        metric.update(**parameters)
+        a, b = (pipe(Frame(IMAGE, camera), {"depth"}).depth for pipe in (plain, metric))
+        known = np.isfinite(a) & np.isfinite(b) & (b > 0)
+        assert known.mean() > 0.5
+        return np.unique(np.round(b[known] / a[known], 4))
+
+    assert ratio(CAMERA) == 2.0, "70 pixels now, 35 in the training"
+    assert ratio(CAMERA, input_scale=0.5) == 1.0, "the network sees 35 pixels"
+    trained = network.description.camera
+    assert ratio(None, input_scale=1.0) == pytest.approx(trained["fx"] * WIDTH / trained["width"] / 35, abs=1e-3)

@@ -1,0 +1,47 @@
+"""The documentation says what the program does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def test_generated_tables_of_the_readme_are_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("fill_docs", ROOT / "tools" / "fill_docs.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert module.filled(text) == text, "run python tools/fill_docs.py"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    missing = [link for link in links if "://" not in link and not (ROOT / document).parent.joinpath(link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_nothing_is_left_to_be_written(document: Path) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert not re.findall(r"^\W*[A-Z]+(?:_[A-Z]+)+\W*$|\b(?:TODO|TBD|FIXME)\b|(?i:to be filled)", text, re.MULTILINE)
+
+
+def test_faults_are_held_by_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| fault ")]
+    assert len(rows) > 40
+    for row in rows:
+        named = re.findall(r"`(\w+/test_\w+\.py)::(\w+)`", row)
+        assert named, row
+        for file, function in named:
+            source = (ROOT / "test" / file).read_text(encoding="utf-8")
+            assert re.search(rf"^ *(def|class) {function}\b", source, re.MULTILINE), f"{file} has no {function}"

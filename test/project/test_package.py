@@ -1,0 +1,175 @@
+"""What the package says of itself is true: its files, its dependencies, its generated configuration."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mtl_perception
+from mtl_perception import config, resources
+from mtl_perception.__main__ import main
+from mtl_perception.errors import ConfigError
+from mtl_perception.messages.outputs import OUTPUT_TOPICS
+
+ROOT = Path(__file__).resolve().parents[2]
+ROSDEP_KEYS = {
+    "cv2": "python3-opencv",
+    "numpy": "python3-numpy",
+    "open3d": "python3-open3d-pip",
+    "rosbags": "python3-rosbags-pip",
+    "torch": "python3-pytorch-pip",
+    "tqdm": "python3-tqdm",
+    "yaml": "python3-yaml",
+}
+WITHOUT_ROSDEP_KEY = {"av", "openvino", "safetensors"}
+OPTIONAL = {"torchmetrics"}
+"""No node needs them: an extra of pip's names them, and the command that does says so when it is missing."""
+PYPI_NAMES = {"cv2": "opencv-python", "yaml": "PyYAML"}
+
+
+@pytest.fixture(scope="module")
+def manifest() -> ElementTree.Element:
+    return ElementTree.parse(ROOT / "package.xml").getroot()
+
+
+@pytest.fixture(scope="module")
+def imported() -> set[str]:
+    """Top-level modules that the package and its launch files import and that are not Python's own."""
+    names: set[str] = set()
+    for path in [*ROOT.glob("mtl_perception/**/*.py"), *ROOT.glob("launch/*.py")]:
+        for statement in ast.walk(ast.parse(path.read_text())):
+            if isinstance(statement, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in statement.names}
+            elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
+                names.add(statement.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"mtl_perception"}
+
+
+def test_every_import_is_declared_for_ros(manifest: ElementTree.Element, imported: set[str]) -> None:
+    declared = {element.text for element in manifest.findall("exec_depend")}
+    needed = {ROSDEP_KEYS.get(name, name) for name in imported - WITHOUT_ROSDEP_KEY - OPTIONAL}
+    assert needed - declared == set()
+
+
+def test_every_import_is_declared_for_pip(imported: set[str]) -> None:
+    settings = ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    declared = {re.split(r"[<>=]", line)[0] for line in settings["options"]["install_requires"].split()}
+    needed = {PYPI_NAMES.get(name, name) for name in imported & (set(ROSDEP_KEYS) | WITHOUT_ROSDEP_KEY)}
+    assert needed - declared == set()
+    extras = {re.split(r"[<>=]", line)[0] for lines in settings["options.extras_require"].values() for line in lines.split()}
+    assert (imported & OPTIONAL) - extras == set()
+
+
+def test_versions_agree(manifest: ElementTree.Element) -> None:
+    assert manifest.findtext("version") == mtl_perception.__version__
+
+
+def test_colcon_accepts_the_maintainer(manifest: ElementTree.Element) -> None:
+    # What catkin_pkg demands; a package that fails it is silently built as something else.
+    maintainer = manifest.find("maintainer")
+    assert maintainer is not None
+    assert re.fullmatch(
+        r"[-a-zA-Z0-9_%+]+(\.[-a-zA-Z0-9_%+]+)*@[-a-zA-Z0-9%]+(\.[-a-zA-Z0-9%]+)*\.[a-zA-Z]{2,}", maintainer.get("email", "")
+    )
+    assert manifest.findtext("export/build_type") == "ament_python"
+
+
+def test_configuration_file_is_the_generated_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["parameters", "--format", "yaml"]) == 0
+    assert (ROOT / "config/perception.yaml").read_text() == capsys.readouterr().out
+
+
+def test_configuration_file_holds_every_default() -> None:
+    values = yaml.safe_load((ROOT / "config/perception.yaml").read_text())["/**"]["ros__parameters"]
+    # ROS's word for no names.
+    assert values.pop("cameras") == [""]
+    rows = [row for row in config.parameters() if row.name != "cameras"]
+    assert values == {row.name: row.default for row in rows}
+    assert {name: type(value) for name, value in values.items()} == {row.name: row.type for row in rows}
+
+
+def test_markdown_table_has_a_row_a_parameter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["parameters", "--format", "markdown"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == [parameter.name for parameter in config.parameters()]
+    assert all(row.count("|") == 6 for row in rows)
+    assert "| `min_confidence` | `0.0` | 0 to 1 | any time | Labels less confident" in "\n".join(rows)
+
+
+def test_rviz_shows_topics_that_the_node_has() -> None:
+    displays = yaml.safe_load((ROOT / "config/perception.rviz").read_text())["Visualization Manager"]["Displays"]
+    shown = {display["Topic"]["Value"] for display in displays if "Topic" in display}
+    published = {f"/mtl_perception/{row.name}" for row in OUTPUT_TOPICS}
+    assert shown <= published
+    assert "/mtl_perception/points" in shown
+
+
+def test_profile_has_room_for_a_cloud() -> None:
+    profile = ElementTree.parse(resources.share_file("config/fastdds_shm.xml"))
+    space = {"d": "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"}
+    sizes = [int(element.text or 0) for element in profile.iterfind(".//d:segment_size", space)]
+    assert sizes == [64 * 2**20]
+    used = {element.text for element in profile.iterfind(".//d:userTransports/d:transport_id", space)}
+    defined = {element.text for element in profile.iterfind(".//d:transport_descriptor/d:transport_id", space)}
+    assert used == defined
+
+
+def test_share_file_finds_a_workspace_and_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "__file__", str(tmp_path / "lib/mtl_perception/resources.py"))
+    workspace, prefix = tmp_path / "workspace", tmp_path / "prefix"
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{tmp_path / 'other'}:{workspace}")
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    for place in (prefix, workspace):
+        (place / "share/mtl_perception/config").mkdir(parents=True)
+        (place / "share/mtl_perception/config/a.yaml").touch()
+        assert resources.share_file("config/a.yaml") == place / "share/mtl_perception/config/a.yaml"
+    with pytest.raises(ConfigError, match=r"config/b\.yaml.*looked in .*workspace"):
+        resources.share_file("config/b.yaml")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Names of the files in a wheel built from a copy of the checkout."""
+    copy, out = tmp_path_factory.mktemp("source") / "copy", tmp_path_factory.mktemp("wheel")
+    unwanted = shutil.ignore_patterns(".*", "build", "install", "log", "demo", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=unwanted)
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(out)], cwd=copy, check=True, capture_output=True)
+    return zipfile.ZipFile(next(out.glob("*.whl"))).namelist()
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "/data/lib/mtl_perception/perception_node",
+        "/data/share/ament_index/resource_index/packages/mtl_perception",
+        "/data/share/mtl_perception/package.xml",
+        "/data/share/mtl_perception/launch/perception.launch.py",
+        "/data/share/mtl_perception/launch/demo.launch.py",
+        "/data/share/mtl_perception/config/perception.yaml",
+        "/data/share/mtl_perception/config/perception.rviz",
+        "/data/share/mtl_perception/config/fastdds_shm.xml",
+        "mtl_perception/py.typed",
+        "mtl_perception/ros/main.py",
+    ],
+)
+def test_wheel_holds(wheel: list[str], ending: str) -> None:
+    assert any(name.endswith(ending) for name in wheel)
+
+
+def test_wheel_holds_all_data_beside_the_code(wheel: list[str]) -> None:
+    kinds = ("models/*.safetensors", "viz/*.html", "viz/*.js")
+    wanted = {str(path.relative_to(ROOT)) for kind in kinds for path in (ROOT / "mtl_perception").glob(kind)}
+    assert wanted - set(wheel) == set()
+    assert not [name for name in wheel if name.startswith(("test/", "tools/"))]

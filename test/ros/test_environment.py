@@ -1,0 +1,107 @@
+"""Fast DDS gets its large segment on every distribution, and nobody's own profile is touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+from mtl_perception.ros import environment
+from mtl_perception.ros.environment import prepare_middleware
+
+OLD, NEW = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
+OTHERS = ("FASTDDS_BUILTIN_TRANSPORTS", "SKIP_DEFAULT_XML_FILE", "ROS_DISTRO")
+PROFILE = str(Path(__file__).resolve().parents[2] / "config/fastdds_shm.xml")
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Calls `prepare_middleware` with this rclpy and this environment; gives what both variables are then."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(rclpy: str | None, **given: str) -> tuple[str | None, str | None]:
+        # First set, so that the end of the test unsets what the call sets.
+        for name in (OLD, NEW, *OTHERS):
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+
+        def version(package: str) -> str:
+            if rclpy is None:
+                raise PackageNotFoundError(package)
+            return rclpy
+
+        monkeypatch.setattr(environment, "version", version)
+        prepare_middleware()
+        return os.environ.get(OLD), os.environ.get(NEW)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("distribution", "rclpy", "expected"),
+    [
+        ("humble", "3.3.16", (PROFILE, None)),
+        ("jazzy", "7.1.5", (PROFILE, None)),
+        ("kilted", "9.1.2", (None, PROFILE)),
+        ("lyrical", "10.0.1", (None, PROFILE)),
+        ("humble", None, (PROFILE, None)),
+        ("lyrical", None, (None, PROFILE)),
+        ("jazzy", "9.1.2", (None, PROFILE)),  # wheels of another distribution than the one that is sourced
+    ],
+)
+def test_each_distribution_gets_the_variable_that_it_reads(prepared, distribution, rclpy, expected) -> None:
+    assert prepared(rclpy, ROS_DISTRO=distribution) == expected
+
+
+@pytest.mark.parametrize(
+    ("rclpy", "given", "expected"),
+    [
+        ("7.1.5", {OLD: "/mine.xml"}, ("/mine.xml", None)),
+        ("9.1.2", {NEW: "/mine.xml"}, (None, "/mine.xml")),
+        ("9.1.2", {OLD: "/mine.xml"}, ("/mine.xml", None)),
+        ("7.1.5", {NEW: "/unread.xml"}, (PROFILE, "/unread.xml")),
+        ("7.1.5", {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}, (None, None)),
+    ],
+)
+def test_a_users_own_setting_is_respected(prepared, rclpy, given, expected) -> None:
+    assert prepared(rclpy, **given) == expected
+
+
+@pytest.mark.parametrize(
+    ("rclpy", "name"), [("7.1.5", "DEFAULT_FASTRTPS_PROFILES.xml"), ("9.1.2", "DEFAULT_FASTDDS_PROFILES.xml")]
+)
+def test_a_users_own_file_in_the_working_directory_is_respected(prepared, tmp_path: Path, rclpy: str, name: str) -> None:
+    (tmp_path / name).write_text("<dds/>")
+    assert prepared(rclpy) == (None, None)
+    assert PROFILE in prepared(rclpy, SKIP_DEFAULT_XML_FILE="1")
+
+
+READ = """
+import re, rclpy
+from mtl_perception.ros.environment import initialise
+initialise(["test"])
+node = rclpy.create_node("test")
+sizes = [0]
+for line in open("/proc/self/maps"):
+    if re.search(r"/dev/shm/fast(rtps|dds)_", line):
+        begin, end = (int(word, 16) for word in line.split()[0].split("-"))
+        sizes.append(end - begin)
+print("largest", max(sizes))
+"""
+
+
+def test_the_segment_is_as_large_as_the_profile_says(tmp_path: Path) -> None:
+    """The one middleware that is here does read the file."""
+    if os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") != "rmw_fastrtps_cpp" or not Path("/dev/shm").is_dir():
+        pytest.skip("needs Fast DDS and /dev/shm")
+    env = {name: value for name, value in os.environ.items() if name not in (OLD, NEW, *OTHERS)}
+    done = subprocess.run([sys.executable, "-c", READ], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) >= 64 * 2**20

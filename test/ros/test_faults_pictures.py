@@ -1,0 +1,252 @@
+"""Pictures that do not come, do not change, or change in any way: what comes out of the node, and what its diagnostics say."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage
+from support.camera_faults import (
+    CHEAP,
+    ERROR,
+    LABELS,
+    OK,
+    POINTS,
+    SECOND,
+    STALE,
+    WARN,
+    Feed,
+    Gate,
+    apart,
+    assert_labels,
+    camera_fixtures,
+)
+from support.inside import ask, node_inside
+from support.ros_client import Client, profile
+from support.ros_messages import cloud_of, image, set_data, values_of
+
+from mtl_perception import Pipeline
+from mtl_perception.config import Config
+from mtl_perception.ros.health import CHECK_PERIOD
+
+short_memory, pipeline, node, client, connected, feed = camera_fixtures()
+
+
+# Pictures that do not come.
+
+
+def test_no_camera_at_start(node, client: Client) -> None:
+    status = client.wait_status("frames", lambda s: s.level == WARN)
+    assert status.message == "no picture yet: /image has no publisher: remap image to the camera's topic"
+    assert client.status("stream").level == OK
+
+
+def test_camera_stops_and_returns(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+    status = client.wait_status("frames", lambda s: s.level != OK)
+    assert status.level == STALE
+    assert re.match(r"no picture for \d+\.\d s: /image has a publisher, which sends nothing", status.message)
+    picture = feed.picture()
+    assert_labels(feed.exchange(image(picture)), picture, pipeline)
+    assert feed.told("frames", OK, "processing")
+
+
+def test_camera_that_went_while_the_node_was_deactivated(weights_file: Path) -> None:
+    with node_inside(weights_file, Gate, "/again", image_timeout=0.5, **CHEAP) as node:
+        client = Client("again", "/again/mtl_perception", start_ns=time.time_ns())
+        Feed(client).told("frames", OK, "processing")
+        assert ask(node, client, "deactivate")
+        assert node.cameras[0].watch.last is None, "its latest picture is kept"
+        client.spin_for(0.6)
+        assert ask(node, client, "activate")
+        status = client.wait_status("frames", lambda s: s.level != OK)
+        assert (status.level, status.message) == (WARN, "no picture yet: /again/image has a publisher, which sends nothing")
+        client.close()
+
+
+def test_silence_is_told_at_once_and_not_with_the_next_period(weights_file: Path) -> None:
+    """With the default settings within two seconds: the time-out, and the look that finds it."""
+    assert Config().image_timeout + 2 * CHECK_PERIOD < 2
+    with apart(weights_file, image_timeout=1.0, diagnostics_period=60.0) as client:
+        feed = Feed(client)
+        feed.told("frames", OK, "processing")
+        client.spin_until(lambda: client.statuses["frames"].level == STALE, "STALE", seconds=30)
+
+
+def test_burst_gives_way_to_its_newest_picture(feed: Feed, client: Client, node, pipeline: Pipeline) -> None:
+    feed.camera.settle()
+    before = client.counts()
+    gate = node.pipeline
+    gate.reached.clear()
+    gate.open.clear()
+    sent = [feed.send()]
+    client.spin_until(gate.reached.is_set)
+    picture = feed.picture()
+    for number in range(5):
+        sent.append(feed.send(image(picture if number == 4 else feed.picture())))
+        client.spin_until(lambda n=number: client.counts()["received"] == before["received"] + n + 2)
+    gate.open.set()
+    assert_labels(feed.camera.answers(sent[-1]), picture, pipeline)
+    feed.camera.settle()
+    after = client.counts()
+    assert (after["processed"] - before["processed"], after["replaced"] - before["replaced"]) == (2, 4)
+    assert not set(sent[1:-1]) & set(feed.camera.order[LABELS])
+    feed.well()
+
+
+# Pictures that do not change, and pictures that do.
+
+
+def test_same_stamp_again_and_again(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+    stamp = time.time_ns()
+    for count in (1, 2, 3):
+        picture = feed.picture()
+        feed.send(image(picture), stamp)
+        client.spin_until(lambda n=count: feed.camera.order[LABELS].count(stamp) == n)
+        assert_labels({LABELS: feed.camera.received[LABELS][stamp]}, picture, pipeline)
+    named = f"pictures running have the stamp {stamp // SECOND}.{stamp % SECOND:09d}"
+    feed.told("stream", WARN, named, lambda: feed.send(stamp=stamp))
+    client.wait_status("stream", lambda s: int(values_of(s)["stamps repeated"]) >= 2)
+
+
+def test_same_picture_again_and_again(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+    picture = feed.picture()
+    status = feed.told("stream", WARN, "the picture has not changed for", lambda: feed.send(image(picture)))
+    assert "frozen" in status.message
+    assert client.status("frames").level == OK
+    assert_labels(feed.exchange(image(picture)), picture, pipeline)
+    feed.told("stream", OK, "nothing odd")
+
+
+def test_change_of_size_and_encoding(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+    before = int(values_of(client.status("stream"))["changes of size or encoding"])
+    grey = cv2.cvtColor(feed.picture(24, 32), cv2.COLOR_RGB2GRAY)
+
+    def change() -> None:
+        feed.exchange()
+        feed.exchange(image(grey, "mono8"))
+
+    status = feed.told("stream", WARN, "pictures changed from 64x48 rgb8 to 32x24 mono8", change)
+    assert int(values_of(status)["changes of size or encoding"]) > before
+    status = client.wait_status("camera", lambda s: s.level == WARN)
+    assert status.message == "camera_info is for 64x48, scaled to the picture's 32x24"
+    outputs = feed.exchange(image(grey, "mono8"))
+    assert_labels(outputs, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), pipeline)
+    assert cloud_of(outputs[POINTS]).shape == (24, 32)
+
+
+def test_strange_encodings_and_frames_are_told_in_a_line(feed: Feed, client: Client) -> None:
+    strange = image(feed.picture())
+    strange.encoding = "rgb8\n" * 20_000
+    frame = "camera\n" * 20_000
+    told = feed.told("stream", WARN, "pictures changed from", lambda: feed.camera.publish(strange, frame, time.time_ns()))
+    assert len(told.message) < 1000 and told.message.isprintable()
+    told = feed.told("camera", WARN, "camera_info is of frame", lambda: feed.send(frame_id=frame))
+    assert len(told.message) < 1000 and told.message.isprintable()
+    assert all(len(value.value) < 1000 and value.value.isprintable() for value in told.values)
+    feed.well()
+
+
+def test_change_to_a_size_that_the_calibration_is_not_for(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+    picture = feed.picture(48, 48)
+    outputs = feed.exchange(image(picture), None, LABELS)
+    assert_labels(outputs, picture, pipeline)
+    status = client.wait_status("camera", lambda s: s.level == ERROR)
+    assert "no point cloud: the calibration is for 64x48, the picture has 48x48" in status.message
+    feed.camera.settle()
+    client.spin_for(0.1)
+    assert feed.camera.order[LABELS][-1] not in feed.camera.order[POINTS]
+
+
+def test_compressed_pictures_that_change_and_freeze(weights_file: Path, pipeline: Pipeline) -> None:
+    def png(picture: np.ndarray) -> CompressedImage:
+        return set_data(CompressedImage(format="png"), cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+
+    with apart(weights_file, image_timeout=1.0, image_transport="compressed") as client:
+        feed = Feed(client, kind=CompressedImage)
+        feed.camera.connect(png(feed.picture()))
+        picture = feed.picture(24, 32)
+
+        def change() -> None:
+            feed.exchange(png(feed.picture()))
+            feed.exchange(png(picture))
+
+        feed.told("stream", WARN, "pictures changed from 64x48 png to 32x24 png", change)
+        feed.told("stream", WARN, "the picture has not changed for", lambda: feed.send(png(picture)))
+        assert_labels(feed.exchange(png(picture)), picture, pipeline)
+
+
+# Clocks.
+
+
+def test_stamps_that_go_back(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+    """A bag that begins again: from then on its stamps are earlier."""
+    start = time.time_ns() - 100 * SECOND
+    picture, rounds = feed.picture(), itertools.count()
+    outputs: dict[str, Any] = {}
+
+    def begin_anew() -> None:
+        first = start + next(rounds)
+        feed.exchange(stamp=first + 12 * SECOND)
+        outputs.update(feed.exchange(image(picture), first))
+
+    status = feed.told("stream", WARN, "stamps went back by 12.0 s", begin_anew)
+    assert_labels(outputs, picture, pipeline)
+    assert int(values_of(status)["stamps that went back"]) >= 1
+    ages = [value for name, value in client.values().items() if name.startswith("age of stamp")]
+    assert float(ages[0]) >= 0
+
+
+@pytest.mark.parametrize(
+    ("stamp", "words"),
+    [
+        (lambda: time.time_ns() + 5 * SECOND, "ahead of the node's clock: the clocks of camera and node differ"),
+        (lambda: time.time_ns() - 3 * SECOND, "behind the node's clock: pictures wait on their way"),
+        (lambda: time.time_ns() - 3 * 366 * 86400 * SECOND, "3.0 years behind the node's clock: a recording"),
+        (lambda: 12 * SECOND + time.time_ns() % SECOND, "they are simulated time (set use_sim_time)"),
+        (lambda: 0, "stamps are zero: the driver does not stamp its pictures"),
+    ],
+    ids=["future", "past", "recording", "simulation", "zero"],
+)
+def test_stamps_of_another_clock(feed: Feed, client: Client, pipeline: Pipeline, stamp: Callable[[], int], words: str) -> None:
+    picture, stamped = feed.picture(), stamp()
+    assert_labels(feed.exchange(image(picture), stamped), picture, pipeline)
+    feed.told("stream", WARN, words, lambda: feed.send(stamp=stamp()))
+    age = client.values()["age of stamp median [ms]"]
+    assert age == "-" or 0 <= float(age) < 60_000
+    feed.told("stream", OK, "nothing odd")
+
+
+def test_simulated_time(weights_file: Path, pipeline: Pipeline) -> None:
+    """Without /clock, with it, with pictures of another clock, and reset."""
+    with apart(weights_file, use_sim_time=True) as client:
+        feed = Feed(client)
+        feed.told("stream", WARN, "use_sim_time is set, but nothing came on /clock yet")
+        clock = client.node.create_publisher(Clock, "/clock", profile())
+        now = itertools.count(1000 * SECOND, SECOND // 20)
+
+        def simulated(offset: int = 0, message: Any = None) -> int:
+            time_ns = next(now)
+            message_of_clock = Clock()
+            message_of_clock.clock.sec, message_of_clock.clock.nanosec = divmod(time_ns, SECOND)
+            clock.publish(message_of_clock)
+            client.spin_for(0.02)
+            return feed.send(message, time_ns + offset)
+
+        feed.told("stream", OK, "nothing odd", simulated)
+        feed.told("stream", WARN, "ahead of simulated time: they are not of /clock", lambda: simulated(10**9 * SECOND))
+        feed.told("stream", OK, "nothing odd", simulated)
+        now = itertools.count(5 * SECOND, SECOND // 20)
+        picture = feed.picture()
+        assert_labels(feed.camera.answers(simulated(message=image(picture))), picture, pipeline)
+        feed.told("stream", WARN, "stamps went back by", simulated)
+        feed.told("stream", OK, "nothing odd", simulated)

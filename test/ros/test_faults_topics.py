@@ -1,0 +1,125 @@
+"""Topics that are published twice, not at all, or oddly: what comes out of the node, and what its diagnostics say."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+from sensor_msgs.msg import Image
+from support.camera_faults import (
+    ERROR,
+    HEIGHT,
+    LABELS,
+    OK,
+    POINTS,
+    WARN,
+    WIDTH,
+    Feed,
+    apart,
+    assert_labels,
+    camera_fixtures,
+)
+from support.ros_client import Camera, Client, profile
+from support.ros_messages import camera_info, cloud_of, image, put_header, values_of
+
+from mtl_perception import Pipeline
+
+short_memory, pipeline, node, client, connected, feed = camera_fixtures()
+
+
+@pytest.fixture
+def other():
+    """Who publishes, too."""
+    client = Client("second_camera", start_ns=time.time_ns())
+    yield client
+    client.close()
+
+
+def test_two_publishers_of_pictures(feed: Feed, other: Client, pipeline: Pipeline) -> None:
+    second = other.node.create_publisher(Image, "/image", profile())
+    feed.told("camera", WARN, "/image has 2 publishers (/client, /second_camera), whose pictures are mixed")
+    other.spin_until(second.get_subscription_count)
+    picture, stamp = feed.picture(), -1
+
+    def answered() -> bool:
+        return stamp in feed.camera.received[LABELS]
+
+    def send() -> None:
+        nonlocal stamp
+        message, stamp = image(picture), time.time_ns()
+        put_header(message, stamp, "second_optical")
+        second.publish(message)
+
+    feed.until(answered, send)
+    assert_labels(feed.camera.answers(stamp), picture, pipeline)
+    assert feed.camera.received[LABELS][stamp].header.frame_id == "second_optical"
+    other.node.destroy_publisher(second)
+    feed.told("camera", OK, "camera_info in use")
+
+
+def test_two_publishers_of_camera_info_one_of_them_uncalibrated(feed: Feed, other: Client, pipeline: Pipeline) -> None:
+    second = Camera(other, info="/camera_info", outputs={})
+    second.publish_info(camera_info(WIDTH, HEIGHT, k=[0.0] * 9))
+    status = feed.told("camera", ERROR, "/camera_info has 2 publishers (/client, /second_camera), whose calibrations are mixed")
+    assert status.message.startswith("no point cloud: camera is uncalibrated")
+    picture = feed.picture()
+    assert_labels(feed.exchange(image(picture), None, LABELS), picture, pipeline)
+    second.close()
+    feed.camera.publish_info(camera_info(WIDTH, HEIGHT))
+    feed.told("camera", OK, "camera_info in use")
+
+
+def test_pictures_without_a_frame_id(feed: Feed, client: Client) -> None:
+    stamp = feed.send(frame_id="")
+    assert all(output.header.frame_id == "" for output in feed.camera.answers(stamp).values())
+    status = client.wait_status("camera", lambda s: s.level == WARN)
+    assert status.message == "pictures have no frame_id: no transform can be found for the outputs"
+
+
+def test_camera_info_that_stops_stays_in_use_and_one_that_changes_holds_from_then_on(feed: Feed, client: Client) -> None:
+    def focal_length(outputs: dict[str, Any]) -> float:
+        points = cloud_of(outputs[POINTS])
+        seen = np.isfinite(points["z"])
+        slopes = np.broadcast_to(np.arange(WIDTH) - (WIDTH / 2 - 1.25), seen.shape)[seen]
+        return float(np.median(slopes * points["z"][seen] / points["x"][seen]))
+
+    before = int(values_of(client.status("camera"))["camera_info changes"])
+    for _ in range(20):
+        assert focal_length(feed.exchange()) == pytest.approx(60, rel=1e-4)
+    assert (client.status("camera").level, client.statuses["camera"].message) == (OK, "camera_info in use")
+    feed.camera.publish_info(camera_info(WIDTH, HEIGHT, fx=90.0))
+    client.wait_status("camera", lambda s: int(values_of(s)["camera_info changes"]) == before + 1)
+    assert focal_length(feed.exchange()) == pytest.approx(90, rel=1e-4)
+    assert client.status("camera").level == OK
+    feed.camera.publish_info(camera_info(WIDTH, HEIGHT))
+
+
+def test_camera_info_that_never_comes_and_then_late(weights_file: Path, pipeline: Pipeline) -> None:
+    with apart(weights_file) as client:
+        feed = Feed(client, calibrated=False)
+        picture = feed.picture()
+        feed.camera.connect(image(picture), LABELS)
+        assert_labels(feed.exchange(image(picture), None, LABELS), picture, pipeline)
+        words = "no point cloud: no camera_info yet: /apart/camera_info has no publisher: remap camera_info to"
+        feed.told("camera", WARN, words)
+        assert not feed.camera.order[POINTS]
+        late = Camera(client, "/apart/image", "/apart/camera_info", outputs={})
+        late.publish_info(camera_info(WIDTH, HEIGHT))
+        client.node.destroy_publisher(late.images)
+        feed.told("camera", OK, "camera_info in use")
+        assert cloud_of(feed.exchange()[POINTS]).shape == (HEIGHT, WIDTH)
+
+
+def test_remapping_of_image_where_cameras_have_names(weights_file: Path, pipeline: Pipeline) -> None:
+    with apart(weights_file, remap=("image:=/cam/image_raw",), cameras=["front"]) as client:
+        feed = Feed(client, "front/")
+        words = "the remapping of image to /cam/image_raw has no effect, as there are several cameras: remap front/image"
+        feed.told("front: camera", WARN, words)
+        picture = feed.picture()
+        assert_labels(feed.exchange(image(picture)), picture, pipeline, "front/")
+        assert client.status("front: frames").level == OK

@@ -1,0 +1,176 @@
+"""Transitions that go wrong: the reason in log and diagnostics, nothing half made left, and another try without a restart."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+from conftest import noise_picture
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+from support.inside import ask, in_its_executor, node_inside
+from support.ros_client import Camera, Client
+from support.ros_messages import image, labels_of
+
+from mtl_perception.inference.torch import engine as run
+from mtl_perception.inference.torch.engine import Engine
+from mtl_perception.ros import camera, camera_input
+
+WIDTH, HEIGHT = 64, 48
+PICTURE = noise_picture(HEIGHT, WIDTH)
+WORKS = {"device": "cpu", "warm_up": True, "backend": "torch"}
+
+
+@pytest.fixture
+def node(weights_file: Path):
+    with node_inside(weights_file, lambda pipeline: pipeline, backend="torch", warm_up=False) as node:
+        yield node
+
+
+@pytest.fixture
+def client(node) -> Iterator[Client]:
+    with contextlib.closing(Client()) as client:
+        yield client
+
+
+def state_of(node) -> str:
+    return str(node._state_machine.current_state[1])
+
+
+def put(node, client: Client, **values) -> None:
+    changes = [Parameter(name, value=value) for name, value in values.items()]
+    results = in_its_executor(node, client, lambda: node.set_parameters(changes))
+    assert all(result.successful for result in results), results
+
+
+def no_memory(*_, **__):
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to …")
+
+
+def refuse(*_, **__):
+    raise RuntimeError("the middleware has no more")
+
+
+def assert_works(node, client: Client) -> None:
+    """From unconfigured to a picture's labels."""
+    assert ask(node, client, "configure")
+    assert ask(node, client, "activate")
+    seen = Camera(client, outputs={"segmentation/labels": Image})
+    assert labels_of(seen.connect(image(PICTURE))["segmentation/labels"]).shape == (HEIGHT, WIDTH)
+    status = client.wait_status("network", lambda s: s.level == s.OK)
+    assert status.message == "random on cpu"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "patched", "words"),
+    [
+        ({"weights": "/nowhere/at_all.safetensors"}, None, "/nowhere/at_all.safetensors"),
+        ({"weights": "no_such_name"}, None, "no_such_name"),
+        ({"device": "cuda:99"}, None, "device 'cuda:99': "),
+        ({"precision": "fp16", "device": "cpu"}, None, "precision fp16 needs a GPU"),
+        ({}, (run.copy, "deepcopy", no_memory), "device cpu: out of memory while loading the network: "),
+        ({"warm_up": True}, (Engine, "forward", no_memory), "device cpu: out of memory while processing a picture of 1242x375"),
+        ({}, (camera.Camera, "create_outputs", refuse), "RuntimeError: the middleware has no more"),
+    ],
+    ids=["missing file", "unknown name", "wrong device", "wrong precision", "no memory", "no memory later", "no publisher"],
+)
+def test_configure_fails_with_the_reason_and_works_when_mended(
+    node, client: Client, weights_file: Path, monkeypatch, capfd, wrong: dict, patched, words: str
+) -> None:
+    for step in ("deactivate", "cleanup"):
+        assert ask(node, client, step)
+    mended = {name: node.get_parameter(name).value for name in wrong}
+    put(node, client, **wrong)
+    with monkeypatch.context() as context:
+        if patched:
+            context.setattr(*patched)
+        for _ in range(2):
+            capfd.readouterr()
+            assert not ask(node, client, "configure")
+            assert state_of(node) == "unconfigured"
+            status = client.wait_status("network", lambda s: s.level == s.ERROR)
+            assert words in status.message
+            assert node.pipeline is None and client.node.count_publishers("/mtl_perception/points") == 0
+            log = capfd.readouterr().err
+            assert "cannot configure: " in log and words in log and "Traceback" not in log
+        assert not ask(node, client, "activate")
+    put(node, client, **mended)
+    assert_works(node, client)
+
+
+def test_memory_of_a_configuration_that_failed_is_free_at_once(node, client: Client, monkeypatch) -> None:
+    for step in ("deactivate", "cleanup"):
+        assert ask(node, client, step)
+    made = []
+    monkeypatch.setattr(camera.Camera, "create_outputs", lambda *_: made.append(weakref.ref(node.pipeline)) or refuse())
+    gc.disable()
+    try:
+        assert not ask(node, client, "configure")
+        assert made[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("transition", "patched", "words"),
+    [
+        ("cleanup", (camera.Camera, "destroy_outputs"), "cannot cleanup: RuntimeError: the middleware has no more"),
+        ("deactivate", (camera_input.CameraInput, "close"), "cannot deactivate: RuntimeError: the middleware has no more"),
+    ],
+)
+def test_error_in_a_transition_ends_unconfigured_and_can_be_configured(
+    node, client: Client, monkeypatch, capfd, transition: str, patched, words: str
+) -> None:
+    worker = node._worker
+    if transition == "cleanup":
+        assert ask(node, client, "deactivate")
+    right, times = getattr(*patched), []
+
+    def once(self, *arguments):
+        times.append(1)
+        return refuse() if len(times) == 1 else right(self, *arguments)
+
+    monkeypatch.setattr(*patched, once)
+    assert not ask(node, client, transition)
+    assert state_of(node) == node.state_name == "unconfigured"
+    assert words in capfd.readouterr().err
+    status = client.wait_status("network", lambda s: s.level == s.ERROR)
+    assert status.message == "RuntimeError: the middleware has no more"
+    assert not worker.is_alive()
+    assert client.node.count_publishers("/mtl_perception/points") == 0
+    assert_works(node, client)
+
+
+def test_error_that_cannot_be_cleared_up_is_the_end_and_said(node, client: Client, monkeypatch) -> None:
+    assert ask(node, client, "deactivate")
+    monkeypatch.setattr(camera.Camera, "destroy_outputs", refuse)
+    assert not ask(node, client, "cleanup")
+    assert state_of(node) == node.state_name == "finalized"
+    status = client.wait_status("network", lambda s: s.level == s.ERROR)
+    assert status.message == "RuntimeError: the middleware has no more"
+    assert client.status("frames").message == "finalized"
+
+
+@pytest.mark.parametrize("first", ["deactivate", "active_shutdown"])
+def test_a_transition_may_come_before_the_node_stops_itself(node, client: Client, first: str) -> None:
+    """The device is given up in the worker's thread; meanwhile somebody asks for something else."""
+
+    def both() -> TransitionCallbackReturn:
+        node._give_up("lost")
+        return node.trigger_deactivate() if first == "deactivate" else node.trigger_shutdown()
+
+    result = in_its_executor(node, client, both)
+    client.spin_for(0.3)
+    if first == "deactivate":
+        assert (result, state_of(node)) == (TransitionCallbackReturn.ERROR, "unconfigured")
+        assert client.wait_status("network", lambda s: s.level == s.ERROR).message.endswith("is stop: lost")
+        assert_works(node, client)
+    else:
+        assert (result, state_of(node)) == (TransitionCallbackReturn.SUCCESS, "finalized")

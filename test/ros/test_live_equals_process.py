@@ -1,0 +1,113 @@
+"""What the node says live of a camera is what `process` says offline of its recording, to the byte."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+from conftest import noise_picture
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+from support.bags import Messages, write_bag
+from support.node_process import node_process
+from support.ros_client import START_NS, Camera, Client
+from support.ros_messages import OUTPUTS, camera_info, image, stamp_of
+
+FRAMES = 5
+SIZES = [(64, 96)] * 3 + [(48, 72)] * 2
+"""The camera changes its resolution in mid-stream; its aspect stays."""
+SETTINGS = {"output_scale": 0.5, "max_depth": 60.0, "min_confidence": 0.3, "overlay_opacity": 0.7, "input_rectified": False}
+
+
+def pictures() -> list[np.ndarray]:
+    return [noise_picture(*size, seed=i) for i, size in enumerate(SIZES)]
+
+
+def info_values() -> dict:
+    return {"distortion_model": "plumb_bob", "d": [-0.2, 0.05, 0.001, -0.001, 0.0]}
+
+
+def write_recording(folder: Path) -> Path:
+    make = Messages()
+    ros = camera_info(96, 64, **info_values())
+    records = []
+    for i, rgb in enumerate(pictures()):
+        stamp = START_NS + i * 10**8
+        roi = make.store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+        arrays = (np.array(values, np.float64) for values in (ros.d, ros.k, ros.r, ros.p))
+        info = make.store.types["sensor_msgs/msg/CameraInfo"](
+            make.header(stamp), 64, 96, ros.distortion_model, *arrays, 0, 0, roi
+        )
+        records += [("/camera_info", info, stamp), ("/image", make.image(rgb, stamp), stamp + 1)]
+    return write_bag(folder / "recording", "mcap", records)
+
+
+def offline(recording: Path, weights: Path, out: Path) -> dict[str, dict[int, object]]:
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items() if value is not False]
+    arguments += [f"--no-{name.replace('_', '-')}" for name, value in SETTINGS.items() if value is False]
+    command = [sys.executable, "-m", "mtl_perception", "process", str(recording), "--out", str(out), f"--weights={weights}"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    messages: dict[str, dict[int, object]] = {topic: {} for topic in OUTPUTS}
+    with AnyReader([out], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        for connection, _, data in reader.messages():
+            topic = connection.topic.removeprefix("/mtl_perception/")
+            if topic in messages:
+                message = reader.deserialize(data, connection.msgtype)
+                messages[topic][stamp_of(message)] = message
+    return messages
+
+
+def live(weights: Path, log: Path) -> dict[str, dict[int, object]]:
+    settings = [word for name, value in SETTINGS.items() for word in ("-p", f"{name}:={value}")]
+    with node_process(log, "-p", f"weights:={weights}", "-p", "diagnostics_period:=0.1", *settings):
+        client = Client(start_ns=1)
+        camera = Camera(client)
+        info = camera_info(96, 64, **info_values())
+        camera.publish_info(info, "front_optical")
+        camera.connect(image(pictures()[0]))
+        for i, rgb in enumerate(pictures()):
+            message = image(rgb)
+            stamp = START_NS + i * 10**8
+            client.next_stamp = lambda stamp=stamp: stamp
+            camera.publish(message, "front_optical")
+            camera.answers(stamp)
+        camera.close()
+        client.close()
+        # Outputs of the pictures that made the connection, which have small stamps, may come at any time.
+        return {topic: {at: kept for at, kept in found.items() if at >= START_NS} for topic, found in camera.received.items()}
+
+
+def differences(offline: object, live: object, path: str = "") -> list[str]:
+    """Paths of the fields that differ between a message of rosbags and one of rclpy."""
+    found = []
+    for name in live.get_fields_and_field_types():
+        one, other = getattr(offline, name), getattr(live, name)
+        if hasattr(other, "get_fields_and_field_types"):
+            found += differences(one, other, f"{path}{name}.")
+        elif isinstance(other, list):
+            assert len(one) == len(other), f"{path}{name}"
+            found += [text for i in range(len(other)) for text in differences(one[i], other[i], f"{path}{name}[{i}].")]
+        elif isinstance(other, str | int | float):
+            found += [] if one == other else [f"{path}{name}"]
+        else:
+            same = np.asarray(one).tobytes() == np.asarray(other).tobytes()
+            found += [] if same else [f"{path}{name}"]
+    return found
+
+
+def test_live_and_process_give_the_same_bytes(tmp_path: Path, weights_file: Path) -> None:
+    expected = offline(write_recording(tmp_path), weights_file, tmp_path / "processed")
+    found = live(weights_file, tmp_path / "node.log")
+    for topic in OUTPUTS:
+        assert list(expected[topic]) == sorted(found[topic]) == [START_NS + i * 10**8 for i in range(FRAMES)], topic
+        for stamp, message in expected[topic].items():
+            assert differences(message, found[topic][stamp]) == [], topic
+    # The comparison itself tells different messages apart.
+    first, last = (found["points"][START_NS + i * 10**8] for i in (0, FRAMES - 1))
+    assert differences(first, last) == ["header.stamp.nanosec", "height", "width", "row_step", "data"]

@@ -1,0 +1,329 @@
+"""What cannot be seen from outside the node: that work not wanted is not done, and what stands in for what is not installed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+import rclpy
+from conftest import noise_picture
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.context import Context
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from std_msgs.msg import Header
+from support.inside import in_its_executor, node_inside
+from support.ros_client import Camera, Client
+from support.ros_messages import OUTPUTS, camera_info, image, labels_of
+
+from mtl_perception.errors import FrameError
+from mtl_perception.messages.outputs import cloud_fields, image_fields
+from mtl_perception.ros import convert
+from mtl_perception.ros.camera_input import MatchedSubscription, topics
+from mtl_perception.ros.health import Report
+from mtl_perception.ros.node import PerceptionNode
+from mtl_perception.runtime.mailbox import Mailbox
+from mtl_perception.types import CLOUD_DTYPE
+
+WIDTH, HEIGHT = 64, 48
+PICTURE = noise_picture(HEIGHT, WIDTH)
+
+
+class Spy:
+    """Stands before the pipeline: notes what is asked of it, and lets calls wait."""
+
+    def __init__(self, pipeline) -> None:
+        self.pipeline = pipeline
+        self.asked: list[set[str]] = []
+        self.started, self.may_go = threading.Event(), threading.Event()
+        self.may_go.set()
+
+    def __call__(self, frame, outputs):
+        self.asked.append(set(outputs))
+        self.started.set()
+        self.may_go.wait(60)
+        return self.pipeline(frame, outputs)
+
+    def __getattr__(self, name: str):
+        return getattr(self.pipeline, name)
+
+
+@pytest.fixture
+def node(weights_file: Path):
+    with node_inside(weights_file, Spy) as node:
+        yield node
+
+
+@pytest.fixture
+def client(node):
+    client = Client()
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("topics", "asked"),
+    [
+        (["segmentation/labels"], {"labels"}),
+        (["segmentation/image"], {"labels"}),
+        (["segmentation/image", "segmentation/overlay"], {"labels", "image"}),
+        (["segmentation/confidence"], {"confidence"}),
+        (["depth/image"], {"depth"}),
+        (["depth/camera_info"], set()),
+        (["points"], {"cloud"}),
+        (["points", "segmentation/labels"], {"cloud", "labels"}),
+    ],
+)
+def test_only_what_is_subscribed_to_is_asked_for(node, client: Client, topics: list[str], asked: set[str]) -> None:
+    camera = Camera(client, outputs={topic: OUTPUTS[topic] for topic in topics})
+    camera.publish_info(camera_info(WIDTH, HEIGHT))
+    camera.connect(image(PICTURE))
+    # Those that made the connection may still be in work.
+    camera.settle()
+    node.pipeline.asked.clear()
+    camera.exchange(image(PICTURE))
+    assert node.pipeline.asked == [asked]
+
+
+def test_deactivation_waits_for_the_picture_in_work(node, client: Client) -> None:
+    """Else two threads might use the pipeline after the next activation."""
+    camera = Camera(client, outputs={"segmentation/labels": Image})
+    camera.connect(image(PICTURE))
+    spy = node.pipeline
+    spy.started.clear()
+    spy.may_go.clear()
+    late = camera.publish(image(PICTURE))
+    client.spin_until(spy.started.is_set)
+    worker = node._worker
+    timer = threading.Timer(0.5, spy.may_go.set)
+    timer.start()
+    assert in_its_executor(node, client, node.trigger_deactivate) == TransitionCallbackReturn.SUCCESS
+    assert spy.may_go.is_set()
+    assert not worker.is_alive()
+    assert in_its_executor(node, client, node.trigger_activate) == TransitionCallbackReturn.SUCCESS
+    camera.wait_until_heard()
+    fresh = camera.exchange(image(PICTURE))
+    assert set(np.unique(labels_of(fresh["segmentation/labels"]))) <= set(range(12))
+    assert camera.order["segmentation/labels"] == sorted(camera.order["segmentation/labels"])
+    assert late not in camera.received["segmentation/labels"] or late < max(camera.order["segmentation/labels"])
+
+
+def test_failure_inside_is_counted_and_survived(node, client: Client) -> None:
+    camera = Camera(client, outputs={"segmentation/labels": Image})
+    camera.connect(image(PICTURE))
+    spy, node.pipeline = node.pipeline, None
+
+    class Broken:
+        config = spy.config
+        __getattr__ = spy.__getattr__
+
+        def __call__(self, frame, outputs):
+            raise RuntimeError("a bug")
+
+    node.pipeline = Broken()
+    camera.publish(image(PICTURE))
+    status = client.wait_status("frames", lambda s: "a bug" in s.message)
+    assert status.level == status.ERROR
+    assert client.counts()["rejected: internal"] == 1
+    node.pipeline = spy
+    camera.exchange(image(PICTURE))
+
+
+def test_failed_activation_is_reported_until_one_succeeds(weights_file: Path, monkeypatch) -> None:
+    context = Context()
+    rclpy.init(context=context)
+    node = PerceptionNode(context=context, parameter_overrides=[Parameter("weights", value=str(weights_file))])
+
+    def network():
+        return next(status for status in Report(0.0).due(node) if status.name.endswith(": network"))
+
+    def refuse(*_):
+        raise RuntimeError("no room for a subscription")
+
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    with monkeypatch.context() as patched:
+        patched.setattr("mtl_perception.ros.camera.CameraInput", refuse)
+        assert node.trigger_activate() == TransitionCallbackReturn.FAILURE
+    assert network().level == DiagnosticStatus.ERROR
+    assert "no room for a subscription" in network().message
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    assert (network().level, network().message) == (DiagnosticStatus.OK, "random on cpu")
+    node.close()
+    node.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_bytes_of_messages_survive_either_way_of_filling(monkeypatch: pytest.MonkeyPatch, private: bool) -> None:
+    monkeypatch.setattr(convert, "_private_fill", private)
+    message = convert.to_message("sensor_msgs/msg/Image", image_fields(PICTURE, "rgb8"), Header(frame_id="a"))
+    read = deserialize_message(serialize_message(message), Image)
+    assert bytes(read.data) == PICTURE.tobytes()
+    assert (read.height, read.width, read.step, read.encoding, read.header.frame_id) == (HEIGHT, WIDTH, 3 * WIDTH, "rgb8", "a")
+
+
+def test_private_filling_works_with_this_rclpy() -> None:
+    """It is much the faster one: a new rclpy that refuses it should be noticed."""
+    assert convert._try_private_fill()
+
+
+def test_encodings_unknown_to_us_go_to_cv_bridge_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bridge:
+        def imgmsg_to_cv2(self, message: Image, encoding: str) -> np.ndarray:
+            if message.encoding != "nv21":
+                raise RuntimeError("no such encoding")
+            return np.full((message.height, message.width, 3), 9, np.uint8)
+
+    monkeypatch.setattr(convert, "CvBridge", Bridge)
+    assert (convert.to_rgb(image(PICTURE, "nv21")) == 9).all()
+    with pytest.raises(FrameError, match="'hyperspectral8'"):
+        convert.to_rgb(image(PICTURE, "hyperspectral8"))
+    np.testing.assert_array_equal(convert.to_rgb(image(PICTURE, "rgb8")), PICTURE)
+    monkeypatch.setattr(convert, "CvBridge", None)
+    with pytest.raises(FrameError, match="'nv21'"):
+        convert.to_rgb(image(PICTURE, "nv21"))
+
+
+def test_mailbox_keeps_the_newest_and_tells_of_what_is_lost() -> None:
+    box: Mailbox[int] = Mailbox()
+    assert [box.put(1), box.put(2), box.put(3)] == [False, True, True]
+    assert box.take() == [(0, 3)]
+    taken: list[list[tuple[int, int]]] = []
+    reader = threading.Thread(target=lambda: taken.append(box.take()))
+    reader.start()
+    assert box.close() == []
+    reader.join(10)
+    assert taken == [[]]
+    assert box.put(4) is True
+    other: Mailbox[int] = Mailbox()
+    other.put(1)
+    assert other.close() == [0]
+    assert other.take() == []
+
+
+@contextlib.contextmanager
+def _plain_node(name: str):
+    context = Context()
+    rclpy.init(context=context, args=["test", "--ros-args", "-r", "image:=/cam/image_raw/compressed"])
+    node = rclpy.create_node(name, context=context)
+    yield node
+    node.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.fixture
+def bare_node():
+    with _plain_node("bare") as node:
+        yield node
+
+
+@pytest.fixture
+def other_node():
+    """In a context of its own: one participant refuses two types of one topic."""
+    with _plain_node("other") as node:
+        yield node
+
+
+def test_silence_is_explained_by_what_the_graph_holds(bare_node, other_node) -> None:
+    subscription = MatchedSubscription(bare_node, Image, "/cam/other", lambda _: None, 1, "auto", may_latch=False, name="image")
+    assert "/cam/other has no publisher: remap image" in subscription.why_silent()
+    other_node.create_publisher(CompressedImage, "/cam/other/compressed", 1)
+    _until(lambda: "set image_transport to compressed" in subscription.why_silent())
+    other_node.create_publisher(CompressedImage, "/cam/other", 1)
+    _until(lambda: "is of type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image" in subscription.why_silent())
+    bare_node.create_publisher(Image, "/cam/other", 1)
+    _until(lambda: "has a publisher, which sends nothing" in subscription.why_silent())
+
+
+def test_image_remapped_to_the_compressed_topic_itself_is_understood(bare_node) -> None:
+    assert topics(bare_node, compressed=True) == ("/cam/image_raw/compressed", "/cam/camera_info")
+
+
+def _until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+CHECKED = """
+import numpy as np
+from std_msgs.msg import Header
+from mtl_perception.camera.model import Calibration, CameraModel
+from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder
+from mtl_perception.labels import STREET
+from mtl_perception.ros.convert import MESSAGE_TYPES, to_message
+from mtl_perception.types import CLOUD_DTYPE, Result
+plane = np.zeros((2, 3), np.uint8)
+result = Result(plane, plane, plane.astype(np.float32), cloud=np.zeros((2, 3), CLOUD_DTYPE),
+                camera=CameraModel(3, 2, 1.0, 1.0, 1.0, 1.0), image=np.zeros((2, 3, 3), np.uint8))
+for row in OUTPUT_TOPICS:
+    if MESSAGE_TYPES[row.type] is not None:
+        message = to_message(row.type, Encoder(STREET).encode(row.name, result), Header())
+        print(row.name, list(message.d) if row.name.endswith("camera_info") else "")
+"""
+
+
+def test_every_message_passes_where_fields_are_checked() -> None:
+    """As on Humble, always, and elsewhere when asked for."""
+    environment = {**os.environ, "ROS_PYTHON_CHECK_FIELDS": "1"}
+    done = subprocess.run([sys.executable, "-c", CHECKED], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(OUTPUTS) <= {line.split(" ")[0] for line in done.stdout.splitlines()}
+    assert "depth/camera_info [0.0, 0.0, 0.0, 0.0, 0.0]" in done.stdout
+
+
+def test_frame_of_which_one_message_fails_is_not_published_in_part(node, client: Client, monkeypatch) -> None:
+    camera = Camera(client, outputs={"segmentation/labels": Image, "segmentation/confidence": Image})
+    camera.connect(image(PICTURE))
+
+    def broken(kind, fields, header):
+        if fields["encoding"] == "mono8" and fields["data"].max() > 30:  # confidence, not labels
+            raise RuntimeError("cannot be filled")
+        return convert.to_message(kind, fields, header)
+
+    monkeypatch.setattr("mtl_perception.ros.camera.to_message", broken)
+    stamp = camera.publish(image(PICTURE))
+    client.wait_status("frames", lambda s: "cannot be filled" in s.message)
+    assert stamp not in camera.order["segmentation/labels"]
+    monkeypatch.undo()
+    camera.exchange(image(PICTURE))
+
+
+def test_uncalibrated_camera_is_reported_before_anybody_listens(node, client: Client) -> None:
+    camera = Camera(client, outputs={})
+    info = camera_info(WIDTH, HEIGHT)
+    info.k[0] = 0.0
+    client.spin_until(lambda: camera.publish_info(info) or "uncalibrated" in client.status("camera").message)
+    assert client.status("camera").level == client.status("camera").ERROR
+
+
+def test_sensor_msgs_py_reads_the_cloud_as_it_was_made() -> None:
+    reader = pytest.importorskip(
+        "sensor_msgs_py.point_cloud2", reason="needs sensor_msgs_py, which comes with a ROS installation"
+    )
+    cloud = np.zeros((3, 4), CLOUD_DTYPE)
+    cloud["x"], cloud["z"] = np.arange(12).reshape(3, 4), 7.5
+    cloud["z"][1, 2] = np.nan
+    cloud["rgb"], cloud["label"] = 0x00123456, np.arange(12).reshape(3, 4)
+    message = deserialize_message(
+        serialize_message(convert.to_message("sensor_msgs/msg/PointCloud2", cloud_fields(cloud), Header())), PointCloud2
+    )
+    points = reader.read_points(message, reshape_organized_cloud=True)
+    assert points.shape in ((3, 4), (4, 3))  # some releases swap the two
+    flat = points.reshape(-1)
+    for name in ("x", "y", "z", "label"):
+        np.testing.assert_array_equal(flat[name], cloud[name].reshape(-1))
+    assert (flat["rgb"].view(np.uint32) == 0x00123456).all()
+    assert not message.is_dense

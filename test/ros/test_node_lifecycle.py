@@ -1,0 +1,298 @@
+"""Start, parameters, lifecycle and end of the node."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+from conftest import noise_picture
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from sensor_msgs.msg import Image, PointCloud2
+from support.node_process import PATIENCE, Process, node_process
+from support.ros_client import Camera, Client
+from support.ros_messages import camera_info, cloud_of, depth_of, image, labels_of, stamp_of, values_of
+
+WIDTH, HEIGHT = 64, 48
+PICTURE = noise_picture(HEIGHT, WIDTH)
+INFO = camera_info(WIDTH, HEIGHT)
+
+
+# A node that waits for a lifecycle manager, in a namespace, with simulated time that stands still.
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("node")
+    settings = folder / "settings.yaml"
+    settings.write_text(
+        "/**:\n  ros__parameters:\n    autostart: false\n    diagnostics_period: 0.1\n    max_depth: 50\n"
+        "    use_sim_time: true\n    weights: /nowhere/at_all.safetensors\n    max_dept: 3.0\n"
+        # Which makes it a file for many nodes: alone, a slip in it would be refused.
+        "camera:\n  ros__parameters:\n    rate: 10.0\n"
+    )
+    remappings = ("-r", "__ns:=/veh", "-r", "image:=/cam/left/image_rect", "-r", "camera_info:=/calibration/left")
+    with node_process(folder / "node.log", "--params-file", str(settings), *remappings, ready="") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def client(node):
+    client = Client(node_name="/veh/mtl_perception")
+    client.wait_status("network", lambda s: True)
+    yield client
+    client.close()
+
+
+def test_starts_unconfigured_when_told_so(client: Client) -> None:
+    assert client.state() == "unconfigured"
+    assert client.status("frames").message == "unconfigured"
+    assert client.get("autostart", "max_depth", "use_sim_time") == [False, 50.0, True]
+
+
+def test_misspelt_parameter_for_all_nodes_is_pointed_out(node: Process) -> None:
+    node.wait_for_output("unknown parameter 'max_dept' is ignored; did you mean 'max_depth'?")
+    assert "use_sim_time" not in node.output
+
+
+def test_every_parameter_is_described(client: Client) -> None:
+    expected = {
+        # name: bounds of the range, or the choices
+        "weights": None,
+        "classes": None,
+        "device": None,
+        "precision": "auto, fp32, fp16, bf16",
+        "cpu_threads": (0, 256),
+        "warm_up": None,
+        "input_scale": (0.1, 1.0),
+        "output_scale": (0.05, 1.0),
+        "upsampling": "bicubic, bilinear",
+        "min_depth": (0.0, 1000.0),
+        "max_depth": (0.0, 1000.0),
+        "min_confidence": (0.0, 1.0),
+        "overlay_opacity": (0.0, 1.0),
+        "input_rectified": None,
+        "cameras": None,
+        "image_transport": "raw, compressed",
+        "image_reliability": "auto, reliable, best_effort",
+        "image_depth": (1, 100),
+        "output_reliability": "reliable, best_effort",
+        "output_depth": (1, 100),
+        "diagnostics_period": (0.1, 60.0),
+        "image_timeout": (0.1, 3600.0),
+        "autostart": None,
+    }
+    for found in client.describe(*expected):
+        assert len(found.description) > 20, found.name
+        assert found.read_only == (found.name == "autostart")
+        bounds = expected[found.name]
+        ranges = [(r.from_value, r.to_value) for r in (*found.floating_point_range, *found.integer_range)]
+        if isinstance(bounds, tuple):
+            assert ranges == [pytest.approx(bounds)], found.name
+        else:
+            assert ranges == [], found.name
+            assert found.additional_constraints == (f"One of: {bounds}" if bounds else ""), found.name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("max_depth", -1.0, "max_depth"),
+        ("max_depth", 5000, "max_depth"),
+        ("max_depth", float("nan"), "max_depth"),
+        ("max_depth", "far", "max_depth"),
+        ("max_depth", True, "max_depth"),
+        ("output_scale", 0.0, "output_scale"),
+        ("overlay_opacity", 1.5, "overlay_opacity"),
+        ("cpu_threads", -1, "cpu_threads"),
+        # Refused by rclpy, whose words they are; Kilted's name the types by numbers.
+        ("cpu_threads", 2.0, "Wrong parameter type"),
+        ("upsampling", "bilinaer", "did you mean 'bilinear'"),
+        ("device", "tpu", "cuda:N"),
+        ("weights", "", "weights"),
+        ("autostart", True, "read-only"),
+        ("min_depth", 60.0, "max_depth 50"),
+    ],
+)
+def test_wrong_values_are_refused_with_the_reason(client: Client, name: str, value: object, words: str) -> None:
+    before = client.get(name)
+    result = client.set(**{name: value})[0]
+    assert not result.successful
+    assert words in result.reason
+    assert client.get(name) == before
+
+
+def test_missing_weights_fail_configure_with_the_reason(client: Client, node: Process) -> None:
+    assert not client.change_state("configure")
+    assert client.state() == "unconfigured"
+    status = client.wait_status("network", lambda s: s.level == s.ERROR)
+    assert "/nowhere/at_all.safetensors" in status.message
+    assert "Traceback" not in node.output
+    assert "cannot configure" in node.output
+
+
+def test_configures_once_the_weights_are_right(client: Client, weights_file: Path) -> None:
+    assert client.set(weights=str(weights_file))[0].successful
+    assert client.change_state("configure")
+    status = client.status("network")
+    assert status.level == status.OK
+    assert values_of(status)["weights"] == str(weights_file)
+    assert values_of(status)["classes"] == "12"
+    assert values_of(status)["backend"]
+
+
+def test_weights_cannot_change_while_configured(client: Client, weights_file: Path) -> None:
+    result = client.set(weights="street")[0]
+    assert not result.successful
+    assert "weights" in result.reason
+    assert "unconfigured" in result.reason
+    assert client.get("weights") == [str(weights_file)]
+    assert client.set(weights=str(weights_file))[0].successful  # no change
+
+
+@pytest.fixture(scope="module")
+def camera(client: Client):
+    """Publishes whatever the node's state; waits for nothing."""
+    wait, Camera.wait_until_heard = Camera.wait_until_heard, lambda self: None
+    try:
+        camera = Camera(client, "/cam/left/image_rect", "/calibration/left")
+    finally:
+        Camera.wait_until_heard = wait
+    yield camera
+    camera.close()
+
+
+def test_twice_through_the_lifecycle(client: Client, camera: Camera) -> None:
+    for _ in range(2):
+        assert client.state() == "inactive"
+        silent = [camera.publish(image(PICTURE)) for _ in range(3)]
+        client.spin_for(0.3)
+        assert all(not received for received in camera.received.values()), "inactive nodes publish nothing"
+        assert client.counts()["received"] == 0
+
+        assert client.change_state("activate")
+        assert client.state() == "active"
+        camera.wait_until_heard()
+        camera.publish_info(INFO)
+        outputs = camera.connect(image(PICTURE))
+        assert len({stamp_of(message) for message in outputs.values()}) == 1
+        depth = depth_of(outputs["depth/image"])
+        assert depth[np.isfinite(depth)].max() <= 50
+        assert cloud_of(outputs["points"]).shape == (HEIGHT, WIDTH)
+        assert values_of(client.status("camera"))["camera_info topic"] == "/calibration/left"
+        assert client.status("frames").message == "processing"
+        assert all(stamp not in received for stamp in silent for received in camera.received.values())
+
+        assert client.change_state("deactivate")
+        assert client.status("frames").message == "inactive"
+        for received in camera.received.values():
+            received.clear()
+        camera.publish(image(PICTURE))
+        client.spin_for(0.3)
+        assert all(not received for received in camera.received.values())
+
+        assert client.change_state("cleanup")
+        assert client.state() == "unconfigured"
+        assert client.node.count_publishers("/veh/mtl_perception/points") == 0
+        assert client.change_state("configure")
+
+
+def test_changes_in_every_state_hold_when_active(client: Client, camera: Camera) -> None:
+    """Values set while inactive, and while unconfigured, act as those set while active do."""
+    assert client.set(output_scale=0.5)[0].successful
+    assert client.change_state("activate")
+    camera.wait_until_heard()
+    camera.publish_info(INFO)
+    assert labels_of(camera.connect(image(PICTURE))["segmentation/labels"]).shape == (HEIGHT // 2, WIDTH // 2)
+    for step in ("deactivate", "cleanup"):
+        assert client.change_state(step)
+    assert client.set(output_scale=0.25, overlay_opacity=0.0, diagnostics_period=0.2)[0].successful
+    for step in ("configure", "activate"):
+        assert client.change_state(step)
+    camera.wait_until_heard()
+    labels = camera.connect(image(PICTURE), "segmentation/labels")["segmentation/labels"]
+    assert labels_of(labels).shape == (HEIGHT // 4, WIDTH // 4)
+
+
+def test_transitions_that_make_no_sense_fail_and_change_nothing(client: Client, camera: Camera) -> None:
+    assert client.state() == "active"
+    for name in ("configure", "activate", "cleanup"):
+        assert not client.change_state(name)
+    assert not client.call(ChangeState, "change_state", transition=Transition(id=250)).success
+    assert not client.call(ChangeState, "change_state", transition=Transition(label="fly")).success
+    assert client.state() == "active"
+    camera.connect(image(PICTURE), "segmentation/labels")
+
+
+def test_shutdown_ends_the_work_and_sigterm_the_process(client: Client, camera: Camera, node: Process) -> None:
+    assert client.change_state("active_shutdown")
+    assert client.state() == "finalized"
+    assert client.wait_status("frames", lambda s: s.message == "finalized")
+    assert node.stop(signal.SIGTERM) == 0
+    assert "Traceback" not in node.output
+
+
+# Processes of their own.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-p", "max_depth:=-3.0"], "max_depth"),
+        (["-p", "max_depth:=far"], "max_depth"),
+        (["-p", "upsampling:=cubic"], "upsampling"),
+        (["-p", "cameras:=[front, front]"], "'front' is there 2 times"),
+        (["-p", "cpu_threads:=many"], "cpu_threads"),
+        (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["-p", "max_depth"], "max_depth"),
+        (["-p", "max_dept:=3.0"], "-p max_dept:=3.0: unknown parameter 'max_dept'; did you mean 'max_depth'?"),
+    ],
+    ids=["range", "type", "choice", "names", "integer", "no file", "no value", "unknown"],
+)
+def test_wrong_value_at_start_ends_with_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+    process = Process(["node", "--ros-args", *arguments], tmp_path / "node.log")
+    assert process.wait() == 2
+    lines = process.output.strip().splitlines()
+    assert lines[-1].startswith("mtl_perception node: ")
+    assert words in lines[-1]
+    assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_working_ends_cleanly(tmp_path: Path, weights_file: Path, number: signal.Signals) -> None:
+    """A picture that takes seconds is in work; a second signal comes at once."""
+    with node_process(tmp_path / "node.log", "-p", f"weights:={weights_file}", "-p", "diagnostics_period:=0.1") as node:
+        client = Client()
+        camera = Camera(client, outputs={"segmentation/labels": Image, "points": PointCloud2})
+        camera.connect(image(PICTURE), "segmentation/labels")
+        large = image(noise_picture(2160, 3840))
+        camera.publish(large)
+        client.wait_status("frames", lambda s: int(values_of(s)["frames received"]) > int(values_of(s)["frames processed"]))
+        node.child.send_signal(number)
+        for _ in range(3):
+            time.sleep(0.15)
+            if node.child.poll() is None:
+                node.child.send_signal(number)
+        assert node.wait(PATIENCE) == 0, node.output
+        assert "Traceback" not in node.output
+        assert "terminate" not in node.output
+        client.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_at_any_moment_of_the_start_ends_cleanly(tmp_path: Path, weights_file: Path, number: signal.Signals) -> None:
+    """While the network loads."""
+    process = Process(["node", "--ros-args", "-p", f"weights:={weights_file}"], tmp_path / "node.log")
+    deadline = time.monotonic() + PATIENCE
+    # The middleware's library is mapped when the node's context is made.
+    while "librmw" not in Path(f"/proc/{process.child.pid}/maps").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert process.stop(number) == 0, process.output
+    assert "Traceback" not in process.output

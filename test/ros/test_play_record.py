@@ -1,0 +1,203 @@
+"""The player is a camera, and the recorder keeps what it saw."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
+from support.bags import START_NS as BAG_START_NS
+from support.bags import STEP_NS, drive, picture, write_bag
+from support.node_process import Process
+from support.ros_client import Client, profile
+from support.ros_messages import camera_info, image, put_header, stamp_of
+
+
+class Listener:
+    """Everything on the player's topics."""
+
+    def __init__(self, image_topic: str = "/image", info_topic: str = "/camera_info") -> None:
+        self.client = Client("listener")
+        self.images: list[Image] = []
+        self.infos: list[CameraInfo] = []
+        self.clocks: list[int] = []
+        node, quality = self.client.node, profile(depth=100)
+        node.create_subscription(Image, image_topic, self.images.append, quality)
+        node.create_subscription(CameraInfo, info_topic, self.infos.append, quality)
+        node.create_subscription(Clock, "/clock", lambda m: self.clocks.append(m.clock.sec * 10**9 + m.clock.nanosec), quality)
+
+    def pixels(self) -> list[np.ndarray]:
+        assert all((m.encoding, m.step) == ("rgb8", 3 * m.width) for m in self.images)
+        return [np.frombuffer(m.data, np.uint8).reshape(m.height, m.width, 3) for m in self.images]
+
+
+@pytest.fixture
+def listener():
+    listener = Listener()
+    yield listener
+    listener.client.close()
+
+
+@pytest.fixture
+def play(tmp_path: Path):
+    """Starts `play`; whatever runs is ended."""
+    running = []
+
+    def start(*arguments: str) -> Process:
+        running.append(Process(["play", *arguments], tmp_path / f"play{len(running)}.log"))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.stop()
+
+
+def test_bag_is_published_as_it_was_recorded(tmp_path: Path, listener: Listener, play) -> None:
+    bag = write_bag(tmp_path / "drive", "mcap", drive("mcap", count=4))
+    process = play(str(bag), "--subscribers", "1", "--clock")
+    listener.client.spin_until(lambda: len(listener.images) >= 4 and len(listener.infos) >= 4, "four pictures")
+    assert process.wait() == 0
+    stamps = [BAG_START_NS + i * STEP_NS for i in range(4)]
+    assert [stamp_of(message) for message in listener.images] == stamps
+    assert [stamp_of(message) for message in listener.infos] == stamps
+    assert {message.header.frame_id for message in (*listener.images, *listener.infos)} == {"front_optical"}
+    for i, pixels in enumerate(listener.pixels()):
+        np.testing.assert_array_equal(pixels, picture(i))
+    info = listener.infos[-1]
+    assert (info.width, info.height, info.p[0], info.p[5], info.p[2], info.p[6]) == (32, 24, 40.0, 41.0, 15.5, 11.5)
+    assert set(listener.clocks) <= set(stamps)
+    assert listener.clocks == sorted(listener.clocks)
+
+
+def test_pictures_loop_restamped_until_a_signal(tmp_path: Path, listener: Listener, play) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(folder / f"{i}.png"), picture(i)[..., ::-1])
+    calibration = tmp_path / "camera.yaml"
+    calibration.write_text(
+        "image_width: 32\nimage_height: 24\ncamera_name: front\n"
+        "camera_matrix: {rows: 3, cols: 3, data: [30, 0, 16, 0, 31, 12, 0, 0, 1]}\n"
+        "distortion_model: plumb_bob\ndistortion_coefficients: {rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}\n"
+        "rectification_matrix: {rows: 3, cols: 3, data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}\n"
+        "projection_matrix: {rows: 3, cols: 4, data: [30, 0, 16, 0, 0, 31, 12, 0, 0, 0, 1, 0]}\n"
+    )
+    begun = listener.client.node.get_clock().now().nanoseconds
+    process = play(str(folder), "--camera", str(calibration), "--loop", "--stamps", "now", "--subscribers", "1")
+    listener.client.spin_until(lambda: len(listener.images) >= 8, "eight pictures of three")
+    assert process.stop(signal.SIGINT) == 0
+    assert "Traceback" not in process.output
+    stamps = [stamp_of(message) for message in listener.images]
+    assert stamps == sorted(set(stamps))
+    assert begun < stamps[0]
+    assert stamps[-1] < listener.client.node.get_clock().now().nanoseconds
+    # 10 Hz is the rate of pictures without stamps, also from the last to the first; never faster.
+    assert min(np.diff(stamps)) > 0.05e9
+    order = [next(i for i in range(3) if np.array_equal(pixels, picture(i))) for pixels in listener.pixels()]
+    assert order == [(order[0] + i) % 3 for i in range(len(order))]
+    assert (listener.infos[0].k[0], listener.infos[0].p[5]) == (30.0, 31.0)
+
+
+def test_sigterm_ends_the_player_too(tmp_path: Path, listener: Listener, play) -> None:
+    bag = write_bag(tmp_path / "drive", "mcap", drive("mcap", count=4))
+    process = play(str(bag), "--loop", "--rate", "5")
+    listener.client.spin_until(lambda: len(listener.images) >= 5, "pictures")
+    assert process.stop(signal.SIGTERM) == 0
+    assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--rate", "0"], "--rate must be above 0"), (["--ros-args", "-r", "image"], "image")],
+    ids=["rate", "remapping"],
+)
+def test_wrong_arguments_end_with_one_line(tmp_path: Path, play, arguments: list[str], words: str) -> None:
+    cv2.imwrite(str(tmp_path / "picture.png"), picture(0))
+    process = play(str(tmp_path), *arguments)
+    assert process.wait() == 2
+    assert words in process.output.strip().splitlines()[-1]
+    assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_recording_reads_back_equal(tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "recording.mcap"
+    process = Process(["record", "/image", "/camera_info", "/extra/", "--out", str(out)], tmp_path / "record.log")
+    client = Client("source")
+    try:
+        images = client.node.create_publisher(Image, "/image", profile(reliable=False))
+        infos = client.node.create_publisher(CameraInfo, "/camera_info", profile(latched=True, depth=1))
+        words = client.node.create_publisher(String, "/extra/words", profile())
+        unwanted = client.node.create_publisher(String, "/extras", profile())
+        info = camera_info(32, 24)
+        put_header(info, 5, "front")
+        infos.publish(info)  # before anyone listens
+        for publisher in (images, infos, words):
+            client.spin_until(lambda publisher=publisher: publisher.get_subscription_count() == 1, publisher.topic_name)
+        for topic in ("/image", "/camera_info", "/extra/words"):
+            process.wait_for_output(f"recording {topic}")
+        client.spin_for(0.5)
+        sent = []
+        for i in range(10):
+            message = image(picture(i))
+            put_header(message, BAG_START_NS + i, "front")
+            images.publish(message)
+            words.publish(String(data=f"word {i} é"))
+            unwanted.publish(String(data="not this"))
+            sent.append(message)
+            client.spin_for(0.05)
+        client.spin_for(0.5)
+        assert process.stop(number) == 0, process.output
+    finally:
+        process.stop()
+        client.close()
+    assert "Traceback" not in process.output
+    read: dict[str, list] = {}
+    with AnyReader([out], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        for connection, _, data in reader.messages():
+            read.setdefault(connection.topic, []).append(reader.deserialize(data, connection.msgtype))
+        kept = {connection.topic: connection.ext.offered_qos_profiles for connection in reader.connections}
+    assert set(read) == {"/image", "/camera_info", "/extra/words"}
+    assert [message.data for message in read["/extra/words"]] == [f"word {i} é" for i in range(10)]
+    by_stamp = {stamp_of(message): message for message in sent}
+    stamps = [stamp_of(message) for message in read["/image"]]
+    assert stamps == sorted(set(stamps))
+    assert len(stamps) >= 5  # best effort
+    for message in read["/image"]:
+        original = by_stamp[stamp_of(message)]
+        assert message.data.tobytes() == bytes(original.data)
+        assert (message.height, message.width, message.encoding, message.header.frame_id) == (24, 32, "rgb8", "front")
+    (found,) = read["/camera_info"]
+    np.testing.assert_array_equal(found.p, info.p)
+    assert kept["/camera_info"][0].durability.name == "TRANSIENT_LOCAL"
+
+
+def test_nothing_to_record_leaves_an_empty_bag_or_none(tmp_path: Path) -> None:
+    out = tmp_path / "recording.mcap"
+    process = Process(["record", "/nothing", "--out", str(out)], tmp_path / "record.log")
+    client = Client("watcher")
+    try:
+        client.spin_until(lambda: "recorder" in client.node.get_node_names())
+        assert process.stop(signal.SIGINT) == 0, process.output
+    finally:
+        process.stop()
+        client.close()
+    assert "0 messages" in process.output
+
+
+def test_existing_recording_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "recording.mcap"
+    out.write_bytes(b"precious")
+    process = Process(["record", "--out", str(out)], tmp_path / "record.log")
+    assert process.wait() == 1
+    assert "exists already" in process.output
+    assert out.read_bytes() == b"precious"

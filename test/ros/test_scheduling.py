@@ -1,0 +1,175 @@
+"""Who is served when: turns of cameras, frames computed together, publishing beside the network."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+from conftest import noise_picture
+from sensor_msgs.msg import Image
+from support.inside import node_inside
+from support.ros_client import Camera, Client
+from support.ros_messages import image, labels_of, values_of
+
+from mtl_perception import Frame, Pipeline
+from mtl_perception.runtime.mailbox import Mailbox
+from mtl_perception.runtime.publisher import Stage
+
+NAMES = ("front", "left", "right")
+SIZES = {"front": (48, 64), "left": (48, 64), "right": (40, 72)}
+PICTURES = {name: noise_picture(*SIZES[name], seed=i) for i, name in enumerate(NAMES)}
+
+
+def camera_of(client: Client, name: str) -> Camera:
+    topics = (f"/inside/{name}/image", f"/inside/{name}/camera_info")
+    camera = Camera(client, *topics, outputs={f"{name}/segmentation/labels": Image}, name=name)
+    camera.connect(image(PICTURES[name]))
+    return camera
+
+
+def test_mailbox_serves_senders_in_turn() -> None:
+    box: Mailbox[str] = Mailbox(3)
+    served = []
+    for _ in range(6):
+        for sender in (0, 1):
+            box.put(f"newest of {sender}", sender)
+        served += [sender for sender, _ in box.take()]
+    assert served == [0, 1, 0, 1, 0, 1]
+    box.put("c", 2)
+    assert box.take(2) == [(2, "c"), (0, "newest of 0")]
+    for sender, item in enumerate("abc"):
+        box.put(item, sender)
+    assert box.take(8) == [(1, "b"), (2, "c"), (0, "a")]
+    box.put("b", 1)
+    assert box.close() == [1]
+
+
+def test_stage_keeps_the_order_and_holds_one_task_at_a_time() -> None:
+    stage, done = Stage("test"), []
+    may_go = threading.Event()
+    stage.hand_over(lambda: (may_go.wait(20), done.append(0)))
+    handed = threading.Thread(target=lambda: [stage.hand_over(lambda i=i: done.append(i)) for i in (1, 2)])
+    handed.start()
+    time.sleep(0.05)
+    assert handed.is_alive() and done == []
+    may_go.set()
+    handed.join(20)
+    stage.close()
+    assert done == [0, 1, 2]
+
+
+class Gpu:
+    """Stands before the pipeline and has a GPU's ways: results of two calls lie in two sets of buffers, batches are welcome."""
+
+    result_sets = 2
+    batch_limit = 8
+
+    def __init__(self, pipeline) -> None:
+        self.pipeline = pipeline
+        self.batches: list[int] = []
+        self.fails = False
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self._sets: list[dict] = [{}, {}]
+
+    def batch(self, frames, outputs):
+        self.may_go.wait(30)
+        self.batches.append(len(frames))
+        self._sets.reverse()
+        if self.fails and len(frames) > 1:
+            raise RuntimeError("one of these")
+        return [
+            self._kept(i, self.pipeline(frame, wanted)) for i, (frame, wanted) in enumerate(zip(frames, outputs, strict=True))
+        ]
+
+    def __call__(self, frame, outputs):
+        return self.batch([frame], [outputs])[0]
+
+    def _kept(self, number: int, result):
+        kept = self._sets[0].setdefault((number, result.labels.shape), np.empty_like(result.labels))
+        kept[:] = result.labels
+        return replace(result, labels=kept)
+
+    def __getattr__(self, name: str):
+        return getattr(self.pipeline, name)
+
+
+@pytest.fixture
+def node(weights_file: Path):
+    settings = {"warm_up": False, "cameras": list(NAMES)}
+    with node_inside(weights_file, Gpu, namespace="/inside", **settings) as node:
+        yield node
+
+
+@pytest.fixture
+def client(node):
+    client = Client(node_name="/inside/mtl_perception")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def pipeline(weights_file: Path) -> Pipeline:
+    return Pipeline(weights=str(weights_file), device="cpu", warm_up=False)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_cameras_are_computed_together_and_alone_where_that_fails(node, client: Client, pipeline, fails: bool) -> None:
+    gpu, cameras = node.pipeline, {name: camera_of(client, name) for name in NAMES}
+    gpu.may_go.clear()
+    gpu.batches.clear()
+    gpu.fails = fails
+    received = client.counts("left: frames")["received"]
+    cameras["left"].publish(image(PICTURES["left"]))
+    client.wait_status("left: frames", lambda s: int(values_of(s)["frames received"]) > received)
+    stamps = {}
+    for name, camera in cameras.items():
+        before = client.counts(f"{name}: frames")["received"]
+        stamps[name] = camera.publish(image(PICTURES[name]))
+        # All are there before the network is free.
+        client.wait_status(f"{name}: frames", lambda s, n=before: int(values_of(s)["frames received"]) > n)
+    gpu.may_go.set()
+    for name, camera in cameras.items():
+        found = camera.answers(stamps[name])[f"{name}/segmentation/labels"]
+        np.testing.assert_array_equal(labels_of(found), pipeline(Frame(PICTURES[name])).labels)
+    assert gpu.batches == ([1, 3, 1, 1, 1] if fails else [1, 3])
+    assert all(client.counts(f"{name}: frames")["rejected"] == 0 for name in NAMES)
+
+
+def test_frame_in_publication_is_not_overwritten_and_order_is_kept(node, client: Client, pipeline, monkeypatch) -> None:
+    """Publishing is made slower than computing; deactivation waits for both."""
+    camera = camera_of(client, "front")
+    publish, overlapped = type(node.cameras[0]).publish, []
+
+    def slow(self, *arguments) -> None:
+        calls = len(node.pipeline.batches)
+        time.sleep(0.1)
+        overlapped.append(len(node.pipeline.batches) > calls)
+        publish(self, *arguments)
+
+    monkeypatch.setattr("mtl_perception.ros.camera.Camera.publish", slow)
+    pictures = [noise_picture(*SIZES["front"], seed=seed) for seed in range(12)]
+    sent = {}
+    for picture in pictures:
+        sent[camera.publish(image(picture))] = picture
+        client.spin_for(0.05)
+    worker = node._worker
+    task = node.executor.create_task(node.trigger_deactivate)
+    client.spin_until(task.done)
+    assert not worker.is_alive()
+    client.spin_for(0.3)
+    order = [stamp for stamp in camera.order["front/segmentation/labels"] if stamp in sent]
+    assert any(overlapped)
+    assert order and order == sorted(order)
+    for stamp in order:
+        found = camera.received["front/segmentation/labels"][stamp]
+        np.testing.assert_array_equal(labels_of(found), pipeline(Frame(sent[stamp])).labels)
+    counts = client.counts("front: frames")
+    assert counts["received"] == counts["processed"] + counts["replaced"]
+    assert counts["processed"] >= len(overlapped)

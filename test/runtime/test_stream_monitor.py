@@ -1,0 +1,180 @@
+"""What is said of a stream of pictures, by their stamps, clocks and bytes; and what it is not fooled by."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+
+from mtl_perception.runtime.stream_monitor import Arrival, StreamWatch, same_bytes, span
+
+START = 1_790_000_000 * 10**9
+PATIENCE = 1.5
+
+
+class Stream:
+    """Ten pictures a second, each other than the one before, 20 ms old when they come, unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.watch = StreamWatch()
+        self.at = 100.0
+        self.number = 0
+
+    def send(self, count: int = 1, *, stamp: float | None = None, age: float = 0.02, clock: float = 0.0, **fields) -> None:
+        """`stamp` in seconds from the epoch; `clock`: seconds by which the node's clock has jumped."""
+        for _ in range(count):
+            self.at += 0.1
+            self.number += 1
+            now = START + round((self.at + clock) * 1e9)
+            stamp_ns = now - round(age * 1e9) if stamp is None else round(stamp * 1e9)
+            known = {"form": "64x48 rgb8", "data": bytes([self.number % 256]) * 3000, "simulated": False, "clock_ns": now}
+            self.watch.saw(Arrival(**{"stamp_ns": stamp_ns, "at": self.at, **known, **fields}))
+
+    def said(self, later: float = 0.0) -> dict[str, str]:
+        return self.watch.oddities(self.at + later, PATIENCE)
+
+
+@pytest.fixture
+def stream() -> Stream:
+    stream = Stream()
+    stream.send(30)
+    assert stream.said() == {}
+    return stream
+
+
+def test_nothing_is_said_before_the_first_picture() -> None:
+    assert StreamWatch().oddities(5.0, PATIENCE) == {}
+
+
+def test_gaps_late_pictures_and_clocks_slightly_apart_are_not_odd(stream: Stream) -> None:
+    stream.at += 60
+    stream.send(3, age=0.9)
+    stream.send(3, age=-0.4)
+    stream.send(1, age=-0.5)
+    assert stream.said() == {}
+
+
+def test_a_stamp_that_stands_is_counted_and_named_until_it_moves(stream: Stream) -> None:
+    stream.send(5, stamp=1_790_000_103.0)
+    assert stream.said() == {
+        "repeated": "5 pictures running have the stamp 1790000103.000000000: "
+        "the camera is frozen, or its driver does not move the stamp"
+    }
+    stream.send(25)
+    assert "repeated" in stream.said()
+    stream.send(10)
+    assert stream.said() == {}
+    assert stream.watch.counts[StreamWatch.REPEATED] == 4
+
+
+def test_stamps_that_go_back_are_told_for_a_few_seconds(stream: Stream) -> None:
+    """A bag that loops while simulated time follows it."""
+    stream.send(20, clock=-12.3)
+    assert list(stream.said()) == ["back"]
+    assert stream.said()["back"].startswith("stamps went back by 12.2 s")
+    stream.send(20, clock=-12.3)
+    assert stream.said() == {}
+    assert stream.watch.counts[StreamWatch.BACK] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"age": -5.0}, "stamps are 5.0 s ahead of the node's clock: the clocks of camera and node differ"),
+        ({"age": -5.0, "simulated": True}, "stamps are 5.0 s ahead of simulated time: they are not of /clock"),
+        ({"clock_ns": 0, "simulated": True}, "use_sim_time is set, but nothing came on /clock yet"),
+        ({"age": 3.0}, "stamps are 3.0 s behind the node's clock: pictures wait on their way, or the clocks"),
+        ({"age": 3.0, "simulated": True}, "stamps are 3.0 s behind simulated time: pictures wait on their way, or are not of"),
+        ({"age": 7200.0}, "stamps are 2.0 hours behind the node's clock: pictures wait on their way, or the clocks"),
+        ({"age": 15 * 365.25 * 86400}, "stamps are 15.0 years behind the node's clock: a recording"),
+        ({"stamp": 12.5}, "behind the node's clock: they are simulated time (set use_sim_time)"),
+        ({"stamp": 0.0}, "stamps are zero: the driver does not stamp its pictures"),
+    ],
+)
+def test_clocks_that_differ_are_told_while_they_do(stream: Stream, fields, words: str) -> None:
+    stream.watch = StreamWatch()
+    stream.send(1, **fields)
+    said = stream.said()
+    assert len(said) == 1
+    assert words in next(iter(said.values()))
+    stream.watch.last = None  # what follows is not compared with it
+    stream.send(31)
+    assert stream.said() == {}
+
+
+def test_zero_stamps_are_not_called_repeated_or_gone_back(stream: Stream) -> None:
+    stream.send(5, stamp=0.0)
+    assert list(stream.said()) == ["zero"]
+
+
+def test_the_same_bytes_again_and_again_are_a_frozen_picture(stream: Stream) -> None:
+    stream.send(16, data=b"\x07" * 3000)
+    assert stream.said() == {}
+    stream.send(1, data=b"\x07" * 3000)
+    assert stream.said() == {
+        "frozen": "the picture has not changed for 1.6 s (17 pictures with the same bytes): "
+        "the camera is frozen, or a scene without noise stands still"
+    }
+    # When no pictures come at all, that is what is told.
+    assert stream.said(later=3.1) == {}
+    stream.send(1)
+    assert stream.said() == {}
+
+
+def test_two_equal_pictures_of_a_slow_camera_are_not_a_frozen_one() -> None:
+    stream = Stream()
+    for _ in range(2):
+        stream.at += 20
+        stream.send(1, data=b"\x07" * 3000)
+    assert stream.said() == {}
+    stream.at += 20
+    stream.send(1, data=b"\x07" * 3000)
+    assert list(stream.said()) == ["frozen"]
+
+
+def test_pictures_are_compared_byte_by_byte_where_a_sample_does_not_tell() -> None:
+    data = array("B", bytes(1_400_000))
+    other = array("B", data)
+    assert same_bytes(data, other)
+    other[777_777] = 1
+    assert not same_bytes(data, other)
+    assert not same_bytes(data, data[:-1])
+    assert same_bytes(b"", array("B"))
+
+
+def test_change_of_size_or_encoding_is_told_for_a_few_seconds(stream: Stream) -> None:
+    stream.send(5, form="128x96 mono8")
+    assert stream.said() == {"changed": "pictures changed from 64x48 rgb8 to 128x96 mono8"}
+    stream.send(30, form="128x96 mono8")
+    assert stream.said() == {}
+    assert stream.watch.counts[StreamWatch.CHANGED] == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.033, "0.033 s"),
+        (12.34, "12.3 s"),
+        (7000, "7000.0 s"),
+        (7200, "2.0 hours"),
+        (172_800, "2.0 days"),
+        (5e8, "15.8 years"),
+    ],
+)
+def test_spans_are_told_as_people_say_them(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+def test_a_frozen_camera_of_one_picture_in_five_seconds_is_told_without_a_break(stream: Stream) -> None:
+    for _ in range(5):
+        stream.at += 5.0
+        stream.send(data=b"the same" * 400)
+    assert all("frozen" in stream.said(later) for later in (0.0, 4.0, 6.0))
+    assert "frozen" not in stream.said(11.0)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 5000, 5003])
+def test_the_last_byte_counts(length: int) -> None:
+    a, b = bytes(length), bytes(length - 1) + b"\1"
+    assert same_bytes(a, bytes(length)) and not same_bytes(a, b)
+    assert same_bytes(array("B", a), array("B", a)) and not same_bytes(array("B", a), array("B", b))

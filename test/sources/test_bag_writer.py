@@ -1,0 +1,193 @@
+"""Writing bags: what is in them, and that nothing is lost or overwritten."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from rosbags.interfaces import QosDurability, QosReliability
+from rosbags.rosbag2 import Reader
+from support.bags import ROS2, Messages, assert_drive, drive
+
+from mtl_perception.errors import SourceError
+from mtl_perception.sources.bag.writer import BagWriter
+from mtl_perception.sources.open import open_source
+
+
+class TestWriter:
+    def fill(self, writer: BagWriter, count: int = 3) -> None:
+        writer.add_topic("/latched", "std_msgs/msg/String", latched=True)
+        for topic, message, time_ns in drive("mcap", count):
+            writer.write_message(topic, message, time_ns)
+
+    @pytest.mark.parametrize("name", ["out.mcap", "out"])
+    def test_reads_back_the_same(self, tmp_path, name):
+        path = tmp_path / "new" / name
+        with BagWriter(path) as writer:
+            self.fill(writer)
+            assert not path.exists(), "only a finished bag appears"
+        assert path.is_file() == (name == "out.mcap")
+        assert writer.count == 6
+        assert_drive(list(open_source(path)), 3)
+        assert [entry.name for entry in path.parent.iterdir()] == [name], "nothing else is left behind"
+
+    def test_folder_has_metadata_that_fits(self, tmp_path):
+        with BagWriter(tmp_path / "out") as writer:
+            self.fill(writer)
+        information = yaml.safe_load((tmp_path / "out" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+        assert information["relative_file_paths"] == ["out.mcap"]
+        assert (tmp_path / "out" / "out.mcap").is_file()
+        assert (information["version"], information["storage_identifier"], information["message_count"]) == (9, "mcap", 6)
+
+    def test_bytes_are_kept_and_qos_is_offered(self, tmp_path):
+        message = ROS2.types["std_msgs/msg/String"]("x")
+        data = bytes(ROS2.serialize_cdr(message, message.__msgtype__))
+        with BagWriter(tmp_path / "out.mcap") as writer:
+            writer.add_topic("/latched", "std_msgs/msg/String", latched=True)
+            writer.write("/latched", "std_msgs/msg/String", data, 5)
+            writer.write("/plain", "std_msgs/msg/String", data, 6)
+        with Reader(tmp_path / "out.mcap") as reader:
+            assert [(connection.topic, time, raw) for connection, time, raw in reader.messages()] == [
+                ("/latched", 5, data),
+                ("/plain", 6, data),
+            ]
+            qos = {connection.topic: connection.ext.offered_qos_profiles for connection in reader.connections}
+        for topic, durability in (("/latched", QosDurability.TRANSIENT_LOCAL), ("/plain", QosDurability.VOLATILE)):
+            (profile,) = qos[topic]
+            assert (profile.depth, profile.reliability, profile.durability) == (1, QosReliability.RELIABLE, durability)
+
+    def test_types_that_ros_lacks_can_be_added(self, tmp_path):
+        with BagWriter(tmp_path / "out.mcap") as writer:
+            with pytest.raises(SourceError, match="message type own_msgs/msg/Two of /two is not known"):
+                writer.add_topic("/two", "own_msgs/msg/Two")
+            for _ in range(2):
+                writer.add_type("own_msgs/msg/Two", "std_msgs/Header header\nuint8 two\n")
+            header = Messages().header(3)
+            writer.write_message("/two", writer.typestore.types["own_msgs/msg/Two"](header, 2), 1)
+        with Reader(tmp_path / "out.mcap") as reader:
+            (connection,) = reader.connections
+            assert connection.msgtype == "own_msgs/msg/Two"
+            assert "uint8 two" in connection.msgdef.data
+
+    def test_existing_output_is_not_touched(self, tmp_path):
+        path = tmp_path / "out.mcap"
+        path.write_text("precious")
+        with pytest.raises(SourceError, match=r"out\.mcap exists already"):
+            BagWriter(path)
+        assert path.read_text() == "precious"
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "thesis").write_text("precious")
+        with pytest.raises(SourceError, match="is a folder that is not a bag"):
+            BagWriter(tmp_path / "home", force=True)
+        assert (tmp_path / "home" / "thesis").exists()
+
+    @pytest.mark.parametrize("name", ["out.mcap", "out"])
+    def test_force_replaces_when_it_is_done(self, tmp_path, name):
+        with BagWriter(tmp_path / name) as writer:
+            self.fill(writer, 1)
+        with BagWriter(tmp_path / name, force=True) as writer:
+            self.fill(writer, 2)
+            assert len(open_source(tmp_path / name)) == 1
+        assert len(open_source(tmp_path / name)) == 2
+        assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+    def test_output_that_comes_in_between_is_kept_too(self, tmp_path):
+        path = tmp_path / "out.mcap"
+        writer = BagWriter(path).__enter__()
+        self.fill(writer, 2)
+        path.write_text("precious")
+        with pytest.raises(SourceError, match=r"exists already.*; what was written is in \S+$") as caught:
+            writer.__exit__(None, None, None)
+        assert path.read_text() == "precious"
+        assert len(open_source(str(caught.value).rpartition(" ")[2])) == 2
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, SourceError])
+    def test_what_was_written_before_an_error_is_kept(self, tmp_path, error):
+        def write() -> None:
+            with BagWriter(tmp_path / "out.mcap") as writer:
+                self.fill(writer, 2)
+                raise error
+
+        with pytest.raises(error):
+            write()
+        assert_drive(list(open_source(tmp_path / "out.mcap")), 2)
+
+    def test_nothing_appears_when_nothing_was_written_before_an_error(self, tmp_path):
+        def write() -> None:
+            with BagWriter(tmp_path / "out.mcap") as writer:
+                writer.add_topic("/a", "std_msgs/msg/String")
+                raise SourceError("no frames")
+
+        with pytest.raises(SourceError, match="no frames"):
+            write()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_empty_bag_can_be_read(self, tmp_path):
+        with BagWriter(tmp_path / "out.mcap") as writer:
+            writer.add_topic("/a", "std_msgs/msg/String")
+        with Reader(tmp_path / "out.mcap") as reader:
+            assert [connection.topic for connection in reader.connections] == ["/a"]
+
+    @pytest.mark.parametrize("name", ["out.bag", "out.db3"])
+    def test_other_formats_are_refused(self, tmp_path, name):
+        with pytest.raises(SourceError, match=r"written as mcap; name it out\.mcap"):
+            BagWriter(tmp_path / name)
+
+    def test_unwritable_place(self, tmp_path):
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(SourceError, match=r"out\.mcap cannot be written: "), BagWriter(tmp_path / "file" / "out.mcap"):
+            pass
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    def test_full_disk_is_told(self, tmp_path):
+        writer = BagWriter(tmp_path / "out.mcap").__enter__()
+        writer._writer.storage.bio.close()
+        with open("/dev/full", "wb", buffering=0) as full:
+            writer._writer.storage.bio = full
+            with pytest.raises(SourceError, match=r"out\.mcap cannot be written: No space left"):
+                writer.write("/a", "std_msgs/msg/String", bytes(2**21), 0)
+            with pytest.raises(SourceError, match=r"out\.mcap could not be finished; what was written is in \S+$"):
+                writer.__exit__(None, None, None)
+        assert not (tmp_path / "out.mcap").exists()
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent")
+    def test_ctrl_c_while_writing_leaves_whole_records(self, tmp_path):
+        """A real process, interrupted at any point of writing large messages."""
+        script = textwrap.dedent(
+            """
+            import signal
+            import sys
+            # Ignored where the tests run in the background of a shell.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            from mtl_perception.sources.bag.writer import BagWriter
+            with BagWriter(sys.argv[1]) as writer:
+                text = writer.typestore.types["std_msgs/msg/String"]("x" * 3_000_000)
+                data = bytes(writer.typestore.serialize_cdr(text, text.__msgtype__))
+                for i in range(300):
+                    writer.write("/text", text.__msgtype__, data, i)
+                    if i == 5:
+                        print("writing", flush=True)
+            """
+        )
+        path = tmp_path / "out.mcap"
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, path],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],
+        )
+        assert process.stdout.readline() == b"writing\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode != 0
+        with Reader(path) as reader:
+            records = [(time, len(raw)) for _, time, raw in reader.messages()]
+            assert len(records) == reader.message_count >= 6
+        assert [time for time, _ in records] == list(range(len(records)))
+        assert len({length for _, length in records}) == 1, "every record is whole"
+        assert records[0][1] > 3_000_000

@@ -1,0 +1,75 @@
+"""The node within the test's process, spinning in a thread: for what cannot be seen from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+
+from mtl_perception.ros.node import PerceptionNode
+
+
+@contextlib.contextmanager
+def node_inside(
+    weights: Path, before: Callable[[Any], Any], namespace: str = "", remap: tuple[str, ...] = (), **settings: Any
+) -> Iterator[PerceptionNode]:
+    """The node, active, with `before(pipeline)` in the place of its pipeline; ended at the end of the block."""
+    context = Context()
+    rclpy.init(context=context, args=["test", "--ros-args", *(part for rule in remap for part in ("-r", rule))])
+    values = {"weights": str(weights), "diagnostics_period": 0.1, **settings}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    node = PerceptionNode(context=context, parameter_overrides=overrides, namespace=namespace)
+    node.trigger_configure()
+    node.pipeline = before(node.pipeline)
+    node.trigger_activate()
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+
+    def spin() -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            executor.spin()
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        yield node
+    finally:
+        executor.shutdown()
+        thread.join()
+        node.close()
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def in_its_executor(node: PerceptionNode, client: Any, transition: Callable[[], Any]) -> Any:
+    """What the transition gives, run as its service would run it.
+
+    The service itself is not asked: two participants in one process do not always discover each other's services
+    (seen once in some twenty runs); `ros/test_node_lifecycle.py` asks it between processes.
+    """
+    task = node.executor.create_task(transition)
+    client.spin_until(task.done, transition.__name__)
+    return task.result()
+
+
+def ask(node: PerceptionNode, client: Any, transition: str) -> bool:
+    """What the node's service answers to a request for this transition."""
+    number = getattr(Transition, f"TRANSITION_{transition.upper()}")
+    request = ChangeState.Request(transition=Transition(id=number))
+
+    def answer() -> Any:
+        return node._service_change_state.callback(request, ChangeState.Response())
+
+    return bool(in_its_executor(node, client, answer).success)

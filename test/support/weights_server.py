@@ -1,0 +1,132 @@
+"""A server of weights on this machine that behaves as told, and a cache and shipped weights of the test's own, as fixtures."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtl_perception.weights import download as fetching
+from mtl_perception.weights import registry as store
+from mtl_perception.weights.registry import PUBLISHED, Checksum
+
+CONTENT = random.Random(0).randbytes(300_000)
+CONTENT_SHA256 = hashlib.sha256(CONTENT).hexdigest()
+FILE = "ExpKITTI_joint.ckpt"
+ENCODER = "mobilenetv2-imagenet"
+ENCODER_FILE = "mobilenet_v2-b0353104.pth"
+
+
+@dataclass
+class Behaviour:
+    """What the server does, and what it saw."""
+
+    content: bytes = CONTENT
+    status: int = 200
+    ignores_range: bool = False
+    wrong_range: bool = False
+    sends_length: bool = True
+    redirect: str = ""
+    cuts: list[int] = field(default_factory=list)  # bytes sent before hanging up, one entry a request
+    ranges: list[str | None] = field(default_factory=list)  # the Range header of each request
+    paths: list[str] = field(default_factory=list)
+
+
+class Handler(BaseHTTPRequestHandler):
+    behaviour: Behaviour
+
+    def do_GET(self) -> None:
+        behaviour = self.behaviour
+        asked = self.headers.get("Range")
+        behaviour.ranges.append(asked)
+        behaviour.paths.append(self.path)
+        if behaviour.redirect and not self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", behaviour.redirect)
+            self.end_headers()
+            return
+        if behaviour.status != 200:
+            self.send_error(behaviour.status)
+            return
+        body, start = behaviour.content, 0
+        if asked and not behaviour.ignores_range:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(body):
+                self.send_error(416)
+                return
+            start = start - 1 if behaviour.wrong_range else start
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        else:
+            self.send_response(200)
+        body = body[start:]
+        if behaviour.sends_length:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if behaviour.cuts:
+            body = body[: behaviour.cuts.pop(0)]
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent: pytest shows what matters."""
+
+
+def weights_fixtures() -> tuple[Any, Any, Any]:
+    """Fixtures, to be named `server`, `cache` and `shipped`."""
+
+    @pytest.fixture
+    def server(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Behaviour]:
+        behaviour = Behaviour()
+        http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"behaviour": behaviour}))
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("MTL_PERCEPTION_WEIGHTS_URL", f"http://127.0.0.1:{http.server_port}/mirror/")
+        yield behaviour
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+    @pytest.fixture
+    def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The weights cache, with CONTENT for what `kitti` and the encoder should be; no pauses between attempts."""
+        monkeypatch.setenv("MTL_PERCEPTION_CACHE", str(tmp_path / "cache"))
+        checksums = {"kitti": Checksum("git blob", blob(CONTENT)), ENCODER: Checksum("SHA-256", CONTENT_SHA256[:8])}
+        for name, checksum in checksums.items():
+            monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], checksum=checksum))
+        monkeypatch.setattr(fetching, "RETRY_WAITS_S", (0.0, 0.0))
+        # A proxy that answers nothing: addresses on this machine must not go through it.
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+        return tmp_path / "cache" / "weights"
+
+    @pytest.fixture
+    def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder of shipped weights with one name, `lane`."""
+        folder = tmp_path / "models"
+        folder.mkdir()
+        (folder / "lane.safetensors").touch()
+        monkeypatch.setattr(store, "SHIPPED_DIR", folder)
+        return folder
+
+    return server, cache, shipped
+
+
+def blob(data: bytes) -> str:
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")

@@ -1,0 +1,174 @@
+"""The figures of merit, against values computed by hand."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from mtl_perception.errors import ConfigError, PerceptionError, SourceError
+from mtl_perception.labels import ClassSet
+
+pytest.importorskip("torchmetrics")
+from mtl_perception.training.metrics import DepthMetrics, SegmentationMetrics, crop_window
+
+NAN, INF = math.nan, math.inf
+FOUR = ClassSet("four", ("a", "b", "c", "d"), ((0, 0, 0),) * 4)
+
+
+def ids(*rows: list[int]) -> np.ndarray:
+    return np.array(rows, np.uint8)
+
+
+def metres(*rows: list[float]) -> np.ndarray:
+    return np.array(rows, np.float32)
+
+
+class TestSegmentation:
+    # a: 1 right, 1 taken for b; b: 1 right; c: 1 taken for "none"; one unknown; d nowhere.
+    TRUTH = ids([0, 0, 1], [2, 255, 255])
+    LABELS = ids([0, 1, 1], [255, 3, 0])
+
+    def test_by_hand(self):
+        score = SegmentationMetrics(FOUR).update(self.LABELS, self.TRUTH)
+        np.testing.assert_allclose(score.iou, [1 / 2, 1 / 2, 0, NAN])
+        assert score.miou == pytest.approx(1 / 3)
+        assert score.pixel_accuracy == pytest.approx(2 / 4)
+        assert score.pixels == 4
+        assert score.confusion.tolist() == [[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
+
+    def test_a_class_only_predicted_counts_as_0(self):
+        score = SegmentationMetrics(FOUR).update(ids([0, 3]), ids([0, 0]))
+        np.testing.assert_allclose(score.iou, [1 / 2, NAN, NAN, 0])
+        assert score.miou == pytest.approx(1 / 4)
+
+    def test_pixels_are_pooled_over_pictures(self):
+        """Class a: 1 of 1 in one picture, 0 of 3 in the other. Pooled 1/4; a mean of pictures would be 1/2."""
+        metrics = SegmentationMetrics(FOUR)
+        assert metrics.update(ids([0]), ids([0])).miou == 1
+        assert metrics.update(ids([1, 1, 1]), ids([0, 0, 0])).miou == 0
+        score = metrics.compute()
+        np.testing.assert_allclose(score.iou, [1 / 4, 0, NAN, NAN])
+        assert score.pixel_accuracy == pytest.approx(1 / 4)
+
+    def test_merged_equals_one(self):
+        first, second, both = (SegmentationMetrics(FOUR) for _ in range(3))
+        first.update(self.LABELS, self.TRUTH)
+        first.compute()
+        second.update(ids([2, 2]), ids([2, 0]))
+        for metrics in (first, second):
+            both.merge(metrics)
+        first.update(ids([2, 2]), ids([2, 0]))
+        np.testing.assert_array_equal(both.compute().confusion, first.compute().confusion)
+        np.testing.assert_allclose(both.compute().iou, [1 / 3, 1 / 2, 1 / 3, NAN], rtol=1e-6)
+
+    def test_nothing_known(self):
+        score = SegmentationMetrics(FOUR).update(ids([0, 3]), ids([255, 255]))
+        assert score.pixels == 0
+        assert math.isnan(score.miou)
+        assert math.isnan(score.pixel_accuracy)
+
+    @pytest.mark.parametrize(
+        ("labels", "truth", "problem"),
+        [
+            (ids([0, 1]), ids([0]), "labels are 2x1, the truth is 1x1"),
+            (ids([0, 1]), ids([0, 4]), "the truth has id 4, 'four' has 4 classes"),
+        ],
+    )
+    def test_refused(self, labels, truth, problem):
+        with pytest.raises(SourceError, match=problem):
+            SegmentationMetrics(FOUR).update(labels, truth)
+
+
+class TestDepth:
+    def test_by_hand(self):
+        """Errors of +1, -2 and 0 m at 2, 10 and 4 m; what has no truth is not counted."""
+        score = DepthMetrics("none").update(metres([3, 8, 4], [5, 5, 5]), metres([2, 10, 4], [NAN, INF, 0]))
+        assert score.pixels == 3
+        assert score.abs_rel == pytest.approx((1 / 2 + 2 / 10 + 0) / 3)
+        assert score.sq_rel == pytest.approx((1 / 2 + 4 / 10 + 0) / 3)
+        assert score.rmse == pytest.approx(math.sqrt((1 + 4 + 0) / 3))
+        d = [math.log(3 / 2), math.log(8 / 10), 0]
+        assert score.rmse_log == pytest.approx(math.sqrt(sum(x * x for x in d) / 3))
+        assert score.silog == pytest.approx(100 * math.sqrt(sum(x * x for x in d) / 3 - (sum(d) / 3) ** 2))
+        assert score.coverage == 1
+
+    def test_deltas(self):
+        """Ratios of 1.2, 1.25 (not below), 1.5, 1.9 and 3, in both directions."""
+        truth = metres([10, 10, 15, 10, 30])
+        score = DepthMetrics("none").update(metres([12, 12.5, 10, 19, 10]), truth)
+        assert (score.delta1, score.delta2, score.delta3) == pytest.approx((1 / 5, 3 / 5, 4 / 5))
+
+    def test_a_wrong_scale_costs_nothing_in_silog(self):
+        score = DepthMetrics("none").update(metres([2, 20, 40]), metres([1, 10, 20]))
+        assert score.silog == pytest.approx(0, abs=1e-4)
+        assert score.rmse_log == pytest.approx(math.log(2))
+
+    def test_a_mean_over_pictures_not_pixels(self):
+        metrics = DepthMetrics("none")
+        metrics.update(metres([20]), metres([10]))
+        metrics.update(metres([10, 10, 10]), metres([10, 10, 10]))
+        assert metrics.update(metres([5]), metres([NAN])) is None
+        score = metrics.compute()
+        assert (score.abs_rel, score.rmse, score.pixels) == (0.5, 5, 4)
+        assert metrics.pictures == 2
+        twice = DepthMetrics("none")
+        twice.merge(metrics)
+        twice.merge(metrics)
+        assert twice.compute().abs_rel == 0.5
+        assert twice.pictures == 4
+
+    def test_cap_and_clipping(self):
+        """Truth from the cap on is not counted; predictions beyond, +Inf among them, are the cap, and 0 is 1 mm."""
+        truth = metres([80, 100, 40, 40, 40])
+        score = DepthMetrics("none", cap=80).update(metres([1, 1, 200, INF, 0]), truth)
+        assert score.pixels == 3
+        assert score.abs_rel == pytest.approx((1 + 1 + (40 - 1e-3) / 40) / 3)
+        assert score.coverage == 1
+        assert DepthMetrics("none", cap=50).update(metres([90]), metres([40])).rmse == pytest.approx(10)
+
+    def test_no_number_counts_as_the_cap_and_is_told(self):
+        score = DepthMetrics("none", cap=50).update(metres([NAN, 40, 40, 40]), metres([40, 40, 40, 40]))
+        assert score.abs_rel == pytest.approx(10 / 40 / 4)
+        assert score.coverage == 3 / 4
+        silent = DepthMetrics("none", cap=50, median_scaling=True).update(metres([NAN, NAN]), metres([40, 40]))
+        assert (silent.rmse, silent.coverage) == (10, 0)
+
+    def test_median_scaling(self):
+        """Medians 20 and 4: times 5. The prediction without a number takes no part in it, and stays the cap."""
+        score = DepthMetrics("none", median_scaling=True).update(metres([2, 4, 10, NAN]), metres([10, 20, 50, 20]))
+        assert score.pixels == 4
+        assert score.abs_rel == pytest.approx((80 - 20) / 20 / 4)
+
+    @pytest.mark.parametrize(
+        ("crop", "rows", "columns"),
+        # 0.40810811 x 375 = 153.04, 0.99189189 x 375 = 371.96, 0.3324324 x 375 = 124.66, 0.91351351 x 375 = 342.57,
+        # 0.03594771 x 1242 = 44.65, 0.96405229 x 1242 = 1197.35
+        [("garg", (153, 371), (44, 1197)), ("eigen", (124, 342), (44, 1197)), ("none", (0, 375), (0, 1242))],
+    )
+    def test_crops(self, crop, rows, columns):
+        assert crop_window(crop, 375, 1242) == (slice(*rows), slice(*columns))
+        metrics = DepthMetrics(crop)
+        truth = np.full((375, 1242), 10, np.float32)
+        counted = metrics.counted(truth)
+        assert counted.sum() == (rows[1] - rows[0]) * (columns[1] - columns[0])
+        # Right inside, wrong outside: the figures must not see the outside.
+        assert metrics.update(np.where(counted, truth, 70).astype(np.float32), truth).abs_rel == 0
+
+    def test_refused(self):
+        with pytest.raises(SourceError, match="depth is 2x1, the truth is 1x1"):
+            DepthMetrics().update(metres([1, 2]), metres([1]))
+        with pytest.raises(ConfigError, match="crop 'gark': one of none, garg, eigen"):
+            DepthMetrics("gark")
+        for cap in (0, -1, INF, NAN):
+            with pytest.raises(ConfigError, match="cap"):
+                DepthMetrics(cap=cap)
+
+
+def test_without_torchmetrics(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics.classification", None)
+    monkeypatch.delitem(sys.modules, "mtl_perception.training.metrics")
+    with pytest.raises(PerceptionError, match=r"needs torchmetrics.*pip install 'mtl_perception\[train\]'"):
+        import mtl_perception.training.metrics  # noqa: F401

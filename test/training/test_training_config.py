@@ -1,0 +1,68 @@
+"""What a training is told: its configuration, what that builds on, and what follows from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.training import training_sets, write_config
+
+from mtl_perception.errors import ConfigError
+from mtl_perception.training.config import TrainConfig, read_config
+from mtl_perception.training.loop import learning_rate
+
+data = training_sets()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": 5}, "unknown key step; did you mean steps?"),
+        ({"optimiser": {"emma": 0.9}}, "unknown key optimiser.emma; did you mean ema?"),
+        ({"steps": "many"}, "steps: 'many' is not a whole number"),
+        ({"crop": [512]}, r"crop: \[512\] is not"),
+        ({"tasks": ["normals"]}, "tasks"),
+        ({"depth": {"loss": "l3"}}, "depth.loss 'l3': one of log_l1, berhu, silog"),
+        ({"sets": []}, "at least one data set"),
+        ({"augmentation": {"focal_length": [3, 2]}}, "augmentation.focal_length"),
+    ],
+)
+def test_wrong_configuration_is_refused_by_name(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    path = write_config(tmp_path, "wrong", **change)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_config(path)
+    assert "wrong.yaml" in str(caught.value)
+
+
+def test_a_configuration_builds_on_another_and_on_the_command_line(tmp_path: Path) -> None:
+    write_config(tmp_path, "base", optimiser={"ema": 0.9, "warm_up": 7})
+    (tmp_path / "own.yaml").write_text("base: base.yaml\nsteps: 11\noptimiser: {ema: 0.8}\n")
+    config = read_config(tmp_path / "own.yaml", {"optimiser.clip": 5})
+    assert (config.steps, config.optimiser.ema, config.optimiser.warm_up, config.optimiser.clip) == (11, 0.8, 7, 5.0)
+    (tmp_path / "base.yaml").write_text("base: own.yaml\n")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        read_config(tmp_path / "own.yaml")
+
+
+def test_a_number_may_be_written_as_people_do(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: x\nsets: [{path: y}]\noptimiser: {encoder: 1e-4, decoder: 3.E+0}\n")
+    assert read_config(path).optimiser.encoder == 1e-4
+    path.write_text("name: x\nsets: [{path: y}]\noptimiser: {encoder: 1e-}\n")
+    with pytest.raises(ConfigError, match="optimiser.encoder: '1e-' is not a number"):
+        read_config(path)
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    how = TrainConfig(name="x", sets=({"path": "y"},)).optimiser
+    assert learning_rate(0, 1000, how) == pytest.approx(1 / 50)
+    assert learning_rate(500, 1000, how) == pytest.approx(0.505)
+    assert learning_rate(999, 1000, how) == pytest.approx(0.01, abs=1e-3)
+
+
+def test_batches_that_do_not_divide_are_refused() -> None:
+    from mtl_perception.training.processes import Processes
+
+    with pytest.raises(ConfigError, match="batch 6 does not divide by 4 processes"):
+        Processes(0, 4, torch.device("cpu")).check_batch(6)

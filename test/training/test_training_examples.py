@@ -1,0 +1,192 @@
+"""What a training is shown: geometry that is kept, figures that stand on the ground, what a teacher adds, and the shares."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, picture, training_sets, write_config
+
+from mtl_perception.labels import STREET
+from mtl_perception.pipeline import Pipeline
+from mtl_perception.training.augment import TAUGHT_DEPTH, TAUGHT_LABELS, Augmenter, Example, merged, mirrored, resized, window
+from mtl_perception.training.batches import Examples
+from mtl_perception.training.config import DepthTarget, Teacher, TrainConfig, read_config
+from mtl_perception.training.finish import _with_depth
+from mtl_perception.training.formats.base import Selected
+from mtl_perception.training.paste import CAMERA_HEIGHT, Paster
+from mtl_perception.training.run import open_training_sets
+from mtl_perception.training.teacher import teach
+from mtl_perception.types import UNLABELLED, Sample
+
+data = training_sets()
+
+
+# Geometry.
+
+
+def test_depth_follows_the_focal_length_through_scale_and_crop() -> None:
+    """The classic mistake: each pixel of a crop must say the metres of the scene, once the focal lengths are accounted for."""
+    config = TrainConfig(**{**_plain(), "crop": (96, 64)})
+    augment = Augmenter(config, STREET)
+    sample = picture(0)
+    # What the metres are is written into the picture itself.
+    metres = np.nan_to_num(sample.depth, posinf=0)
+    image = np.repeat(np.clip(metres * 8, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    example = Example(image, sample.labels, sample.depth, np.zeros_like(sample.labels))
+    seen = set()
+    for seed in range(20):
+        crop = augment(example, sample.frame.camera, np.random.default_rng(seed))
+        flat = (crop.labels == ROAD) & (crop.image[..., 0] > 20) & (crop.image[..., 0] < 250)
+        ratio = np.median(crop.depth[flat] / (crop.image[..., 0][flat] / 8.0))
+        # The picture was scaled by s: as the network sees it the focal length is 100 s, and depth is learned for 100.
+        seen.add(round(1 / ratio, 1))
+        assert 0.79 < 1 / ratio < 1.32
+        assert np.isinf(crop.depth[crop.labels == SKY]).all()
+    assert len(seen) >= 4, "scales vary"
+
+
+def _plain() -> dict[str, object]:
+    from mtl_perception.training.config import Augmentation
+
+    return {
+        "name": "plain",
+        "sets": ({"path": "x"},),
+        "depth": DepthTarget(focal_length=FOCAL_LENGTH),
+        "augmentation": Augmentation((80.0, 130.0), (), colour=0.0, blur=0.0, rare=0.0),
+    }
+
+
+def test_resizing_never_mixes_labels_or_depths() -> None:
+    sample = picture(1)
+    example = Example(sample.frame.image, sample.labels, sample.depth, np.zeros_like(sample.labels))
+    for scale in (0.5, 0.77, 1.6):
+        small = resized(example, scale)
+        assert small.labels.shape == small.image.shape[:2]
+        assert set(np.unique(small.labels)) <= set(np.unique(sample.labels))
+        known = small.depth[np.isfinite(small.depth)]
+        assert np.isin(known, sample.depth[np.isfinite(sample.depth)]).all()
+    part = mirrored(window(example, 10, 20, 50, 40))
+    assert np.array_equal(part.labels, sample.labels[20:60, 10:60][:, ::-1])
+    assert np.array_equal(part.depth, sample.depth[20:60, 10:60][:, ::-1], equal_nan=True)
+
+
+def test_rare_classes_are_looked_for() -> None:
+    from dataclasses import replace
+
+    base = TrainConfig(**{**_plain(), "crop": (64, 64)})
+    sample = picture(2)
+    example = Example(sample.frame.image, sample.labels, sample.depth, np.zeros_like(sample.labels))
+
+    def share(rare: float) -> float:
+        config = replace(base, augmentation=replace(base.augmentation, rare=rare, rare_classes=("person",)))
+        augment = Augmenter(config, STREET)
+        crops = [augment(example, sample.frame.camera, np.random.default_rng(i)) for i in range(60)]
+        return float(np.mean([(crop.labels == PERSON).any() for crop in crops]))
+
+    assert share(1.0) > 0.95
+    assert share(0.0) < 0.8
+
+
+def test_pasted_people_stand_on_the_ground_as_tall_as_the_place_demands(data: Path) -> None:
+    sets = open_training_sets([{"path": "both", "format": "folder"}], data)
+    paster = Paster(sets, STREET)
+    assert PERSON in paster.figures
+    bare = picture(3)
+    bare.labels[bare.labels == PERSON] = ROAD
+    camera = bare.frame.camera
+    heights = []
+    for seed in range(30):
+        example = Example(bare.frame.image, bare.labels, bare.depth, np.zeros_like(bare.labels))
+        changed = paster(example, camera, np.random.default_rng(seed))
+        mask = (changed.labels == PERSON).astype(np.uint8)
+        count, _, boxes, _ = cv2.connectedComponentsWithStats(mask)
+        if count != 2:
+            continue
+        _, top, _, height, _ = boxes[1]
+        if top == 0:
+            continue
+        feet = top + height - 1
+        heights.append(height / (feet - camera.cy) * CAMERA_HEIGHT)
+        assert (changed.taught[mask > 0] == TAUGHT_DEPTH).all()
+        assert np.allclose(changed.depth[mask > 0], FOCAL_LENGTH * CAMERA_HEIGHT / (feet - camera.cy), rtol=0.15)
+        untouched = mask == 0
+        assert np.array_equal(changed.depth[untouched], bare.depth[untouched], equal_nan=True)
+    assert len(heights) >= 5
+    assert 1.4 < np.median(heights) < 2.0
+
+
+# A teacher.
+
+
+def test_a_teacher_fills_only_what_the_truth_leaves_open() -> None:
+    sample = picture(0)
+    taught = Sample(sample.frame, np.full_like(sample.labels, PERSON), np.full_like(sample.depth, 7.0))
+    both = merged(sample, taught, sparse=True)
+    open_ = sample.labels == UNLABELLED
+    assert np.array_equal(both.labels[~open_], sample.labels[~open_]) and (both.labels[open_] == PERSON).all()
+    assert ((both.taught & TAUGHT_LABELS) > 0).sum() == open_.sum()
+    assert (both.depth[np.isnan(sample.depth)] == 7.0).all() and np.isinf(both.depth[np.isinf(sample.depth)]).all()
+    whole = merged(sample, taught, sparse=False)
+    assert np.array_equal(whole.labels, sample.labels) and not whole.taught.any()
+    without = merged(Sample(sample.frame, None, sample.depth), taught, sparse=False)
+    assert (without.labels == PERSON).all() and (without.taught == TAUGHT_LABELS).all()
+
+
+def test_a_teacher_writes_what_lacks_and_nothing_twice(data: Path, tmp_path: Path, weights_file: Path) -> None:
+    entries = [{"path": "labels", "format": "folder", "focal_length": 90.0}, {"path": "both", "format": "folder"}]
+    sets = open_training_sets(entries, data)
+    teacher = Teacher(weights=str(weights_file), confidence=0.3, sparse=False)
+    labels_only, both = teach(sets, teacher, tmp_path, "cpu")
+    assert (both.taught[0].labels, both.taught[0].depth) == (None, None)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    assert files == [f"labels/{kind}/00{i}.png" for kind in ("depth", "label") for i in (0, 1)]
+    sample = labels_only.sample(0)
+    assert sample.frame.camera.fx == 90.0
+    expected = Pipeline(str(weights_file), "cpu", min_confidence=0.3, warm_up=False)(sample.frame)
+    taught = labels_only.taught[0]
+    assert np.array_equal(taught.labels, expected.labels)
+    known = np.isfinite(taught.depth)
+    assert known.mean() > 0.05
+    assert np.abs(taught.depth[known] - expected.depth[known]).max() <= 0.5 / 256 + 1e-6
+    assert np.array_equal(np.isinf(taught.depth), np.isinf(expected.depth) & (expected.labels == SKY))
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    teach(sets, teacher, tmp_path, "cpu")
+    # Of labels there is nothing to write: all have them.
+    [first, _] = teach(sets, replace(teacher, tasks=("segmentation",)), tmp_path, "cpu")
+    assert first.taught[0].labels is None
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+
+
+# Several sets.
+
+
+def test_examples_repeat_and_hold_each_set_by_its_share(data: Path) -> None:
+    entries = [{"path": "both", "format": "folder", "share": 3}, {"path": "depth", "format": "folder", "share": 1}]
+    path = write_config(data, "examples", sets=entries, steps=20, batch=4)
+    config = read_config(path)
+    first, second = (Examples(config, STREET, open_training_sets(config.sets, data)) for _ in range(2))
+    assert len(first) == 80
+    kinds = []
+    for number in range(80):
+        a, b = first.example(number), second.example(number)
+        for name in ("image", "labels", "depth"):
+            assert np.array_equal(getattr(a, name), getattr(b, name), equal_nan=name == "depth")
+        assert a.image.shape == (64, 128, 3)
+        kinds.append(bool((a.labels != UNLABELLED).any()))
+    assert 0.7 < np.mean(kinds) < 0.8
+    assert all(3 <= sum(kinds[i : i + 5]) <= 5 for i in range(75)), "the shares hold in every short stretch"
+
+
+def test_far_more_rendered_pictures_than_real_ones_do_not_decide_the_scale(data: Path) -> None:
+    entries = [
+        {"path": "both", "format": "folder", "share": 3},
+        {"path": "both", "format": "folder", "name": "many", "share": 1},
+        {"path": "labels", "format": "folder", "name": "no depth", "share": 5},
+    ]
+    real, many, labels = open_training_sets(entries, data)
+    thousand = replace(many, pictures=Selected(many.pictures, [0] * 1000))
+    drawn = [entry.pictures.name for entry, _ in _with_depth([real, thousand, labels], 4)]
+    assert drawn.count("both") == min(3, len(real.pictures)) and drawn.count("many") == 1 and len(set(drawn)) == 2

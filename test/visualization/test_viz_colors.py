@@ -1,0 +1,154 @@
+"""Labels and depths in colours: what is in the pictures, to the value."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.clouds import ROAD, SIDEWALK, VEHICLE
+
+from mtl_perception.errors import ConfigError, FrameError
+from mtl_perception.labels import STREET, ClassSet
+from mtl_perception.types import UNLABELLED
+from mtl_perception.visualization.colors import BEYOND_COLOR, colorize_depth, colorize_labels, depth_scale, legend, overlay
+
+# Labels
+
+
+def test_labels_have_their_class_colours_and_void_is_black() -> None:
+    labels = np.array([[0, 1, 11], [12, 254, 255]], np.uint8)
+    expected = np.array([[ROAD, SIDEWALK, VEHICLE], [(0, 0, 0)] * 3], np.uint8)
+    np.testing.assert_array_equal(colorize_labels(labels, STREET), expected)
+
+
+def test_label_colours_of_views_and_into_a_buffer() -> None:
+    labels = np.arange(48, dtype=np.uint8).reshape(6, 8) % 13
+    view = labels[::-1, ::2]
+    np.testing.assert_array_equal(colorize_labels(view, STREET), STREET.palette()[view])
+    out = np.full((6, 8, 3), 77, np.uint8)
+    assert colorize_labels(labels, STREET, out) is out
+    np.testing.assert_array_equal(out, STREET.palette()[labels])
+
+
+@pytest.mark.parametrize("labels", [np.zeros((4, 4), np.int32), np.zeros((4, 4, 1), np.uint8), np.zeros((0, 4), np.uint8)])
+def test_what_is_not_a_label_picture_is_refused(labels: np.ndarray) -> None:
+    with pytest.raises(FrameError, match="is not H x W uint8") as caught:
+        colorize_labels(labels, STREET)
+    assert caught.value.reason == "bad_labels"
+
+
+def test_a_buffer_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(FrameError, match="C-contiguous"):
+        colorize_labels(np.zeros((4, 4), np.uint8), STREET, np.zeros((4, 5, 3), np.uint8))
+
+
+# Overlay
+
+
+@settings(max_examples=40, deadline=None)
+@given(opacity=st.floats(0.0, 1.0), seed=st.integers(0, 1000))
+def test_overlay_is_the_nearest_whole_number_of_the_blend(opacity: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (7, 33, 3), dtype=np.uint8)
+    labels = rng.choice(np.array([0, 1, 5, 11, 12, UNLABELLED], np.uint8), (7, 33))
+    blended = overlay(image, labels, STREET, opacity)
+    exact = (1 - opacity) * image + opacity * STREET.palette()[labels].astype(float)
+    has_class = labels < len(STREET)
+    assert np.abs(blended[has_class] - exact[has_class]).max(initial=0) <= 0.5 + 1e-4
+    np.testing.assert_array_equal(blended[~has_class], image[~has_class])
+
+
+def test_overlay_at_both_ends_of_opacity() -> None:
+    image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    labels = np.zeros((4, 5), np.uint8)
+    np.testing.assert_array_equal(overlay(image, labels, STREET, 0.0), image)
+    np.testing.assert_array_equal(overlay(image, labels, STREET, 1.0), np.broadcast_to(np.uint8(ROAD), (4, 5, 3)))
+
+
+def test_overlay_may_write_into_the_picture_itself() -> None:
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    labels = rng.choice(np.array([0, UNLABELLED], np.uint8), (5, 6))
+    expected = overlay(image.copy(), labels, STREET, 0.3)
+    assert overlay(image, labels, STREET, 0.3, out=image) is image
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_overlay_leaves_its_inputs_alone() -> None:
+    image = np.full((3, 4, 3), 9, np.uint8)
+    labels = np.array([[0, 1, 2, UNLABELLED]] * 3, np.uint8)
+    before = labels.copy()
+    overlay(image, labels, STREET, 0.5)
+    assert (image == 9).all()
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_overlay_refuses_other_sizes_and_opacities() -> None:
+    image, labels = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.uint8)
+    with pytest.raises(FrameError, match="size|picture is"):
+        overlay(image, labels, STREET, 0.5)
+    for opacity in (-0.1, 1.1, math.nan):
+        with pytest.raises(ConfigError, match="outside 0 to 1"):
+            overlay(image, labels[:, :4], STREET, opacity)
+
+
+# Depth
+
+
+def test_depth_without_a_value_and_beyond_the_range_have_colours_of_their_own() -> None:
+    depth = np.array([[np.nan, np.inf, -np.inf, 0.0, -3.0]], np.float32)
+    np.testing.assert_array_equal(colorize_depth(depth, 80.0)[0], [(0, 0, 0), BEYOND_COLOR, (0, 0, 0), (0, 0, 0), (0, 0, 0)])
+
+
+def test_depth_colours_run_from_red_to_blue_by_ratios() -> None:
+    depth = np.array([[2.0, math.sqrt(2.0 * 80.0), 80.0, 1.0, 500.0]], np.float32)
+    near, middle, far, nearer, farther = colorize_depth(depth, 80.0)[0].astype(int)
+    turbo = cv2.applyColorMap(np.array([[255, 128, 0]], np.uint8), cv2.COLORMAP_TURBO)[0, :, ::-1].astype(int)
+    np.testing.assert_array_equal(near, turbo[0])
+    assert np.abs(middle - turbo[1]).max() <= 6
+    np.testing.assert_array_equal(far, turbo[2])
+    assert near[0] > near[2] and far[2] > far[1]
+    np.testing.assert_array_equal(nearer, near)
+    np.testing.assert_array_equal(farther, far)
+
+
+def test_depth_range_can_be_given() -> None:
+    depth = np.array([[1.0, 9.0]], np.float32)
+    np.testing.assert_array_equal(colorize_depth(depth, 9.0, 1.0), colorize_depth(depth * np.float32(2.0), 18.0, 2.0))
+
+
+@pytest.mark.parametrize(("farthest", "nearest"), [(0.0, 0.0), (5.0, 5.0), (math.inf, 1.0), (math.nan, 1.0)])
+def test_an_empty_depth_range_is_refused(farthest: float, nearest: float) -> None:
+    with pytest.raises(ConfigError, match="empty or not finite"):
+        colorize_depth(np.ones((2, 2), np.float32), farthest, nearest)
+
+
+def test_depth_of_another_type_is_refused() -> None:
+    with pytest.raises(FrameError, match="H x W float32"):
+        colorize_depth(np.ones((2, 2), np.uint16), 80.0)
+
+
+# Legend and scale
+
+
+def test_legend_shows_every_class_colour() -> None:
+    picture = legend(STREET, 400)
+    assert picture.shape[1] == 400 and picture.dtype == np.uint8
+    for color in STREET.colors:
+        assert (picture == np.array(color, np.uint8)).all(axis=-1).sum() >= 100
+
+
+def test_legend_of_a_narrow_picture_has_more_rows() -> None:
+    assert legend(STREET, 160).shape[0] > legend(STREET, 640).shape[0]
+    assert legend(ClassSet("odd", ("straße",), ((1, 2, 3),))).shape[1] == 640
+
+
+def test_depth_scale_has_the_colours_of_the_depth_picture() -> None:
+    picture = depth_scale(80.0, width=500)
+    ends = colorize_depth(np.array([[2.0, 80.0]], np.float32), 80.0)[0]
+    np.testing.assert_array_equal(picture[18, 14], ends[0])
+    np.testing.assert_array_equal(picture[18, 485], ends[1])

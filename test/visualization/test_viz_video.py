@@ -1,0 +1,109 @@
+"""Videos, and the pictures side by side in them: what was written is what is seen, and an error leaves no half file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtl_perception.errors import ConfigError, FrameError, SourceError
+from mtl_perception.visualization import video as video_module
+from mtl_perception.visualization.video import VideoWriter, letterbox, side_by_side
+
+
+def decode(path: Path) -> tuple[list[np.ndarray], float]:
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)], float(stream.average_rate)
+
+
+def test_video_decodes_to_what_was_written(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    colors = [(200, 40, 40), (40, 160, 60), (50, 60, 190)]
+    with VideoWriter(tmp_path / "video.mp4", 10.0) as writer:
+        for color in colors:
+            writer.write(np.broadcast_to(np.uint8(color), (61, 101, 3)))
+    assert writer.count == 3
+    frames, rate = decode(tmp_path / "video.mp4")
+    assert rate == pytest.approx(10.0)
+    assert [frame.shape for frame in frames] == [(62, 102, 3)] * 3
+    for frame, color in zip(frames, colors, strict=True):
+        assert np.abs(frame.astype(int) - color).max() <= 8
+    data = (tmp_path / "video.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat"), "the index must come first, so that playing starts at once"
+    assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
+
+
+def test_pictures_of_another_size_are_letterboxed(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    with VideoWriter(tmp_path / "video.mp4", 5.0) as writer:
+        writer.write(np.full((64, 128, 3), 250, np.uint8))
+        writer.write(np.full((128, 64, 3), 250, np.uint8))
+    frames, _ = decode(tmp_path / "video.mp4")
+    assert frames[1].shape == (64, 128, 3)
+    assert frames[1][32, 64].min() > 235 and frames[1][:, :40].max() < 60 and frames[1][:, 88:].max() < 60
+
+
+def test_no_pictures_no_video(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    with VideoWriter(tmp_path / "video.mp4", 5.0):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_leaves_no_half_video(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    (tmp_path / "video.mp4").write_bytes(b"old")
+    with pytest.raises(FrameError, match="not an H x W x 3 uint8"), VideoWriter(tmp_path / "video.mp4", 5.0) as writer:
+        writer.write(np.zeros((8, 8, 3), np.uint8))
+        writer.write(np.zeros((8, 8), np.uint8))
+    assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
+    assert (tmp_path / "video.mp4").read_bytes() == b"old"
+
+
+def test_an_error_of_the_caller_comes_through_as_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    with pytest.raises(FileNotFoundError, match="the drive"), VideoWriter(tmp_path / "video.mp4", 5.0) as writer:
+        writer.write(np.zeros((8, 8, 3), np.uint8))
+        raise FileNotFoundError("the drive")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_video_errors_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    with pytest.raises(ConfigError, match="pictures a second"):
+        VideoWriter(tmp_path / "video.mp4", 0.0)
+    (tmp_path / "file").write_text("")
+    inside_a_file = tmp_path / "file" / "video.mp4"
+    with pytest.raises(SourceError, match="cannot write .*video.mp4"), VideoWriter(inside_a_file, 5.0) as writer:
+        writer.write(np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(SourceError, match="pip install av"):
+        video_module.VideoWriter(tmp_path / "video.mp4", 5.0)
+
+
+def test_letterbox_repeats_the_one_pixel_that_evenness_needs() -> None:
+    picture = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    boxed = letterbox(picture, 4, 4)
+    np.testing.assert_array_equal(boxed[:3, :3], picture)
+    np.testing.assert_array_equal(boxed[3, :3], picture[2])
+    np.testing.assert_array_equal(boxed[:3, 3], picture[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("size", "max_width", "shape"),
+    [((40, 100), 1280, (40 * 3 + 8, 100)), ((40, 60), 1280, (40, 60 * 3 + 8)), ((200, 800), 400, (100 * 3 + 8, 400))],
+)
+def test_three_pictures_are_stacked_when_wide(size: tuple[int, int], max_width: int, shape: tuple[int, int]) -> None:
+    height, width = size
+    image, depth = np.full((height, width, 3), 90, np.uint8), np.full((height, width, 3), 160, np.uint8)
+    smaller = np.full((height // 2, width // 2, 3), 220, np.uint8)
+    joined = side_by_side(image, smaller, depth, max_width)
+    assert joined.shape == (*shape, 3)
+    stacked = width > 2 * height
+    ends = (joined[-1, -1], joined[shape[0] // 2 + 15, -1] if stacked else joined[-1, shape[1] // 2 + 15])
+    assert (ends[0] == 160).all() and (ends[1] == 220).all()
+    assert (image == 90).all(), "captions belong on the joined picture, not on the caller's"

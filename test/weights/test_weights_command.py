@@ -1,0 +1,120 @@
+"""The command `weights`: list, info and convert."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtl_perception.__main__ import main
+from mtl_perception.network.description import published_description
+from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.weights import registry as store
+from mtl_perception.weights.files import load_network, save_weights
+from mtl_perception.weights.registry import PUBLISHED, Checksum, git_blob_id, sha256
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of shipped weights with one network, `lane`."""
+    folder = tmp_path / "models"
+    monkeypatch.setattr(store, "SHIPPED_DIR", folder)
+    description = replace(published_description(6, 2), name="lane", licence="CC BY 4.0", card={"metrics": {"mIoU": 0.5}})
+    torch.manual_seed(0)
+    save_weights(folder / "lane.safetensors", MultiTaskRefineNet(description).state_dict(), description)
+    return folder
+
+
+def test_list(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MTL_PERCEPTION_CACHE", str(tmp_path / "cache"))
+    cache = tmp_path / "cache" / "weights"
+    cache.mkdir(parents=True)
+    (cache / "ExpKITTI_joint.ckpt").write_bytes(b"a file")
+    (cache / "mobilenet_v2-b0353104.pth").write_bytes(b"an encoder")
+    for name, checksum in (
+        ("kitti", Checksum("git blob", git_blob_id(cache / "ExpKITTI_joint.ckpt"))),
+        ("mobilenetv2-imagenet", Checksum("SHA-256", sha256(cache / "mobilenet_v2-b0353104.pth")[:8])),
+    ):
+        monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], checksum=checksum))
+    (cache / "ExpNYUD_joint.ckpt").write_bytes(b"half a file")
+    (shipped / "broken.safetensors").write_bytes(b"half a file")
+    assert main(["weights", "list"]) == 0
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == "NAME CLASSES TASKS WHERE LICENCE"
+    assert rows[1].startswith("broken ? ? shipped, damaged ")
+    assert rows[2] == "lane 6 segmentation, depth shipped CC BY 4.0"
+    assert rows[3].startswith("kitti 6 segmentation, depth cached BSD 2-clause for academic use")
+    assert rows[4].startswith("nyud 40 segmentation, depth cached, damaged BSD")
+    assert rows[5].startswith("nyud-kitti 46 segmentation, depth not fetched BSD")
+    assert rows[6].startswith("nyud-normals 40 segmentation, depth, normals not fetched BSD")
+    assert rows[7].startswith("mobilenetv2-imagenet - encoder cached BSD-3-Clause (torchvision); trained on ImageNet")
+    assert rows[8].startswith("mobilenetv2-imagenet-v2 - encoder not fetched BSD-3-Clause")
+
+
+def test_info(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "info", "lane"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "name lane" in lines
+    assert "6 classes 0 sky, 1 building, 2 road, 3 sidewalk, 4 vegetation, 5 car" in lines
+    assert "depth metres = abs(output); trained on 0 to 80 m" in lines
+    assert "normalisation (RGB / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)" in lines
+    assert "licence CC BY 4.0" in lines
+    assert lines[lines.index("metrics") + 1] == "mIoU 0.5"
+
+
+def test_info_as_json(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "info", "lane", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["file"] == str(shipped / "lane.safetensors")
+    assert facts["bytes"] == os.path.getsize(facts["file"])
+    assert facts["parameters"] == 2_991_687
+    assert facts["classes"][5] == "car"
+    assert facts["licence"] == "CC BY 4.0"
+    assert facts["card"] == {"metrics": {"mIoU": 0.5}}
+
+
+def test_info_prints_no_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    description = replace(published_description(6, 2), licence="free\x1b]0;owned\x07", card={"a\x1b[2J": "b\nc"})
+    save_weights(tmp_path / "w", MultiTaskRefineNet(description).state_dict(), description)
+    assert main(["weights", "info", str(tmp_path / "w")]) == 0
+    assert all(line.isprintable() for line in capsys.readouterr().out.split("\n"))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_convert_published_to_own(tmp_path: Path, capsys: pytest.CaptureFixture[str], half: bool) -> None:
+    torch.manual_seed(0)
+    state = MultiTaskRefineNet(published_description(46, 2)).state_dict()
+    source, out = tmp_path / "published.ckpt", tmp_path / "own.safetensors"
+    torch.save({"state_dict": state}, source, _use_new_zipfile_serialization=False)
+    assert main(["weights", "convert", str(source), str(out), *(["--half"] if half else [])]) == 0
+    assert "verified" in capsys.readouterr().out
+    network = load_network(out)
+    assert network.description == published_description(46, 2)
+    for name, tensor in network.state_dict().items():
+        kept = state[name].half().float() if half and tensor.is_floating_point() else state[name]
+        assert torch.equal(tensor, kept), name
+
+
+def test_convert_replaces_only_with_force(shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.write_bytes(b"precious")
+    assert main(["weights", "convert", "lane", str(out)]) == 1
+    assert f"{out}: exists already: choose another name, or replace it with --force" in capsys.readouterr().err
+    assert out.read_bytes() == b"precious"
+    assert main(["weights", "convert", "lane", str(out), "--force"]) == 0
+    assert load_network(out).description.name == "lane"
+    assert main(["weights", "convert", "lane", str(tmp_path), "--force"]) == 1
+    assert "is a directory: name the file to write" in capsys.readouterr().err
+
+
+def test_convert_refuses_a_damaged_file_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").write_bytes(b"\x80\x02 no pickle")
+    assert main(["weights", "convert", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "not a checkpoint that can be read safely" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

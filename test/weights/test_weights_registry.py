@@ -1,0 +1,134 @@
+"""Finding weights: which names there are, what bytes each stands for, and which file a name means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.weights_server import ENCODER, Behaviour, weights_fixtures
+
+from mtl_perception.errors import WeightsError
+from mtl_perception.weights.download import fetch
+from mtl_perception.weights.files import load_network
+from mtl_perception.weights.registry import PUBLISHED, Checksum, git_blob_id, resolve, sha256, weights_cache
+
+server, cache, shipped = weights_fixtures()
+
+
+# Names and their bytes.
+
+
+def test_blob_id_is_gits(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"hello\n")  # `echo hello | git hash-object --stdin`
+    assert git_blob_id(tmp_path / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_sha256_is_the_standards(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(WeightsError, match="cannot be read"):
+        sha256(tmp_path)
+
+
+def test_published_files_come_from_the_pinned_commit() -> None:
+    commit = "1986999759dfac7d38ed9ccddda5d4f5ba488e82"
+    networks = {name: entry for name, entry in PUBLISHED.items() if entry.description}
+    folder = f"https://github.com/DrSleep/multi-task-refinenet/raw/{commit}/weights"
+    assert {entry.folder for entry in networks.values()} == {folder}
+    assert {entry.checksum.kind for entry in networks.values()} == {"git blob"}
+    assert {entry.file: entry.checksum.digits for entry in networks.values()} == {
+        "ExpKITTI_joint.ckpt": "d9386a96f748001406c622100ce944333d1967ff",
+        "ExpNYUD_joint.ckpt": "56f5f5a6bc08a64f36e83547140add41baa4216d",
+        "ExpNYUDKITTI_joint.ckpt": "54f57cc2bd15e5cdfa9f3f1eaba9760951218bfa",
+        "ExpNYUD_three.ckpt": "6f412c152600827cabff5e1b66efad50090c16a7",
+    }
+    assert all(entry.description and entry.description.name == name for name, entry in networks.items())
+
+
+def test_encoders_are_torchvisions_files_known_by_the_digits_in_their_names() -> None:
+    encoders = {name: entry for name, entry in PUBLISHED.items() if not entry.description}
+    assert {name: (f"{entry.folder}/{entry.file}", entry.checksum) for name, entry in encoders.items()} == {
+        "mobilenetv2-imagenet": (
+            "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
+            Checksum("SHA-256", "b0353104"),
+        ),
+        "mobilenetv2-imagenet-v2": (
+            "https://download.pytorch.org/models/mobilenet_v2-7ebf99e0.pth",
+            Checksum("SHA-256", "7ebf99e0"),
+        ),
+    }
+
+
+# Which file a name means.
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    monkeypatch.setenv("MTL_PERCEPTION_CACHE", "~/own")
+    assert weights_cache() == Path("/home/x/own/weights")
+    monkeypatch.delenv("MTL_PERCEPTION_CACHE")
+    assert weights_cache() == Path("/xdg/mtl_perception/weights")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert weights_cache() == Path("/home/x/.cache/mtl_perception/weights")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert weights_cache() == Path("/home/x/.cache/mtl_perception/weights")
+
+
+def test_a_file_comes_before_a_shipped_name(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("HOME", str(work))
+    assert resolve("lane") == shipped / "lane.safetensors"
+    Path("lane").mkdir()  # a folder of that name hides nothing
+    assert resolve("lane") == shipped / "lane.safetensors"
+    Path("lane").rmdir()
+    Path("lane").write_bytes(b"mine")
+    assert resolve("lane") == Path("lane")
+    assert resolve("~/lane") == work / "lane"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "nyud",
+            "published weights 'nyud' are not fetched yet (no {cache}/ExpNYUD_joint.ckpt): run "
+            "`mtl_perception weights fetch nyud`",
+        ),
+        ("nuyd", "no weights are called 'nuyd': did you mean 'nyud'? Known names: lane, kitti, nyud, nyud-kitti, nyud-normals"),
+        ("resnet50", "no weights are called 'resnet50': Known names: lane, kitti"),
+        ("", "no weights are called ''"),
+        ("../lane", "no such weights file: ../lane"),
+        ("lane.pth", "no such weights file: lane.pth"),
+        ("/dev/null", "weights '/dev/null' are not a regular file"),
+        ("{cache}", "weights '{cache}' are a directory: give a weights file, or one of lane, kitti"),
+        ("x" * 5000, "no weights are called 'xxxx"),
+        ("a\0b", "no weights are called 'a\\x00b'"),
+    ],
+)
+def test_names_that_mean_no_file(shipped: Path, cache: Path, name: str, message: str) -> None:
+    cache.mkdir(parents=True)
+    with pytest.raises(WeightsError) as caught:
+        resolve(name.replace("{cache}", str(cache)))
+    assert message.replace("{cache}", str(cache)) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [ENCODER, "imagenet"])
+def test_encoder_is_no_network(shipped: Path, server: Behaviour, cache: Path, name: str) -> None:
+    fetch(ENCODER)
+    with pytest.raises(WeightsError) as caught:
+        load_network(name)
+    assert str(caught.value) == (
+        f"'{name}' is an encoder to start a training from, not a network: it knows no labels and no depth; give a weights "
+        "file, or one of lane, kitti, nyud, nyud-kitti, nyud-normals"
+    )
+
+
+def test_names_of_encoders_are_known_where_one_is_wanted(shipped: Path, cache: Path) -> None:
+    with pytest.raises(WeightsError, match=r"'mobilenetv2-imagenet' are not fetched yet .* fetch mobilenetv2-imagenet`"):
+        resolve("imagenet", encoder=True)
+    with pytest.raises(WeightsError, match=r"did you mean 'mobilenetv2-imagenet'\? Known names: lane, kitti, .*-imagenet-v2;"):
+        resolve("mobilenet2-imagenet", encoder=True)
+    assert resolve("lane", encoder=True) == shipped / "lane.safetensors"

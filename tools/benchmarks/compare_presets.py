@@ -1,0 +1,124 @@
+"""What a preset of config/ costs in accuracy, on data with truth.
+
+    DATA=<folder of the data> python tools/benchmarks/compare_presets.py --limit 20 --out build/presets
+
+For each preset: mIoU and the depth errors of `eval` at full output size (the network sees what the preset lets it see), and
+how its labels and depth agree with those of the full-size network, both at the preset's own output size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mtl_perception.config import Config, by_name
+from mtl_perception.errors import PerceptionError
+from mtl_perception.pipeline import Pipeline
+from mtl_perception.training.datasets import Dataset, open_datasets
+from mtl_perception.training.evaluate import PIPELINE, Evaluation, chosen, overall
+
+CONFIGS = Path(__file__).resolve().parents[1] / "config"
+PRESETS = ("cpu", "cpu-realtime")
+SETS = ("street-heldout", "street-drive")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--presets", nargs="+", default=list(PRESETS), metavar="NAME", help="names in config/, or files")
+    parser.add_argument("--data", type=Path, action="append", metavar="D", help=f"data sets; default {', '.join(SETS)}")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only N frames a set, evenly spread; 0: all")
+    parser.add_argument("--weights", default="street")
+    parser.add_argument("--device", default="", help="instead of the presets' own")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write presets.json and presets.md there")
+    args = parser.parse_args()
+    try:
+        paths = args.data or [CONFIGS / "data" / f"{name}.yaml" for name in SETS]
+        sets = [dataset for path in paths for dataset in open_datasets(path)]
+        rows = {}
+        for name in args.presets:
+            config = read_preset(Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml", args.weights, args.device)
+            rows[Path(name).stem] = {**accuracy(config, sets, args.limit), **agreement(config, sets, args.limit)}
+    except PerceptionError as error:
+        print(f"compare_presets: {error}", file=sys.stderr)
+        return 1
+    text = as_markdown(rows)
+    print(text, end="")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "presets.json").write_text(json.dumps({"limit": args.limit, "presets": rows}, indent=1) + "\n")
+        (args.out / "presets.md").write_text(text)
+    return 0
+
+
+def read_preset(path: Path, weights: str = "street", device: str = "") -> Config:
+    """The pipeline's parameters of a ROS parameters file; those of the node alone are left out."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    own = {name: value for name, value in values.items() if not by_name(name).node_only}
+    return Config.from_mapping({**own, "weights": weights, "warm_up": False, **({"device": device} if device else {})})
+
+
+def accuracy(config: Config, sets: list[Dataset], limit: int) -> dict[str, Any]:
+    """Against the truth, as `eval` has it."""
+    pipeline = Pipeline(config=replace(config, **PIPELINE), reuse_outputs=True)
+    evaluations = [Evaluation(pipeline, dataset) for dataset in sets]
+    for evaluation in evaluations:
+        evaluation.run(limit)
+    found = overall(evaluations)
+    depth = found["depth"] or {}
+    return {
+        "frames": found["frames"],
+        "mIoU": {name: scores["mIoU"] for name, scores in found["segmentation"].items()},
+        "abs_rel": depth.get("abs_rel"),
+        "rmse_m": depth.get("rmse"),
+    }
+
+
+def agreement(config: Config, sets: list[Dataset], limit: int) -> dict[str, Any]:
+    """With the full-size network in float32: share of equal labels, median relative difference of depth where both have one."""
+    preset = Pipeline(config=config)
+    full = Pipeline(config=replace(config, input_scale=1.0, upsampling="bicubic", precision="fp32"))
+    labels, depths = [], []
+    for dataset in sets:
+        for index in chosen(len(dataset), limit):
+            frame = dataset[index].frame
+            found, expected = (pipeline(frame, ("labels", "depth")) for pipeline in (preset, full))
+            labels.append(np.mean(found.labels == expected.labels))
+            both = np.isfinite(found.depth) & np.isfinite(expected.depth)
+            if both.any():
+                depths.append(np.median(np.abs(found.depth[both] / expected.depth[both] - 1)))
+    return {
+        "labels_agree": float(np.mean(labels)),
+        "depth_difference": float(np.median(depths)) if depths else None,
+        "input_scale": config.input_scale,
+        "output_scale": config.output_scale,
+    }
+
+
+def as_markdown(rows: dict[str, dict[str, Any]]) -> str:
+    """A row a preset."""
+    sets = list(dict.fromkeys(name for row in rows.values() for name in row["mIoU"]))
+    heads = ["preset", "input", "output", "frames", *(f"mIoU {name}" for name in sets), "AbsRel", "RMSE, m"]
+    heads += ["same labels as full size", "depth differs by (median)"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, row in rows.items():
+        cells = [name, f"{row['input_scale']:g}", f"{row['output_scale']:g}", str(row["frames"])]
+        cells += [shown(row["mIoU"].get(classes), "{:.1%}") for classes in sets]
+        cells += [shown(row["abs_rel"], "{:.3f}"), shown(row["rmse_m"], "{:.2f}")]
+        cells += [shown(row["labels_agree"], "{:.1%}"), shown(row["depth_difference"], "{:.1%}")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Pipelines on the device for tools/gpu/prove_gpu.py, and what they are shown."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mtl_perception import CameraModel, Frame, Pipeline, load_network
+from mtl_perception.inference.cuda.path import DevicePath
+from mtl_perception.inference.cuda.runtime import HostRuntime
+from mtl_perception.inference.onnx.check import made_up_picture
+
+SIZES = ((375, 1242), (188, 621), (480, 640))
+PRECISIONS = ("fp16", "bf16", "fp32")
+BATCHES = (1, 2, 4, 8)
+OUTPUTS = ("labels", "depth", "cloud")
+
+
+class GraphsByHand(HostRuntime):
+    """CPU tensors, and a capture that captures nothing: what depends on graphs can be tried."""
+
+    can_capture = True
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        work()
+        return work
+
+
+class Bench:
+    """Pipelines on the device, and what they are shown."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.on_cpu = args.device == "cpu"
+        self.sizes = [(64, 96), (31, 53)] if self.on_cpu else list(SIZES)
+        self.precisions = ("fp32", "bf16") if self.on_cpu else PRECISIONS
+        self.best = self.precisions[0]
+        self.runs = 2 if self.on_cpu else args.runs
+        self.chain = 2 if self.on_cpu else 32
+        self.most = 3 if self.on_cpu else BATCHES[-1]
+        given = [cv2.imread(str(path)) for path in args.picture]
+        if any(image is None for image in given):
+            raise SystemExit(f"prove_gpu: cannot read one of {', '.join(map(str, args.picture))}")
+        self._given = [np.ascontiguousarray(image[..., ::-1]) for image in given]
+
+    def pipeline(self, precision: str, **others: Any) -> Pipeline:
+        options = {"warm_up": False, "reuse_outputs": True, "gpu_tuning": self.args.tuning, **others}
+        pipe = Pipeline(self.args.weights, self.args.device, precision=precision, **options)
+        if self.on_cpu:
+            _, first = pipe.description.class_set()
+            network, classes = load_network(self.args.weights), (first, len(pipe.class_set))
+            graphs = bool(options.get("gpu_graph", True))
+            pipe._path = DevicePath(network, GraphsByHand(), precision, classes, use_graphs=graphs, copies=False)
+        return pipe
+
+    def frames(self, size: tuple[int, int], count: int = 2) -> list[Frame]:
+        """Pictures given, resized, or made up, all different; with KITTI's camera, for that size."""
+        height, width = size
+        camera = CameraModel(1242, 375, 721.5377, 721.5377, 609.5593, 172.854).scaled(width, height)
+        made_up = made_up_picture(height, width)
+        images = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in self._given]
+        images += [np.ascontiguousarray(np.roll(made_up, 37 * shift, axis=1)) for shift in range(max(count - len(images), 0))]
+        return [Frame(image, camera) for image in images[:count]]
+
+
+def size_text(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"

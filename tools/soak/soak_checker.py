@@ -1,0 +1,275 @@
+"""The checker of soak.py: subscribes, changes parameters, takes the node through its states, and writes down what comes.
+
+One subscriber of labels stays all the time; others come and go. Outputs are taken undecoded, only their headers are read.
+`outputs.csv` has a line for each output, `events.jsonl` one for each thing done and each diagnostics message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import struct
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import rclpy
+import soak_process
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+
+from mtl_perception.messages.decode import stamp_ns
+from mtl_perception.messages.outputs import NODE_NAME, OUTPUT_TOPICS
+from mtl_perception.ros.convert import MESSAGE_TYPES
+from mtl_perception.ros.environment import initialise
+from mtl_perception.ros.qos import keep_last
+
+STEADY = "segmentation/labels"
+OUTPUTS = ("subscriber", "topic", "number", "stamp_ns", "latency_us", "height", "width")
+QUEUE = 100
+PATIENCE = 120.0
+"""Seconds that an answer of the node is waited for."""
+GUESTS = 5
+"""Subscribers at most, beside the steady one."""
+VALID: dict[str, tuple[Any, ...]] = {
+    "input_scale": (1.0, 0.75, 0.5),
+    "output_scale": (1.0, 0.5, 0.25),
+    "upsampling": ("bicubic", "bilinear"),
+    "min_depth": (0.0, 2.0),
+    "max_depth": (0.0, 40.0),
+    "min_confidence": (0.0, 0.5),
+    "overlay_opacity": (0.0, 0.5, 1.0),
+    "input_rectified": (True, False),
+    "image_timeout": (2.0, 1.0),
+}
+INVALID: tuple[tuple[str, Any], ...] = (
+    ("input_scale", 7.0),
+    ("output_scale", 0.0),
+    ("upsampling", "nearest"),
+    ("min_confidence", -0.1),
+    ("overlay_opacity", "half"),
+    ("weights", "none"),
+    ("backend", "torch"),
+    ("cameras", ["left", "right"]),
+)
+"""Out of bounds, of a wrong type, or not to be changed while the node is active."""
+MEAN_SECONDS = {"come": 5.0, "go": 5.0, "set": 8.0, "set_wrong": 30.0, "pause": 120.0, "reconfigure": 240.0}
+REST = 2.0
+"""Seconds without a configuration before what the node still holds is looked at."""
+TRANSITIONS = {
+    "configure": Transition.TRANSITION_CONFIGURE,
+    "cleanup": Transition.TRANSITION_CLEANUP,
+    "activate": Transition.TRANSITION_ACTIVATE,
+    "deactivate": Transition.TRANSITION_DEACTIVATE,
+}
+
+
+class GaveUpError(Exception):
+    """The node did not answer."""
+
+
+class Checker:
+    """Records outputs and diagnostics, and does things to the node.
+
+    Args:
+        out: The folder of the records.
+        seed: The same does the same.
+        pid: Of the node.
+    """
+
+    def __init__(self, out: Path, seed: int, pid: int) -> None:
+        self._pid = pid
+        self._node = rclpy.create_node("soak_checker")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._outputs = (out / "outputs.csv").open("a", buffering=1)
+        self._events = (out / "events.jsonl").open("a", buffering=1)
+        self._chance = random.Random(seed)
+        self._guests: list[Any] = []
+        self._subscribers = 0
+        self._clients: dict[Any, Any] = {}
+        self._diagnostics = 0
+        self._parent = os.getppid()
+        self.counts: dict[str, int] = {}
+        self.state = "active"
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._subscribe(STEADY, reliable=True)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the soak has died: then the node ends, too, and answers nothing."""
+        return os.getppid() != self._parent
+
+    def spin(self, seconds: float) -> None:
+        """Take what comes."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=min(left, 0.1))
+
+    def act(self, seconds: float, often: float) -> None:
+        """One thing or none: what falls into so many seconds by MEAN_SECONDS, `often` times as often."""
+        for kind, mean in MEAN_SECONDS.items():
+            if self._chance.random() < seconds * often / mean:
+                getattr(self, f"_{kind}")()
+
+    def finish(self) -> None:
+        """Deactivate, so that the last counts are final, and write them down."""
+        if self.state == "active":
+            self._change("deactivate")
+        self._final()
+
+    def close(self) -> None:
+        """Let go."""
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+    # What is done to the node.
+
+    def _come(self) -> None:
+        if len(self._guests) < GUESTS:
+            topic = self._chance.choice([row.name for row in OUTPUT_TOPICS if not row.latched])
+            self._guests.append(self._subscribe(topic, self._chance.random() < 0.5))
+
+    def _go(self) -> None:
+        if self._guests:
+            self._node.destroy_subscription(self._guests.pop(self._chance.randrange(len(self._guests))))
+
+    def _set(self) -> None:
+        name = self._chance.choice(list(VALID))
+        self._set_parameter(name, self._chance.choice(VALID[name]), expected=True)
+
+    def _set_wrong(self) -> None:
+        self._set_parameter(*self._chance.choice(INVALID), expected=False)
+
+    def _pause(self) -> None:
+        self._change("deactivate")
+        self.spin(self._chance.uniform(0.2, 4.0))
+        self._change("activate")
+
+    def _reconfigure(self) -> None:
+        self._change("deactivate")
+        self._final()
+        self._change("cleanup")
+        self.spin(self._chance.uniform(0.1, 1.0) + REST)
+        # A node that has just died is found by whoever started it.
+        with contextlib.suppress(OSError):
+            left = soak_process.sample(self._pid, 0.0, [])
+            self._record("clean", mib=left.anonymous_mib, fds=left.fds, threads=left.threads)
+        self._change("configure")
+        self._change("activate")
+
+    def _final(self) -> None:
+        """Note that the next counts are a configuration's last; they are by an inactive node."""
+        # The first may have been on its way since before.
+        seen = self._diagnostics
+        self._wait(lambda: self._diagnostics >= seen + 2, "diagnostics")
+        self._record("final", counts=self.counts)
+
+    def _change(self, transition: str) -> None:
+        begun = time.time_ns()
+        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[transition]))
+        done = bool(self._call(ChangeState, "change_state", request).success)
+        self.state = {"activate": "active", "cleanup": "unconfigured"}.get(transition, "inactive")
+        self._record("transition", name=transition, begun_ns=begun, expected=True, done=done)
+
+    def _set_parameter(self, name: str, value: Any, expected: bool) -> None:
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        result = self._call(SetParameters, "set_parameters", request).results[0]
+        self._record("parameter", name=name, value=value, expected=expected, done=bool(result.successful), reason=result.reason)
+
+    def _call(self, kind: Any, service: str, request: Any) -> Any:
+        if kind not in self._clients:
+            client = self._node.create_client(kind, f"/{NODE_NAME}/{service}")
+            self._wait(client.service_is_ready, service)
+            # Discovery is not symmetric: a server that does not yet see this client answers into the void.
+            self.spin(0.5)
+            self._clients[kind] = client
+        future = self._clients[kind].call_async(request)
+        self._wait(future.done, service)
+        return future.result()
+
+    def _wait(self, condition: Callable[[], Any], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if self.abandoned:
+                raise GaveUpError("the end")
+            if time.monotonic() > deadline:
+                self._record("gave_up", what=what, expected=True, done=False)
+                raise GaveUpError(what)
+            self._executor.spin_once(timeout_sec=0.1)
+
+    # What comes.
+
+    def _subscribe(self, topic: str, reliable: bool) -> Any:
+        self._subscribers += 1
+        kind = MESSAGE_TYPES[next(row.type for row in OUTPUT_TOPICS if row.name == topic)]
+        keep = partial(self._keep, self._subscribers, topic)
+        return self._node.create_subscription(kind, f"/{NODE_NAME}/{topic}", keep, keep_last(QUEUE, reliable), raw=True)
+
+    def _keep(self, subscriber: int, topic: str, data: bytes) -> None:
+        now = time.time_ns()
+        stamp, frame_id, height, width = header_of(data)
+        number, sent = map(int, frame_id.split("/")[1:])
+        self._outputs.write(f"{subscriber},{topic},{number},{stamp},{(now - sent) // 1000},{height},{width}\n")
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == f"{NODE_NAME}: frames":
+                values = {entry.key: entry.value for entry in status.values}
+                self.counts = {
+                    key.removeprefix("frames "): int(value)
+                    for key, value in values.items()
+                    if key.startswith(("frames ", "rejected: "))
+                }
+                self._diagnostics += 1
+                # The time at which the node counted, which may be long before this message came.
+                self._record("diagnostics", t_ns=stamp_ns(message.header), state=values["state"], counts=self.counts)
+
+    def _record(self, event: str, t_ns: int = 0, **fields: Any) -> None:
+        self._events.write(json.dumps({"t_ns": t_ns or time.time_ns(), "event": event, **fields}) + "\n")
+
+
+def header_of(data: bytes) -> tuple[int, str, int, int]:
+    """Stamp in ns, frame_id, height and width of a serialized Image, PointCloud2 or CameraInfo, which all begin so."""
+    # After four bytes that tell the encoding; alignment counts from there.
+    seconds, nanoseconds, length = struct.unpack_from("<iII", data, 4)
+    frame_id = bytes(data[16 : 16 + length - 1]).decode()
+    height, width = struct.unpack_from("<II", data, 4 + (12 + length + 3) // 4 * 4)
+    return seconds * 10**9 + nanoseconds, frame_id, height, width
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--faults", type=float, required=True)
+    parser.add_argument("--node", type=int, required=True, help="its process")
+    args = parser.parse_args()
+    initialise(["checker"])
+    stopped = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.append(True))
+    checker = Checker(args.out, args.seed, args.node)
+    with contextlib.suppress(GaveUpError, ExternalShutdownException):
+        # Connected first, then the rest.
+        checker.spin(2.0)
+        while not stopped and not checker.abandoned:
+            checker.spin(0.2)
+            checker.act(0.2, args.faults)
+        checker.finish()
+    checker.close()
+    rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()
