@@ -1,4 +1,4 @@
-"""Semantic segmentation, metric depth and a labelled point cloud from one network in one forward pass."""
+"""Semantic segmentation, metric depth and a labeled point cloud from one network in one forward pass."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
-        prog="mtl_perception", description="Semantic segmentation, metric depth and a labelled point cloud in one forward pass."
+        prog="mtl_perception", description="Semantic segmentation, metric depth and a labeled point cloud in one forward pass."
     )
     parser.add_argument("--debug", action="store_true", help="on an error, show the traceback too")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -94,9 +94,9 @@ class Config:
         0.0, "Farther depth is +Inf and has no point; 0: the weights' own range", when=LIVE, unit="m", low=0.0, high=1000.0
     )
     min_confidence: float = _parameter(
-        0.0, "Labels less confident than this become 255 (unlabelled)", when=LIVE, low=0.0, high=1.0
+        0.0, "Labels less confident than this become 255 (unlabeled)", when=LIVE, low=0.0, high=1.0
     )
-    overlay_opacity: float = _parameter(0.5, "Weight of the class colours in the overlay", when=LIVE, low=0.0, high=1.0)
+    overlay_opacity: float = _parameter(0.5, "Weight of the class colors in the overlay", when=LIVE, low=0.0, high=1.0)
     input_rectified: bool = _parameter(
         True, "The pictures are rectified: use P. Else K and the distortion, rays undistorted", when=LIVE
     )

@@ -1,4 +1,4 @@
-"""Class sets (id, name, colour) and the mappings between data sets."""
+"""Class sets (id, name, color) and the mappings between data sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from mtl_perception.errors import ConfigError, shown
-from mtl_perception.types import UNLABELLED
+from mtl_perception.types import UNLABELED
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ClassSet:
     Attributes:
         name: Name of the set.
         names: C class names; the id is the position.
-        colors: C RGB colours, each 0..255.
+        colors: C RGB colors, each 0..255.
     """
 
     name: str
@@ -30,13 +30,13 @@ class ClassSet:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.colors):
-            raise ValueError(f"class set {self.name!r}: {len(self.names)} names but {len(self.colors)} colours")
+            raise ValueError(f"class set {self.name!r}: {len(self.names)} names but {len(self.colors)} colors")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def palette(self) -> np.ndarray:
-        """RGB colour of every possible label: 256 x 3 uint8; ids outside the set, 255 among them, are black."""
+        """RGB color of every possible label: 256 x 3 uint8; ids outside the set, 255 among them, are black."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self)] = self.colors
         return table
@@ -50,7 +50,7 @@ class ClassSet:
 
 
 def colormap(index: int) -> tuple[int, int, int]:
-    """Colour number `index` of the PASCAL VOC colour map (its development kit's bit-interleaving rule), RGB."""
+    """Color number `index` of the PASCAL VOC color map (its development kit's bit-interleaving rule), RGB."""
     red = green = blue = 0
     for bit in range(8):
         red |= (index >> 0 & 1) << (7 - bit)
@@ -76,7 +76,7 @@ STREET = ClassSet(
         "cyclist",
         "vehicle",
     ),
-    # Cityscapes' own colours where it has the class.
+    # Cityscapes' own colors where it has the class.
     (
         (128, 64, 128),
         (244, 35, 232),
@@ -104,7 +104,7 @@ _NYUD40_NAMES = (  # noqa: SIM905 - a list of them would take forty lines
     "pillow mirror floor_mat clothes ceiling books refrigerator television paper towel shower_curtain box whiteboard "
     "person night_stand toilet sink lamp bathtub bag otherstructure otherfurniture otherprop"
 ).split()
-# The published NYUDv2 colour map is PASCAL VOC's with index = class id + 1 (index 0 is void).
+# The published NYUDv2 color map is PASCAL VOC's with index = class id + 1 (index 0 is void).
 NYUD40 = ClassSet("nyud40", tuple(_NYUD40_NAMES), tuple(colormap(i + 1) for i in range(40)))
 
 CLASS_SETS = {classes.name: classes for classes in (STREET, KITTI6, NYUD40)}
@@ -139,7 +139,7 @@ class LabelMapping:
     def known(self) -> np.ndarray:
         """256 bool: the ids that a label picture may hold. 255 always is; without `names` only those with a class are."""
         table = np.zeros(256, bool)
-        table[[*self.ids, *self.names, UNLABELLED]] = True
+        table[[*self.ids, *self.names, UNLABELED]] = True
         return table
 
 
@@ -208,7 +208,7 @@ def parse_mapping(values: object, where: str, *, name: str = "own", classes: Cla
         raise ConfigError(f"{where}: names: not a mapping from id to name")
     for key, table in (("ids", ids), ("names", names)):
         for number in table:
-            if type(number) is not int or not 0 <= number < UNLABELLED:
+            if type(number) is not int or not 0 <= number < UNLABELED:
                 raise ConfigError(f"{where}: {key}: {shown(number)} is not an id (0 to 254)")
     return LabelMapping(
         name,
@@ -236,7 +236,7 @@ def _class_id(value: object, classes: ClassSet, where: str) -> int:
 
 def lookup(mapping: Mapping[int, int]) -> np.ndarray:
     """The mapping as a 256-entry uint8 table for `table[labels]`; ids it does not name become 255."""
-    table = np.full(256, UNLABELLED, np.uint8)
+    table = np.full(256, UNLABELED, np.uint8)
     for source, target in mapping.items():
         table[source] = target
     return table

@@ -46,7 +46,7 @@ class Pending:
 
 
 class Pipeline:
-    """Segmentation, depth and a labelled cloud of a picture, in one forward pass.
+    """Segmentation, depth and a labeled cloud of a picture, in one forward pass.
 
         pipe = Pipeline(weights="street", device="auto")
         result = pipe(Frame(image, camera))
@@ -122,7 +122,7 @@ class Pipeline:
 
     @property
     def max_depth(self) -> float:
-        """Metres beyond which depth is +Inf: the parameter, or the weights' own range."""
+        """Meters beyond which depth is +Inf: the parameter, or the weights' own range."""
         return self._max_depth(self.config)
 
     def update(self, **changes: Any) -> None:
@@ -282,7 +282,7 @@ class Pipeline:
             path.run_all([job])
 
     def _depth_factor(self, camera: CameraModel | None, width: int, input_scale: float) -> float:
-        """Metres over transformed depth: the focal length of the picture as the network sees it over that of its training.
+        """Meters over transformed depth: the focal length of the picture as the network sees it over that of its training.
 
         Without a camera it is taken to be the training camera, for a picture of this width.
         """

@@ -10,11 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from mtl_perception.camera.model import CameraModel
 
-UNLABELLED = 255
+UNLABELED = 255
 """The label of a pixel that has none: void in the truth, or less confident than asked for."""
 
 CLOUD_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "<u4")])
-"""One point, 20 bytes: metres in the camera's optical frame (REP 103: x right, y down, z forward), 0x00RRGGBB, class id."""
+"""One point, 20 bytes: meters in the camera's optical frame (REP 103: x right, y down, z forward), 0x00RRGGBB, class id."""
 
 OUTPUTS = ("labels", "confidence", "depth", "cloud", "normals", "image")
 """What a pipeline can be asked for."""
@@ -44,7 +44,7 @@ class Sample:
     Attributes:
         frame: The picture and its camera.
         labels: H x W uint8 class ids, 255 = unknown; None when nothing is known.
-        depth: H x W float32 metres along the optical Z axis, NaN = unknown, +Inf = beyond all (the sky); None when nothing is
+        depth: H x W float32 meters along the optical Z axis, NaN = unknown, +Inf = beyond all (the sky); None when nothing is
             known.
         name: Unique among the samples of its data set; a path relative to the set without its suffix.
     """
@@ -60,9 +60,9 @@ class Prediction:
     """What one forward pass says of one picture, at the output size H x W. What was not asked for is None.
 
     Attributes:
-        labels: H x W uint8 class ids, 255 = unlabelled.
+        labels: H x W uint8 class ids, 255 = unlabeled.
         confidence: H x W uint8, the softmax maximum scaled to 0..255.
-        depth: H x W float32 metres along the optical Z axis (REP 118), NaN = invalid, +Inf = beyond `max_depth` (REP 117).
+        depth: H x W float32 meters along the optical Z axis (REP 118), NaN = invalid, +Inf = beyond `max_depth` (REP 117).
         normals: H x W x 3 float32 unit vectors; only from networks with that task.
     """
 

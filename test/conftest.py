@@ -52,7 +52,7 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         depth_range=(1.0, 80.0),
         grid="exact",
         camera=KITTI_CAMERA,
-        licence="none",
+        license="none",
     )
     generator = torch.Generator().manual_seed(7)
     network = MultiTaskRefineNet(description).eval()
@@ -75,7 +75,7 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def noise_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth random colours: H x W x 3 uint8, RGB."""
+    """Smooth random colors: H x W x 3 uint8, RGB."""
     import cv2
 
     rng = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ INPUTS = (
         "in",
         "`image`",
         "sensor_msgs/Image",
-        "any colour or grey encoding; with `image_transport: compressed`, `image/compressed`",
+        "any color or gray encoding; with `image_transport: compressed`, `image/compressed`",
     ),
     ("in", "`camera_info`", "sensor_msgs/CameraInfo", "the image topic's sibling unless remapped; the latest one is used"),
 )

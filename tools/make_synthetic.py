@@ -26,7 +26,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         scenes = SyntheticScenes(args.count, *args.size, seed=args.seed)
-        written = write_folder(scenes, args.out, scenes.name, scenes.licence, workers=args.workers)
+        written = write_folder(scenes, args.out, scenes.name, scenes.license, workers=args.workers)
     except PerceptionError as error:
         print(f"make_synthetic: {error}", file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
 """The network and what is around it as published: what `bench --compare` measures everything else against.
 
 Written after the paper's own example: modules as defined, batch norms not folded, 5x5 pooling in one, NCHW memory; float64
-normalisation; logits grown by OpenCV's bicubic resize and compared then; a cloud by the formula of each pixel. It is no part
+normalization; logits grown by OpenCV's bicubic resize and compared then; a cloud by the formula of each pixel. It is no part
 of the product.
 """
 
@@ -43,15 +43,15 @@ class PublishedWay:
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """The network's input, 1 x 3 x H x W float32, of H x W x 3 uint8; in float64, as NumPy makes it of bytes."""
         mean, std = np.array(self._description.mean), np.array(self._description.std)
-        normalised = (image / 255.0 - mean) / std
-        return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None], np.float32)
+        normalized = (image / 255.0 - mean) / std
+        return np.ascontiguousarray(normalized.transpose(2, 0, 1)[None], np.float32)
 
     def raw(self, prepared: np.ndarray) -> Raw:
         """The network alone."""
         return tuple(output[0] for output in self._network(prepared))
 
     def __call__(self, image: np.ndarray, camera: CameraModel) -> dict[str, np.ndarray]:
-        """H x W labels (int64), H x W depth (float32, metres, no bounds) and H x W cloud (CLOUD_DTYPE) of a picture."""
+        """H x W labels (int64), H x W depth (float32, meters, no bounds) and H x W cloud (CLOUD_DTYPE) of a picture."""
         logits, raw_depth = self.raw(self.prepare(image))[:2]
         height, width = image.shape[:2]
         # To the picture's very size, with the published weights.

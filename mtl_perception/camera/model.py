@@ -29,7 +29,7 @@ class CameraModel:
         height: Picture height, pixels.
         fx: Focal length along u, pixels.
         fy: Focal length along v, pixels.
-        cx: Principal point's u, pixels; the centre of the first pixel is 0.
+        cx: Principal point's u, pixels; the center of the first pixel is 0.
         cy: Principal point's v, pixels.
         distortion_model: ROS name of the picture's distortion; "" for a rectified picture.
         distortion: Its coefficients, in OpenCV's order.
@@ -135,7 +135,7 @@ class CameraModel:
         """Pixels of points in the optical frame.
 
         Args:
-            points: ... x 3, metres; Z > 0.
+            points: ... x 3, meters; Z > 0.
 
         Returns:
             ... x 2 float64 (u, v).

@@ -15,7 +15,7 @@ def backproject(depth: Tensor, rays: Tensor, out: Tensor) -> Tensor:
     With x = (u - cx) / fx and y = (v - cy) / fy this is depth_image_proc's formula (its depth_conversions.hpp).
 
     Args:
-        depth: H x W float32, metres along Z.
+        depth: H x W float32, meters along Z.
         rays: H x W x 2 float32, (x, y) of each pixel at Z = 1; see CameraModel.rays.
         out: H x W x 3 or more float32; the first three of each pixel are written.
 
@@ -33,7 +33,7 @@ def pack_cloud(depth: Tensor, rays: Tensor, image: Tensor, labels: Tensor, out: 
     """An organized cloud as it lies in a PointCloud2.
 
     Args:
-        depth: H x W float32, metres.
+        depth: H x W float32, meters.
         rays: H x W x 2 float32.
         image: H x W x 3 uint8, RGB.
         labels: H x W uint8.

@@ -116,7 +116,7 @@ def _measure_size(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str,
     message = SimpleNamespace(**image_fields(image, "bgr8"))
     encoder = Encoder(pipeline.class_set, pipeline.config.overlay_opacity)
     frame = Frame(image, camera)
-    # OpenVINO normalises within the forward pass; this is what the others do before it.
+    # OpenVINO normalizes within the forward pass; this is what the others do before it.
     preprocess = Preprocessor(pipeline.description, pipeline.device, DTYPES[pipeline.precision])
 
     def whole() -> None:
@@ -125,10 +125,10 @@ def _measure_size(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str,
             encoder.encode(row.name, result)
 
     result = pipeline(frame)
-    normalise = {} if pipeline.backend.startswith("openvino") else {"normalise (part of forward)": lambda: preprocess(image)}
+    normalize = {} if pipeline.backend.startswith("openvino") else {"normalize (part of forward)": lambda: preprocess(image)}
     stages: dict[str, Callable[[], Any]] = {
         "decode bgr8": lambda: decode_image(message),
-        **normalise,
+        **normalize,
         **pipeline.stages(frame),
         "labels, depth, cloud": lambda: pipeline(frame, ("labels", "depth", "cloud")),
         "message fields": lambda: [encoder.encode(row.name, result) for row in OUTPUT_TOPICS],

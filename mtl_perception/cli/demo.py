@@ -159,13 +159,13 @@ def _make_page(args: argparse.Namespace, source: Source, rate: float, pipeline: 
                 cloud = recording.cloud(frame.stamp_ns)
                 if cloud is not None:
                     height, width = depth.shape[:2]
-                    pictures["points in class colours"] = render_cloud(cloud, (width, height), class_set=pipeline.class_set)
+                    pictures["points in class colors"] = render_cloud(cloud, (width, height), class_set=pipeline.class_set)
                 frames.append(ReportFrame(f"frame {index + 1} of {count}", pictures))
     description = pipeline.description
     facts = {
         "Drive": "procedural street" if args.drive.startswith("synthetic") else source.name,
         "Speed": f"{rate:.2f} x real time",
-        "Weights": f"{description.name}; {description.licence}",
+        "Weights": f"{description.name}; {description.license}",
         "Device": f"{pipeline.device}, {pipeline.precision}; {device_name(pipeline.device)}",
         "Versions": f"mtl_perception {version('mtl_perception')}, torch {version('torch')}, Python {platform.python_version()}",
     }

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--worst", type=int, default=6, metavar="N", help="pictures of so many frames a set; default 6")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only N frames a set, evenly spread; 0: all")
     parser.add_argument("--crop", choices=CROPS, default="garg", help="which part of a picture counts for depth; default garg")
-    parser.add_argument("--cap", type=float, default=80.0, metavar="X", help="farther depth does not count, metres; default 80")
+    parser.add_argument("--cap", type=float, default=80.0, metavar="X", help="farther depth does not count, meters; default 80")
     parser.add_argument(
         "--median-scaling",
         action="store_true",
@@ -121,7 +121,7 @@ def _evaluate(
 def _description(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "name": pipeline.description.name,
-        "licence": pipeline.description.licence,
+        "license": pipeline.description.license,
         "classes": pipeline.class_set.name,
         "device": device_name(pipeline.device),
         "backend": pipeline.backend,

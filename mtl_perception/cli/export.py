@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         size=size,
         opset=args.opset,
     )
-    print(f"weights {network.description.name!r}; licence: {network.description.licence}", file=sys.stderr)
+    print(f"weights {network.description.name!r}; license: {network.description.license}", file=sys.stderr)
     with replacing(args.out) as part:
         write_onnx(network, options, part)
         if args.check:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
 
 DEPTH_UNITS = 256
-"""Depth pictures hold metres times this, as KITTI's do; 0 = invalid."""
+"""Depth pictures hold meters times this, as KITTI's do; 0 = invalid."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     paths = _pictures(args.images)
     pipeline = Pipeline(config=config_from(args, warm_up=False), reuse_outputs=True)
     cameras = _Cameras(args.camera, pipeline)
-    print(f"weights {pipeline.description.name!r}; licence: {pipeline.description.licence}", file=sys.stderr)
+    print(f"weights {pipeline.description.name!r}; license: {pipeline.description.license}", file=sys.stderr)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -134,11 +134,11 @@ def _infer(path: Path, out: Path, pipeline: Pipeline, cameras: _Cameras) -> None
     assert result.labels is not None
     assert result.depth is not None
     assert result.image is not None
-    colours = colorize_labels(result.labels, pipeline.class_set)
+    colors = colorize_labels(result.labels, pipeline.class_set)
     blended = overlay(result.image, result.labels, pipeline.class_set, pipeline.config.overlay_opacity)
     _write(out / f"{path.stem}.labels.png", result.labels)
     _write(out / f"{path.stem}.depth.png", depth_to_png(result.depth))
-    _write(out / f"{path.stem}.color.png", cv2.cvtColor(colours, cv2.COLOR_RGB2BGR))
+    _write(out / f"{path.stem}.color.png", cv2.cvtColor(colors, cv2.COLOR_RGB2BGR))
     _write(out / f"{path.stem}.overlay.png", cv2.cvtColor(blended, cv2.COLOR_RGB2BGR))
     _write_cloud(out / f"{path.stem}.ply", result)
 
@@ -149,7 +149,7 @@ def _write_cloud(path: Path, result: Result) -> None:
 
 
 def depth_to_png(depth: np.ndarray) -> np.ndarray:
-    """Metres to KITTI's uint16 picture: metres x 256 rounded, at least 1 and at most 65535; 0 where not finite."""
+    """Meters to KITTI's uint16 picture: meters x 256 rounded, at least 1 and at most 65535; 0 where not finite."""
     finite = np.isfinite(depth)
     scaled = np.clip(np.rint(np.where(finite, depth, 0) * DEPTH_UNITS), 1, 65535)
     return np.where(finite, scaled, 0).astype(np.uint16)

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         camera_info_topic=args.camera_info,
     )
     pipeline = Pipeline(config=config, reuse_outputs=True)
-    print(f"weights {pipeline.description.name!r}; licence: {pipeline.description.licence}", file=sys.stderr)
+    print(f"weights {pipeline.description.name!r}; license: {pipeline.description.license}", file=sys.stderr)
     outputs = needed_results([row.name for row in OUTPUT_TOPICS])
     with BagWriter(args.out, force=args.force) as writer:
         recorder = _Recorder(writer, Encoder(pipeline.class_set, config.overlay_opacity), args.with_input)

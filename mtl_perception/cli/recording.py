@@ -22,7 +22,7 @@ CLOUD = f"{NODE}/points"
 
 @dataclass
 class RecordedFrame:
-    """One processed frame: RGB pictures of H x W x 3 uint8, depth of H x W float32 metres."""
+    """One processed frame: RGB pictures of H x W x 3 uint8, depth of H x W float32 meters."""
 
     stamp_ns: int
     picture: np.ndarray

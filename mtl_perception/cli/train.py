@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="changes",
-        help="a value over the file's, by dotted name, in YAML: --set steps=500 --set optimiser.ema=0.99",
+        help="a value over the file's, by dotted name, in YAML: --set steps=500 --set optimizer.ema=0.99",
     )
     parser.epilog = (
         "The same command goes on with a run that was stopped. Several processes: "

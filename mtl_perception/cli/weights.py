@@ -29,7 +29,7 @@ from mtl_perception.weights.registry import (
 
 WIDTH = 100
 LABEL_WIDTH = 16
-LICENCE_WIDTH = 60
+LICENSE_WIDTH = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +53,14 @@ def run(args: argparse.Namespace) -> int | None:
 
 def list_weights(args: argparse.Namespace) -> None:
     """Print a table of the weights that have names."""
-    rows = [("NAME", "CLASSES", "TASKS", "WHERE", "LICENCE")]
+    rows = [("NAME", "CLASSES", "TASKS", "WHERE", "LICENSE")]
     for name, path in shipped_weights().items():
         try:
             description = read_description(path)
-            rows.append(_row(name, description, "shipped", description.licence))
+            rows.append(_row(name, description, "shipped", description.license))
         except WeightsError as error:
             rows.append((name, "?", "?", "shipped, damaged", str(error)))
-    rows += [_row(entry.name, entry.description, _where(entry), entry.licence) for entry in PUBLISHED.values()]
+    rows += [_row(entry.name, entry.description, _where(entry), entry.license) for entry in PUBLISHED.values()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -150,11 +150,11 @@ def _where(entry: Published) -> str:
     return "cached" if entry.checksum.fits(entry.path) else "cached, damaged"
 
 
-def _row(name: str, description: Description | None, where: str, licence: str) -> tuple[str, str, str, str, str]:
-    licence = textwrap.shorten(licence, LICENCE_WIDTH, placeholder=" …")
+def _row(name: str, description: Description | None, where: str, license: str) -> tuple[str, str, str, str, str]:
+    license = textwrap.shorten(license, LICENSE_WIDTH, placeholder=" …")
     if description is None:
-        return name, "-", "encoder", where, licence
-    return name, str(len(description.classes)), ", ".join(description.tasks), where, licence
+        return name, "-", "encoder", where, license
+    return name, str(len(description.classes)), ", ".join(description.tasks), where, license
 
 
 def _show_description(description: Description) -> None:
@@ -163,12 +163,12 @@ def _show_description(description: Description) -> None:
     for name, (first, count) in description.groups.items():
         _show(f"group {name}", f"classes {first} to {first + count - 1}")
     nearest, farthest = description.depth_range
-    _show("depth", f"metres = {description.depth_transform}(output); trained on {nearest:g} to {farthest:g} m")
+    _show("depth", f"meters = {description.depth_transform}(output); trained on {nearest:g} to {farthest:g} m")
     _show("grid", description.grid)
-    _show("normalisation", f"(RGB / 255 - {_numbers(description.mean)}) / {_numbers(description.std)}")
+    _show("normalization", f"(RGB / 255 - {_numbers(description.mean)}) / {_numbers(description.std)}")
     camera = ", ".join(f"{name} {value:g}" for name, value in description.camera.items())
     _show("training camera", camera or "unknown")
-    _show("licence", description.licence)
+    _show("license", description.license)
     _show_entries(description.card, indent="")
 
 

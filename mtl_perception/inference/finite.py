@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mtl_perception.types import UNLABELLED, Result
+from mtl_perception.types import UNLABELED, Result
 
 SPARSE = 16
 """Each so many rows and columns are looked at before all are."""
@@ -22,13 +22,13 @@ def head_without_numbers(result: Result, min_confidence: float = 0.0, min_depth:
     Args:
         result: Of a pipeline; only what is in it is judged.
         min_confidence: It was computed with; above 0, a picture without labels says nothing.
-        min_depth: The same for depth, metres.
+        min_depth: The same for depth, meters.
     """
     labels = result.labels if result.labels is not None or result.cloud is None else result.cloud["label"]
     # A softmax maximum is never 0: there is always a greatest part.
     if result.confidence is not None and _all(result.confidence, 0):
         return "labels"
-    if labels is not None and not min_confidence and _all(labels, UNLABELLED):
+    if labels is not None and not min_confidence and _all(labels, UNLABELED):
         return "labels"
     if result.depth is not None and not min_depth and _all(result.depth, math.nan):
         return "depth"

@@ -17,13 +17,13 @@ class Job:
     Attributes:
         frames: The pictures, checked, and their cameras.
         wanted: Of types.OUTPUTS, for each frame.
-        depth_factors: Metres over transformed depth, for each frame.
+        depth_factors: Meters over transformed depth, for each frame.
         output_size: Height and width.
         grid: Of the network's description: how its outputs lie over the picture.
         input_scale: The network sees the pictures shrunk to this part of their size.
         upsampling: bicubic or bilinear.
-        min_depth: Metres.
-        max_depth: Metres.
+        min_depth: Meters.
+        max_depth: Meters.
         min_confidence: 0 to 1.
     """
 

@@ -37,7 +37,7 @@ _BAYER = {
     "gbrg": cv2.COLOR_BayerGR2RGB,
     "grbg": cv2.COLOR_BayerGB2RGB,
 }
-_COLOUR = {
+_COLOR = {
     "rgb": (3, None),
     "bgr": (3, cv2.COLOR_BGR2RGB),
     "rgba": (4, cv2.COLOR_RGBA2RGB),
@@ -45,9 +45,9 @@ _COLOUR = {
     "mono": (1, cv2.COLOR_GRAY2RGB),
 }
 LAYOUTS: dict[str, Layout] = {
-    **{f"{name}{8 * size}": Layout(c, size, code) for name, (c, code) in _COLOUR.items() for size in (1, 2)},
+    **{f"{name}{8 * size}": Layout(c, size, code) for name, (c, code) in _COLOR.items() for size in (1, 2)},
     **{f"bayer_{name}{8 * size}": Layout(1, size, code) for name, code in _BAYER.items() for size in (1, 2)},
-    # The generic names, as OpenCV orders colours.
+    # The generic names, as OpenCV orders colors.
     **{f"{bits}UC1": Layout(1, bits // 8, cv2.COLOR_GRAY2RGB) for bits in (8, 16)},
     **{f"{bits}UC3": Layout(3, bits // 8, cv2.COLOR_BGR2RGB) for bits in (8, 16)},
     **{f"{bits}UC4": Layout(4, bits // 8, cv2.COLOR_BGRA2RGB) for bits in (8, 16)},
@@ -76,7 +76,7 @@ def decode_image(message: Any) -> np.ndarray:
         if not message.encoding:
             raise FrameError("image without an encoding", "encoding")
         raise FrameError(
-            f"image encoding {shown(message.encoding)} is not one that is read as colour or grey (known: {', '.join(LAYOUTS)})",
+            f"image encoding {shown(message.encoding)} is not one that is read as color or gray (known: {', '.join(LAYOUTS)})",
             "encoding",
         )
     pixel_bytes = layout.channels * layout.item_bytes
@@ -91,7 +91,7 @@ def decode_image(message: Any) -> np.ndarray:
     if layout.to_rgb in (cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2) and width % 2:
         raise FrameError(f"image encoding {shown(message.encoding)} needs an even width, not {width}", "size")
     if message.encoding.startswith("bayer_") and min(width, height) < 3:
-        # There are no neighbours to interpolate from: OpenCV makes it black and says nothing.
+        # There are no neighbors to interpolate from: OpenCV makes it black and says nothing.
         raise FrameError(f"image encoding {shown(message.encoding)} needs at least 3x3 pixels, not {width}x{height}", "size")
     kind = "u1" if layout.item_bytes == 1 else (">u2" if message.is_bigendian else "<u2")
     shape = (height, width) if layout.channels == 1 else (height, width, layout.channels)
@@ -127,10 +127,10 @@ def decode_compressed_image(message: Any) -> np.ndarray:
         H x W x 3 uint8, RGB. A rotation in EXIF is ignored: calibrations are for the picture as the sensor took it.
 
     Raises:
-        FrameError: No data, depth instead of colour, or not a picture that can be decoded.
+        FrameError: No data, depth instead of color, or not a picture that can be decoded.
     """
     if "compressedDepth" in message.format:
-        raise FrameError(f"compressed image of format {shown(message.format)} is depth, not colour or grey", "encoding")
+        raise FrameError(f"compressed image of format {shown(message.format)} is depth, not color or gray", "encoding")
     if len(message.data) == 0:
         raise FrameError("compressed image without data", "data_length")
     try:
@@ -153,7 +153,7 @@ def decode_picture(data: bytes) -> np.ndarray:
         raise FrameError(f"damaged or not a picture ({len(data)} bytes); read are {KINDS}", "compressed")
     check_size(*announced)
     if is_cut_off(data):
-        # OpenCV 4 would fill the rest with grey and say nothing.
+        # OpenCV 4 would fill the rest with gray and say nothing.
         raise FrameError(f"a picture without its end ({len(data)} bytes): it was cut off", "compressed")
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -200,7 +200,7 @@ def stamp_ns(header: Any) -> int:
 
 
 def depth_of(message: Any) -> np.ndarray:
-    """The depth of a 32FC1 sensor_msgs/Image: H x W float32, metres.
+    """The depth of a 32FC1 sensor_msgs/Image: H x W float32, meters.
 
     Raises:
         FrameError: It is of another encoding, or its data do not fit its size.

@@ -54,9 +54,9 @@ def _row(name: str, kind: str, content: str, *needs: str, latched: bool = False)
 
 
 OUTPUT_TOPICS = (
-    _row("segmentation/image", IMAGE, "bgr8, class colours", "labels"),
-    _row("segmentation/overlay", IMAGE, "bgr8, class colours blended over the picture", "labels", "image"),
-    _row("segmentation/labels", IMAGE, "mono8, class ids, 255 = unlabelled", "labels"),
+    _row("segmentation/image", IMAGE, "bgr8, class colors", "labels"),
+    _row("segmentation/overlay", IMAGE, "bgr8, class colors blended over the picture", "labels", "image"),
+    _row("segmentation/labels", IMAGE, "mono8, class ids, 255 = unlabeled", "labels"),
     _row("segmentation/confidence", IMAGE, "mono8, softmax maximum, 0 to 255", "confidence"),
     _row(
         "segmentation/label_info",
@@ -64,7 +64,7 @@ OUTPUT_TOPICS = (
         "class id to name, transient local; only where vision_msgs is installed",
         latched=True,
     ),
-    _row("depth/image", IMAGE, "32FC1, metres along the optical Z axis; NaN = invalid, +Inf = beyond max_depth", "depth"),
+    _row("depth/image", IMAGE, "32FC1, meters along the optical Z axis; NaN = invalid, +Inf = beyond max_depth", "depth"),
     _row("depth/camera_info", CAMERA_INFO, "intrinsics of the depth image"),
     _row(
         "points",
@@ -91,8 +91,8 @@ class Encoder:
     """Makes message fields of results.
 
     Args:
-        class_set: Gives the colours.
-        overlay_opacity: Weight of the class colours in the overlay, 0 to 1.
+        class_set: Gives the colors.
+        overlay_opacity: Weight of the class colors in the overlay, 0 to 1.
     """
 
     def __init__(self, class_set: ClassSet, overlay_opacity: float = 0.5) -> None:
@@ -125,7 +125,7 @@ class Encoder:
         return None
 
     def _colors(self, result: Result, labels: np.ndarray) -> np.ndarray:
-        """The colours of a result's labels, made once for all topics."""
+        """The colors of a result's labels, made once for all topics."""
         if self._colored[0] is not result:
             self._colored = (result, colorize_labels(labels, self.class_set))
         return self._colored[1]

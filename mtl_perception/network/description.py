@@ -1,4 +1,4 @@
-"""What a network was made for: classes, normalisation, depth, camera, data, licence. It travels inside the weights file."""
+"""What a network was made for: classes, normalization, depth, camera, data, license. It travels inside the weights file."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class Description:
     Attributes:
         name: Short name.
         classes: C class names in id order.
-        colors: C RGB colours.
+        colors: C RGB colors.
         tasks: ("segmentation", "depth") or with "normals" as the third.
         groups: Parts of the classes that are used alone, name -> (first id, number of ids): for networks trained on
             several class sets at once. Empty when the classes are one set.
         mean: Subtracted from RGB / 255.
         std: Divided by, after that.
-        depth_transform: Makes metres of the raw depth: "abs" (the published networks) or "exp".
-        depth_range: Nearest and farthest depth that the training saw, metres.
-        depth_focal_length: Focal length, pixels, for which the transformed depth is in metres. At another, metres are it times
-            the ratio of the focal lengths: to the network a picture enlarged shows a scene come nearer. 0: metres whatever the
+        depth_transform: Makes meters of the raw depth: "abs" (the published networks) or "exp".
+        depth_range: Nearest and farthest depth that the training saw, meters.
+        depth_focal_length: Focal length, pixels, for which the transformed depth is in meters. At another, meters are it times
+            the ratio of the focal lengths: to the network a picture enlarged shows a scene come nearer. 0: meters whatever the
             camera, as the published networks have it.
         grid: How maps lie over one another and over the picture (`grid.py`): "stretched", as the published networks have it, or
             "exact".
         camera: Intrinsics of the training camera: width, height, fx, fy, cx, cy. Empty when unknown.
-        licence: What the weights may be used for.
+        license: What the weights may be used for.
         card: Anything else worth knowing: data, seed, command, hours, metrics, known failures.
     """
 
@@ -56,7 +56,7 @@ class Description:
     depth_focal_length: float = 0.0
     grid: str = GRIDS[0]
     camera: dict[str, float] = field(default_factory=dict)
-    licence: str = "unknown"
+    license: str = "unknown"
     card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,9 +64,9 @@ class Description:
         if not 1 <= len(self.classes) <= 255:
             problems.append(f"{len(self.classes)} classes (1 to 255 fit a label picture)")
         if len(self.classes) != len(self.colors):
-            problems.append(f"{len(self.classes)} classes but {len(self.colors)} colours")
+            problems.append(f"{len(self.classes)} classes but {len(self.colors)} colors")
         if not all(0 <= value <= 255 for color in self.colors for value in color):
-            problems.append("colours outside 0..255")
+            problems.append("colors outside 0..255")
         for name, (first, count) in self.groups.items():
             if first < 0 or count < 1 or first + count > len(self.classes):
                 problems.append(f"group {shown(name)}: {count} classes from {first} on, of {len(self.classes)}")
@@ -122,6 +122,9 @@ class Description:
         """
         try:
             data = json.loads(text)
+            if "licence" in data:
+                # The spelling in files written before version 0.1.0.
+                data.setdefault("license", data.pop("licence"))
             unknown = set(data) - {f.name for f in fields(cls)}
             if unknown:
                 raise WeightsError(
@@ -140,7 +143,7 @@ class Description:
                 data["groups"] = {name: (int(a), int(b)) for name, (a, b) in data["groups"].items()}
             if "camera" in data:
                 data["camera"] = {name: float(value) for name, value in data["camera"].items()}
-            for key, kind in (("name", str), ("licence", str), ("card", dict)):
+            for key, kind in (("name", str), ("license", str), ("card", dict)):
                 if not isinstance(data.get(key, kind()), kind):
                     raise TypeError(f"{key} is a {type(data[key]).__name__}, not a {kind.__name__}")
             return cls(**data)
@@ -152,11 +155,11 @@ def _are_finite(values: Sequence[float], count: int) -> bool:
     return len(values) == count and all(map(math.isfinite, values))
 
 
-_PUBLISHED_LICENCE = "BSD 2-clause for academic use; commercial use by arrangement with the authors"
+_PUBLISHED_LICENSE = "BSD 2-clause for academic use; commercial use by arrangement with the authors"
 _PUBLISHED_SOURCE = "Nekrasov et al., ICRA 2019, github.com/DrSleep/multi-task-refinenet"
 KITTI_CAMERA = {"width": 1242, "height": 375, "fx": 721.5377, "fy": 721.5377, "cx": 609.5593, "cy": 172.854}
 """KITTI's camera 02, rectified, as its calibration files of 2011-09-26 give it."""
-# Kinect of NYUDv2, from the data set's own toolbox (camera_params.m), colour camera.
+# Kinect of NYUDv2, from the data set's own toolbox (camera_params.m), color camera.
 NYUD_CAMERA = {"width": 640, "height": 480, "fx": 518.8579, "fy": 519.4696, "cx": 325.5824, "cy": 253.7362}
 
 
@@ -169,7 +172,7 @@ def published_description(classes: int, tasks: int) -> Description:
     card = {"source": _PUBLISHED_SOURCE}
     if (classes, tasks) == (6, 2):
         card["limits"] = "knows no people, poles, signs or fences: it cannot see a pedestrian"
-        return Description("kitti", KITTI6.names, KITTI6.colors, camera=KITTI_CAMERA, licence=_PUBLISHED_LICENCE, card=card)
+        return Description("kitti", KITTI6.names, KITTI6.colors, camera=KITTI_CAMERA, license=_PUBLISHED_LICENSE, card=card)
     if (classes, tasks) in ((40, 2), (40, 3)):
         return Description(
             "nyud" if tasks == 2 else "nyud-normals",
@@ -178,7 +181,7 @@ def published_description(classes: int, tasks: int) -> Description:
             tasks=TASKS[tasks - 2],
             depth_range=(0.0, 8.0),
             camera=NYUD_CAMERA,
-            licence=_PUBLISHED_LICENCE,
+            license=_PUBLISHED_LICENSE,
             card=card,
         )
     if (classes, tasks) == (46, 2):
@@ -188,7 +191,7 @@ def published_description(classes: int, tasks: int) -> Description:
             NYUD40.colors + KITTI6.colors,
             groups={"nyud40": (0, 40), "kitti6": (40, 6)},
             camera=KITTI_CAMERA,
-            licence=_PUBLISHED_LICENCE,
+            license=_PUBLISHED_LICENSE,
             card=card,
         )
     raise WeightsError(

@@ -63,7 +63,7 @@ def grown_size(seen: tuple[int, int], output: tuple[int, int], grid: str) -> tup
 
 
 def grow(planes: Tensor, growth: Growth) -> Tensor:
-    """Maps at another size, pixel centres as PyTorch's align_corners=False has them: N x C x h x w to N x C x H x W."""
+    """Maps at another size, pixel centers as PyTorch's align_corners=False has them: N x C x h x w to N x C x H x W."""
     grown = F.interpolate(planes, size=growth.grown, mode=growth.mode, align_corners=False)
     return grown[:, :, : growth.size[0], : growth.size[1]]
 

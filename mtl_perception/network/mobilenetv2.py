@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         """Features of layer3 .. layer8.
 
         Args:
-            x: N x 3 x H x W, normalised.
+            x: N x 3 x H x W, normalized.
 
         Returns:
             Six tensors of 24, 32, 64, 96, 160, 320 channels at strides 4, 8, 16, 16, 32, 32 (sizes rounded up).

@@ -49,11 +49,11 @@ class MultiTaskRefineNet(Encoder, Decoder):
         """The published network's outputs, unchanged.
 
         Args:
-            x: N x 3 x H x W float, RGB / 255, normalised by the description's mean and deviation.
+            x: N x 3 x H x W float, RGB / 255, normalized by the description's mean and deviation.
 
         Returns:
             (logits N x C x h x w, depth N x 1 x h x w[, normals N x 3 x h x w]) with h = ceil(H / 4), w = ceil(W / 4).
-            Depth is raw: the description's `depth_transform` makes metres of it.
+            Depth is raw: the description's `depth_transform` makes meters of it.
         """
         shared = self.shared(x)
         outputs = [self.head("segm", shared), self.head("depth", shared)]

@@ -19,7 +19,7 @@ OLD_DISTRIBUTIONS = ("humble", "iron", "jazzy")
 LAST_OLD_RCLPY = 7
 
 
-def initialise(arguments: list[str]) -> None:
+def initialize(arguments: list[str]) -> None:
     """Start rclpy, its middleware prepared.
 
     Args:

@@ -188,7 +188,7 @@ def _network(node: PerceptionNode) -> Part:
         "device": str(pipeline.device),
         "precision": pipeline.precision,
         "backend": pipeline.backend,
-        "licence": pipeline.description.licence,
+        "license": pipeline.description.license,
         "device failures": str(node.recovery.failures),
         "device recoveries": str(node.recovery.recoveries),
     }

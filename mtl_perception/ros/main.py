@@ -44,7 +44,7 @@ def spin_node(arguments: list[str]) -> int:
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.lifecycle import TransitionCallbackReturn
 
-        from mtl_perception.ros.environment import initialise
+        from mtl_perception.ros.environment import initialize
         from mtl_perception.ros.node import PerceptionNode
     except ImportError as error:
         raise PerceptionError(f"{error}; is ROS 2 sourced in this shell?") from error
@@ -53,7 +53,7 @@ def spin_node(arguments: list[str]) -> int:
     try:
         with signals.until_stopped():
             signals.answer = Answer.INTERRUPT
-            initialise(arguments)
+            initialize(arguments)
             node = PerceptionNode(arguments)
             executor = SingleThreadedExecutor()
             executor.add_node(node)

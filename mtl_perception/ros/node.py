@@ -147,7 +147,7 @@ class PerceptionNode(LifecycleNode):
         self.get_logger().info(
             f"weights {self.pipeline.description.name!r} ({len(self.pipeline.class_set)} classes) on {self.pipeline.device}, "
             f"{self.pipeline.precision}, ready after {time.monotonic() - started:.1f} s. "
-            f"Licence of the weights: {self.pipeline.description.licence}"
+            f"License of the weights: {self.pipeline.description.license}"
         )
         for note in self.pipeline.notes:
             self.get_logger().warning(note)

@@ -19,7 +19,7 @@ from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.messages.outputs import CAMERA_INFO, IMAGE, camera_info_fields, image_fields
 from mtl_perception.ros.convert import to_message
-from mtl_perception.ros.environment import initialise
+from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.qos import keep_last
 from mtl_perception.ros.signals import Answer, StopSignals
 from mtl_perception.sources.open import open_source
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     signals = StopSignals(Answer.INTERRUPT)
     try:
         with signals.until_stopped():
-            initialise([sys.argv[0], *args.ros_arguments])
+            initialize([sys.argv[0], *args.ros_arguments])
             player = Player(args.clock, args.stamps == "now")
             player.wait_for_subscribers(args.subscribers)
             rounds = itertools.count() if args.loop else range(1)

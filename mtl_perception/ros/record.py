@@ -16,7 +16,7 @@ from rclpy.qos import DurabilityPolicy
 
 from mtl_perception.errors import SourceError
 from mtl_perception.messages.outputs import NODE_NAME
-from mtl_perception.ros.environment import initialise
+from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.qos import matching_profile
 from mtl_perception.ros.signals import Answer, StopSignals
 from mtl_perception.sources.bag.writer import BagWriter
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     signals = StopSignals(Answer.INTERRUPT)
     count = 0
     try:
-        initialise([sys.argv[0], *args.ros_arguments])
+        initialize([sys.argv[0], *args.ros_arguments])
         with BagWriter(args.out, force=args.force) as writer:
             recorder = Recorder(writer, args.topics or DEFAULT_TOPICS)
             executor = SingleThreadedExecutor()

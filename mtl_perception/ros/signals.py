@@ -26,7 +26,7 @@ class Answer(enum.Enum):
 class StopSignals:
     """Answers both signals alike, so that stopping is an ordinary end, exit code 0, whenever it comes and however often.
 
-    Create it before rclpy is initialised, in the main thread: rclpy's own handlers come on top and call these.
+    Create it before rclpy is initialized, in the main thread: rclpy's own handlers come on top and call these.
 
     Attributes:
         answer: What a signal does now.

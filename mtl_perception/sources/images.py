@@ -27,7 +27,7 @@ def read_picture(path: str | Path) -> np.ndarray:
     """A picture file as the sensor took it: a rotation in EXIF is ignored, since calibrations are for the sensor's rows.
 
     Returns:
-        H x W x 3 uint8, RGB. Grey is repeated, 16 bits are scaled down to 8, transparency is dropped.
+        H x W x 3 uint8, RGB. Gray is repeated, 16 bits are scaled down to 8, transparency is dropped.
 
     Raises:
         FrameError: Missing, or not a picture that can be read (reason "unreadable").

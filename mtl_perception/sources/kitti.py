@@ -15,7 +15,7 @@ from mtl_perception.sources.base import rate_of
 from mtl_perception.sources.images import PictureSource, list_pictures
 
 CAMERAS = ("02", "03", "00", "01")
-"""In the order of preference: left colour, right colour, left grey, right grey."""
+"""In the order of preference: left color, right color, left gray, right gray."""
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ STREET_PICTURES = 10
 """Pictures of each street."""
 
 TOO_NEAR, MOST_NEAR = 2.4, 0.15
-"""Something blocks the view where a larger share of pixels than MOST_NEAR is nearer than TOO_NEAR metres: drawn again."""
+"""Something blocks the view where a larger share of pixels than MOST_NEAR is nearer than TOO_NEAR meters: drawn again."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class View:
 
     Attributes:
         camera: Intrinsics.
-        position: 3, world metres: x right, y forward, z above the road.
+        position: 3, world meters: x right, y forward, z above the road.
         heading: Radians to the left of the world's y axis.
         pitch: Radians upwards.
         roll: Radians clockwise as the camera sees it.
@@ -66,7 +66,7 @@ class SyntheticScenes:
         SourceError: A size, count or seed that no picture has; open3d or a system library that it needs is missing.
     """
 
-    licence = "Apache-2.0"
+    license = "Apache-2.0"
     classes = STREET
 
     def __init__(self, count: int, width: int = 640, height: int = 192, seed: int = 0) -> None:
@@ -102,7 +102,7 @@ class SyntheticScenes:
         return f"{self.name}-{index:06d}"
 
     def sample(self, index: int) -> Sample:
-        """Picture `index` with its truth: labels of labels.STREET (255: of no class), metres, +Inf in the sky.
+        """Picture `index` with its truth: labels of labels.STREET (255: of no class), meters, +Inf in the sky.
 
         Raises:
             IndexError: There is no such picture.
@@ -154,7 +154,7 @@ class SyntheticScenes:
             lateral = int(rng.choice((-1, 1))) * (half - 0.5)
         else:
             side = int(rng.choice((-1, 1)))
-            lateral = side * rng.uniform(plan.sides[side].kerb, plan.sides[side].front)
+            lateral = side * rng.uniform(plan.sides[side].curb, plan.sides[side].front)
         lateral += rng.normal(0, 0.25)
         yaw = float(np.clip(rng.normal(0, 0.075), -0.1745, 0.1745))
         if rng.random() < 0.12:
@@ -174,13 +174,13 @@ class SyntheticScenes:
 
 
 def _lens(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Blur, dark corners, more or less colour and contrast, as cameras have them."""
+    """Blur, dark corners, more or less color and contrast, as cameras have them."""
     height, width = image.shape[:2]
     picture: np.ndarray = image.astype(np.float32)
     if rng.random() < 0.6:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.9) * max(1.0, width / 900))
-    grey = picture.mean(axis=2, keepdims=True)
-    picture = grey + (picture - grey) * np.float32(rng.uniform(0.6, 1.2))
+    gray = picture.mean(axis=2, keepdims=True)
+    picture = gray + (picture - gray) * np.float32(rng.uniform(0.6, 1.2))
     picture = (picture - 118) * np.float32(rng.uniform(0.85, 1.15)) + 118
     if rng.random() < 0.4:
         v, u = np.mgrid[:height, :width].astype(np.float32)

@@ -15,32 +15,32 @@ BRICKS = (srgb(150, 84, 66), srgb(120, 70, 58), srgb(168, 120, 92), srgb(134, 10
 STONE = srgb(168, 164, 156)
 
 
-def block(rng: np.random.Generator, width: float, depth: float, storeys: int, shop: bool = False) -> Mesh:
+def block(rng: np.random.Generator, width: float, depth: float, stories: int, shop: bool = False) -> Mesh:
     """A town house: facades with windows all around, cornice, flat or ridged roof. `width` lies along x."""
     wall = PLASTERS[rng.integers(len(PLASTERS))] * rng.uniform(0.85, 1.05)
-    height = storeys * rng.uniform(2.9, 3.3) + 0.4
-    parts = _walls(rng, wall, width, depth, height, storeys)
+    height = stories * rng.uniform(2.9, 3.3) + 0.4
+    parts = _walls(rng, wall, width, depth, height, stories)
     trim = Stuff("building", Material.PLAIN, np.minimum(wall * 1.15, 0.85))
-    for z in (height - 0.35, height / storeys):
+    for z in (height - 0.35, height / stories):
         parts.append(box(trim, (-width / 2 - 0.12, -depth / 2 - 0.12, z), (width / 2 + 0.12, depth / 2 + 0.12, z + 0.28)))
     if rng.random() < 0.7:
         parts += _roof(rng, width, depth, height, rng.uniform(2.2, 3.6), 0.3)
     else:
-        grey = Stuff("building", Material.PLAIN, srgb(128, 126, 122))
-        parts.append(box(grey, (-width / 2, -depth / 2, height - 0.07), (width / 2, depth / 2, height + 0.25)))
+        gray = Stuff("building", Material.PLAIN, srgb(128, 126, 122))
+        parts.append(box(gray, (-width / 2, -depth / 2, height - 0.07), (width / 2, depth / 2, height + 0.25)))
     if shop:
         parts.append(shopfront(rng, width).placed(0, -depth / 2))
     if rng.random() < 0.45:
-        parts += _balconies(rng, width, depth, height / storeys, storeys)
+        parts += _balconies(rng, width, depth, height / stories, stories)
     return join(parts)
 
 
 def house(rng: np.random.Generator, width: float, depth: float) -> Mesh:
     """A detached house with a ridged roof and a chimney."""
-    storeys = int(rng.integers(1, 3))
+    stories = int(rng.integers(1, 3))
     wall = PLASTERS[rng.integers(len(PLASTERS))] * rng.uniform(0.9, 1.05)
-    height = storeys * 2.7 + 0.5
-    parts = _walls(rng, wall, width, depth, height, storeys)
+    height = stories * 2.7 + 0.5
+    parts = _walls(rng, wall, width, depth, height, stories)
     parts += _roof(rng, width, depth, height, rng.uniform(2.4, 3.4), 0.5)
     brick = Stuff("building", Material.PLAIN, srgb(126, 72, 58))
     x = rng.uniform(-0.3, 0.3) * width
@@ -48,12 +48,12 @@ def house(rng: np.random.Generator, width: float, depth: float) -> Mesh:
     return join(parts)
 
 
-def office(rng: np.random.Generator, width: float, depth: float, storeys: int) -> Mesh:
+def office(rng: np.random.Generator, width: float, depth: float, stories: int) -> Mesh:
     """A flat-roofed building with a glass front. `width` lies along x."""
     color = (srgb(176, 176, 172), srgb(120, 122, 124), srgb(200, 190, 170), srgb(96, 72, 62))[rng.integers(4)]
     wall = color * rng.uniform(0.8, 1.1)
-    height = storeys * rng.uniform(3.1, 3.7)
-    parts = _walls(rng, wall, width, depth, height, storeys, Material.OFFICE)
+    height = stories * rng.uniform(3.1, 3.7)
+    parts = _walls(rng, wall, width, depth, height, stories, Material.OFFICE)
     trim = Stuff("building", Material.PLAIN, wall * 0.8)
     parts.append(box(trim, (-width / 2 - 0.05, -depth / 2 - 0.05, height), (width / 2 + 0.05, depth / 2 + 0.05, height + 0.6)))
     return join(parts)
@@ -101,7 +101,7 @@ def _walls(
     width: float,
     depth: float,
     height: float,
-    storeys: int,
+    stories: int,
     material: Material = Material.FACADE,
 ) -> list[Mesh]:
     stuff = Stuff("building", material, color)
@@ -111,7 +111,7 @@ def _walls(
     parts = []
     for i, (a, b) in enumerate(zip(corners, corners[1:] + corners[:1], strict=True)):
         columns = max(2, round((width if i % 2 == 0 else depth) / pitch))
-        texture = [(0, 0, style), (columns, 0, style), (columns, storeys, style), (0, storeys, style)]
+        texture = [(0, 0, style), (columns, 0, style), (columns, stories, style), (0, stories, style)]
         parts.append(quad(stuff, [(*a, -0.1), (*b, -0.1), (*b, height), (*a, height)], texture))
     return parts
 
@@ -134,13 +134,13 @@ def _roof(rng: np.random.Generator, width: float, depth: float, height: float, r
     return parts
 
 
-def _balconies(rng: np.random.Generator, width: float, depth: float, storey: float, storeys: int) -> list[Mesh]:
+def _balconies(rng: np.random.Generator, width: float, depth: float, story: float, stories: int) -> list[Mesh]:
     slab = Stuff("building", Material.PLAIN, STONE)
     rail = Stuff("building", Material.PLAIN, srgb(86, 88, 90))
     parts = []
     x, half = rng.uniform(-0.3, 0.3) * width, 1.5
-    for level in range(1, storeys):
-        z, front = level * storey + 0.05, -depth / 2
+    for level in range(1, stories):
+        z, front = level * story + 0.05, -depth / 2
         parts.append(box(slab, (x - half, front - 1.1, z), (x + half, front + 0.1, z + 0.16)))
         parts.append(box(rail, (x - half, front - 1.1, z + 1.05), (x + half, front - 1.05, z + 1.12)))
         for bar in np.arange(x - half, x + half + 0.01, 0.2):

@@ -9,14 +9,14 @@ from mtl_perception.sources.street_mesh import Mesh, join
 from mtl_perception.sources.street_plan import END, START, Plan
 
 FAR = 26.0
-"""Figures further away than this, metres, are simpler."""
+"""Figures further away than this, meters, are simpler."""
 
 REACH = 0.72
-"""Half the width of what a camera sees, metres for each metre of distance: figures stand within it."""
+"""Half the width of what a camera sees, meters for each meter of distance: figures stand within it."""
 
 
 def crowd(rng: np.random.Generator, plan: Plan, library: Library, lateral: float, y: float) -> list[Mesh]:
-    """Whoever a camera at `lateral` metres right of the centre line and at `y` may see, in places where nothing else stands."""
+    """Whoever a camera at `lateral` meters right of the center line and at `y` may see, in places where nothing else stands."""
     return _Crowd(rng, plan, library, lateral, y).draw()
 
 
@@ -133,9 +133,9 @@ class _Crowd:
                 # Across the road, at a crossing where there is one near.
                 if plan.crossing is not None and rng.random() < 0.6 and plan.crossing[0] > self.y + 6:
                     y = plan.crossing[0] - rng.uniform(0.4, 3.0)
-                lateral, z, heading = rng.uniform(-s.kerb, s.kerb), 0.0, rng.choice((-1, 1)) * np.pi / 2
+                lateral, z, heading = rng.uniform(-s.curb, s.curb), 0.0, rng.choice((-1, 1)) * np.pi / 2
             else:
-                lateral, heading = side * (s.kerb + rng.uniform(0.15, 0.5)), side * np.pi / 2
+                lateral, heading = side * (s.curb + rng.uniform(0.15, 0.5)), side * np.pi / 2
             if abs(lateral - self.lateral) > REACH * (y - self.y):
                 continue
             turned = rng.random() < 0.2

@@ -53,8 +53,8 @@ class _StreetBuilder(Builder):
 
     def _carriageway(self) -> None:
         rng, plan = self.rng, self.plan
-        edges = (-plan.sides[-1].kerb, plan.sides[1].kerb)
-        kinds = ("dashed", "centre", "edged", "double", "bare")
+        edges = (-plan.sides[-1].curb, plan.sides[1].curb)
+        kinds = ("dashed", "center", "edged", "double", "bare")
         mark = "lanes" if plan.lanes == 2 else kinds[rng.choice(5, p=(0.15, 0.25, 0.2, 0.15, 0.25))]
         paths = [(START, END + 60)] if plan.crossing is None else [(START, plan.crossing[0]), (plan.crossing[1], END + 60)]
         for number, (start, stop) in enumerate(paths):
@@ -80,16 +80,16 @@ class _StreetBuilder(Builder):
     def _block(self, side: int, start: float, stop: float) -> None:
         rng, s = self.rng, self.plan.sides[side]
         if s.height:
-            self.plan.parts.append(self.plan.road.wall(self.ground.kerb, (start, stop), side * s.kerb, (-0.1, s.height)))
+            self.plan.parts.append(self.plan.road.wall(self.ground.curb, (start, stop), side * s.curb, (-0.1, s.height)))
             for y in {start, stop} - {START, END}:
-                a, b = (self.plan.road.at(side * lateral, y) for lateral in (s.kerb, 60.0))
-                self.plan.parts.append(quad(self.ground.kerb, [(*a, -0.1), (*b, -0.1), (*b, s.height), (*a, s.height)]))
-            self.strip(self.ground.kerb, (start, stop), (side * s.kerb, side * (s.kerb + 0.15)), s.height)
-            if s.walk > s.kerb + 0.2:
-                self.strip(self.ground.lawn, (start, stop), (side * (s.kerb + 0.15), side * s.walk), s.height)
-            self.strip(self.ground.paving, (start, stop), (side * max(s.walk, s.kerb + 0.15), side * s.front), s.height)
+                a, b = (self.plan.road.at(side * lateral, y) for lateral in (s.curb, 60.0))
+                self.plan.parts.append(quad(self.ground.curb, [(*a, -0.1), (*b, -0.1), (*b, s.height), (*a, s.height)]))
+            self.strip(self.ground.curb, (start, stop), (side * s.curb, side * (s.curb + 0.15)), s.height)
+            if s.walk > s.curb + 0.2:
+                self.strip(self.ground.lawn, (start, stop), (side * (s.curb + 0.15), side * s.walk), s.height)
+            self.strip(self.ground.paving, (start, stop), (side * max(s.walk, s.curb + 0.15), side * s.front), s.height)
         else:
-            self.strip(self.ground.soil, (start, stop), (side * s.kerb, side * s.front), 0.0)
+            self.strip(self.ground.soil, (start, stop), (side * s.curb, side * s.front), 0.0)
         shares = USES[self.kind]
         use = str(rng.choice(list(shares), p=list(shares.values())))
         paved = use == "front" or (use == "yard" and rng.random() < 0.5)
@@ -97,13 +97,13 @@ class _StreetBuilder(Builder):
         self.strip(ground, (start, stop), (side * s.front, side * (s.front + 4)), s.height)
         self.strip(self.ground.lawn, (start, stop), (side * (s.front + 4), side * 110), s.height)
         self.frontage.uses()[use](side, start, stop, s)
-        self._kerbside(side, start, stop, s)
+        self._curbside(side, start, stop, s)
         if s.parks:
             self._parked(side, start + 1, stop - 7, s)
 
-    def _kerbside(self, side: int, start: float, stop: float, s: Side) -> None:
+    def _curbside(self, side: int, start: float, stop: float, s: Side) -> None:
         rng, town = self.rng, self.plan.town
-        lateral = side * (s.kerb + rng.uniform(0.35, 0.75))
+        lateral = side * (s.curb + rng.uniform(0.35, 0.75))
         inward = np.pi * (side > 0)
         if rng.random() < (0.75 if town else 0.25):
             for y in np.arange(start + rng.uniform(2, 20), stop, rng.uniform(16, 36)):
@@ -126,16 +126,16 @@ class _StreetBuilder(Builder):
         for _ in range(int(rng.poisson(2 if town else 0.3))):
             kind = "bin" if rng.random() < 0.7 else "bench"
             self.put(kind, side * (s.front - 0.5), rng.uniform(start, stop), np.pi * (side < 0), s.height, radius=0.8)
-        verge = s.walk - s.kerb
+        verge = s.walk - s.curb
         trees = 0.8 if verge > 0.2 else 0.3 if s.front - s.walk > 3 else 0.0
         if town and rng.random() < trees:
-            off = side * (s.kerb + max(verge / 2, 0.8))
+            off = side * (s.curb + max(verge / 2, 0.8))
             for y in np.arange(start + rng.uniform(1, 8), stop - 1, rng.uniform(6, 16)):
                 if rng.random() < 0.85:
                     self.tree(off, y + rng.uniform(-0.8, 0.8), s.height, radius=0.6)
         elif verge > TUFTS + 0.2 or not s.height:
             # Where there is no walk, behind the shoulder.
-            middle = s.kerb + verge / 2 if s.height else s.front + TUFTS / 2
+            middle = s.curb + verge / 2 if s.height else s.front + TUFTS / 2
             for y in np.arange(start + 3, min(stop, 60), SECTION):
                 self.plan.put(self.pick("tufts"), side * middle, y, z=s.height)
 
@@ -146,8 +146,8 @@ class _StreetBuilder(Builder):
             if rng.random() < share:
                 kind = ("car", "van", "truck")[rng.choice(3, p=(0.86, 0.1, 0.04))] if not across else "car"
                 turn = np.pi / 2 * rng.choice((-1, 1)) if across else np.pi * (side != self.plan.hand) + rng.normal(0, 0.03)
-                self.put(kind, side * (s.kerb - (0.9 if across else 1.1)), y + 2.6, turn)
-                self.plan.obstacles += [(side * (s.kerb - 1.1), y + 2.6 + dy, 1.2) for dy in (-1.4, 0.0, 1.4)]
+                self.put(kind, side * (s.curb - (0.9 if across else 1.1)), y + 2.6, turn)
+                self.plan.obstacles += [(side * (s.curb - 1.1), y + 2.6 + dy, 1.2) for dy in (-1.4, 0.0, 1.4)]
             y += 2.9 if across else rng.uniform(5.3, 6.8)
 
     def _horizon(self) -> None:
@@ -182,28 +182,28 @@ def _draw_road(rng: np.random.Generator, kind: str) -> Plan:
 
 def _draw_side(rng: np.random.Generator, kind: str, half: float) -> Side:
     parks = bool(rng.random() < {"city": 0.5, "suburb": 0.6, "avenue": 0.4, "country": 0.0}[kind])
-    kerb = half + 2.2 * parks
+    curb = half + 2.2 * parks
     if kind == "country" and rng.random() < 0.7:
-        return Side(kerb, kerb + 0.4, kerb + float(rng.uniform(1.2, 2.5)), False, 0.0)
+        return Side(curb, curb + 0.4, curb + float(rng.uniform(1.2, 2.5)), False, 0.0)
     green = rng.random() < {"city": 0.12, "suburb": 0.35, "avenue": 0.9, "country": 0.6}[kind]
     verge = float(rng.uniform(1.2, 3.5)) if green else 0.0
     wide = float(rng.uniform(1.9, 5.5) if kind == "city" else rng.uniform(1.3, 3.2))
-    return Side(kerb, kerb + verge, kerb + verge + wide, parks, float(rng.uniform(0.05, 0.16)))
+    return Side(curb, curb + verge, curb + verge + wide, parks, float(rng.uniform(0.05, 0.16)))
 
 
 def _draw_ground(rng: np.random.Generator) -> Ground:
-    grey = rng.uniform(58, 132)
-    asphalt = Stuff("road", Material.ROAD, srgb(grey * rng.uniform(0.97, 1.05), grey, grey * rng.uniform(0.96, 1.06)))
+    gray = rng.uniform(58, 132)
+    asphalt = Stuff("road", Material.ROAD, srgb(gray * rng.uniform(0.97, 1.05), gray, gray * rng.uniform(0.96, 1.06)))
     material, slab = PAVINGS[rng.integers(len(PAVINGS))]
     paving = Stuff("sidewalk", material, srgb(*slab) * rng.uniform(0.65, 1.25))
-    kerb = Stuff("sidewalk", Material.PLAIN, srgb(172, 170, 164) * rng.uniform(0.6, 1.1))
+    curb = Stuff("sidewalk", Material.PLAIN, srgb(172, 170, 164) * rng.uniform(0.6, 1.1))
     lawn = Stuff("terrain", Material.GRASS, srgb(*LAWNS[rng.integers(len(LAWNS))]) * rng.uniform(0.75, 1.2))
     earth = SOILS[rng.integers(len(SOILS))]
     soil = Stuff("terrain", Material.GRASS if rng.random() < 0.5 else Material.ROAD, srgb(*earth))
     autumn = 1.0 if rng.random() < 0.75 else rng.uniform(1.1, 1.9)
     green = np.array([rng.uniform(0.9, 1.25) * autumn, 1.0, rng.uniform(0.7, 1.1)]) * rng.uniform(0.8, 1.7)
     winter = bool(rng.random() < 0.12)
-    return Ground(asphalt, paving, kerb, lawn, soil, green, winter)
+    return Ground(asphalt, paving, curb, lawn, soil, green, winter)
 
 
 def still(plan: Plan) -> Mesh:

@@ -14,7 +14,7 @@ TIMBERS = (srgb(120, 92, 64), srgb(206, 202, 192), srgb(92, 78, 66), srgb(82, 10
 
 
 def fence(rng: np.random.Generator, length: float) -> Mesh:
-    """A fence along y, centred on the origin: pickets, rails or a low wall with a rail."""
+    """A fence along y, centered on the origin: pickets, rails or a low wall with a rail."""
     kind = rng.integers(3)
     high = rng.uniform(0.95, 1.35)
     stuff = Stuff("fence", Material.BARK, TIMBERS[rng.integers(len(TIMBERS))])
@@ -65,8 +65,8 @@ def sign(rng: np.random.Generator) -> Mesh:
         angle = np.arange(20) * np.pi / 10
         outline = np.stack([np.cos(angle), np.sin(angle)], -1)
     parts = [tube(STEEL, (0, 0, -0.1), (0, 0, high + half), 0.035)]
-    grey = Stuff("sign", Material.PLAIN, srgb(150, 152, 152))
-    for y, stuff in ((-0.055, Stuff("sign", Material.SIGN, srgb(255, 255, 255))), (-0.04, grey)):
+    gray = Stuff("sign", Material.PLAIN, srgb(150, 152, 152))
+    for y, stuff in ((-0.055, Stuff("sign", Material.SIGN, srgb(255, 255, 255))), (-0.04, gray)):
         points = np.stack([outline[:, 0] * half, 0 * outline[:, 0] + y, high + outline[:, 1] * half], -1)
         fan = np.arange(1, len(outline) - 1)
         texture = np.concatenate([outline, np.full((len(outline), 1), kind)], axis=1)
@@ -87,16 +87,16 @@ def traffic_light_head(rng: np.random.Generator) -> Mesh:
     colors = (srgb(30, 230, 130), srgb(250, 170, 30), srgb(250, 40, 30))
     for i, color in enumerate(colors):
         on = Stuff("sign", Material.GLOW if i == lit else Material.PLAIN, color if i == lit else color * 0.08)
-        centre = 2.66 + 0.31 * i
+        center = 2.66 + 0.31 * i
         angle = np.arange(12) * np.pi / 6
-        face = [np.stack([0.105 * np.cos(angle), 0 * angle + y, centre + 0.105 * np.sin(angle)], -1) for y in (-0.31, -0.27)]
+        face = [np.stack([0.105 * np.cos(angle), 0 * angle + y, center + 0.105 * np.sin(angle)], -1) for y in (-0.31, -0.27)]
         parts.append(loft(on, np.array(face), smooth=False))
-        parts.append(box(case, (-0.13, -0.42, centre + 0.11), (0.13, -0.28, centre + 0.13)))
+        parts.append(box(case, (-0.13, -0.42, center + 0.11), (0.13, -0.28, center + 0.13)))
     return join(parts)
 
 
 def brick_wall(rng: np.random.Generator, length: float) -> Mesh:
-    """A wall along y, centred on the origin: of brick or rendered, with coping; of the class of fences."""
+    """A wall along y, centered on the origin: of brick or rendered, with coping; of the class of fences."""
     high = rng.uniform(0.6, 2.2)
     brick = rng.random() < 0.5
     color = srgb(140, 84, 66) if brick else srgb(190, 184, 172)
@@ -108,7 +108,7 @@ def brick_wall(rng: np.random.Generator, length: float) -> Mesh:
 
 
 def mesh_fence(rng: np.random.Generator, length: float) -> Mesh:
-    """A fence of upright steel bars along y, centred on the origin."""
+    """A fence of upright steel bars along y, centered on the origin."""
     high, step = rng.uniform(1.1, 2.1), rng.uniform(0.13, 0.22)
     stuff = Stuff("fence", Material.PLAIN, (srgb(60, 90, 70), srgb(52, 54, 56), srgb(150, 152, 152))[rng.integers(3)])
     half = length / 2
@@ -119,7 +119,7 @@ def mesh_fence(rng: np.random.Generator, length: float) -> Mesh:
 
 
 def guard_rail(rng: np.random.Generator, length: float) -> Mesh:
-    """A steel guard rail along y, centred on the origin, its face towards -x."""
+    """A steel guard rail along y, centered on the origin, its face towards -x."""
     stuff = Stuff("fence", Material.PLAIN, srgb(158, 162, 164) * rng.uniform(0.7, 1.1))
     half = length / 2
     profile = ((0.0, 0.42), (-0.08, 0.48), (0.0, 0.57), (-0.08, 0.66), (0.0, 0.74))
@@ -131,7 +131,7 @@ def guard_rail(rng: np.random.Generator, length: float) -> Mesh:
 
 
 def bollard(rng: np.random.Generator) -> Mesh:
-    """A bollard on the kerb."""
+    """A bollard on the curb."""
     color = (srgb(60, 62, 64), srgb(150, 150, 148), srgb(140, 60, 44))[rng.integers(3)]
     stuff, band = Stuff("pole", Material.PLAIN, color), Stuff("pole", Material.PLAIN, srgb(230, 228, 224))
     high = rng.uniform(0.75, 1.1)

@@ -17,14 +17,14 @@ from mtl_perception.sources.street_road import Road
 
 LANE = 3.4
 PARKING = 2.3
-KERB = 0.12
+CURB = 0.12
 BEHIND = 45.0
 AHEAD = 260.0
-"""The street is built from this far behind the drive's start to this far beyond its end, metres."""
+"""The street is built from this far behind the drive's start to this far beyond its end, meters."""
 
 ASPHALT = Stuff("road", Material.ROAD, srgb(104, 104, 106))
 SLABS = Stuff("sidewalk", Material.PAVING, srgb(142, 136, 130))
-KERBSTONE = Stuff("sidewalk", Material.PLAIN, srgb(172, 170, 164))
+CURBSTONE = Stuff("sidewalk", Material.PLAIN, srgb(172, 170, 164))
 LAWN = Stuff("terrain", Material.GRASS, srgb(92, 110, 56))
 
 
@@ -33,8 +33,8 @@ class Mover:
     """Something that moves along the road.
 
     Attributes:
-        shape: Its mesh at the origin, facing +y, from the metres it has gone.
-        lateral: Metres right of the centre line.
+        shape: Its mesh at the origin, facing +y, from the meters it has gone.
+        lateral: Meters right of the center line.
         start: y at time 0.
         speed: m/s along the road; negative towards the camera.
         z: Height of the ground under it.
@@ -51,7 +51,7 @@ class Mover:
     def y(self, time: float) -> float:
         """Where it is after `time` seconds."""
         if self.follows:
-            return self.start + travelled(time) + 2.5 * float(np.sin(0.25 * time))
+            return self.start + traveled(time) + 2.5 * float(np.sin(0.25 * time))
         return self.start + self.speed * time
 
 
@@ -65,7 +65,7 @@ class Street:
 
     def moving(self, time: float) -> Mesh:
         """All that moves near the camera's car, as it is after `time` seconds."""
-        here = travelled(time)
+        here = traveled(time)
         parts = [NOTHING]
         for mover in self.movers:
             y = mover.y(time)
@@ -79,8 +79,8 @@ class Street:
 NOTHING = quad(LAWN, [(0, 0, -90), (1, 0, -90), (1, 1, -90), (0, 1, -90)])
 
 
-def travelled(time: float) -> float:
-    """Metres that the camera's car has driven after `time` seconds: 8.7 to 9.3 m/s."""
+def traveled(time: float) -> float:
+    """Meters that the camera's car has driven after `time` seconds: 8.7 to 9.3 m/s."""
     return 9.0 * time + 0.9 * float(np.sin(0.35 * time))
 
 
@@ -88,7 +88,7 @@ def build_street(rng: np.random.Generator, duration: float) -> Street:
     """Draw a street long enough to drive on for `duration` seconds."""
     wave = rng.uniform(55, 90)
     road = Road(bend=rng.uniform(-0.1, 0.1) * wave, wave=wave, phase=rng.uniform(0, 2 * np.pi))
-    builder = _Builder(rng, road, travelled(duration))
+    builder = _Builder(rng, road, traveled(duration))
     return Street(road, builder.build(), tuple(builder.movers(duration)))
 
 
@@ -131,7 +131,7 @@ class _Builder:
         self.parts.append(quad(LAWN, ground))
         return join(self.parts)
 
-    def _add(self, mesh: Mesh, lateral: float, y: float, turn: float = 0.0, z: float = KERB) -> None:
+    def _add(self, mesh: Mesh, lateral: float, y: float, turn: float = 0.0, z: float = CURB) -> None:
         self.parts.append(self.road.put(mesh, lateral, y, turn, z))
 
     def _carriageway(self) -> None:
@@ -151,7 +151,7 @@ class _Builder:
         self.parts.append(self.road.strip(ASPHALT, (start, stop), (edges[0], edges[1]), 0.0))
         for y in (start, stop):
             near, far = (self.road.at(side * lateral, y) for lateral in (self.half[side], 90.0))
-            self.parts.append(quad(KERBSTONE, [(*near, -0.1), (*far, -0.1), (*far, KERB), (*near, KERB)]))
+            self.parts.append(quad(CURBSTONE, [(*near, -0.1), (*far, -0.1), (*far, CURB), (*near, CURB)]))
         self._add(plants.thicket(self.rng, 30, 5, 9), side * 92, (start + stop) / 2)
         walk = self.half[side] + 0.5
         pole = furniture.traffic_light if self.rng.random() < 0.5 else furniture.sign
@@ -160,12 +160,12 @@ class _Builder:
 
     def _block(self, side: int, start: float, stop: float, first: bool) -> None:
         rng, road = self.rng, self.road
-        kerb, verge = self.half[side], self.verge[side]
-        walk = kerb + verge
+        curb, verge = self.half[side], self.verge[side]
+        walk = curb + verge
         front = walk + self.pavement[side]
-        self.parts.append(road.wall(KERBSTONE, (start, stop), side * kerb, (-0.1, KERB)))
-        self._ground(KERBSTONE, side, start, stop, kerb, kerb + 0.15)
-        self._ground(LAWN if verge else SLABS, side, start, stop, kerb + 0.15, walk + 0.15)
+        self.parts.append(road.wall(CURBSTONE, (start, stop), side * curb, (-0.1, CURB)))
+        self._ground(CURBSTONE, side, start, stop, curb, curb + 0.15)
+        self._ground(LAWN if verge else SLABS, side, start, stop, curb + 0.15, walk + 0.15)
         self._ground(SLABS, side, start, stop, walk + 0.15, front)
         kind = "houses" if first and side > 0 else ("houses", "city", "park")[rng.choice(3, p=(0.42, 0.33, 0.25))]
         if kind == "city":
@@ -179,16 +179,16 @@ class _Builder:
         for y in np.arange(start + 13, stop + 4, 26.0):
             self._add(plants.thicket(rng, 26, 7, rng.uniform(7, 12)), side * (front + (45 if kind == "city" else 30)), y)
         if verge:
-            self._tufts(side, start, stop, kerb + 0.2, walk + 0.1)
+            self._tufts(side, start, stop, curb + 0.2, walk + 0.1)
         if kind != "city":
             self._tufts(side, start, stop, front + 0.1, front + 6)
-        self._kerbside(side, start, stop, kerb + 0.7, walk)
+        self._curbside(side, start, stop, curb + 0.7, walk)
         if self.parks[side > 0]:
             self._parked(side, start + 2, stop - 8)
 
     def _ground(self, stuff: Stuff, side: int, start: float, stop: float, inner: float, outer: float) -> None:
         edges = sorted((side * inner, side * outer))
-        self.parts.append(self.road.strip(stuff, (start, stop), (edges[0], edges[1]), KERB))
+        self.parts.append(self.road.strip(stuff, (start, stop), (edges[0], edges[1]), CURB))
 
     def _tufts(self, side: int, start: float, stop: float, inner: float, outer: float) -> None:
         """Grass that stands, where the camera comes near."""
@@ -198,11 +198,11 @@ class _Builder:
     def _city(self, side: int, start: float, stop: float, front: float) -> None:
         rng = self.rng
         y = start + 0.5
-        storeys = int(rng.integers(2, 6))
+        stories = int(rng.integers(2, 6))
         while y < stop - 8:
             width = min(float(rng.uniform(9, 17)), stop - 0.5 - y)
             depth = float(rng.uniform(10, 13))
-            mesh = buildings.block(rng, width - 0.05, depth, int(np.clip(storeys + rng.integers(-1, 2), 2, 6)))
+            mesh = buildings.block(rng, width - 0.05, depth, int(np.clip(stories + rng.integers(-1, 2), 2, 6)))
             self._add(mesh, side * (front + 0.3 + depth / 2), y + width / 2, -side * np.pi / 2)
             y += width + (rng.uniform(2, 5) if rng.random() < 0.25 else 0.0)
 
@@ -246,7 +246,7 @@ class _Builder:
             y += length + rng.uniform(0.2, 3.0)
             fence = not fence
 
-    def _kerbside(self, side: int, start: float, stop: float, lateral: float, walk: float) -> None:
+    def _curbside(self, side: int, start: float, stop: float, lateral: float, walk: float) -> None:
         """Lamps, signs and street trees."""
         rng = self.rng
         for y in np.arange(start + 9, stop, 27.0):
@@ -294,9 +294,9 @@ class _Builder:
             side = int(rng.choice((-1, 1)))
             lateral = side * (self.half[side] + self.verge[side] + rng.uniform(0.5, self.pavement[side] - 0.4))
             speed = float(rng.uniform(1.1, 1.6) * rng.choice((-1, 1)))
-            found.append(self._figure(False, lateral, y, speed, 0.25, KERB))
+            found.append(self._figure(False, lateral, y, speed, 0.25, CURB))
             if rng.random() < 0.3:
-                found.append(self._figure(False, lateral + side * 0.6, y + rng.uniform(-0.3, 0.3), speed, 0.25, KERB))
+                found.append(self._figure(False, lateral + side * 0.6, y + rng.uniform(-0.3, 0.3), speed, 0.25, CURB))
             y += float(rng.uniform(5, 16))
         return found
 

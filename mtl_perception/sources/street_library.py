@@ -16,10 +16,10 @@ from mtl_perception.sources.street_people import Figure, bicycle, scooter
 Maker = Callable[[np.random.Generator], Mesh]
 
 SECTION = 6.0
-"""Metres of each piece of fence, hedge, wall or guard rail."""
+"""Meters of each piece of fence, hedge, wall or guard rail."""
 
 TUFTS = 0.9
-"""Metres across a strip of standing grass."""
+"""Meters across a strip of standing grass."""
 
 
 def _person(sides: int) -> Maker:

@@ -1,4 +1,4 @@
-"""Sun and sky: from what rays hit to the colour that the camera sees."""
+"""Sun and sky: from what rays hit to the color that the camera sees."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Weather:
         sunlight: RGB of what the sun sends.
         softness: Standard deviation of the sun's direction over its disc, or the bright part of a covered sky, radians.
         ambient: Share of the sky's light that surfaces get.
-        overcast: 0 blue sky .. 1 all grey.
+        overcast: 0 blue sky .. 1 all gray.
         clouds: Cover of separate clouds, about -0.5 none .. 1 many.
-        haze: Metres after which a distant thing has lost 63 % of its contrast.
+        haze: Meters after which a distant thing has lost 63 % of its contrast.
         exposure: Gain of the camera.
         balance: RGB gains of the camera, about 1.
     """
@@ -93,17 +93,17 @@ class Light:
         up = np.clip(directions[:, 2:3], 0, 1)
         pale, blue = np.array([1.15, 1.27, 1.34], np.float32), np.array([0.26, 0.56, 1.08], np.float32)
         color = blue + (pale - blue) * np.exp(-up * 4.2)
-        grey = np.float32(self.weather.overcast)
+        gray = np.float32(self.weather.overcast)
         cover = np.array([1.22, 1.25, 1.28], np.float32) * (np.float32(0.85) + np.float32(0.3) * up)
-        color = color + (cover - color) * grey
-        glow = np.clip(directions @ self.sun, 0, 1)[:, None] * (1 - np.float32(0.7) * grey)
+        color = color + (cover - color) * gray
+        glow = np.clip(directions @ self.sun, 0, 1)[:, None] * (1 - np.float32(0.7) * gray)
         color = color + glow**6 * np.float32(0.25) + glow**60 * np.float32(0.5)
         if not clouds:
             return np.asarray(color, np.float32)
         flat = directions[:, :2] / (up + 0.09)
         cover = self.textures.broad(flat[:, 0], flat[:, 1], 9.0, self.drift[0])
         cover = cover + 0.35 * self.textures.broad(flat[:, 0], flat[:, 1], 2.3, self.drift[1])
-        cover = ramp(cover, 1.0 - self.weather.clouds, 1.1)[:, None] * np.float32(0.85) * (1 - np.float32(0.6) * grey)
+        cover = ramp(cover, 1.0 - self.weather.clouds, 1.1)[:, None] * np.float32(0.85) * (1 - np.float32(0.6) * gray)
         return np.asarray(color + (np.float32(1.5) - color) * cover, np.float32)
 
     def shade(self, hits: Hits, sunlit: np.ndarray) -> np.ndarray:
@@ -126,8 +126,8 @@ class Light:
         # Near the ground the surroundings hide part of the sky.
         wall = np.abs(hits.normals[:, 2]) < 0.6
         ambient *= np.where(wall, np.float32(0.72) + np.float32(0.28) * ramp(hits.points[:, 2], 0.0, 1.6), np.float32(1))
-        blue, grey = np.array([0.82, 0.94, 1.12], np.float32), np.array([0.96, 0.98, 1.0], np.float32)
-        sky_tint = (blue + (grey - blue) * np.float32(self.weather.overcast)) * np.float32(self.weather.ambient)
+        blue, gray = np.array([0.82, 0.94, 1.12], np.float32), np.array([0.96, 0.98, 1.0], np.float32)
+        sky_tint = (blue + (gray - blue) * np.float32(self.weather.overcast)) * np.float32(self.weather.ambient)
         color = albedo * (direct[:, None] * self.weather.sunlight.astype(np.float32) + ambient[:, None] * sky_tint)
         shiny = np.flatnonzero(gloss > 0)
         color[shiny] += self._mirror(hits, shiny, sunlit[shiny]) * gloss[shiny, None]

@@ -1,6 +1,6 @@
 """Triangles with what a renderer needs of them, and the solids that the street is made of.
 
-World and object axes: x right, y forward, z up, metres. Every solid stands at its object's origin, facing +y.
+World and object axes: x right, y forward, z up, meters. Every solid stands at its object's origin, facing +y.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from enum import IntEnum
 import numpy as np
 
 from mtl_perception.labels import STREET
-from mtl_perception.types import UNLABELLED
+from mtl_perception.types import UNLABELED
 
 Vector = Sequence[float] | np.ndarray
 """Three coordinates."""
 
-LABEL = {**{name: i for i, name in enumerate(STREET.names)}, "void": UNLABELLED}
+LABEL = {**{name: i for i, name in enumerate(STREET.names)}, "void": UNLABELED}
 
 
 class Material(IntEnum):
     """How a surface takes light; `street_light` has one texture for each. In brackets: its texture coordinates."""
 
     PLAIN = 0
-    """One colour with a little grime."""
+    """One color with a little grime."""
     ROAD = 1
-    """Asphalt [metres across, metres along, 0 bare, a kind of street_pattern.MARKS]."""
+    """Asphalt [meters across, meters along, 0 bare, a kind of street_pattern.MARKS]."""
     PAVING = 2
-    """Slabs [metres across, metres along, -]."""
+    """Slabs [meters across, meters along, -]."""
     GRASS = 3
     """Lawn."""
     FACADE = 4
-    """Wall with windows [window columns, storeys, style 0..1]."""
+    """Wall with windows [window columns, stories, style 0..1]."""
     ROOF = 5
-    """Tiles [metres along the eaves, metres up the slope, -]."""
+    """Tiles [meters along the eaves, meters up the slope, -]."""
     LEAVES = 6
     """Foliage [share of the sky that it sees, -, -]; keeps the normals it is given."""
     BARK = 7
@@ -42,17 +42,17 @@ class Material(IntEnum):
     PAINT = 8
     """Glossy paint."""
     BODY = 9
-    """A car's body: glossy, with seams and wheel arches [metres across, share of half the length, metres up]."""
+    """A car's body: glossy, with seams and wheel arches [meters across, share of half the length, meters up]."""
     GLASS = 10
     """Panes that mirror the sky."""
     SIGN = 11
     """A traffic sign's face [-1..1 across, -1..1 up, kind 0..4]."""
     GLOW = 12
-    """A lamp that is lit: its colour whatever the light."""
+    """A lamp that is lit: its color whatever the light."""
     BRICK = 13
     """Bare brickwork."""
     OFFICE = 14
-    """Glass front: bands of panes between sills and mullions [window columns, storeys, style 0..1]."""
+    """Glass front: bands of panes between sills and mullions [window columns, stories, style 0..1]."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Mesh:
         return len(self.points)
 
     def scaled(self, size: float, tint: np.ndarray | float = 1.0) -> Mesh:
-        """Larger or smaller about the origin, its colour times `tint`."""
+        """Larger or smaller about the origin, its color times `tint`."""
         return replace(self, points=self.points * np.float32(size), color=self.color * np.asarray(tint, np.float32))
 
     def placed(self, x: float, y: float, z: float = 0.0, heading: float = 0.0) -> Mesh:
@@ -98,7 +98,7 @@ def join(meshes: Sequence[Mesh]) -> Mesh:
 
 
 def srgb(red: float, green: float, blue: float) -> np.ndarray:
-    """Linear reflectance of an 8-bit colour as seen on a screen."""
+    """Linear reflectance of an 8-bit color as seen on a screen."""
     return np.asarray((np.array([red, green, blue], np.float32) / np.float32(255)) ** np.float32(2.2))
 
 
@@ -118,7 +118,7 @@ def triangles(
 
     Args:
         stuff: What it is made of.
-        vertices: V x 3 metres.
+        vertices: V x 3 meters.
         faces: F x 3 indices of vertices.
         texture: V x 3, or F x 3 x 3 by corner; the vertices themselves when there is none.
         smooth: Light it as round: normals are averaged over the faces that meet in a vertex.
@@ -198,27 +198,27 @@ def tube(stuff: Stuff, start: Vector, end: Vector, radius: float, end_radius: fl
     circle = np.cos(angle)[:, None] * across + np.sin(angle)[:, None] * other
     bow = 0.71
     profile = [(a, -r, 0.05), (a, -bow * r, bow), (a, 0.0, 1.0), (b, 0.0, 1.0), (b, bow * s, bow), (b, s, 0.05)]
-    rings = [centre + axis * along + circle * (size * (r if i < 3 else s)) for i, (centre, along, size) in enumerate(profile)]
+    rings = [center + axis * along + circle * (size * (r if i < 3 else s)) for i, (center, along, size) in enumerate(profile)]
     return loft(stuff, np.array(rings))
 
 
-def ball(stuff: Stuff, centre: Vector, radii: Vector, sides: int = 10) -> Mesh:
+def ball(stuff: Stuff, center: Vector, radii: Vector, sides: int = 10) -> Mesh:
     """An ellipsoid with its axes along x, y and z."""
     latitude = np.linspace(-np.pi / 2 * 0.97, np.pi / 2 * 0.97, 6)[:, None]
     longitude = np.arange(sides)[None] * 2 * np.pi / sides
     unit = np.stack(
         [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude) + 0 * longitude], -1
     )
-    return loft(stuff, unit * np.array(radii) + np.array(centre))
+    return loft(stuff, unit * np.array(radii) + np.array(center))
 
 
-def ring(stuff: Stuff, centre: Vector, radius: float, thickness: float, sides: int = 14) -> Mesh:
-    """A tyre-like ring about the x axis."""
+def ring(stuff: Stuff, center: Vector, radius: float, thickness: float, sides: int = 14) -> Mesh:
+    """A tire-like ring about the x axis."""
     angle = np.arange(sides) * 2 * np.pi / sides
     section = np.arange(4) * np.pi / 2
     a, s = np.meshgrid(angle, section, indexing="ij")
     out = radius + thickness * np.cos(s)
-    vertices = np.stack([thickness * np.sin(s), out * np.cos(a), out * np.sin(a)], -1).reshape(-1, 3) + np.array(centre)
+    vertices = np.stack([thickness * np.sin(s), out * np.cos(a), out * np.sin(a)], -1).reshape(-1, 3) + np.array(center)
     i, j = np.meshgrid(np.arange(sides), np.arange(4), indexing="ij")
     corner = [(i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1)]
     a0, b0, c0, d0 = (((p % sides) * 4 + q % 4).ravel() for p, q in corner)
@@ -226,20 +226,20 @@ def ring(stuff: Stuff, centre: Vector, radius: float, thickness: float, sides: i
 
 
 def leaves(
-    rng: np.random.Generator, centres: np.ndarray, normals: np.ndarray, light: np.ndarray, size: float, color: np.ndarray
+    rng: np.random.Generator, centers: np.ndarray, normals: np.ndarray, light: np.ndarray, size: float, color: np.ndarray
 ) -> Mesh:
     """One small triangle, turned anyhow, for each of N clumps of leaves.
 
     Args:
         rng: Source of their shapes.
-        centres: N x 3 metres.
+        centers: N x 3 meters.
         normals: N x 3 unit; they light as if they lay on that surface.
         light: N, the share of the sky that each sees, 0..1.
-        size: Typical edge, metres.
+        size: Typical edge, meters.
         color: 3, or N x 3 linear RGB.
     """
-    count = len(centres)
-    points = (centres[:, None] + rng.normal(0, size * 0.55, (count, 3, 3))).astype(np.float32)
+    count = len(centers)
+    points = (centers[:, None] + rng.normal(0, size * 0.55, (count, 3, 3))).astype(np.float32)
     tint = color * rng.uniform(0.7, 1.3, (count, 1)) * rng.uniform(0.92, 1.08, (count, 3))
     texture = np.zeros((count, 3, 3), np.float32)
     texture[..., 0] = light[:, None]

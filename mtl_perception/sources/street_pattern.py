@@ -8,9 +8,9 @@ TILE = 1024
 """Side of a noise tile, cells."""
 
 LANE = 3.4
-"""Metres of a lane in a road's texture coordinates."""
+"""Meters of a lane in a road's texture coordinates."""
 
-MARKS = ("bare", "dashed", "zebra", "centre", "edged", "double", "lanes", "painted")
+MARKS = ("bare", "dashed", "zebra", "center", "edged", "double", "lanes", "painted")
 """Kinds of paint on a road, by the third texture coordinate."""
 
 
@@ -24,7 +24,7 @@ def fractal(rng: np.random.Generator, steepness: float) -> np.ndarray:
 
 
 def fade(footprint: np.ndarray, size: float) -> np.ndarray:
-    """How much of a detail of this size (metres) is left where a pixel covers `footprint` metres."""
+    """How much of a detail of this size (meters) is left where a pixel covers `footprint` meters."""
     return np.asarray(1 / (1 + (footprint / size) ** 2), np.float32)
 
 
@@ -44,7 +44,7 @@ def joint(x: np.ndarray, width: float) -> np.ndarray:
 
 
 def mix(color: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """N x 3 colours, of which `share` (N, 0..1) is the other."""
+    """N x 3 colors, of which `share` (N, 0..1) is the other."""
     return np.asarray(color + (other - color) * share[:, None], np.float32)
 
 
@@ -53,20 +53,20 @@ def marks(kind: int, across: np.ndarray, along: np.ndarray, soft: np.ndarray) ->
     name, edge = MARKS[kind], soft * 0.5
     side = np.abs(across)
     dash = band(along % 9.0, 0.0, 3.4, soft)
-    centre = band(across, -0.06, 0.06, edge)
-    kerb = band(side, LANE - 0.12, LANE, edge)
+    center = band(across, -0.06, 0.06, edge)
+    curb = band(side, LANE - 0.12, LANE, edge)
     if name == "zebra":
         return np.asarray(band(across % 1.0, 0.0, 0.5, edge))
     if name == "painted":
         return np.ones(len(across))
     if name == "dashed":
-        return np.asarray(np.maximum(centre * dash, kerb * band(along % 2.0, 0.0, 1.0, soft)))
-    if name == "centre":
-        return np.asarray(centre * dash)
+        return np.asarray(np.maximum(center * dash, curb * band(along % 2.0, 0.0, 1.0, soft)))
+    if name == "center":
+        return np.asarray(center * dash)
     if name == "edged":
-        return np.asarray(np.maximum(centre * dash, kerb))
+        return np.asarray(np.maximum(center * dash, curb))
     if name == "double":
-        return np.asarray(np.maximum(band(side, 0.07, 0.19, edge), kerb))
+        return np.asarray(np.maximum(band(side, 0.07, 0.19, edge), curb))
     # Two lanes each way.
     lanes = band(side, LANE - 0.06, LANE + 0.06, edge) * band(along % 12.0, 0.0, 4.0, soft)
     return np.asarray(

@@ -21,7 +21,7 @@ ARMS = ("swing", "swing", "swing", "pockets", "phone", "front")
 
 
 def cloth(rng: np.random.Generator, palette: tuple[np.ndarray, ...]) -> np.ndarray:
-    """A colour of cloth: of the palette, or any that is not too bright."""
+    """A color of cloth: of the palette, or any that is not too bright."""
     if rng.random() < 0.6:
         return np.asarray(palette[rng.integers(len(palette))] * rng.uniform(0.7, 1.3))
     color = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.75), rng.uniform(0.15, 0.9))

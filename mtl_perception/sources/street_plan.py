@@ -12,14 +12,14 @@ from mtl_perception.sources.street_pattern import LANE, MARKS
 from mtl_perception.sources.street_road import Road
 
 START, END = -16.0, 170.0
-"""Where a street begins and ends, metres along it; cameras stand near 0 to 45."""
+"""Where a street begins and ends, meters along it; cameras stand near 0 to 45."""
 
 
 @dataclass
 class Side:
-    """One side of a street, distances from the centre line in metres: its kerb, its walk from `walk` to `front`."""
+    """One side of a street, distances from the center line in meters: its curb, its walk from `walk` to `front`."""
 
-    kerb: float
+    curb: float
     walk: float
     front: float
     parks: bool
@@ -31,7 +31,7 @@ class Plan:
     """A street drawn by lot.
 
     Attributes:
-        road: Its centre line.
+        road: Its center line.
         hand: 1 where one drives on the right, -1 on the left.
         lane: Width of a lane.
         lanes: Lanes each way.
@@ -53,7 +53,7 @@ class Plan:
     obstacles: list[tuple[float, float, float]] = field(default_factory=list)
 
     def put(self, mesh: Mesh, lateral: float, y: float, turn: float = 0.0, z: float = 0.0, radius: float = 0.0) -> None:
-        """Stand a shape `lateral` metres right of the centre line at y; people keep `radius` metres off."""
+        """Stand a shape `lateral` meters right of the center line at y; people keep `radius` meters off."""
         self.parts.append(self.road.put(mesh, lateral, y, turn, z))
         if radius:
             self.obstacles.append((lateral, y, radius))
@@ -66,16 +66,16 @@ class Ground:
     Attributes:
         asphalt: Of the road.
         paving: Of the walks.
-        kerb: Of the kerbs.
+        curb: Of the curbs.
         lawn: What is green.
         soil: What is bare.
-        green: RGB factors of the trees' colour.
+        green: RGB factors of the trees' color.
         winter: The trees have no leaves.
     """
 
     asphalt: Stuff
     paving: Stuff
-    kerb: Stuff
+    curb: Stuff
     lawn: Stuff
     soil: Stuff
     green: np.ndarray
@@ -112,7 +112,7 @@ class Builder:
         self.plan.put(mesh, lateral, y, rng.uniform(0, 6), z, radius)
 
     def strip(self, stuff: Stuff, y: tuple[float, float], lateral: tuple[float, float], z: float, mark: str = "bare") -> None:
-        """Lay flat ground between two y and two distances from the centre line; `mark` is one of MARKS."""
+        """Lay flat ground between two y and two distances from the center line; `mark` is one of MARKS."""
         left, right = sorted(lateral)
         stretch = self.plan.lane / LANE if mark != "zebra" else 1.0
         self.plan.parts.append(self.plan.road.strip(stuff, y, (left, right), z, MARKS.index(mark), stretch))

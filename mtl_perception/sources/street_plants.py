@@ -25,14 +25,14 @@ def tree(rng: np.random.Generator, height: float, count: int = FAR) -> Mesh:
     half = np.array([spread, spread, (height - base) / 2])
     direction = _directions(rng, clumps)
     reach = rng.uniform(0.35, 0.8, (clumps, 1))
-    centres = middle + direction * half * reach
+    centers = middle + direction * half * reach
     radii = rng.uniform(0.3, 0.48, clumps) * spread
     lean = rng.normal(0, 0.12, 2)
     fork = np.array([lean[0], lean[1], base * 1.05])
     thick = height * 0.018
     parts = [tube(BARK, (0, 0, -0.1), fork, thick * 1.25, thick)]
-    parts += [tube(BARK, fork, centres[i], thick * 0.6, thick * 0.2, sides=6) for i in range(0, clumps, 2)]
-    return join([*parts, _crown(rng, middle, half, centres, radii, count, height * 0.42 / np.sqrt(count))])
+    parts += [tube(BARK, fork, centers[i], thick * 0.6, thick * 0.2, sides=6) for i in range(0, clumps, 2)]
+    return join([*parts, _crown(rng, middle, half, centers, radii, count, height * 0.42 / np.sqrt(count))])
 
 
 def conifer(rng: np.random.Generator, height: float = 9.0, count: int = 2600) -> Mesh:
@@ -42,15 +42,15 @@ def conifer(rng: np.random.Generator, height: float = 9.0, count: int = 2600) ->
     radius = height * 0.2 * (1.03 - up) * whorl
     angle = rng.uniform(0, 2 * np.pi, count)
     out = np.sqrt(rng.uniform(0.2, 1, count))
-    centres = np.stack([radius * out * np.cos(angle), radius * out * np.sin(angle), up * height - radius * out * 0.25], -1)
+    centers = np.stack([radius * out * np.cos(angle), radius * out * np.sin(angle), up * height - radius * out * 0.25], -1)
     normals = _unit(np.stack([np.cos(angle), np.sin(angle), np.full(count, 0.5)], -1))
     color = srgb(52, 74, 44) * rng.uniform(0.8, 1.2)
     parts = [tube(BARK, (0, 0, -0.1), (0, 0, height * 0.95), height * 0.02, 0.02, sides=6)]
-    return join([*parts, leaves(rng, centres, normals, 0.35 + 0.65 * out * whorl, height * 0.027, color)])
+    return join([*parts, leaves(rng, centers, normals, 0.35 + 0.65 * out * whorl, height * 0.027, color)])
 
 
 def thicket(rng: np.random.Generator, length: float, depth: float, height: float, count: int = 110) -> Mesh:
-    """A wood's edge along y, centred on the origin, for the background: crowns from the ground up, `count` leaves a clump."""
+    """A wood's edge along y, centered on the origin, for the background: crowns from the ground up, `count` leaves a clump."""
     parts = []
     trees = max(2, int(length / 5))
     for i in range(trees):
@@ -58,34 +58,34 @@ def thicket(rng: np.random.Generator, length: float, depth: float, height: float
         top = height * rng.uniform(0.7, 1.1)
         half = np.array([rng.uniform(2.5, 3.6), rng.uniform(2.5, 3.6), top / 2])
         middle = np.array([rng.uniform(-depth, depth) / 2, y, top / 2])
-        centres = middle + _directions(rng, 9) * half * rng.uniform(0.4, 0.8, (9, 1))
-        parts.append(_crown(rng, middle, half, centres, rng.uniform(0.9, 1.5, 9), count, 4.2 / np.sqrt(count)))
+        centers = middle + _directions(rng, 9) * half * rng.uniform(0.4, 0.8, (9, 1))
+        parts.append(_crown(rng, middle, half, centers, rng.uniform(0.9, 1.5, 9), count, 4.2 / np.sqrt(count)))
     return join(parts)
 
 
 def hedge(rng: np.random.Generator, length: float, height: float, depth: float = 0.8) -> Mesh:
-    """A clipped hedge along y, centred on the origin."""
+    """A clipped hedge along y, centered on the origin."""
     half = np.array([depth / 2, length / 2, height / 2])
     count = int(110 * length * (height + depth))
-    centres = rng.uniform(-1, 1, (count, 3))
+    centers = rng.uniform(-1, 1, (count, 3))
     # Only the front, the top and the ends are seen: put every clump on one of the faces.
     areas = np.array([length * height, depth * height, length * depth])
     axis = rng.choice(3, count, p=areas / areas.sum())
     rows = np.arange(count)
-    centres[rows, axis] = np.where(axis == 2, 1.0, np.sign(centres[rows, axis]))
+    centers[rows, axis] = np.where(axis == 2, 1.0, np.sign(centers[rows, axis]))
     normals = np.zeros((count, 3))
-    normals[rows, axis] = centres[rows, axis]
+    normals[rows, axis] = centers[rows, axis]
     normals = _unit(normals + rng.normal(0, 0.35, (count, 3)))
-    light = np.clip(0.55 + 0.3 * centres[:, 2] + rng.normal(0, 0.12, count), 0.2, 1.0)
-    centres = centres * half + np.array([0, 0, height / 2]) + rng.normal(0, 0.045, (count, 3))
+    light = np.clip(0.55 + 0.3 * centers[:, 2] + rng.normal(0, 0.12, count), 0.2, 1.0)
+    centers = centers * half + np.array([0, 0, height / 2]) + rng.normal(0, 0.045, (count, 3))
     color = GREENS[rng.integers(len(GREENS))] * rng.uniform(0.7, 1.0)
     inside = Stuff("vegetation", Material.LEAVES, color)
     core = box(inside, -half * (0.86, 1, 0) + (0, 0, -0.05), half * (0.86, 1, 0) + (0, 0, height * 0.95))
-    return join([_dark(core), leaves(rng, centres, normals, light, 0.1, color)])
+    return join([_dark(core), leaves(rng, centers, normals, light, 0.1, color)])
 
 
 def tufts(rng: np.random.Generator, length: float, width: float) -> Mesh:
-    """Blades of grass scattered over `length` along y and `width` along x, centred on the origin."""
+    """Blades of grass scattered over `length` along y and `width` along x, centered on the origin."""
     count = int(38 * length * width)
     foot = rng.uniform(-0.5, 0.5, (count, 1, 3)) * (width, length, 0)
     points = np.repeat(foot, 3, axis=1)
@@ -98,11 +98,11 @@ def tufts(rng: np.random.Generator, length: float, width: float) -> Mesh:
 
 
 def bush(rng: np.random.Generator, size: float) -> Mesh:
-    """A round shrub, `size` metres wide."""
+    """A round shrub, `size` meters wide."""
     half = np.array([size, size, size * 0.8]) / 2
     middle = np.array([0, 0, size * 0.35])
-    centres = middle + _directions(rng, 7) * half * 0.5
-    return _crown(rng, middle, half, centres, np.full(7, size * 0.27), 140, 0.05 + size * 0.05)
+    centers = middle + _directions(rng, 7) * half * 0.5
+    return _crown(rng, middle, half, centers, np.full(7, size * 0.27), 140, 0.05 + size * 0.05)
 
 
 def bare_tree(rng: np.random.Generator, height: float) -> Mesh:
@@ -147,7 +147,7 @@ def _crown(
     rng: np.random.Generator,
     middle: np.ndarray,
     half: np.ndarray,
-    centres: np.ndarray,
+    centers: np.ndarray,
     radii: np.ndarray,
     count: int,
     size: float,
@@ -155,11 +155,11 @@ def _crown(
     """Clumps of `count` leaves each around dark cores; leaves deep inside or below see less sky."""
     color = GREENS[rng.integers(len(GREENS))] * rng.uniform(0.75, 1.15)
     parts = []
-    for centre, radius in zip(centres, radii, strict=True):
+    for center, radius in zip(centers, radii, strict=True):
         core = radius * 0.55
-        parts.append(_dark(ball(Stuff("vegetation", Material.LEAVES, color), centre, (core, core, core), sides=5)))
+        parts.append(_dark(ball(Stuff("vegetation", Material.LEAVES, color), center, (core, core, core), sides=5)))
         out = _directions(rng, count)
-        spots = centre + out * radius * rng.normal(0.92, 0.14, (count, 1))
+        spots = center + out * radius * rng.normal(0.92, 0.14, (count, 1))
         whole = (spots - middle) / half
         normals = _unit(0.7 * out + 0.6 * whole + np.array([0, 0, 0.25]))
         light = 0.62 + 0.22 * whole[:, 2] + 0.28 * (np.linalg.norm(whole, axis=1) - 0.8)
@@ -178,5 +178,5 @@ def _directions(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    normalised: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
-    return normalised
+    normalized: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+    return normalized

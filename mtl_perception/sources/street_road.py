@@ -11,14 +11,14 @@ from mtl_perception.sources.street_mesh import Mesh, Stuff, triangles
 
 @dataclass(frozen=True)
 class Road:
-    """The centre line: x = offset(y), with bends so gentle that y is as good as its length."""
+    """The center line: x = offset(y), with bends so gentle that y is as good as its length."""
 
     bend: float
     wave: float
     phase: float
 
     def offset(self, y: np.ndarray | float) -> np.ndarray:
-        """The centre line's x at y, metres; 0 at y = 0."""
+        """The center line's x at y, meters; 0 at y = 0."""
         return np.asarray(self.bend * (np.sin(np.asarray(y) / self.wave + self.phase) - np.sin(self.phase)))
 
     def heading(self, y: float) -> float:
@@ -26,12 +26,12 @@ class Road:
         return -float(np.arctan(self.bend / self.wave * np.cos(y / self.wave + self.phase)))
 
     def at(self, lateral: float, y: float) -> tuple[float, float]:
-        """World x and y of the spot `lateral` metres right of the centre line at y."""
+        """World x and y of the spot `lateral` meters right of the center line at y."""
         heading = self.heading(y)
         return float(self.offset(y)) + lateral * float(np.cos(heading)), y + lateral * float(np.sin(heading))
 
     def put(self, mesh: Mesh, lateral: float, y: float, turn: float = 0.0, z: float = 0.0) -> Mesh:
-        """An object beside the road: `lateral` metres right of the centre line, turned with the road."""
+        """An object beside the road: `lateral` meters right of the center line, turned with the road."""
         return mesh.placed(*self.at(lateral, y), z, self.heading(y) + turn)
 
     def strip(
@@ -43,13 +43,13 @@ class Road:
         mark: float = 0.0,
         stretch: float = 1.0,
     ) -> Mesh:
-        """Flat ground along the road between two y and two distances from the centre line.
+        """Flat ground along the road between two y and two distances from the center line.
 
         Args:
             stuff: What it is made of.
-            y: Where it begins and ends, metres along the road.
-            lateral: Its edges, metres right of the centre line.
-            z: Its height, metres.
+            y: Where it begins and ends, meters along the road.
+            lateral: Its edges, meters right of the center line.
+            z: Its height, meters.
             mark: Third texture coordinate.
             stretch: How much wider its texture is drawn: a lane's width over that of the texture.
         """
@@ -62,7 +62,7 @@ class Road:
         return triangles(stuff, np.concatenate([left, right]), faces, np.concatenate(texture))
 
     def wall(self, stuff: Stuff, y: tuple[float, float], lateral: float, z: tuple[float, float]) -> Mesh:
-        """An upright strip along the road, such as a kerb's face."""
+        """An upright strip along the road, such as a curb's face."""
         count = max(1, int(np.ceil((y[1] - y[0]) / 6)))
         along = np.linspace(y[0], y[1], count + 1)
         i = np.arange(count)

@@ -22,14 +22,14 @@ class Hits:
     """N points where rays met surfaces.
 
     Attributes:
-        points: N x 3 float32 world metres.
+        points: N x 3 float32 world meters.
         directions: N x 3 float32, unit, from the camera.
         normals: N x 3 float32 unit, turned to the camera unless the material is LEAVES.
         texture: N x 3 float32 texture coordinates.
         color: N x 3 float32 linear reflectance.
         material: N uint8.
-        depth: N float32 metres along the optical axis.
-        footprint: N float32, metres of surface that a pixel covers along its longer side.
+        depth: N float32 meters along the optical axis.
+        footprint: N float32, meters of surface that a pixel covers along its longer side.
     """
 
     points: np.ndarray
@@ -80,7 +80,7 @@ class Textures:
         return albedo, gloss
 
     def broad(self, x: np.ndarray, y: np.ndarray, period: float, shift: float = 0.0) -> np.ndarray:
-        """Cloud-like noise of about unit deviation, repeating every `period` metres."""
+        """Cloud-like noise of about unit deviation, repeating every `period` meters."""
         return self._grain(self.coarse, x, y, period, shift)
 
     def _plain(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
@@ -96,7 +96,7 @@ class Textures:
         fine = self._grain(self.fine, across, along, 5.0) * fade(foot, 0.03)
         broad = self.broad(across * 2.2, along, 26.0)
         stains = np.clip(self.broad(across, along, 7.0, 0.37) - 0.6, 0, 1)
-        # Tyres polish two tracks in each lane.
+        # Tires polish two tracks in each lane.
         tracks = np.exp(-(((np.abs(across) % 3.4 - 1.7) ** 2 - 0.55) ** 2) * 4)
         tone = 1 + 0.16 * fine + 0.09 * broad - 0.22 * stains + 0.05 * tracks
         # Tar in the cracks: the zero line of a slow noise.
@@ -203,7 +203,7 @@ class Textures:
         across, along, up = hits.texture[at].T
         soft = np.maximum(hits.footprint[at], 0.006)
         flank = np.abs(across) > 0.7
-        # Doors, in metres from each seam; half a car is about 2.15 m.
+        # Doors, in meters from each seam; half a car is about 2.15 m.
         seam = np.min([np.abs(along - at_share) for at_share in (0.44, -0.02, -0.44)], axis=0) * 2.15
         dark = band(seam, -1.0, 0.012, soft) * band(up, 0.34, 0.93, soft) * flank
         dark = np.maximum(dark, band(np.hypot((np.abs(along) - 0.62) * 2.15, up - 0.32), -1.0, 0.40, soft) * flank)
@@ -260,7 +260,7 @@ class Textures:
         return mix(wall, inside, pane), (pane * 1.4).astype(np.float32)
 
     def _grain(self, tile: np.ndarray, x: np.ndarray, y: np.ndarray, period: float, shift: float = 0.0) -> np.ndarray:
-        """A periodic noise of about unit deviation, repeating every `period` metres."""
+        """A periodic noise of about unit deviation, repeating every `period` meters."""
         scale = TILE / period
         i = np.floor(np.asarray(x) * scale + shift * TILE).astype(np.int32) & (TILE - 1)
         j = np.floor(np.asarray(y) * scale + shift * 0.618 * TILE).astype(np.int32) & (TILE - 1)

@@ -17,7 +17,7 @@ from mtl_perception.sources.street_texture import Hits
 SKY = STREET.names.index("sky")
 MISSED = -1
 EDGE = 0.09
-"""Pixels that differ this much from a neighbour (screen values) are drawn with three rays instead of one."""
+"""Pixels that differ this much from a neighbor (screen values) are drawn with three rays instead of one."""
 
 
 PENUMBRA = 0.02
@@ -89,7 +89,7 @@ class Moment:
         """What N rays meet first.
 
         Args:
-            origin: 3, metres.
+            origin: 3, meters.
             directions: N x 3; distances count in their lengths.
 
         Returns:
@@ -152,15 +152,15 @@ def render(
     tilt: tuple[float, float] = (0.0, 0.0),
     grain: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Picture H x W x 3 uint8 RGB, labels H x W uint8, depth H x W float32 (metres along the optical axis, inf: sky).
+    """Picture H x W x 3 uint8 RGB, labels H x W uint8, depth H x W float32 (meters along the optical axis, inf: sky).
 
-    Labels and depth are those of the pixels' centres; the picture is smoothed where neighbours differ.
+    Labels and depth are those of the pixels' centers; the picture is smoothed where neighbors differ.
 
     Args:
         moment: The scene.
         light: Its light.
         camera: Intrinsics.
-        position: 3, world metres.
+        position: 3, world meters.
         heading: As of `axes`.
         rng: Source of penumbras and grain.
         tilt: Pitch and roll, as of `axes`.
@@ -175,8 +175,8 @@ def render(
     for du, dv in ((-1 / 3, 1 / 3), (1 / 3, -1 / 3)):
         fine = fine + _look(moment, light, camera, position, attitude, u[again] + du, v[again] + dv, rng)[0]
     color[again] = fine / 3
-    grey, tinted = (rng.standard_normal((*shape, channels), np.float32) for channels in (1, 3))
-    picture = np.clip(color.reshape(*shape, 3) + (grey * 0.010 + tinted * 0.006) * np.float32(grain), 0, 1) * 255 + 0.5
+    gray, tinted = (rng.standard_normal((*shape, channels), np.float32) for channels in (1, 3))
+    picture = np.clip(color.reshape(*shape, 3) + (gray * 0.010 + tinted * 0.006) * np.float32(grain), 0, 1) * 255 + 0.5
     return picture.astype(np.uint8), labels.reshape(shape), distance.reshape(shape)
 
 
@@ -191,9 +191,9 @@ def _look(
     rng: np.random.Generator,
     shape: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Screen colour N x 3, label N, and distance along the optical axis N, of points (u, v) of the picture.
+    """Screen color N x 3, label N, and distance along the optical axis N, of points (u, v) of the picture.
 
-    With `shape`, the points are those of a whole picture, and the grain of wide penumbras is smoothed over neighbours.
+    With `shape`, the points are those of a whole picture, and the grain of wide penumbras is smoothed over neighbors.
     """
     x, y = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
     # Of length 1 along the optical axis, so that the distance met is the depth.
@@ -234,7 +234,7 @@ def _look(
 
 
 def _smooth(lit: np.ndarray, hit: np.ndarray, distance: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The mean over neighbours at about the same distance."""
+    """The mean over neighbors at about the same distance."""
     near = np.zeros(shape, np.float32)
     values = np.zeros(shape, np.float32)
     near.flat[hit], values.flat[hit] = 1 / distance[hit], lit
@@ -250,15 +250,15 @@ def _smooth(lit: np.ndarray, hit: np.ndarray, distance: np.ndarray, shape: tuple
 
 
 def _edges(color: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """H x W bool: pixels unlike a neighbour. Within foliage, where all are, none: its grain is wanted."""
-    grey = color.mean(axis=-1)
+    """H x W bool: pixels unlike a neighbor. Within foliage, where all are, none: its grain is wanted."""
+    gray = color.mean(axis=-1)
     found = np.zeros(labels.shape, bool)
     leaf = labels == STREET.names.index("vegetation")
     for axis in (0, 1):
         one, other = (slice(None, -1), slice(1, None))
         a = (one, slice(None)) if axis == 0 else (slice(None), one)
         b = (other, slice(None)) if axis == 0 else (slice(None), other)
-        differ = (labels[a] != labels[b]) | (np.abs(grey[a] - grey[b]) > EDGE) & ~(leaf[a] & leaf[b])
+        differ = (labels[a] != labels[b]) | (np.abs(gray[a] - gray[b]) > EDGE) & ~(leaf[a] & leaf[b])
         found[a] |= differ
         found[b] |= differ
     return found

@@ -21,7 +21,7 @@ TAIL = Stuff("vehicle", Material.PAINT, srgb(150, 14, 16))
 HEAD = Stuff("vehicle", Material.PAINT, srgb(226, 230, 232))
 PLATE = Stuff("vehicle", Material.PLAIN, srgb(222, 222, 214))
 
-# Along a car, as shares of half its length: share, bottom, top (metres), half width (share). Rear to front.
+# Along a car, as shares of half its length: share, bottom, top (meters), half width (share). Rear to front.
 CAR_BODY = (
     (-1.0, 0.38, 0.72, 0.82), (-0.985, 0.30, 0.86, 0.92), (-0.9, 0.24, 0.97, 0.97), (-0.5, 0.20, 0.96, 1.0),
     (0.1, 0.20, 0.94, 1.0), (0.5, 0.20, 0.90, 0.985), (0.8, 0.22, 0.80, 0.95), (0.95, 0.26, 0.70, 0.88),

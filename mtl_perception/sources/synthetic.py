@@ -9,13 +9,13 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.network.description import KITTI_CAMERA
-from mtl_perception.sources.street_layout import LANE, build_street, travelled
+from mtl_perception.sources.street_layout import LANE, build_street, traveled
 from mtl_perception.sources.street_light import Light
 from mtl_perception.sources.street_trace import Tracer, load_open3d, render
 from mtl_perception.types import Frame, Sample
 
 CAMERA_HEIGHT = 1.65
-"""Metres above the road."""
+"""Meters above the road."""
 
 FRAME_ID = "camera_optical_frame"
 START_NS = 1_700_000_000_000_000_000
@@ -77,7 +77,7 @@ class SyntheticDrive:
         if not 0 <= index < self._frames:
             raise IndexError(f"{self.name}: no picture {index} of {self._frames}")
         time = index / self.rate_hz
-        y, road = travelled(time), self._street.road
+        y, road = traveled(time), self._street.road
         heading = road.heading(y)
         lateral = LANE / 2 + 0.12 * float(np.sin(0.4 * time))
         position = np.array([*road.at(lateral, y), CAMERA_HEIGHT])

@@ -17,7 +17,7 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.labels import ClassSet
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.training.config import Augmentation, TrainConfig
-from mtl_perception.types import UNLABELLED, Sample
+from mtl_perception.types import UNLABELED, Sample
 
 TAUGHT_LABELS, TAUGHT_DEPTH = 1, 2
 """Bits of `Example.taught`."""
@@ -30,7 +30,7 @@ class Example:
     Attributes:
         image: H x W x 3 uint8, RGB.
         labels: H x W uint8, 255 = unknown.
-        depth: H x W float32, metres at the focal length that the network learns for; NaN = unknown, +Inf = the sky.
+        depth: H x W float32, meters at the focal length that the network learns for; NaN = unknown, +Inf = the sky.
         taught: H x W uint8 bits: TAUGHT_LABELS and TAUGHT_DEPTH where a teacher's word, not the truth, stands.
     """
 
@@ -55,7 +55,7 @@ def camera_of(sample: Sample, focal_length: float = 0.0) -> CameraModel:
 
 
 def merged(sample: Sample, taught: Sample | None, sparse: bool) -> Example:
-    """A sample and what a teacher says of it, as one example of the sample's size; depth in its own metres.
+    """A sample and what a teacher says of it, as one example of the sample's size; depth in its own meters.
 
     Args:
         sample: The truth, as far as it is known.
@@ -63,11 +63,11 @@ def merged(sample: Sample, taught: Sample | None, sparse: bool) -> Example:
         sparse: Let the teacher also fill the pixels that the truth leaves open.
     """
     size = sample.frame.image.shape[:2]
-    labels = np.full(size, UNLABELLED, np.uint8) if sample.labels is None else sample.labels
+    labels = np.full(size, UNLABELED, np.uint8) if sample.labels is None else sample.labels
     depth = np.full(size, np.nan, np.float32) if sample.depth is None else sample.depth
     marks = np.zeros(size, np.uint8)
     if taught is not None and taught.labels is not None and (sparse or sample.labels is None):
-        open_ = (labels == UNLABELLED) & (taught.labels != UNLABELLED)
+        open_ = (labels == UNLABELED) & (taught.labels != UNLABELED)
         labels = np.where(open_, taught.labels, labels)
         marks[open_] |= TAUGHT_LABELS
     if taught is not None and taught.depth is not None and (sparse or sample.depth is None):
@@ -109,7 +109,7 @@ class Augmenter:
         x, y = self._place(whole.labels, width, height, rng)
         crop = window(whole, x, y, width, height)
         depth = crop.depth * np.float32(self._config.depth.focal_length / (camera.fx * scale))
-        crop = replace(crop, depth=depth, image=self._coloured(crop.image, rng))
+        crop = replace(crop, depth=depth, image=self._colored(crop.image, rng))
         return mirrored(crop) if rng.random() < self._how.flip else crop
 
     def _place(self, labels: np.ndarray, width: int, height: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -129,12 +129,12 @@ class Augmenter:
         y = 2 * rows[pixel] - rng.uniform(0.1, 0.9) * height
         return int(np.clip(x, 0, room[0])), int(np.clip(y, 0, room[1]))
 
-    def _coloured(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if self._how.colour > 0:
+    def _colored(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self._how.color > 0:
             image = cv2.LUT(np.ascontiguousarray(image), _curves(self._how, rng))
             if rng.random() < 0.2:
-                grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-                image = cv2.addWeighted(image, w := float(rng.uniform(0, 1)), grey, 1 - w, 0)
+                gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+                image = cv2.addWeighted(image, w := float(rng.uniform(0, 1)), gray, 1 - w, 0)
         if rng.random() < self._how.blur:
             if rng.random() < 0.5:
                 return np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.4))))
@@ -145,7 +145,7 @@ class Augmenter:
 
 def _curves(how: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """A tone curve for each channel: 1 x 256 x 3 uint8."""
-    strength = how.colour
+    strength = how.color
     gain = 1 + strength * (rng.uniform(-0.2, 0.2, 3) + rng.uniform(-0.2, 0.2))
     offset = strength * rng.uniform(-20, 20)
     gamma = math.exp(strength * rng.uniform(-0.3, 0.3))
@@ -154,7 +154,7 @@ def _curves(how: Augmentation, rng: np.random.Generator) -> np.ndarray:
 
 
 def resized(example: Example, scale: float) -> Example:
-    """The example at another size: colours averaged, labels and depths taken from the nearest pixel, never mixed."""
+    """The example at another size: colors averaged, labels and depths taken from the nearest pixel, never mixed."""
     height, width = example.image.shape[:2]
     size = (math.ceil(width * scale - 1e-6), math.ceil(height * scale - 1e-6))
     if size == (width, height):

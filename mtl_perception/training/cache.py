@@ -23,7 +23,7 @@ from mtl_perception.types import Sample
 
 COLUMNS = ("name", "width", "height", "fx", "fy", "cx", "cy")
 CHUNK = 10
-"""Neighbouring samples that a worker makes in one go: scenes in a row share a street."""
+"""Neighboring samples that a worker makes in one go: scenes in a row share a street."""
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ def write_folder(
     samples: Indexed | Iterable[Sample],
     folder: Path | str,
     name: str,
-    licence: str,
+    license: str,
     *,
     classes: str = "street",
     suffix: str = ".jpg",
@@ -54,7 +54,7 @@ def write_folder(
 ) -> int:
     """Write samples as a data set of the plain folder format; begun folders are finished.
 
-    Makes `image/<name><suffix>`, `label/<name>.png` (8-bit ids, 255 = unknown), `depth/<name>.png` (16-bit, metres * 256, 0 =
+    Makes `image/<name><suffix>`, `label/<name>.png` (8-bit ids, 255 = unknown), `depth/<name>.png` (16-bit, meters * 256, 0 =
     unknown, 65535 = sky), `cameras.csv` and, last of all, `dataset.yaml`: a folder without it is not finished. A sample whose
     picture is there is not made again; no file is ever seen half written.
 
@@ -62,7 +62,7 @@ def write_folder(
         samples: A data set, whose missing samples alone are made; or any samples, which are all made but not all written.
         folder: Where to; made where it is missing.
         name: Of the data set.
-        licence: Of the data set.
+        license: Of the data set.
         classes: Name of the labels' class set.
         suffix: `.jpg` (quality 95) or `.png`, of the pictures.
         workers: Processes that make samples; more than one needs a data set that can be pickled.
@@ -80,7 +80,7 @@ def write_folder(
         written, keys = _fill(samples, folder, suffix, workers, progress)
         rows = _cameras(folder)
         _replace(folder / "cameras.csv", _table([rows[key] for key in keys if key in rows]))
-        about: dict[str, object] = {"format": "folder", "name": name, "licence": licence, "classes": classes}
+        about: dict[str, object] = {"format": "folder", "name": name, "license": license, "classes": classes}
         if any((folder / "label").rglob("*.png")):
             about |= {"labels": "label"}
         if any((folder / "depth").rglob("*.png")):
@@ -188,7 +188,7 @@ def write_sample(sample: Sample, folder: Path, suffix: str = ".jpg") -> None:
 
 
 def depth_picture(depth: np.ndarray) -> np.ndarray:
-    """Depth in metres, H x W float32, as H x W uint16: metres * 256; NaN becomes 0, +Inf and beyond 256 m become 65535."""
+    """Depth in meters, H x W float32, as H x W uint16: meters * 256; NaN becomes 0, +Inf and beyond 256 m become 65535."""
     scaled = np.clip(np.rint(np.nan_to_num(depth, nan=0.0, posinf=np.inf) * float(DEPTH_SCALE)), 1, BEYOND)
     return np.where(np.isnan(depth), 0, scaled).astype(np.uint16)
 

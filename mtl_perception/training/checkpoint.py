@@ -50,6 +50,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{path}: not a checkpoint that can be resumed: {reason}") from error
-    if not isinstance(state, dict) or not {"network", "ema", "optimiser", "step"} <= set(state):
+    if not isinstance(state, dict) or not {"network", "ema", "optimizer", "step"} <= set(state):
         raise ConfigError(f"{path}: not a checkpoint of a training run")
     return state

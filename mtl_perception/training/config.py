@@ -33,7 +33,7 @@ class Augmentation:
         late_focal_length: The same for the last part of the run, nearer to what the network will meet; empty: no change.
         late: From this part of the run on.
         flip: Share of pictures mirrored.
-        colour: Strength of changes to brightness, contrast, colour and gamma; 0 is none, 1 usual.
+        color: Strength of changes to brightness, contrast, color and gamma; 0 is none, 1 usual.
         blur: Share of pictures blurred or made noisy.
         rare: Share of crops placed on a pixel of a rare class (`rare_classes`) where the picture has one.
         rare_classes: Names.
@@ -44,7 +44,7 @@ class Augmentation:
     late_focal_length: tuple[float, float] = (560.0, 800.0)
     late: float = 0.7
     flip: float = 0.5
-    colour: float = 1.0
+    color: float = 1.0
     blur: float = 0.1
     rare: float = 0.4
     rare_classes: tuple[str, ...] = ("person", "cyclist", "pole", "sign")
@@ -58,8 +58,8 @@ class DepthTarget:
     Attributes:
         loss: log_l1 (L1 of log depth), berhu (inverse Huber, Laina et al., 3DV 2016, of log depth) or silog (scale-invariant,
             Eigen et al., NIPS 2014).
-        range: Nearest and farthest metres that are learned from, and the range that the weights will state.
-        sky: Metres that the sky shall at least be away; 0: nothing is learned from the sky.
+        range: Nearest and farthest meters that are learned from, and the range that the weights will state.
+        sky: Meters that the sky shall at least be away; 0: nothing is learned from the sky.
         focal_length: The focal length for which the network's depth is metric, pixels (`Description.depth_focal_length`).
     """
 
@@ -70,7 +70,7 @@ class DepthTarget:
 
 
 @dataclass(frozen=True)
-class Optimiser:
+class Optimizer:
     """AdamW with a warm-up and a cosine.
 
     Attributes:
@@ -126,8 +126,8 @@ class TrainConfig:
         classes: The class set.
         grid: How maps lie over one another (`network/grid.py`): exact, or stretched as the published networks' do.
         camera: Training camera to state in the weights: width, height, fx, fy, cx, cy; empty: KITTI's.
-        licence: What the weights may be used for.
-        steps: Optimiser steps.
+        license: What the weights may be used for.
+        steps: Optimizer steps.
         batch: Pictures a step, over all processes.
         crop: Width and height of what the network is shown, pixels.
         seed: Of everything that is drawn.
@@ -141,7 +141,7 @@ class TrainConfig:
         task_weights: Segmentation and depth.
         augmentation: See `Augmentation`.
         depth: See `DepthTarget`.
-        optimiser: See `Optimiser`.
+        optimizer: See `Optimizer`.
         teacher: See `Teacher`.
         card: Anything to add to the model card.
     """
@@ -155,7 +155,7 @@ class TrainConfig:
     classes: str = "street"
     grid: str = "exact"
     camera: dict[str, float] = field(default_factory=dict)
-    licence: str = "unknown"
+    license: str = "unknown"
     steps: int = 2000
     batch: int = 6
     crop: tuple[int, int] = (512, 192)
@@ -170,7 +170,7 @@ class TrainConfig:
     task_weights: tuple[float, float] = (1.0, 1.0)
     augmentation: Augmentation = field(default_factory=Augmentation)
     depth: DepthTarget = field(default_factory=DepthTarget)
-    optimiser: Optimiser = field(default_factory=Optimiser)
+    optimizer: Optimizer = field(default_factory=Optimizer)
     teacher: Teacher = field(default_factory=Teacher)
     card: dict[str, Any] = field(default_factory=dict)
 
@@ -190,7 +190,7 @@ class TrainConfig:
         _check_choice("balance", self.balance, BALANCES)
         _check_choice("grid", self.grid, GRIDS)
         _check_choice("depth.loss", self.depth.loss, DEPTH_LOSSES)
-        _check_choice("optimiser.batch_norm", self.optimiser.batch_norm, ("frozen", "train"))
+        _check_choice("optimizer.batch_norm", self.optimizer.batch_norm, ("frozen", "train"))
         _check(0 < self.depth.range[0] < self.depth.range[1], f"depth.range {list(self.depth.range)}: nearest, then farthest")
         _check(self.depth.focal_length > 0, f"depth.focal_length {self.depth.focal_length}: pixels, above 0")
         for name in ("focal_length", "late_focal_length"):
@@ -200,7 +200,7 @@ class TrainConfig:
             _check(0 <= getattr(self.augmentation, name) <= 1, f"augmentation.{name}: a share, 0 to 1")
         _check(0 <= self.teacher.confidence <= 1, f"teacher.confidence {self.teacher.confidence}: 0 to 1")
         _check(self.overlap >= 0, f"overlap {self.overlap}: 0 or more")
-        _check(0 <= self.optimiser.ema < 1, f"optimiser.ema {self.optimiser.ema}: 0 to below 1")
+        _check(0 <= self.optimizer.ema < 1, f"optimizer.ema {self.optimizer.ema}: 0 to below 1")
         for entry in self.sets:
             for key in ("teach", "figures"):
                 _check(
@@ -218,7 +218,7 @@ def read_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainCo
 
     Args:
         path: The file; a key `base` names another, relative to it, whose values hold where this one is silent.
-        changes: Values over the file's, by dotted name (`optimiser.ema`).
+        changes: Values over the file's, by dotted name (`optimizer.ema`).
 
     Raises:
         ConfigError: The file cannot be read, an unknown key (with the nearest right one), a wrong type or value.

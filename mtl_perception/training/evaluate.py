@@ -98,7 +98,7 @@ class Record:
         pixel_accuracy: In the first scoring's classes.
         miou: The same, over the classes of this frame.
         abs_rel: Depth.
-        rmse: Depth, metres.
+        rmse: Depth, meters.
     """
 
     index: int
@@ -210,7 +210,7 @@ class Evaluation:
         """Everything as plain values for JSON; figures that there are not are None."""
         return {
             "name": self.dataset.name,
-            "licence": self.dataset.licence,
+            "license": self.dataset.license,
             "frames_of_set": len(self.dataset),
             **_figures(self.segmentation, self.depth, self.records),
             "records": [asdict(record) for record in self.records],
@@ -255,13 +255,13 @@ def chosen(count: int, limit: int) -> list[int]:
 
 
 def _figures(segmentation: dict[str, SegmentationMetrics], depth: DepthMetrics, records: Sequence[Record]) -> dict[str, Any]:
-    labelled = {name: score for name, metrics in segmentation.items() if (score := metrics.compute()).pixels}
+    labeled = {name: score for name, metrics in segmentation.items() if (score := metrics.compute()).pixels}
     depth_score = depth.compute()
     return {
         "frames": len(records),
-        "labelled_frames": sum(record.pixel_accuracy is not None for record in records),
+        "labeled_frames": sum(record.pixel_accuracy is not None for record in records),
         "depth_frames": depth.pictures,
-        "segmentation": {name: _segmentation_report(score) for name, score in labelled.items()},
+        "segmentation": {name: _segmentation_report(score) for name, score in labeled.items()},
         "depth": None if depth_score is None else {name: _finite(value) for name, value in asdict(depth_score).items()},
         "latency_ms": statistics.median(record.latency_ms for record in records) if records else None,
     }

@@ -109,12 +109,12 @@ def finish(
     save_weights(path, network.state_dict(), network.description)
     card: dict[str, Any] = {
         **config.card,
-        "data": [f"{entry.pictures.name}: {len(entry.pictures)} pictures; {entry.pictures.licence}" for entry in sets],
+        "data": [f"{entry.pictures.name}: {len(entry.pictures)} pictures; {entry.pictures.license}" for entry in sets],
         "held_out": [f"{dataset.name}: {len(dataset)} pictures" for dataset in held_out],
         "metrics": figures(path, held_out, device),
         "depth_calibration": round(factor, 4),
-        "started_from": with_licence(config.start) if config.start else f"encoder {config.encoder}",
-        "teacher": with_licence(config.teacher.weights) if config.teacher.weights else "none",
+        "started_from": with_license(config.start) if config.start else f"encoder {config.encoder}",
+        "teacher": with_license(config.teacher.weights) if config.teacher.weights else "none",
         "seed": config.seed,
         **run,
         "machine": _machine(device),
@@ -125,9 +125,9 @@ def finish(
     return path
 
 
-def with_licence(weights: str) -> str:
+def with_license(weights: str) -> str:
     """Name or file of weights, and what they may be used for, as that bears on what is made from them."""
-    return f"{weights} (its licence: {read_description(resolve(weights)).licence})"
+    return f"{weights} (its license: {read_description(resolve(weights)).license})"
 
 
 def _machine(device: str) -> str:

@@ -77,7 +77,7 @@ class Journal:
             hidden = F.relu6(network.get_submodule("pre_segm")(shared))
             size, grid = image.shape[2:], description.grid
             logits = grow_by(STRIDE, network.head("segm", shared), size, grid)
-            metres = grow_by(STRIDE, network.head("depth", shared), size, grid).exp()
+            meters = grow_by(STRIDE, network.head("depth", shared), size, grid).exp()
         self._saturated = f"{float(((hidden <= 0) | (hidden >= 6)).float().mean()):.3f}"
         rows = [
             np.hstack(
@@ -94,7 +94,7 @@ class Journal:
                 examples["labels"].numpy(),
                 logits.argmax(1).to(torch.uint8).numpy(),
                 examples["depth"].numpy(),
-                metres[:, 0].numpy(),
+                meters[:, 0].numpy(),
                 strict=True,
             )
         ]

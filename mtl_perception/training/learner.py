@@ -22,9 +22,9 @@ class Batch:
     """A batch on the device.
 
     Attributes:
-        image: N x 3 x H x W float32, normalised, channels last.
+        image: N x 3 x H x W float32, normalized, channels last.
         labels: N x H x W int64, 255 = unknown.
-        depth: N x H x W float32 metres, NaN = unknown, +Inf = the sky.
+        depth: N x H x W float32 meters, NaN = unknown, +Inf = the sky.
         taught: N x H x W uint8, see `augment.Example`.
     """
 
@@ -35,7 +35,7 @@ class Batch:
 
     @classmethod
     def of(cls, loaded: dict[str, Tensor], mean: Tensor, std: Tensor) -> Batch:
-        """What the loader gives, on the device of `mean`, normalised there: a byte a channel travels, not four."""
+        """What the loader gives, on the device of `mean`, normalized there: a byte a channel travels, not four."""
         device = mean.device
         moved = {name: value.to(device, non_blocking=True) for name, value in loaded.items()}
         image = moved["image"].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
@@ -70,7 +70,7 @@ class Learner(nn.Module):
     def train(self, mode: bool = True) -> Learner:
         """Batch norm keeps its statistics unless the run says otherwise: a few crops are too few to measure new ones."""
         super().train(mode)
-        if mode and self._config.optimiser.batch_norm == "frozen":
+        if mode and self._config.optimizer.batch_norm == "frozen":
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()

@@ -1,4 +1,4 @@
-"""The loop: batches in, steps of the optimiser, and nothing lost when it is stopped."""
+"""The loop: batches in, steps of the optimizer, and nothing lost when it is stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mtl_perception.inference.torch.engine import DTYPES, device_errors
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.training.batches import Examples, load
 from mtl_perception.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
-from mtl_perception.training.config import Optimiser, TrainConfig
+from mtl_perception.training.config import Optimizer, TrainConfig
 from mtl_perception.training.journal import Journal
 from mtl_perception.training.learner import Batch, Learner
 from mtl_perception.training.processes import Processes
@@ -50,7 +50,7 @@ def _cpu_has_bf16() -> bool:
     return any(probe() for probe in probes if probe is not None)
 
 
-def learning_rate(step: int, steps: int, how: Optimiser) -> float:
+def learning_rate(step: int, steps: int, how: Optimizer) -> float:
     """Factor on the learning rates: a linear warm-up, then half a cosine down to FINAL_RATE."""
     warm = min((step + 1) / max(how.warm_up, 1), 1.0)
     return warm * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0))))
@@ -88,11 +88,11 @@ class Trainer:
         with device_errors(processes.device, "loading the network"):
             self.learner = Learner(network, config, processes).to(processes.device)
             self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.optimiser.batch_norm == "train" and processes.world > 1:
+        if config.optimizer.batch_norm == "train" and processes.world > 1:
             self.learner = nn.SyncBatchNorm.convert_sync_batchnorm(self.learner)  # type: ignore[no-untyped-call]
         self._ema = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        self._optimiser = torch.optim.AdamW(self._groups(), weight_decay=config.optimiser.weight_decay)
-        self._rates = [float(group["lr"]) for group in self._optimiser.param_groups]
+        self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.optimizer.weight_decay)
+        self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
         self._wrapped = processes.wrap(self.learner)
         self._stop = False
@@ -124,7 +124,7 @@ class Trainer:
         try:
             self.network.load_state_dict(state["network"])
             self._ema = {name: value.to(self.processes.device) for name, value in state["ema"].items()}
-            self._optimiser.load_state_dict(state["optimiser"])
+            self._optimizer.load_state_dict(state["optimizer"])
             self.learner.balance.load_state_dict(state["balance"])
             self._scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
@@ -160,7 +160,7 @@ class Trainer:
                 self.step += 1
                 self.seconds = before + time.monotonic() - began
                 if journal is not None:
-                    journal.step(self.step, losses, self._optimiser.param_groups[-1]["lr"], self.seconds)
+                    journal.step(self.step, losses, self._optimizer.param_groups[-1]["lr"], self.seconds)
                     bar.set_postfix_str(journal.line, refresh=False)
                 bar.update()
                 if self.processes.any(self._stop):
@@ -182,10 +182,10 @@ class Trainer:
         return True
 
     def _learn(self, batch: Batch) -> Tensor:
-        """One step of the optimiser; the losses of the whole batch."""
+        """One step of the optimizer; the losses of the whole batch."""
         self.learner.train()
-        factor = learning_rate(self.step, self.config.steps, self.config.optimiser)
-        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+        factor = learning_rate(self.step, self.config.steps, self.config.optimizer)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         loss, logged = self._wrapped(batch, self.dtype)
         losses = self.processes.sum(logged)
@@ -194,14 +194,14 @@ class Trainer:
                 f"training step {self.step}: the loss is {losses.tolist()}; the last checkpoint is in {self.out}; "
                 "try a lower learning rate, or precision fp32"
             )
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
-        self._scaler.unscale_(self._optimiser)
-        nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.optimiser.clip)
-        self._scaler.step(self._optimiser)
+        self._scaler.unscale_(self._optimizer)
+        nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.optimizer.clip)
+        self._scaler.step(self._optimizer)
         self._scaler.update()
         # A young average would remember the start for long.
-        decay = min(self.config.optimiser.ema, (self.step + 1) / (self.step + 20))
+        decay = min(self.config.optimizer.ema, (self.step + 1) / (self.step + 20))
         with torch.no_grad():
             for name, value in self.network.state_dict().items():
                 if value.is_floating_point():
@@ -216,7 +216,7 @@ class Trainer:
             if parameter.requires_grad:
                 parts["encoder" if name.startswith("layer") else "decoder"].append(parameter)
         parts["decoder"] += list(self.learner.balance.parameters())
-        how = self.config.optimiser
+        how = self.config.optimizer
         return [{"params": parts["encoder"], "lr": how.encoder}, {"params": parts["decoder"], "lr": how.decoder}]
 
     def _save(self) -> None:
@@ -225,7 +225,7 @@ class Trainer:
         state = {
             "network": self.network.state_dict(),
             "ema": self._ema,
-            "optimiser": self._optimiser.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
             "balance": self.learner.balance.state_dict(),
             "scaler": self._scaler.state_dict(),
             "seconds": self.seconds,

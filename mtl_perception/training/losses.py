@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtl_perception.training.config import DepthTarget
-from mtl_perception.types import UNLABELLED
+from mtl_perception.types import UNLABELED
 
 BERHU_SHARE = 0.2
 """Laina et al.: the change from L1 to L2 lies at a fifth of the greatest error in the batch."""
@@ -31,8 +31,8 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weight: Tensor, classes: T
     Returns:
         The sum, and the sum of the weights: their ratio is the mean.
     """
-    known = labels != UNLABELLED
-    each = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="none")
+    known = labels != UNLABELED
+    each = F.cross_entropy(logits, labels, ignore_index=UNLABELED, reduction="none")
     pixel = weight * classes[labels.clamp(max=len(classes) - 1)] * known
     return (each * pixel).sum(), pixel.sum()
 
@@ -49,7 +49,7 @@ def overlap_sums(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         3 x C float32: intersections, unions, and what is true; those of several processes add up.
     """
     said = logits.softmax(dim=1)
-    known = labels != UNLABELLED
+    known = labels != UNLABELED
     true = F.one_hot(labels.where(known, 0), logits.shape[1]).permute(0, 3, 1, 2)
     pixel = (weight * known)[:, None]
     intersection, said_sum, true_sum = ((part * pixel).sum(dim=(0, 2, 3)) for part in (said * true, said, true))
@@ -105,9 +105,9 @@ def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTa
 
     Args:
         log_depth: N x H x W float32, what the network says.
-        depth: N x H x W float32 metres, NaN = unknown, +Inf = the sky.
+        depth: N x H x W float32 meters, NaN = unknown, +Inf = the sky.
         weight: N x H x W float32; pictures are evened out (`evened`).
-        target: Which loss, and what range of metres.
+        target: Which loss, and what range of meters.
 
     Returns:
         The sum, and the sum of the weights.
@@ -128,11 +128,11 @@ def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTa
     return (error.abs() * pixel).sum(), pixel.sum()
 
 
-def sky_loss(log_depth: Tensor, sky: Tensor, metres: float) -> tuple[Tensor, Tensor]:
-    """How far the sky comes nearer than `metres`, in logarithms: sum, and number of its pixels."""
+def sky_loss(log_depth: Tensor, sky: Tensor, meters: float) -> tuple[Tensor, Tensor]:
+    """How far the sky comes nearer than `meters`, in logarithms: sum, and number of its pixels."""
     if not bool(sky.any()):
         return log_depth.sum() * 0, log_depth.new_zeros(())
-    return F.relu(math.log(metres) - log_depth[sky]).sum(), sky.sum().to(log_depth.dtype)
+    return F.relu(math.log(meters) - log_depth[sky]).sum(), sky.sum().to(log_depth.dtype)
 
 
 class TaskBalance(nn.Module):

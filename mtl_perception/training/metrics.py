@@ -12,7 +12,7 @@ import torch
 
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.labels import ClassSet
-from mtl_perception.types import UNLABELLED
+from mtl_perception.types import UNLABELED
 
 try:
     from torchmetrics.classification import MulticlassJaccardIndex
@@ -22,7 +22,7 @@ except ImportError as missing:
     ) from missing
 
 MIN_DEPTH = 1e-3
-"""Metres: truth at or below is none, predictions below are taken for it."""
+"""Meters: truth at or below is none, predictions below are taken for it."""
 
 CROPS = {
     "none": (0.0, 1.0, 0.0, 1.0),
@@ -82,7 +82,7 @@ class SegmentationMetrics:
         self._total = MulticlassJaccardIndex(
             len(classes) + 1,
             average="none",
-            ignore_index=UNLABELLED,
+            ignore_index=UNLABELED,
             validate_args=False,
             sync_on_compute=False,
             compute_with_cache=False,
@@ -101,7 +101,7 @@ class SegmentationMetrics:
         """
         if labels.shape != truth.shape:
             raise SourceError(f"labels are {_size(labels)}, the truth is {_size(truth)}")
-        known = truth != UNLABELLED
+        known = truth != UNLABELED
         if known.any() and int(truth[known].max()) >= len(self.classes):
             raise SourceError(f"the truth has id {truth[known].max()}, {self.classes.name!r} has {len(self.classes)} classes")
         guess = np.minimum(labels, np.uint8(len(self.classes)))
@@ -133,12 +133,12 @@ class SegmentationMetrics:
 
 @dataclass(frozen=True)
 class DepthScore:
-    """How depth agrees with the truth; logarithms are natural. p is the prediction, t the truth, both metres.
+    """How depth agrees with the truth; logarithms are natural. p is the prediction, t the truth, both meters.
 
     Attributes:
         abs_rel: Mean of |p - t| / t.
-        sq_rel: Mean of (p - t)^2 / t, metres.
-        rmse: Root of the mean of (p - t)^2, metres.
+        sq_rel: Mean of (p - t)^2 / t, meters.
+        rmse: Root of the mean of (p - t)^2, meters.
         rmse_log: Root of the mean of (ln p - ln t)^2.
         silog: With d = ln p - ln t, 100 times the root of mean(d^2) - mean(d)^2: KITTI's scale-invariant error.
         delta1: Share with max(p / t, t / p) < 1.25.
@@ -170,7 +170,7 @@ class DepthMetrics:
 
     Args:
         crop: none, garg or eigen.
-        cap: Metres: farther truth is not counted.
+        cap: Meters: farther truth is not counted.
         median_scaling: First multiply each prediction by median(t) / median(p). For comparison with networks without a scale
             only: it hides what a robot cares for.
 
@@ -182,14 +182,14 @@ class DepthMetrics:
         if crop not in CROPS:
             raise ConfigError(f"crop {crop!r}: one of {', '.join(CROPS)}")
         if not MIN_DEPTH < cap < math.inf:
-            raise ConfigError(f"cap {cap}: metres, above {MIN_DEPTH} and finite")
+            raise ConfigError(f"cap {cap}: meters, above {MIN_DEPTH} and finite")
         self.crop = crop
         self.cap = cap
         self.median_scaling = median_scaling
         self._scores: list[DepthScore] = []
 
     def counted(self, truth: np.ndarray) -> np.ndarray:
-        """H x W bool: the pixels that count, of H x W float32 metres."""
+        """H x W bool: the pixels that count, of H x W float32 meters."""
         inside = np.zeros(truth.shape, bool)
         inside[crop_window(self.crop, *truth.shape)] = True
         with np.errstate(invalid="ignore"):
@@ -199,8 +199,8 @@ class DepthMetrics:
         """Count one picture, and score it alone.
 
         Args:
-            depth: H x W float32 predicted metres; NaN = none, +Inf = beyond all.
-            truth: H x W float32 metres; NaN = unknown, +Inf = beyond all.
+            depth: H x W float32 predicted meters; NaN = none, +Inf = beyond all.
+            truth: H x W float32 meters; NaN = unknown, +Inf = beyond all.
 
         Returns:
             None when no pixel counts.

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from mtl_perception.training.batches import TrainingSet
 
 CAMERA_HEIGHT = 1.65
-"""Metres above the road, KITTI's."""
+"""Meters above the road, KITTI's."""
 HEIGHTS = {"person": (1.5, 1.9), "cyclist": (1.5, 1.9)}
-"""Metres, least and greatest."""
+"""Meters, least and greatest."""
 SHAPES = {"person": (1.4, 5.0), "cyclist": (0.5, 3.0)}
 """Height over width of what looks like one of them, and not like a crowd or a part."""
 GROUND = ("road", "sidewalk", "terrain")
@@ -56,7 +56,7 @@ class Figure:
 
 
 class Paster:
-    """Finds whole figures in the labelled samples once, and sets some of them into examples.
+    """Finds whole figures in the labeled samples once, and sets some of them into examples.
 
     Args:
         sets: The run's data.
@@ -75,7 +75,7 @@ class Paster:
         self.figures = {label: [f for f in figures if f.label == label] for label in self._labels.values()}
         self.figures = {label: found for label, found in self.figures.items() if found}
         if not self.figures:
-            raise ConfigError("augmentation.paste: no labelled picture shows a whole person or cyclist")
+            raise ConfigError("augmentation.paste: no labeled picture shows a whole person or cyclist")
 
     def __call__(self, example: Example, camera: CameraModel, rng: np.random.Generator) -> Example:
         """The example with up to three more figures; as it is where it shows no ground to stand on."""
@@ -94,18 +94,18 @@ class Paster:
             if not LEAST_HEIGHT <= height <= GREATEST_SHARE * len(labels):
                 continue
             figure = self.figures[label][int(rng.integers(len(self.figures[label])))]
-            colours, mask = self._cut(figure, height)
-            colours = np.minimum(colours * np.float32(np.exp(rng.uniform(*np.log(SHADE)))), 255)
+            colors, mask = self._cut(figure, height)
+            colors = np.minimum(colors * np.float32(np.exp(rng.uniform(*np.log(SHADE)))), 255)
             if rng.random() < 0.5:
-                colours, mask = colours[:, ::-1], mask[:, ::-1]
+                colors, mask = colors[:, ::-1], mask[:, ::-1]
             top, left = row - height + 1, int(column) - mask.shape[1] // 2
             first = max(0, -top), max(0, -left)
-            colours, mask = colours[first[0] :, first[1] :], mask[first[0] :, first[1] :]
+            colors, mask = colors[first[0] :, first[1] :], mask[first[0] :, first[1] :]
             top, left = max(top, 0), max(left, 0)
             part = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
             size = labels[part].shape
             alpha = mask[: size[0], : size[1], None]
-            image[part] = np.rint(image[part] * (1 - alpha) + colours[: size[0], : size[1]] * alpha).astype(np.uint8)
+            image[part] = np.rint(image[part] * (1 - alpha) + colors[: size[0], : size[1]] * alpha).astype(np.uint8)
             solid = alpha[..., 0] > 0.5
             labels[part][solid] = label
             # The ground's depth at the feet; real ground is not quite flat, so it counts as a teacher's word.
@@ -114,16 +114,16 @@ class Paster:
         return Example(image, labels, depth, taught)
 
     def _cut(self, figure: Figure, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """The figure at this height: h x w x 3 float32 colours and h x w float32 opacity, soft at the edge."""
+        """The figure at this height: h x w x 3 float32 colors and h x w float32 opacity, soft at the edge."""
         sample = self._sets[figure.entry].pictures[figure.index]
-        assert sample.labels is not None, "only labelled samples have figures"
+        assert sample.labels is not None, "only labeled samples have figures"
         x, y, w, h = figure.box
         components = cv2.connectedComponents((sample.labels == figure.label).astype(np.uint8))[1]
         mask = (components[y : y + h, x : x + w] == figure.component).astype(np.float32)
         size = (max(round(w * height / h), 1), height)
         how = cv2.INTER_AREA if height < h else cv2.INTER_LINEAR
-        colours = cv2.resize(sample.frame.image[y : y + h, x : x + w].astype(np.float32), size, interpolation=how)
-        return np.asarray(colours), np.clip(cv2.resize(mask, size, interpolation=how), 0, 1)
+        colors = cv2.resize(sample.frame.image[y : y + h, x : x + w].astype(np.float32), size, interpolation=how)
+        return np.asarray(colors), np.clip(cv2.resize(mask, size, interpolation=how), 0, 1)
 
     def _find(self, number: int, entry: TrainingSet) -> list[Figure]:
         found: list[Figure] = []

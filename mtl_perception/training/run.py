@@ -15,7 +15,7 @@ from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.training.batches import Examples, TrainingSet
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.datasets import Dataset, open_sets, validate
-from mtl_perception.training.finish import figures, finish, with_licence
+from mtl_perception.training.finish import figures, finish, with_license
 from mtl_perception.training.loop import Trainer
 from mtl_perception.training.processes import Processes
 from mtl_perception.training.start import class_set, start_network
@@ -91,7 +91,7 @@ class Run:
         trainer = Trainer(config, start_network(config), Examples(config, class_set(config), sets), self.out, processes)
         if processes.first:
             for weights in filter(None, (config.start, config.teacher.weights)):
-                print(f"made from {with_licence(weights)}; look whether that bears on the new weights", file=sys.stderr)
+                print(f"made from {with_license(weights)}; look whether that bears on the new weights", file=sys.stderr)
         first = trainer.resume(self.checkpoint)
         if first and processes.first:
             print(f"resumed at step {first} of {config.steps}", file=sys.stderr)

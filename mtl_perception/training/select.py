@@ -20,7 +20,7 @@ def select(dataset: Dataset, values: object, base: Path, where: str) -> Selected
     Args:
         dataset: The whole.
         values: `block`, `every`, `offset`: take a sample when number // block % every == offset, its number being the digits
-            that its name begins with; whole blocks stay together, because neighbours show the same street.
+            that its name begins with; whole blocks stay together, because neighbors show the same street.
             `list`: a file with a name a line. `invert`: take the samples that these leave. `need`: only samples that have
             labels, depth or both.
         base: The folder that a relative `list` begins at.

@@ -15,9 +15,9 @@ from mtl_perception.training.config import TrainConfig
 from mtl_perception.weights.encoders import load_encoder
 from mtl_perception.weights.files import load_network
 
-START_METRES = 15.0
+START_METERS = 15.0
 DECODER_GAIN, POOLING_GAIN = 0.3, 0.1
-"""Of Kaiming's deviation. The decoder has no normalisation: started at 1 it saturates its ReLU6 and dies within 50 steps."""
+"""Of Kaiming's deviation. The decoder has no normalization: started at 1 it saturates its ReLU6 and dies within 50 steps."""
 
 
 def class_set(config: TrainConfig) -> ClassSet:
@@ -43,7 +43,7 @@ def describe(config: TrainConfig, card: dict[str, object] | None = None) -> Desc
         depth_focal_length=config.depth.focal_length,
         grid=config.grid,
         camera=dict(config.camera) or KITTI_CAMERA,
-        licence=config.licence,
+        license=config.license,
         card=card or {},
     )
 
@@ -73,7 +73,7 @@ def start_network(config: TrainConfig) -> MultiTaskRefineNet:
                 module.weight.normal_(0, gain * math.sqrt(2 / fan_in), generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    nn.init.constant_(network.get_parameter("depth.bias"), math.log(START_METRES))
+    nn.init.constant_(network.get_parameter("depth.bias"), math.log(START_METERS))
     if config.encoder:
         network.load_state_dict(load_encoder(config.encoder), strict=False)
     return network

@@ -48,9 +48,9 @@ class Taught(Sequence[Sample]):
             raise SourceError(f"{label}: what the teacher wrote cannot be read; delete the folder to have it written again")
         labels = read_labels(label, stored.shape[:2])
         values = read_stored_depth(depth, stored.shape[:2])
-        metres = np.where(values == 0, np.nan, values / DEPTH_SCALE).astype(np.float32)
-        metres[values == BEYOND] = np.inf
-        return Sample(Frame(np.empty((*labels.shape, 0), np.uint8)), labels, metres, key)
+        meters = np.where(values == 0, np.nan, values / DEPTH_SCALE).astype(np.float32)
+        meters[values == BEYOND] = np.inf
+        return Sample(Frame(np.empty((*labels.shape, 0), np.uint8)), labels, meters, key)
 
     def files(self, key: str) -> tuple[Path, Path]:
         """Label and depth file of a sample."""
@@ -63,7 +63,7 @@ def teach(sets: Sequence[TrainingSet], teacher: Teacher, out: Path, device: str 
     Args:
         sets: The run's data.
         teacher: Which network, and how sure it must be.
-        out: Where to: `<set>/label/*.png`, `<set>/depth/*.png` (uint16, metres x 256, 0 = unknown, 65535 = the sky).
+        out: Where to: `<set>/label/*.png`, `<set>/depth/*.png` (uint16, meters x 256, 0 = unknown, 65535 = the sky).
         device: Where the teacher runs.
 
     Returns:
@@ -100,8 +100,8 @@ def _write(pipeline: Pipeline, sample: Sample, label: Path, depth: Path) -> None
     assert result.labels is not None
     assert result.depth is not None
     sky = result.labels == pipeline.class_set.names.index("sky")
-    metres = np.where(np.isfinite(result.depth), result.depth, 0)
-    stored = np.clip(np.rint(metres * DEPTH_SCALE), 0, BEYOND - 1).astype(np.uint16)
+    meters = np.where(np.isfinite(result.depth), result.depth, 0)
+    stored = np.clip(np.rint(meters * DEPTH_SCALE), 0, BEYOND - 1).astype(np.uint16)
     # Only the sky is beyond all; anything else that is far is merely not known.
     stored[sky] = np.where(np.isinf(result.depth[sky]), BEYOND, 0)
     # The labels last: a sample counts as written when both are there.

@@ -16,15 +16,15 @@ from mtl_perception.visualization.files import replacing
 
 EYE = (0.0, -3.2, -5.5)
 TARGET = (0.0, 0.4, 14.0)
-"""Whence and whither a cloud is seen by default, metres in its camera's optical frame: a little behind and above the camera."""
+"""Whence and whither a cloud is seen by default, meters in its camera's optical frame: a little behind and above the camera."""
 
 BACKGROUND = (17, 20, 26)
-UNLABELLED_COLOR = (110, 114, 122)
+UNLABELED_COLOR = (110, 114, 122)
 """Points without a class: black ones would not be seen on the background."""
 
 GRID_COLOR = (52, 60, 74)
 GRID_STEP = 5
-"""Metres."""
+"""Meters."""
 NEAR_PLANE = 0.3
 SUPERSAMPLING = 2
 MAX_RADIUS = 12
@@ -56,15 +56,15 @@ def finite_points(cloud: np.ndarray) -> np.ndarray:
 
 
 def rgb_of(points: np.ndarray) -> np.ndarray:
-    """Colours of N points of CLOUD_DTYPE: N x 3 uint8 RGB."""
+    """Colors of N points of CLOUD_DTYPE: N x 3 uint8 RGB."""
     packed = points["rgb"]
     return np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1).astype(np.uint8)
 
 
 def label_colors_of(points: np.ndarray, class_set: ClassSet) -> np.ndarray:
-    """Class colours of N points of CLOUD_DTYPE: N x 3 uint8 RGB; grey without a class."""
+    """Class colors of N points of CLOUD_DTYPE: N x 3 uint8 RGB; gray without a class."""
     palette = class_set.palette()
-    palette[len(class_set) :] = UNLABELLED_COLOR
+    palette[len(class_set) :] = UNLABELED_COLOR
     colors: np.ndarray = palette[np.minimum(points["label"], 255)]
     return colors
 
@@ -92,7 +92,7 @@ def write_ply(path: str | Path, cloud: np.ndarray) -> int:
     header = [
         "ply",
         "format binary_little_endian 1.0",
-        "comment metres in the camera's optical frame: x right, y down, z forward",
+        "comment meters in the camera's optical frame: x right, y down, z forward",
         f"element vertex {len(vertices)}",
         *properties,
         "end_header",
@@ -117,10 +117,10 @@ def render_cloud(
     Args:
         cloud: Array of CLOUD_DTYPE, of any shape.
         size: Width and height of the picture, pixels.
-        eye: Place of the viewer, metres in the cloud's frame.
-        target: Point in the middle of the picture, metres in the cloud's frame.
-        class_set: Whose class colours to use; None: the points' own colours.
-        point_size: Diameter of a point, metres.
+        eye: Place of the viewer, meters in the cloud's frame.
+        target: Point in the middle of the picture, meters in the cloud's frame.
+        class_set: Whose class colors to use; None: the points' own colors.
+        point_size: Diameter of a point, meters.
         field_of_view: Horizontal, degrees.
 
     Returns:
@@ -186,7 +186,7 @@ def _splat(picture: np.ndarray, places: np.ndarray, colors: np.ndarray, focal: f
 
 
 def _shade(seen: np.ndarray, depth: np.ndarray, reach: int = 3, strength: float = 9.0) -> None:
-    """Darken pixels that lie behind their neighbours: eye-dome lighting, which gives an unlit cloud its shape."""
+    """Darken pixels that lie behind their neighbors: eye-dome lighting, which gives an unlit cloud its shape."""
     covered = np.isfinite(depth)
     if not covered.any():
         return
@@ -199,7 +199,7 @@ def _shade(seen: np.ndarray, depth: np.ndarray, reach: int = 3, strength: float 
 
 
 def _draw_grid(picture: np.ndarray, places: np.ndarray, rotation: np.ndarray, eye: np.ndarray, focal: float) -> None:
-    """Squares of GRID_STEP metres at the height of the lowest points, fading with distance."""
+    """Squares of GRID_STEP meters at the height of the lowest points, fading with distance."""
     height, width = picture.shape[:2]
     ground = float(np.percentile(places[:, 1], 95))
     along, reach = np.arange(-5.0, 91.0), np.arange(-40.0, 41.0)

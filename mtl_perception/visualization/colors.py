@@ -1,4 +1,4 @@
-"""Labels and depth as colours: pictures, overlays, the legend and the depth scale. All pictures are RGB."""
+"""Labels and depth as colors: pictures, overlays, the legend and the depth scale. All pictures are RGB."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ INK_COLOR = (226, 230, 236)
 
 
 def colorize_labels(labels: np.ndarray, class_set: ClassSet, out: np.ndarray | None = None) -> np.ndarray:
-    """The class colours of a label picture.
+    """The class colors of a label picture.
 
     Args:
         labels: H x W uint8 class ids; 255 and other ids outside the set become black.
-        class_set: Whose colours.
+        class_set: Whose colors.
         out: H x W x 3 uint8, C-contiguous, to write into instead of a new array.
 
     Returns:
@@ -50,13 +50,13 @@ def overlay(
     out: np.ndarray | None = None,
     colors: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The class colours blended over the picture; pixels without a class keep the picture.
+    """The class colors blended over the picture; pixels without a class keep the picture.
 
     Args:
         image: H x W x 3 uint8 RGB.
         labels: H x W uint8 class ids.
-        class_set: Whose colours.
-        opacity: Weight of the colours, 0..1; each value is (1 - opacity) * picture + opacity * colour, rounded to nearest.
+        class_set: Whose colors.
+        opacity: Weight of the colors, 0..1; each value is (1 - opacity) * picture + opacity * color, rounded to nearest.
         out: H x W x 3 uint8, C-contiguous, to write into instead of a new array; may be `image` itself.
         colors: What `colorize_labels` makes of `labels`, where it is at hand; it is not changed.
 
@@ -88,15 +88,15 @@ def overlay(
 
 
 def colorize_depth(depth: np.ndarray, max_depth: float, min_depth: float = 0.0) -> np.ndarray:
-    """Depth as colours of the turbo map on a logarithmic scale, near red and far blue, so that near things show detail.
+    """Depth as colors of the turbo map on a logarithmic scale, near red and far blue, so that near things show detail.
 
     Args:
-        depth: H x W float32 metres.
-        max_depth: Depth of the last colour, metres; finite depth beyond it has that colour too.
-        min_depth: Depth of the first colour, metres; 0: `max_depth` / 40.
+        depth: H x W float32 meters.
+        max_depth: Depth of the last color, meters; finite depth beyond it has that color too.
+        min_depth: Depth of the first color, meters; 0: `max_depth` / 40.
 
     Returns:
-        H x W x 3 uint8 RGB; black where depth is NaN or not positive, dark grey where it is +Inf.
+        H x W x 3 uint8 RGB; black where depth is NaN or not positive, dark gray where it is +Inf.
 
     Raises:
         FrameError: `depth` is not a depth picture.
@@ -116,7 +116,7 @@ def colorize_depth(depth: np.ndarray, max_depth: float, min_depth: float = 0.0) 
 
 
 def legend(class_set: ClassSet, width: int = 640) -> np.ndarray:
-    """The classes with their colours and names, in as many columns as fit.
+    """The classes with their colors and names, in as many columns as fit.
 
     Args:
         class_set: The classes.
@@ -143,7 +143,7 @@ def legend(class_set: ClassSet, width: int = 640) -> np.ndarray:
 
 
 def depth_scale(max_depth: float, min_depth: float = 0.0, width: int = 640) -> np.ndarray:
-    """The colours of `colorize_depth` as a bar with ticks in metres.
+    """The colors of `colorize_depth` as a bar with ticks in meters.
 
     Args:
         max_depth: As given to `colorize_depth`.
@@ -163,9 +163,9 @@ def depth_scale(max_depth: float, min_depth: float = 0.0, width: int = 640) -> n
     bar = np.geomspace(near, far, right - left + 1, dtype=np.float32)[None]
     picture[10:26, left : right + 1] = colorize_depth(bar, far, near)
     taken: list[tuple[int, int]] = []
-    for metres in [far, *_ticks(near, far)]:
-        x = left + round((right - left) * math.log(metres / near) / math.log(far / near))
-        text = f"{metres:g} m"
+    for meters in [far, *_ticks(near, far)]:
+        x = left + round((right - left) * math.log(meters / near) / math.log(far / near))
+        text = f"{meters:g} m"
         start = min(max(x - _text_width(text) // 2, 2), width - 2 - _text_width(text))
         end = start + _text_width(text)
         if any(start < other_end + 8 and other_start < end + 8 for other_start, other_end in taken):
@@ -206,7 +206,7 @@ def _turbo(levels: np.ndarray) -> np.ndarray:
 def _depth_range(max_depth: float, min_depth: float) -> tuple[float, float]:
     near = min_depth if min_depth > 0 else max_depth * NEAR_SHARE
     if not 0 < near < max_depth < math.inf:
-        raise ConfigError(f"depth colours: the range {near:g} to {max_depth:g} m is empty or not finite")
+        raise ConfigError(f"depth colors: the range {near:g} to {max_depth:g} m is empty or not finite")
     return near, max_depth
 
 

@@ -9,18 +9,18 @@ import cv2
 import numpy as np
 
 from mtl_perception.labels import ClassSet
-from mtl_perception.types import UNLABELLED
+from mtl_perception.types import UNLABELED
 from mtl_perception.visualization.colors import INK_COLOR, PANEL_COLOR, colorize_depth, depth_scale, legend, overlay, write_text
 
 WRONG_COLOR = (232, 40, 40)
 ERROR_SPAN = 0.5
-"""Relative depth error at both ends of the colour scale; larger ones have the last colour."""
+"""Relative depth error at both ends of the color scale; larger ones have the last color."""
 
 CELL_WIDTH = 560
 MAX_CELL_HEIGHT = 480
 MARGIN = 12
 CAPTION = 26
-# Blue, light grey, red: far enough from the depth colours not to be taken for them.
+# Blue, light gray, red: far enough from the depth colors not to be taken for them.
 _NEAR, _RIGHT, _FAR = (40, 96, 214), (236, 236, 236), (214, 32, 40)
 
 
@@ -46,10 +46,10 @@ class DepthErrors:
     """What the sheet shows of depth.
 
     Attributes:
-        truth: H x W float32 metres, NaN = unknown, +Inf = beyond.
-        depth: H x W float32 metres, the prediction.
+        truth: H x W float32 meters, NaN = unknown, +Inf = beyond.
+        depth: H x W float32 meters, the prediction.
         counted: H x W bool, the pixels that the figures count.
-        cap: Metres, the last colour of the depth scale.
+        cap: Meters, the last color of the depth scale.
         note: Figures of this frame, for the caption.
     """
 
@@ -77,7 +77,7 @@ def error_sheet(
     height, width = image.shape[:2]
     scale = min(CELL_WIDTH / width, MAX_CELL_HEIGHT / height)
     cell = (max(round(height * scale), 1), max(round(width * scale), 1))
-    grey = cv2.cvtColor(cv2.cvtColor(_fitted(image, cell), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    gray = cv2.cvtColor(cv2.cvtColor(_fitted(image, cell), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     head = _cell(_fitted(image, cell), "picture")
     rows = [_beside([head, _information(title, labels, depth, head.shape[0], 2 * CELL_WIDTH + MARGIN)])]
     if labels is not None:
@@ -86,7 +86,7 @@ def error_sheet(
                 [
                     _cell(_fitted(overlay(image, labels.truth, labels.classes, 0.65), cell), "labels: truth"),
                     _cell(_fitted(overlay(image, labels.labels, labels.classes, 0.65), cell), "labels: prediction"),
-                    _cell(_wrong(grey, labels), f"labels: wrong in red, not counted dark   {labels.note}"),
+                    _cell(_wrong(gray, labels), f"labels: wrong in red, not counted dark   {labels.note}"),
                 ]
             )
         )
@@ -95,10 +95,10 @@ def error_sheet(
         rows.append(
             _beside(
                 [
-                    _cell(_points(grey, colorize_depth(depth.truth, depth.cap), depth.truth > 0, depth.truth), "depth: truth"),
+                    _cell(_points(gray, colorize_depth(depth.truth, depth.cap), depth.truth > 0, depth.truth), "depth: truth"),
                     _cell(_fitted(colorize_depth(shown, depth.cap), cell), "depth: prediction"),
                     _cell(
-                        _points(grey, _error_colours(depth), depth.counted, depth.truth),
+                        _points(gray, _error_colors(depth), depth.counted, depth.truth),
                         f"depth: counted errors   {depth.note}",
                     ),
                 ]
@@ -108,7 +108,7 @@ def error_sheet(
 
 
 def error_scale(width: int = 320) -> np.ndarray:
-    """The colours of relative depth errors as a bar with ticks: 52 x `width` x 3 uint8 RGB."""
+    """The colors of relative depth errors as a bar with ticks: 52 x `width` x 3 uint8 RGB."""
     picture = np.full((52, width, 3), PANEL_COLOR, np.uint8)
     left, right = 14, width - 15
     picture[10:26, left : right + 1] = _diverging(np.linspace(-ERROR_SPAN, ERROR_SPAN, right - left + 1, dtype=np.float32))
@@ -142,18 +142,18 @@ def _extended(picture: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([picture, np.full((rows, *picture.shape[1:]), PANEL_COLOR, np.uint8)])
 
 
-def _wrong(grey: np.ndarray, errors: LabelErrors) -> np.ndarray:
-    size = (grey.shape[1], grey.shape[0])
-    known = cv2.resize((errors.truth != UNLABELLED).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+def _wrong(gray: np.ndarray, errors: LabelErrors) -> np.ndarray:
+    size = (gray.shape[1], gray.shape[0])
+    known = cv2.resize((errors.truth != UNLABELED).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     wrong = cv2.resize((errors.truth != errors.labels).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    picture: np.ndarray = (grey * np.float32(0.55) + 40).astype(np.uint8)
-    picture[~known] = grey[~known] // 6
+    picture: np.ndarray = (gray * np.float32(0.55) + 40).astype(np.uint8)
+    picture[~known] = gray[~known] // 6
     wrong &= known
-    picture[wrong] = (grey[wrong] * 0.25 + np.array(WRONG_COLOR) * 0.75).astype(np.uint8)
+    picture[wrong] = (gray[wrong] * 0.25 + np.array(WRONG_COLOR) * 0.75).astype(np.uint8)
     return picture
 
 
-def _error_colours(errors: DepthErrors) -> np.ndarray:
+def _error_colors(errors: DepthErrors) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         # No number counts as the cap.
         guess = np.minimum(np.where(np.isnan(errors.depth), np.float32(np.inf), errors.depth), np.float32(errors.cap))
@@ -168,19 +168,19 @@ def _diverging(relative: np.ndarray) -> np.ndarray:
     return np.asarray(((1 - share) * np.array(_RIGHT, np.float32) + share * ends + 0.5).astype(np.uint8))
 
 
-def _points(grey: np.ndarray, colours: np.ndarray, where: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Colours of some pixels over the darkened picture; sparse ones grow so that they can be seen, near before far."""
-    picture = grey // 4
+def _points(gray: np.ndarray, colors: np.ndarray, where: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Colors of some pixels over the darkened picture; sparse ones grow so that they can be seen, near before far."""
+    picture = gray // 4
     rows, columns = np.nonzero(where)
     order = np.argsort(-depth[rows, columns], kind="stable")
     rows, columns = rows[order], columns[order]
-    scale_y, scale_x = grey.shape[0] / where.shape[0], grey.shape[1] / where.shape[1]
+    scale_y, scale_x = gray.shape[0] / where.shape[0], gray.shape[1] / where.shape[1]
     y, x = (rows * scale_y).astype(int), (columns * scale_x).astype(int)
     # Where several pixels fall into each cell of the smaller picture, growing would only blur.
     sparse = rows.size < 2 * where.size * scale_y * scale_x
     for dy, dx in [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)] if sparse else []:
-        picture[np.clip(y + dy, 0, grey.shape[0] - 1), np.clip(x + dx, 0, grey.shape[1] - 1)] = colours[rows, columns]
-    picture[y, x] = colours[rows, columns]
+        picture[np.clip(y + dy, 0, gray.shape[0] - 1), np.clip(x + dx, 0, gray.shape[1] - 1)] = colors[rows, columns]
+    picture[y, x] = colors[rows, columns]
     return picture
 
 

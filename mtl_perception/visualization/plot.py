@@ -35,7 +35,7 @@ class Curve:
 
 
 def plot(curve: Curve) -> np.ndarray:
-    """The curve, and a grey line from zero through its last point: what is linear lies on it, what is above grows slower.
+    """The curve, and a gray line from zero through its last point: what is linear lies on it, what is above grows slower.
 
     Returns:
         HEIGHT x WIDTH x 3 uint8, RGB.

@@ -23,7 +23,7 @@ from mtl_perception.visualization.files import replacing
 
 MAX_VIEWER_POINTS = 120_000
 POSITION_STEP = 0.004
-"""Metres; the viewer's positions are whole multiples of it in 16 bits, which reaches 131 m."""
+"""Meters; the viewer's positions are whole multiples of it in 16 bits, which reaches 131 m."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class ReportData:
     Attributes:
         title: Heading.
         class_set: The classes of the labels.
-        max_depth: End of the depth colours, metres.
-        min_depth: Start of the depth colours, metres; 0: `max_depth` / 40.
-        facts: What ran: source, weights, licence, device, versions …, in the order to show.
+        max_depth: End of the depth colors, meters.
+        min_depth: Start of the depth colors, meters; 0: `max_depth` / 40.
+        facts: What ran: source, weights, license, device, versions …, in the order to show.
         card: The weights' description, one paragraph; "" for none.
         frames: Frames to show.
         cloud: Array of CLOUD_DTYPE for the viewer and `cloud.ply`; None for none.
@@ -180,7 +180,7 @@ def _frames(out: Path, frames: Sequence[ReportFrame]) -> str:
                 f"<figcaption>{escape(caption)}</figcaption></figure>"
             )
         figures.append(f'<h3>{escape(frame.caption)}</h3>\n<div class="frame">{"".join(shown)}</div>')
-    scale = '<img class="scale" src="pictures/depth_scale.png" width="720" height="52" alt="depth scale in metres">'
+    scale = '<img class="scale" src="pictures/depth_scale.png" width="720" height="52" alt="depth scale in meters">'
     return _section("Frames", "\n".join([scale, *figures])) if figures else ""
 
 

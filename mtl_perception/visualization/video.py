@@ -94,7 +94,7 @@ class VideoWriter:
         self._container = self._av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream("libx264", rate=self._rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        # Browsers guess the colour matrix from the size unless the stream names the one that was used.
+        # Browsers guess the color matrix from the size unless the stream names the one that was used.
         colors = "colorprim=bt709:transfer=bt709:colormatrix=smpte170m"
         self._stream.options = {"crf": "21", "preset": "veryfast", "x264-params": colors}
 

@@ -44,7 +44,7 @@ def fetch(name: str, announce: Callable[[str], None] = lambda line: None) -> Pat
 
     Args:
         name: One of `PUBLISHED` or of their `ALIASES`.
-        announce: Gets the licence and the address, one line each, before a download begins.
+        announce: Gets the license and the address, one line each, before a download begins.
 
     Raises:
         WeightsError: Unknown name, no network, the server lacks the file, wrong bytes, or the cache cannot be written, or
@@ -62,7 +62,7 @@ def fetch(name: str, announce: Callable[[str], None] = lambda line: None) -> Pat
         # A part may be complete: the process ended between the last byte and the check.
         if not (part.is_file() and entry.checksum.fits(part)):
             _check_address(url)
-            announce(f"{name}: licence: {entry.licence}")
+            announce(f"{name}: license: {entry.license}")
             announce(f"{name}: from {url}")
             _download(url, part, by_hand=f"the file may also be put by hand at {path}")
         _verify(part, entry, url)

@@ -80,7 +80,7 @@ class Published:
         file: What it is called there.
         folder: Address of the folder it lies in there.
         checksum: By what its bytes are known.
-        licence: What it may be used for.
+        license: What it may be used for.
         description: What the network was made for, known without the file; None: an encoder.
     """
 
@@ -88,7 +88,7 @@ class Published:
     file: str
     folder: str
     checksum: Checksum
-    licence: str
+    license: str
     description: Description | None = None
 
     @property
@@ -100,14 +100,14 @@ class Published:
 def _network(name: str, file: str, blob: str, classes: int, tasks: int) -> Published:
     """One of the checkpoints that the paper's authors published."""
     description = published_description(classes, tasks)
-    return Published(name, file, AUTHORS_FOLDER, Checksum("git blob", blob), description.licence, description)
+    return Published(name, file, AUTHORS_FOLDER, Checksum("git blob", blob), description.license, description)
 
 
 def _encoder(name: str, file: str) -> Published:
     """One of torchvision's classifiers; its file's name ends in the first digits of its SHA-256."""
     digits = file.rpartition("-")[2].partition(".")[0]
-    licence = "BSD-3-Clause (torchvision); trained on ImageNet, whose own terms may bear on its use"
-    return Published(name, file, TORCHVISION_FOLDER, Checksum("SHA-256", digits), licence)
+    license = "BSD-3-Clause (torchvision); trained on ImageNet, whose own terms may bear on its use"
+    return Published(name, file, TORCHVISION_FOLDER, Checksum("SHA-256", digits), license)
 
 
 PUBLISHED = {

@@ -81,7 +81,7 @@ def test_pinhole_by_hand():
 
 
 def test_equidistant_by_hand():
-    """r = f theta: a ray at 45 degrees is f pi / 4 from the centre, also when all coefficients are 0."""
+    """r = f theta: a ray at 45 degrees is f pi / 4 from the center, also when all coefficients are 0."""
     camera = CameraModel(200, 100, 100, 100, 100, 50, "equidistant", (0.0, 0.0, 0.0, 0.0))
     assert camera.is_distorted
     assert camera.project(np.array([3.0, 0.0, 3.0])) == pytest.approx([100 + 100 * math.pi / 4, 50])
@@ -135,7 +135,7 @@ class TestScaling:
         assert camera.calibration.d == D
         assert (camera.fx, camera.cy) == pytest.approx((p[0], p[6]))
 
-    def test_crop_moves_both_centres(self):
+    def test_crop_moves_both_centers(self):
         camera = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).camera(rectified=True).cropped(42, 25, 1200, 350)
         assert (camera.cx, camera.cy) == (558, 145)
         assert (camera.calibration.k[2], camera.calibration.k[5]) == (K[2] - 42, K[5] - 25)

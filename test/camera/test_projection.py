@@ -51,7 +51,7 @@ def test_a_point_by_hand():
     assert cloud[2, 1].item()[:3] == ((1 - 2) * 10 / 2, (2 - 0.5) * 10 / 5, 10)
 
 
-def test_depth_that_is_no_number_has_no_point_but_colour_and_label():
+def test_depth_that_is_no_number_has_no_point_but_color_and_label():
     depth, image, labels = inputs(2, 4)
     depth[1] = (math.nan, math.inf, -math.inf, 5)
     cloud = cloud_of(depth, CameraModel(4, 2, 3.0, 3.0, 1.0, 1.0), image, labels)

@@ -43,14 +43,14 @@ def test_table_and_json(tmp_path, weights_file, capsys):
         )
 
 
-def test_normalising_is_a_stage_where_it_is_one(tmp_path, weights_file):
+def test_normalizing_is_a_stage_where_it_is_one(tmp_path, weights_file):
     for backend, expected in (("torch", True), ("auto", False)):
         if backend == "auto":
             pytest.importorskip("openvino", reason="needs openvino")
         file = tmp_path / f"{backend}.json"
         arguments = [*ARGUMENTS, "--size", "24x16", "--backend", backend, "--json", str(file), "--weights", str(weights_file)]
         assert main(["bench", *arguments]) == 0
-        assert ("normalise (part of forward)" in json.loads(file.read_text())["sizes"]["24x16"]) == expected
+        assert ("normalize (part of forward)" in json.loads(file.read_text())["sizes"]["24x16"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_the_published_way(weights_file):
         logits, raw = (output[0].numpy() for output in network(torch.from_numpy(x)))
     grown = np.stack([cv2.resize(plane, (90, 61), interpolation=cv2.INTER_CUBIC) for plane in logits])
     assert (found["labels"] == grown.argmax(axis=0)).mean() > 0.999
-    metres = np.exp(cv2.resize(raw[0], (90, 61), interpolation=cv2.INTER_CUBIC))
-    np.testing.assert_allclose(found["depth"], metres, rtol=1e-4)
+    meters = np.exp(cv2.resize(raw[0], (90, 61), interpolation=cv2.INTER_CUBIC))
+    np.testing.assert_allclose(found["depth"], meters, rtol=1e-4)
     cloud = found["cloud"]
     assert cloud.dtype == CLOUD_DTYPE
     np.testing.assert_allclose(cloud["x"][7, 60], (60 - 44.5) * found["depth"][7, 60] / 70, rtol=1e-6)

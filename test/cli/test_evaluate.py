@@ -36,7 +36,7 @@ class Fake:
     samples: list[Sample]
     classes: ClassSet = STREET
     name: str = "fake"
-    licence: str = "none"
+    license: str = "none"
     keys: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +100,7 @@ class TestFigures:
         assert wrong.pixel_accuracy == pytest.approx(0.75)
         assert (without.pixel_accuracy, without.abs_rel) == (None, None)
         report = evaluation.report()
-        assert (report["frames"], report["labelled_frames"], report["depth_frames"]) == (3, 2, 2)
+        assert (report["frames"], report["labeled_frames"], report["depth_frames"]) == (3, 2, 2)
         assert report["segmentation"]["street"]["pixel_accuracy"] == pytest.approx(0.875)
         assert report["segmentation"]["street"]["pixels"] == 2 * HEIGHT * WIDTH
         assert report["latency_ms"] > 0
@@ -197,7 +197,7 @@ def write_set(root: Path, count: int = 3, classes: str = "street") -> Path:
     rng = np.random.default_rng(0)
     for name in ("image", "label", "depth"):
         (root / name).mkdir(parents=True)
-    (root / "dataset.yaml").write_text(f"format: folder\nname: {root.name}\nlicence: our own\nclasses: {classes}\n")
+    (root / "dataset.yaml").write_text(f"format: folder\nname: {root.name}\nlicense: our own\nclasses: {classes}\n")
     for i in range(count):
         cv2.imwrite(str(root / f"image/{i}.png"), noise_picture(HEIGHT, WIDTH, i))
         labels = cv2.resize(rng.integers(0, 12, (4, 8)).astype(np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
@@ -233,7 +233,7 @@ class TestCommand:
         assert list(random["segmentation"]) == ["street", "kitti6"]
         assert list(six["segmentation"]) == ["kitti6"]
         assert list(six["segmentation"]["kitti6"]["IoU"]) == list(KITTI6.names)
-        assert random["licence"] == "our own"
+        assert random["license"] == "our own"
         assert [record["name"] for record in random["records"]] == ["0", "1", "2"]
         assert rows[0][3] == f"{100 * random['segmentation']['street']['mIoU']:.1f}"
         assert rows[0][7] == f"{random['depth']['abs_rel']:.3f}"
@@ -285,7 +285,7 @@ class TestCommand:
         [
             (["--data", "none"], 1, "data none does not exist"),
             (["--data", "SET", "--data", "SET"], 2, "two data sets are named 'own'"),
-            (["--data", "SET", "--cap", "0"], 2, "cap 0.0: metres"),
+            (["--data", "SET", "--cap", "0"], 2, "cap 0.0: meters"),
             (["--data", "SET", "--worst", "-1"], 2, "--worst must not be negative, but is -1"),
             (["--data", "SET", "--input-scale", "3"], 2, "parameter input_scale: 3.0 is outside"),
             (["--data", "SET", "--weights", "kity"], 1, "no weights are called 'kity'"),
@@ -326,15 +326,15 @@ class TestSheet:
         truth[:, :70] = 255
         labels = truth.copy()
         labels[:, 140:] = 3
-        metres = np.full((100, 280), 10, np.float32)
-        guess = metres * np.linspace(0.5, 1.5, 280, dtype=np.float32)
-        counted = np.ones(metres.shape, bool)
+        meters = np.full((100, 280), 10, np.float32)
+        guess = meters * np.linspace(0.5, 1.5, 280, dtype=np.float32)
+        counted = np.ones(meters.shape, bool)
         counted[:, :70] = False
-        parts = {"labels": LabelErrors(STREET, truth, labels), "depth": DepthErrors(metres, guess, counted, 80.0)}
+        parts = {"labels": LabelErrors(STREET, truth, labels), "depth": DepthErrors(meters, guess, counted, 80.0)}
         return error_sheet(image, ("title",), **{**parts, **changes})
 
     def test_errors_stand_where_they_are(self):
-        """Third column: unknown dark, right grey, wrong red; then uncounted dark, right grey, too far red."""
+        """Third column: unknown dark, right gray, wrong red; then uncounted dark, right gray, too far red."""
         sheet = self.sheet()
         assert sheet.shape[1] == 3 * 560 + 4 * 12
         first_row = sheet.shape[0] - 12 - 2 * (12 + 200) - 26

@@ -83,8 +83,8 @@ def assert_files_hold(folder: Path, stem: str, result: Result) -> None:
     assert not finite.all()
     assert (depth[~finite] == 0).all()
     np.testing.assert_allclose(depth[finite] / 256, result.depth[finite], atol=0.5 / 256 + 1e-4)
-    colours = STREET.palette()[result.labels]
-    np.testing.assert_array_equal(read(folder / f"{stem}.color.png")[..., ::-1], colours)
+    colors = STREET.palette()[result.labels]
+    np.testing.assert_array_equal(read(folder / f"{stem}.color.png")[..., ::-1], colors)
     np.testing.assert_array_equal(
         read(folder / f"{stem}.overlay.png")[..., ::-1], overlay(result.image, result.labels, STREET, 0.5)
     )
@@ -106,7 +106,7 @@ def test_in_a_process_of_its_own(tmp_path, weights_file, pipe):
         ["classes.json", *(f"{name}.{file}" for name in pictures for file in FILES)]
     )
     assert "no --camera: clouds are made with the weights' own training camera (1242x375), scaled" in done.stderr
-    assert "licence: none" in done.stderr
+    assert "license: none" in done.stderr
     camera = CameraModel(**KITTI_CAMERA).scaled(WIDTH, HEIGHT)
     for name, picture in pictures.items():
         assert_files_hold(out, name, pipe(Frame(picture, camera)))

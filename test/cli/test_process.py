@@ -88,8 +88,8 @@ def test_values_stamps_and_names(tmp_path, process, pipe, kind, name):
         np.testing.assert_array_equal(depth_of(one["depth/image"]), expected.depth)
         assert cloud_of(one["points"]).tobytes() == expected.cloud.tobytes()
         assert one["points"].is_dense == bool(np.isfinite(expected.depth).all())
-        colours = colorize_labels(expected.labels, STREET)
-        np.testing.assert_array_equal(decode_image(one["segmentation/image"]), colours)
+        colors = colorize_labels(expected.labels, STREET)
+        np.testing.assert_array_equal(decode_image(one["segmentation/image"]), colors)
         blended = overlay(picture(i, *SIZE), expected.labels, STREET, 0.5)
         np.testing.assert_array_equal(decode_image(one["segmentation/overlay"]), blended)
         assert (

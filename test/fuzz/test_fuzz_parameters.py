@@ -87,7 +87,7 @@ TABBED = b"""camera:
   ros__parameters: {rate:\t10.0,\tframe: "a"}\t# other
 mtl_perception:
   ros__parameters:\t
-    max_depth:\t20.0\t# metres
+    max_depth:\t20.0\t# meters
     cameras:\t[front,\tleft]\t
     nested:
       deep:
@@ -186,7 +186,7 @@ class TestNode:
 
 
 def _as_at_start(start: Callable[[], Any]) -> Any:
-    """As `environment.initialise` does, of which this process could have only one: what rcl refuses is an error of ours."""
+    """As `environment.initialize` does, of which this process could have only one: what rcl refuses is an error of ours."""
     from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
 
     try:

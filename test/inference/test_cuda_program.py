@@ -1,4 +1,4 @@
-"""What a GPU is given to do, done on CPU tensors: the same labels, metres and points as the pipeline's."""
+"""What a GPU is given to do, done on CPU tensors: the same labels, meters and points as the pipeline's."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_published_form_with_groups_and_normals(tmp_path):
             path, MultiTaskRefineNet(published_description(classes, tasks)).state_dict(), published_description(classes, tasks)
         )
         expected = Pipeline(weights=path, device="cpu", backend="torch", warm_up=False, classes=group)(FRAME)
-        # Metres are a magnitude here, and where it passes through 0 a ratio says nothing.
+        # Meters are a magnitude here, and where it passes through 0 a ratio says nothing.
         assert_agree(on_device(path, classes=group)(FRAME), expected, ties=0.02, rtol=0.02)
 
 

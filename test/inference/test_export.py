@@ -29,7 +29,7 @@ from mtl_perception.weights.files import read_weights, save_weights
 OUTPUTS = ("labels", "confidence", "depth")
 CLASSES = (0, len(STREET.names))
 LIMITS = (5.0, 40.0)
-"""Metres, of the limited pipeline and file."""
+"""Meters, of the limited pipeline and file."""
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_pictures_of_a_batch_do_not_mix(any_size: OnnxFile) -> None:
     assert (together["labels"][0] != together["labels"][1]).any()
 
 
-def test_metres_go_with_the_focal_length(any_size: OnnxFile) -> None:
+def test_meters_go_with_the_focal_length(any_size: OnnxFile) -> None:
     image = noise_picture(48, 80)[None]
     near, far = any_size(image, 500.0)["depth"], any_size(image, 550.0)["depth"]
     both = np.isfinite(near) & np.isfinite(far)
@@ -124,20 +124,20 @@ def test_file_tells_what_it_is(any_size: OnnxFile, metric_weights: Path) -> None
     texts = any_size.metadata
     assert Description.from_json(texts["mtl_perception"]) == load_network(metric_weights).description
     assert json.loads(texts["classes"]) == list(STREET.names)
-    assert texts["licence"] == "none"
+    assert texts["license"] == "none"
     assert float(texts["depth_focal_length"]) == 500.0
     chosen = json.loads(texts["export"])
     assert (chosen["upsampling"], chosen["max_depth"], chosen["min_confidence"]) == ("bicubic", 40.0, 0.4)
 
 
-def test_command_writes_a_file_of_fixed_size_that_says_its_licence(
+def test_command_writes_a_file_of_fixed_size_that_says_its_license(
     weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "fixed.onnx"
     arguments = ["export", str(weights_file), "--out", str(out), "--size", "90x61", "--upsampling", "bilinear"]
     assert main([*arguments, "--outputs", "depth,labels", "--opset", "20"]) == 0
     printed = capsys.readouterr()
-    assert "licence: none" in printed.err
+    assert "license: none" in printed.err
     assert "labels, depth of pictures of 90x61, fp32" in printed.out and "compared with the pipeline" in printed.out
     model = onnx.load(str(out))
     onnx.checker.check_model(model, full_check=True)
@@ -145,7 +145,7 @@ def test_command_writes_a_file_of_fixed_size_that_says_its_licence(
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
     }
-    # No focal length: these weights' metres do not depend on it.
+    # No focal length: these weights' meters do not depend on it.
     assert shapes == {"image": ["N", 61, 90, 3], "labels": ["N", 61, 90], "depth": ["N", 61, 90]}
     assert [entry.version for entry in model.opset_import if not entry.domain] == [20]
     kinds = {node.op_type for node in model.graph.node}
@@ -179,7 +179,7 @@ def test_published_form_with_a_group_of_classes(tmp_path: Path) -> None:
     write_onnx(network, ExportOptions(OUTPUTS, (40, 6), pipeline.max_depth), path)
     image = noise_picture(50, 75)
     expected = pipeline_says(pipeline, image, 700.0)
-    # Metres are the magnitude, and near none of them a ratio says little.
+    # Meters are the magnitude, and near none of them a ratio says little.
     assert expected["depth"][np.isfinite(expected["depth"])].std() > 0.01
     found = {name: values[0] for name, values in OnnxFile(path)(image[None], 0.0).items()}
     assert not [verdict for verdict in compare(found, expected, TOLERANCES["fp32"]).values() if verdict.startswith("differs")]

@@ -20,10 +20,10 @@ from conftest import noise_picture
 from mtl_perception import Frame, Pipeline, load_network
 from mtl_perception.errors import ConfigError, DeviceError
 from mtl_perception.inference.backend import make_engine
-from mtl_perception.inference.openvino import artifacts as artefacts_module
+from mtl_perception.inference.openvino import artifacts as artifacts_module
 from mtl_perception.inference.openvino import engine as cpu_runtime
 from mtl_perception.inference.openvino import graph as openvino_graph
-from mtl_perception.inference.openvino.artifacts import Artefacts
+from mtl_perception.inference.openvino.artifacts import Artifacts
 from mtl_perception.inference.openvino.engine import KEPT_FROM, KEPT_SIZES, RuntimeEngine
 from mtl_perception.inference.torch.engine import Engine
 from mtl_perception.network.description import published_description
@@ -52,8 +52,8 @@ def network(weights_file: Path) -> MultiTaskRefineNet:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Artefacts:
-    return Artefacts(tmp_path / "cache" / "compiled")
+def kept(tmp_path: Path) -> Artifacts:
+    return Artifacts(tmp_path / "cache" / "compiled")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return sizes
 
 
-def files(kept: Artefacts) -> list[Path]:
+def files(kept: Artifacts) -> list[Path]:
     assert kept._folder is not None
     return sorted(kept._folder.iterdir())
 
@@ -86,21 +86,21 @@ class TestAgreement:
     @pytest.mark.parametrize("size", SIZES)
     def test_two_tasks(self, network, kept, size):
         image = picture(*size)
-        assert_same(RuntimeEngine(network, artefacts=kept).forward(image), Engine(network, "cpu").forward(image))
+        assert_same(RuntimeEngine(network, artifacts=kept).forward(image), Engine(network, "cpu").forward(image))
 
     @pytest.mark.parametrize("form", [(6, 2), (46, 2), (40, 3)])
     def test_published_forms(self, kept, form):
         torch.manual_seed(5)
         network = MultiTaskRefineNet(published_description(*form)).eval()
-        assert_same(RuntimeEngine(network, artefacts=kept).forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
+        assert_same(RuntimeEngine(network, artifacts=kept).forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
 
     @pytest.mark.parametrize("scale", [0.5, 0.1])
     def test_input_scale(self, network, kept, scale):
         image = picture(61, 90)
-        assert_same(RuntimeEngine(network, artefacts=kept).forward(image, scale), Engine(network, "cpu").forward(image, scale))
+        assert_same(RuntimeEngine(network, artifacts=kept).forward(image, scale), Engine(network, "cpu").forward(image, scale))
 
     def test_any_layout(self, network, kept):
-        engine = RuntimeEngine(network, artefacts=kept)
+        engine = RuntimeEngine(network, artifacts=kept)
         expected = [output.clone() for output in engine.forward(PICTURE)]
         for image in (np.ascontiguousarray(PICTURE[:, ::-1])[:, ::-1], np.asfortranarray(PICTURE)):
             assert all(torch.equal(a, b) for a, b in zip(engine.forward(image), expected, strict=True))
@@ -108,7 +108,7 @@ class TestAgreement:
     def test_bf16_is_another_arithmetic(self, network, kept):
         if "BF16" not in cpu_runtime.openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this processor does not compute bfloat16")
-        rough = RuntimeEngine(network, "bf16", artefacts=kept).forward(PICTURE)[0].clone()
+        rough = RuntimeEngine(network, "bf16", artifacts=kept).forward(PICTURE)[0].clone()
         exact = Engine(network, "cpu").forward(PICTURE)[0]
         error = float((rough - exact).abs().max() / exact.abs().max())
         assert 1e-4 < error < 0.2
@@ -116,7 +116,7 @@ class TestAgreement:
 
 class TestSizes:
     def test_few_are_kept_and_the_least_used_goes(self, network, kept, compilations):
-        engine = RuntimeEngine(network, artefacts=kept)
+        engine = RuntimeEngine(network, artifacts=kept)
         for width in range(8, 8 + KEPT_SIZES):
             engine.forward(picture(8, width))
         engine.forward(picture(8, 8))
@@ -125,7 +125,7 @@ class TestSizes:
         assert len(compilations) == KEPT_SIZES + 1
 
     def test_outputs_of_a_size_do_not_depend_on_what_came_between(self, network, kept):
-        engine = RuntimeEngine(network, artefacts=kept)
+        engine = RuntimeEngine(network, artifacts=kept)
         first = [output.clone() for output in engine.forward(PICTURE)]
         engine.forward(picture(61, 90))
         assert all(torch.equal(a, b) for a, b in zip(engine.forward(PICTURE), first, strict=True))
@@ -134,16 +134,16 @@ class TestSizes:
 class TestDisk:
     def test_another_grid_is_another_network(self, network, kept, compilations):
         """Its parameters are the same, so nothing else tells what was compiled for the one from the other."""
-        used(RuntimeEngine(network, artefacts=kept))
+        used(RuntimeEngine(network, artifacts=kept))
         other = copy.deepcopy(network)
         other.description = replace(network.description, grid="stretched")
-        outputs = RuntimeEngine(other, artefacts=kept).forward(PICTURE)
+        outputs = RuntimeEngine(other, artifacts=kept).forward(PICTURE)
         assert_same(outputs, Engine(other, "cpu").forward(PICTURE))
         assert compilations == [(33, 47)] * 2
 
     def test_a_second_start_compiles_nothing_and_says_the_same(self, network, kept, compilations):
-        first = used(RuntimeEngine(network, artefacts=kept))
-        second = RuntimeEngine(network, artefacts=kept).forward(PICTURE)
+        first = used(RuntimeEngine(network, artifacts=kept))
+        second = RuntimeEngine(network, artifacts=kept).forward(PICTURE)
         assert compilations == [(33, 47)]
         assert all(torch.equal(a, b) for a, b in zip(second, first, strict=True))
 
@@ -159,35 +159,35 @@ class TestDisk:
         ids=lambda item: item[0],
     )
     def test_a_spoilt_entry_is_made_again(self, network, kept, compilations, spoil):
-        expected = used(RuntimeEngine(network, artefacts=kept))
+        expected = used(RuntimeEngine(network, artifacts=kept))
         (entry,) = files(kept)
         entry.write_bytes(spoil[1](entry.read_bytes()))
         for _ in range(2):
-            engine = RuntimeEngine(network, artefacts=kept)
+            engine = RuntimeEngine(network, artifacts=kept)
             assert all(torch.equal(a, b) for a, b in zip(used(engine), expected, strict=True))
             assert engine.notes == ()
         assert compilations == [(33, 47)] * 2, "made again once, and then kept"
 
     def test_an_entry_that_openvino_refuses_is_made_again(self, network, kept, compilations):
-        engine = RuntimeEngine(network, artefacts=kept)
+        engine = RuntimeEngine(network, artifacts=kept)
         kept.store({**engine._made_of, "picture": "47x33"}, b"no model")
         assert_same(engine.forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
         assert (engine.notes, compilations) == ((), [(33, 47)])
 
     def test_each_of_weights_size_and_version_has_its_own(self, network, kept, compilations, monkeypatch):
-        used(RuntimeEngine(network, artefacts=kept))
+        used(RuntimeEngine(network, artifacts=kept))
         network.get_parameter("depth.bias").add_(0.25)
-        changed = RuntimeEngine(network, artefacts=kept)
+        changed = RuntimeEngine(network, artifacts=kept)
         assert_same(used(changed), Engine(network, "cpu").forward(PICTURE))
         used(changed, picture(34, 47))
         monkeypatch.setattr(cpu_runtime, "_cpu_flags", lambda: "another processor")
-        used(RuntimeEngine(network, artefacts=kept))
+        used(RuntimeEngine(network, artifacts=kept))
         monkeypatch.setattr(cpu_runtime, "_sources", lambda: "another graph")
-        used(RuntimeEngine(network, artefacts=kept))
+        used(RuntimeEngine(network, artifacts=kept))
         assert len(compilations) == len(files(kept)) == 5
 
     def test_a_size_that_comes_once_is_not_kept(self, network, kept):
-        engine = RuntimeEngine(network, artefacts=kept)
+        engine = RuntimeEngine(network, artifacts=kept)
         for width in range(40, 44):
             engine.forward(picture(33, width))
         assert files(kept) == []
@@ -198,7 +198,7 @@ class TestDisk:
         def fail(*args: object) -> None:
             raise RuntimeError("export is not supported")
 
-        engine = RuntimeEngine(network, artefacts=kept)
+        engine = RuntimeEngine(network, artifacts=kept)
         compiled = engine._compiled
 
         def unwilling(size: tuple[int, int]) -> object:
@@ -211,7 +211,7 @@ class TestDisk:
         assert engine.backend.startswith("openvino ") and "export is not supported" in engine.notes[0]
 
     def test_it_does_not_grow_without_bound(self, kept, monkeypatch):
-        monkeypatch.setattr(artefacts_module, "MOST_ENTRIES", 3)
+        monkeypatch.setattr(artifacts_module, "MOST_ENTRIES", 3)
         for number in range(5):
             kept.store({"picture": str(number)}, b"x")
             os.utime(max(files(kept), key=lambda path: path.stat().st_mtime_ns), (number + 1, number + 1))
@@ -219,9 +219,9 @@ class TestDisk:
 
     def test_a_folder_that_others_can_write_is_not_used(self, network, tmp_path, compilations):
         folder = tmp_path / "cache" / "compiled"
-        used(RuntimeEngine(network, artefacts=Artefacts(folder)))
+        used(RuntimeEngine(network, artifacts=Artifacts(folder)))
         folder.chmod(0o777)
-        engine = RuntimeEngine(network, artefacts=Artefacts(folder))
+        engine = RuntimeEngine(network, artifacts=Artifacts(folder))
         used(engine)
         assert len(compilations) == 2
         assert "other users can write there" in engine.notes[0] and "each start compiles anew" in engine.notes[0]
@@ -257,7 +257,7 @@ class TestFallback:
 
         expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(Frame(PICTURE))
         monkeypatch.setattr(openvino_graph, "openvino_model", fail)
-        monkeypatch.setattr(Artefacts, "load", lambda self, made_of: None)
+        monkeypatch.setattr(Artifacts, "load", lambda self, made_of: None)
         pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
         result = pipe(Frame(PICTURE))
         assert (pipe.backend, len(pipe.notes)) == (f"torch {torch.__version__}", 1)
@@ -266,7 +266,7 @@ class TestFallback:
         np.testing.assert_array_equal(result.depth, expected.depth)
 
     def test_it_fails_later(self, network, kept):
-        engine = RuntimeEngine(network, artefacts=kept)
+        engine = RuntimeEngine(network, artifacts=kept)
         engine.forward(PICTURE)
 
         def fail(*args: object, **kwargs: object) -> None:
@@ -279,7 +279,7 @@ class TestFallback:
         assert engine.backend.startswith("openvino "), "one failure is no reason to stay slow"
 
     def test_a_size_at_which_it_fails_is_left_to_pytorch_and_the_others_are_not(self, network, kept, monkeypatch):
-        engine = RuntimeEngine(network, artefacts=kept)
+        engine = RuntimeEngine(network, artifacts=kept)
         compiled, tried = engine._compiled, []
 
         def small_only(size: tuple[int, int]) -> object:

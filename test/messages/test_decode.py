@@ -59,7 +59,7 @@ def test_every_encoding_is_tested():
     height=st.integers(1, 9), width=st.integers(1, 9), padding=st.sampled_from([0, 1, 5, 16]), big_endian=st.booleans(),
     container=st.sampled_from(sorted(CONTAINERS)), seed=st.integers(0, 9),
 )  # fmt: skip
-def test_colour_and_grey(encoding, height, width, padding, big_endian, container, seed):
+def test_color_and_gray(encoding, height, width, padding, big_endian, container, seed):
     order, bits = DIRECT[encoding]
     rng = np.random.default_rng(seed)
     samples = rng.integers(0, 2**bits, (height, width, len(order)), np.uint8 if bits == 8 else np.uint16)
@@ -98,7 +98,7 @@ class TestBayer:
         assert np.abs(image.astype(int) - smooth)[2:-2, 2:-2].max() <= 4
 
     @pytest.mark.parametrize("channel", [0, 1, 2])
-    def test_a_pure_colour_stays_that_colour(self, name, bits, channel):
+    def test_a_pure_color_stays_that_color(self, name, bits, channel):
         pure = np.zeros((8, 10, 3), np.uint8)
         pure[..., channel] = 200
         assert (self.decoded(pure, name, bits)[2:-2, 2:-2] == pure[2:-2, 2:-2]).all()
@@ -112,7 +112,7 @@ class TestYuv:
         rows = [(u, y0, v, y1) if order == "uyvy" else (y0, u, y1, v) for u, y0, v, y1 in pixels]
         return np.array(rows, np.uint8).reshape(1, -1, 2)
 
-    def test_colours(self, encoding):
+    def test_colors(self, encoding):
         """BT.601 of video range: Y 16 is black, 235 white; red has V of 240, blue has U of 240."""
         pixels = [(128, 16, 128, 235), (90, 81, 240, 81), (240, 41, 110, 41), (54, 145, 34, 145)]
         image = decode_image(message(self.samples(pixels, encoding), encoding, padding=3))[0].astype(int)
@@ -168,7 +168,7 @@ class TestMalformed:
             assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 8), (8, 1), (2, 2), (2, 9)])
-    def test_bayer_without_neighbours(self, size):
+    def test_bayer_without_neighbors(self, size):
         with pytest.raises(FrameError, match="needs at least 3x3 pixels") as caught:
             decode_image(message(np.full(size, 90, np.uint8), "bayer_rggb8"))
         assert caught.value.reason == "size"
@@ -237,9 +237,9 @@ class TestCompressed:
         image = decode_compressed_image(compressed(encoded(".jpg", picture), "rgb8; jpeg compressed bgr8"))
         assert np.abs(image.astype(int) - picture).mean() < 3
 
-    def test_grey_png(self):
-        grey = noise_picture(9, 8)[..., 0]
-        np.testing.assert_array_equal(decode_compressed_image(compressed(encoded(".png", grey))), np.dstack([grey] * 3))
+    def test_gray_png(self):
+        gray = noise_picture(9, 8)[..., 0]
+        np.testing.assert_array_equal(decode_compressed_image(compressed(encoded(".png", gray))), np.dstack([gray] * 3))
 
     def test_sixteen_bit_png(self):
         values = np.arange(65536, dtype=np.uint16).reshape(256, 256)

@@ -20,14 +20,14 @@ ALL = {row.name for row in OUTPUT_TOPICS}
 
 
 def result_of(depth: list[list[float]], labels: list[list[int]]) -> Result:
-    metres = np.array(depth, np.float32)
-    cloud = np.zeros(metres.shape, CLOUD_DTYPE)
-    cloud["x"] = cloud["y"] = cloud["z"] = np.where(np.isfinite(metres), metres, np.nan)
+    meters = np.array(depth, np.float32)
+    cloud = np.zeros(meters.shape, CLOUD_DTYPE)
+    cloud["x"] = cloud["y"] = cloud["z"] = np.where(np.isfinite(meters), meters, np.nan)
     cloud["rgb"], cloud["label"] = 0x102030, labels
-    image = np.arange(metres.size * 3, dtype=np.uint8).reshape(*metres.shape, 3)
+    image = np.arange(meters.size * 3, dtype=np.uint8).reshape(*meters.shape, 3)
     camera = Calibration(3, 2, K, D, "plumb_bob", R, P).camera(rectified=True)
     confidence = np.array(labels, np.uint8) // 2
-    return Result(np.array(labels, np.uint8), confidence, metres, None, cloud, camera, image)
+    return Result(np.array(labels, np.uint8), confidence, meters, None, cloud, camera, image)
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ class TestImages:
         assert pixels(encode("segmentation/confidence", result)).tolist() == [[0, 0, 127], [2, 1, 1]]
         np.testing.assert_array_equal(pixels(encode("depth/image", result), "<f4"), result.depth)
 
-    def test_colours_are_bgr(self, result):
+    def test_colors_are_bgr(self, result):
         bgr = pixels(encode("segmentation/image", result), channels=3)
-        assert bgr[0].tolist() == [[128, 128, 128], [0, 0, 128], [0, 0, 0]], "sky, building, unlabelled"
+        assert bgr[0].tolist() == [[128, 128, 128], [0, 0, 128], [0, 0, 0]], "sky, building, unlabeled"
         assert bgr[1].tolist() == [[128, 0, 64], [128, 64, 128], [192, 0, 0]], "car, road, sidewalk"
 
     def test_overlay_blends_the_picture(self, result):

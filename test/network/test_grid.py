@@ -14,7 +14,7 @@ from mtl_perception.types import Frame
 KITTI = (375, 1242)
 
 
-def centres(height: int, width: int, cell: int) -> torch.Tensor:
+def centers(height: int, width: int, cell: int) -> torch.Tensor:
     """1 x 2 x h x w: row and column, in pixels, of the middle of each cell of a map of that stride."""
     cells = -(-height // cell), -(-width // cell)
     rows, columns = ((torch.arange(n, dtype=torch.float32) + 0.5) * cell for n in cells)
@@ -35,17 +35,17 @@ def displacement(found: torch.Tensor, expected: torch.Tensor, border: int) -> fl
 @pytest.mark.parametrize("size", [KITTI, (370, 1226), (480, 640), (97, 161)], ids=str)
 @pytest.mark.parametrize("stride", [32, 16, 8])
 def test_a_maps_cells_stay_where_they_are_when_it_grows(size, stride):
-    coarse, finer = centres(*size, stride), centres(*size, stride // 2)
+    coarse, finer = centers(*size, stride), centers(*size, stride // 2)
     assert displacement(grown(coarse, finer, "exact"), finer, border=1) < 1e-3
     assert grown(coarse, finer, "exact").shape == grown(coarse, finer, "stretched").shape == finer.shape
 
 
 def test_stretched_maps_of_kittis_pictures_are_displaced():
     """Why there is another way: by half a cell in this step of the rows, and by what the others add."""
-    coarse, finer = centres(*KITTI, 16), centres(*KITTI, 8)
+    coarse, finer = centers(*KITTI, 16), centers(*KITTI, 8)
     assert displacement(grown(coarse, finer, "stretched"), finer, border=1) > 7
     # Where all sides are multiples of 32 there is no difference.
-    coarse, finer = centres(384, 1248, 16), centres(384, 1248, 8)
+    coarse, finer = centers(384, 1248, 16), centers(384, 1248, 8)
     assert torch.equal(grown(coarse, finer, "stretched"), grown(coarse, finer, "exact"))
 
 
@@ -63,7 +63,7 @@ def test_outputs_pixels_lie_where_the_network_saw_them(mode, output_scale, input
     whole = job(KITTI, output_scale, input_scale, "exact")
     seen, output = whole.network_size, whole.output_size
     growth = Growth(output, whole.growth.grown, mode)
-    columns = centres(*seen, STRIDE)[0, 1:]
+    columns = centers(*seen, STRIDE)[0, 1:]
     depth = Postprocessor(torch.device("cpu"), "abs", (0, 1)).depth(columns, growth, 0.0, 1e9)
     assert depth.shape == output and depth.is_contiguous()
     expected = ((torch.arange(output[1]) + 0.5) * seen[1] / output[1]).expand(output)

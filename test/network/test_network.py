@@ -25,7 +25,7 @@ def random_network(description: Description) -> MultiTaskRefineNet:
     return MultiTaskRefineNet(description).eval().requires_grad_(False)
 
 
-def normalised(image: np.ndarray, description: Description) -> torch.Tensor:
+def normalized(image: np.ndarray, description: Description) -> torch.Tensor:
     values = (image / 255 - np.array(description.mean)) / np.array(description.std)
     return torch.from_numpy(values.transpose(2, 0, 1)[None].astype(np.float32))
 
@@ -39,7 +39,7 @@ def test_outputs_are_those_of_the_published_definition() -> None:
     reference = np.load(REFERENCE / "kitti6.npz")
     network = load_network(REFERENCE / "kitti6.ckpt")
     with torch.inference_mode():
-        logits, depth = network(normalised(reference["image"], network.description))
+        logits, depth = network(normalized(reference["image"], network.description))
     assert tuple(logits.shape) == (1, 6, 93, 307)
     assert tuple(depth.shape) == (1, 1, 93, 307)
     assert relative_difference(logits[0], reference["segm"]) < 1e-4
@@ -54,7 +54,7 @@ def test_outputs_survive_conversion_to_safetensors(tmp_path: Path, half: bool, b
     save_weights(tmp_path / "own.safetensors", published.state_dict(), published.description, half=half)
     network = load_network(tmp_path / "own.safetensors")
     with torch.inference_mode():
-        logits, depth = network(normalised(reference["image"], network.description))
+        logits, depth = network(normalized(reference["image"], network.description))
     assert relative_difference(logits[0], reference["segm"]) < bound
     assert relative_difference(depth[0, 0], reference["depth"]) < bound
     assert (logits[0].numpy().argmax(0) == reference["segm"].argmax(0)).mean() > agreement

@@ -1,4 +1,4 @@
-"""A frame becomes labels, metres and a cloud: what is in them, with each parameter and each form of network."""
+"""A frame becomes labels, meters and a cloud: what is in them, with each parameter and each form of network."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class TestParity:
 
         scores = np.stack([grown(plane) for plane in logits])
         odds = np.exp(scores - scores.max(axis=0))
-        metres = np.exp(grown(raw[0]))
+        meters = np.exp(grown(raw[0]))
         assert (full.labels == scores.argmax(axis=0)).mean() > 0.999
         assert np.abs(full.confidence - 255 * odds.max(axis=0) / odds.sum(axis=0)).max() < 0.6
-        near = metres < 79.9
-        np.testing.assert_allclose(full.depth[near], metres[near], rtol=1e-4)
-        assert np.isposinf(full.depth[metres > 80.1]).all()
+        near = meters < 79.9
+        np.testing.assert_allclose(full.depth[near], meters[near], rtol=1e-4)
+        assert np.isposinf(full.depth[meters > 80.1]).all()
         assert np.isposinf(full.depth).any()
 
 
@@ -241,7 +241,7 @@ def test_the_picture_is_given_only_when_asked_for(weights_file):
     assert image.shape == (20, 30, 3)
 
 
-def test_metres_follow_the_focal_length_of_the_picture_as_the_network_sees_it(weights_file, tmp_path):
+def test_meters_follow_the_focal_length_of_the_picture_as_the_network_sees_it(weights_file, tmp_path):
     """To a network a picture of twice the focal length shows a scene half as far: the camera must undo that."""
     network = load_network(weights_file)
     paths = {}

@@ -85,8 +85,8 @@ def test_a_users_own_file_in_the_working_directory_is_respected(prepared, tmp_pa
 
 READ = """
 import re, rclpy
-from mtl_perception.ros.environment import initialise
-initialise(["test"])
+from mtl_perception.ros.environment import initialize
+initialize(["test"])
 node = rclpy.create_node("test")
 sizes = [0]
 for line in open("/proc/self/maps"):

@@ -129,18 +129,18 @@ def test_same_picture_again_and_again(feed: Feed, client: Client, pipeline: Pipe
 
 def test_change_of_size_and_encoding(feed: Feed, client: Client, pipeline: Pipeline) -> None:
     before = int(values_of(client.status("stream"))["changes of size or encoding"])
-    grey = cv2.cvtColor(feed.picture(24, 32), cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(feed.picture(24, 32), cv2.COLOR_RGB2GRAY)
 
     def change() -> None:
         feed.exchange()
-        feed.exchange(image(grey, "mono8"))
+        feed.exchange(image(gray, "mono8"))
 
     status = feed.told("stream", WARN, "pictures changed from 64x48 rgb8 to 32x24 mono8", change)
     assert int(values_of(status)["changes of size or encoding"]) > before
     status = client.wait_status("camera", lambda s: s.level == WARN)
     assert status.message == "camera_info is for 64x48, scaled to the picture's 32x24"
-    outputs = feed.exchange(image(grey, "mono8"))
-    assert_labels(outputs, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), pipeline)
+    outputs = feed.exchange(image(gray, "mono8"))
+    assert_labels(outputs, cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), pipeline)
     assert cloud_of(outputs[POINTS]).shape == (24, 32)
 
 

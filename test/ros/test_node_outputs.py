@@ -15,8 +15,8 @@ from support.ros_messages import (
     assert_same,
     camera_info,
     cloud_of,
-    colours_of,
-    colours_of_cloud,
+    colors_of,
+    colors_of_cloud,
     depth_of,
     image,
     labels_of,
@@ -67,15 +67,15 @@ def test_every_output_has_the_pictures_header(camera: Camera) -> None:
         assert (message.width, message.height) == (WIDTH, HEIGHT), topic
 
 
-def test_labels_are_varied_and_coloured_by_class(plain) -> None:
-    labels, colours = labels_of(plain["segmentation/labels"]), colours_of(plain["segmentation/image"])
-    overlay = colours_of(plain["segmentation/overlay"])
+def test_labels_are_varied_and_colored_by_class(plain) -> None:
+    labels, colors = labels_of(plain["segmentation/labels"]), colors_of(plain["segmentation/image"])
+    overlay = colors_of(plain["segmentation/overlay"])
     found = np.unique(labels)
     assert len(found) >= 3
-    palette = [np.unique(colours[labels == label], axis=0) for label in found]
-    assert all(len(colour) == 1 for colour in palette)
-    assert len({tuple(colour[0]) for colour in palette}) == len(found)
-    blended = (colours.astype(float) + PICTURE) / 2
+    palette = [np.unique(colors[labels == label], axis=0) for label in found]
+    assert all(len(color) == 1 for color in palette)
+    assert len({tuple(color[0]) for color in palette}) == len(found)
+    blended = (colors.astype(float) + PICTURE) / 2
     assert np.abs(overlay - blended).max() <= 1
 
 
@@ -100,10 +100,10 @@ def test_cloud_is_depth_seen_through_the_intrinsics(plain) -> None:
     assert plain["points"].is_dense is False
 
 
-def test_cloud_carries_labels_and_colours(plain) -> None:
+def test_cloud_carries_labels_and_colors(plain) -> None:
     cloud = cloud_of(plain["points"])
     np.testing.assert_array_equal(cloud["label"], labels_of(plain["segmentation/labels"]))
-    np.testing.assert_array_equal(colours_of_cloud(cloud), PICTURE)
+    np.testing.assert_array_equal(colors_of_cloud(cloud), PICTURE)
 
 
 def test_cloud_without_gaps_is_dense(camera: Camera, client: Client) -> None:
@@ -140,12 +140,12 @@ def test_encodings_of_one_picture_give_the_same(camera: Camera, plain, encoding:
             assert_same(camera.exchange(image(pixels, encoding, padding, is_bigendian)), plain)
 
 
-def test_grey_is_the_grey_triple(camera: Camera) -> None:
-    grey = PICTURE[..., 1]
-    expected = camera.exchange(image(np.dstack([grey] * 3)))
-    assert_same(camera.exchange(image(grey, "mono8")), expected)
-    assert_same(camera.exchange(image(grey, "mono8", padding=5)), expected)
-    wide = grey.astype(np.uint16) * 257
+def test_gray_is_the_gray_triple(camera: Camera) -> None:
+    gray = PICTURE[..., 1]
+    expected = camera.exchange(image(np.dstack([gray] * 3)))
+    assert_same(camera.exchange(image(gray, "mono8")), expected)
+    assert_same(camera.exchange(image(gray, "mono8", padding=5)), expected)
+    wide = gray.astype(np.uint16) * 257
     assert_same(camera.exchange(image(wide, "mono16")), expected)
     assert_same(camera.exchange(image(wide, "mono16", padding=3, is_bigendian=True)), expected)
 
@@ -162,22 +162,22 @@ def test_bayer_patterns(camera: Camera, pattern: str, kind: type) -> None:
     if kind is np.uint16:
         mosaic *= 257
     outputs = camera.exchange(image(mosaic, f"bayer_{pattern}{8 * mosaic.itemsize}"))
-    seen = colours_of_cloud(cloud_of(outputs["points"]))
+    seen = colors_of_cloud(cloud_of(outputs["points"]))
     # Interpolated along a ramp: within its step, and within two at the border.
     assert np.abs(seen.astype(int) - scene)[1:-1, 1:-1].max() <= 1
     assert np.abs(seen.astype(int) - scene).max() <= 2
 
 
-def test_yuv_encodings_carry_colour(camera: Camera) -> None:
-    """One colour all over, so that only the order of the four bytes matters."""
+def test_yuv_encodings_carry_color(camera: Camera) -> None:
+    """One color all over, so that only the order of the four bytes matters."""
     y, u, v = 120, 90, 200  # by BT.601, studio range
-    grey, u_off, v_off = 1.164 * (y - 16), u - 128, v - 128
-    red, green, blue = grey + 1.596 * v_off, grey - 0.813 * v_off - 0.391 * u_off, grey + 2.018 * u_off
+    gray, u_off, v_off = 1.164 * (y - 16), u - 128, v - 128
+    red, green, blue = gray + 1.596 * v_off, gray - 0.813 * v_off - 0.391 * u_off, gray + 2.018 * u_off
     uyvy, yuyv = (u, y, v, y), (y, u, y, v)
     for encoding, quad in {"yuv422": uyvy, "uyvy": uyvy, "yuv422_yuy2": yuyv, "yuyv": yuyv}.items():
         pixels = np.tile(np.array(quad, np.uint8), (HEIGHT, WIDTH // 2)).reshape(HEIGHT, WIDTH, 2)
         outputs = camera.exchange(image(pixels, encoding))
-        seen = colours_of_cloud(cloud_of(outputs["points"])).astype(float)
+        seen = colors_of_cloud(cloud_of(outputs["points"])).astype(float)
         assert np.abs(seen - (red, green, blue)).max() < 2.5, encoding
 
 
@@ -189,7 +189,7 @@ def test_picture_size_changes_in_mid_stream(camera: Camera, plain) -> None:
     outputs = camera.exchange(image(picture))
     cloud, depth = cloud_of(outputs["points"]), depth_of(outputs["depth/image"])
     assert cloud.shape == depth.shape == labels_of(outputs["segmentation/labels"]).shape == (height, width)
-    np.testing.assert_array_equal(colours_of_cloud(cloud), picture)
+    np.testing.assert_array_equal(colors_of_cloud(cloud), picture)
     u = np.broadcast_to(np.arange(width), depth.shape)
     finite = np.isfinite(depth)
     assert finite.any()
@@ -298,8 +298,8 @@ def test_live_parameters_act_on_the_next_picture(camera: Camera, client: Client,
     for opacity, expected in ((0.0, PICTURE), (1.0, None)):
         assert client.set(overlay_opacity=opacity, min_confidence=0.0)[0].successful
         outputs = camera.exchange(image(PICTURE))
-        wanted = colours_of(outputs["segmentation/image"]) if expected is None else expected
-        np.testing.assert_array_equal(colours_of(outputs["segmentation/overlay"]), wanted)
+        wanted = colors_of(outputs["segmentation/image"]) if expected is None else expected
+        np.testing.assert_array_equal(colors_of(outputs["segmentation/overlay"]), wanted)
 
 
 def test_odd_sizes(camera: Camera) -> None:
@@ -308,7 +308,7 @@ def test_odd_sizes(camera: Camera) -> None:
         camera.publish_info(camera_info(width, height))
         outputs = camera.exchange(image(picture))
         assert labels_of(outputs["segmentation/labels"]).shape == depth_of(outputs["depth/image"]).shape == (height, width)
-        np.testing.assert_array_equal(colours_of_cloud(cloud_of(outputs["points"])), picture)
+        np.testing.assert_array_equal(colors_of_cloud(cloud_of(outputs["points"])), picture)
 
 
 def test_camera_info_describes_part_of_the_sensor(camera: Camera) -> None:

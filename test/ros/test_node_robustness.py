@@ -16,7 +16,7 @@ from support.ros_messages import (
     assert_same,
     camera_info,
     cloud_of,
-    colours_of_cloud,
+    colors_of_cloud,
     image,
     put_header,
     set_data,
@@ -291,7 +291,7 @@ class TestCompressedTransport:
     def test_jpeg_is_nearly_the_same_picture(self, compressed_camera: Camera) -> None:
         smooth = cv2.GaussianBlur(PICTURE, (0, 0), 3)
         outputs = compressed_camera.exchange(compressed(smooth, ".jpg"))
-        seen = colours_of_cloud(cloud_of(outputs["points"])).astype(float)
+        seen = colors_of_cloud(cloud_of(outputs["points"])).astype(float)
         assert np.abs(seen - smooth).mean() < 5
 
     def test_damaged_pictures_are_refused(self, good, compressed_camera: Camera, client: Client) -> None:

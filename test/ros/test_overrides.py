@@ -242,7 +242,7 @@ def test_a_value_that_cannot_be_printed_is_told_in_one_line(tmp_path: Path) -> N
 def test_tabs_are_as_good_as_spaces(tmp_path: Path, warnings: list[str]) -> None:
     """Where libyaml takes them, also in other nodes' sections."""
     text = "camera:\n  ros__parameters:\n    rate:\t10.0\n" + section(
-        "mtl_perception", "max_depth: 20.0\t# metres", "min_depth:\t0.5", "cameras: [front,\tleft]\t"
+        "mtl_perception", "max_depth: 20.0\t# meters", "min_depth:\t0.5", "cameras: [front,\tleft]\t"
     )
     with started("--params-file", str(written(tmp_path, text))) as node:
         assert (node.config.max_depth, node.config.min_depth, node.config.cameras) == (20.0, 0.5, ("front", "left"))

@@ -28,9 +28,9 @@ from support.bags import (
 )
 
 from mtl_perception.errors import CameraError, SourceError
+from mtl_perception.sources.bag import scan as bag_scan
 from mtl_perception.sources.bag.scan import MCAP_MAGIC, ROS1_MAGIC, DamageError, scan
 from mtl_perception.sources.bag.source import BagSource
-from mtl_perception.sources.bag import scan as bag_scan
 from mtl_perception.sources.open import open_source
 
 KINDS = ("ros1", "db3", "mcap")
@@ -259,7 +259,7 @@ class TestTopics:
 
     def test_only_depth(self, tmp_path):
         bag = self.bag(tmp_path / "bag", {"/cam/image": "32FC1"})
-        with pytest.raises(SourceError, match="no colour or grey pictures, but /cam/image; say --image TOPIC"):
+        with pytest.raises(SourceError, match="no color or gray pictures, but /cam/image; say --image TOPIC"):
             open_source(bag)
         source = open_source(bag, image_topic="/cam/image")
         assert list(source) == []

@@ -55,10 +55,10 @@ class TestReadPicture:
         assert read.dtype == np.uint8
         np.testing.assert_array_equal(read, rgb)
 
-    def test_grey_is_repeated_and_transparency_dropped(self, tmp_path):
-        grey = picture(2)[..., 0]
-        cv2.imwrite(str(tmp_path / "grey.png"), grey)
-        np.testing.assert_array_equal(read_picture(tmp_path / "grey.png"), np.dstack([grey] * 3))
+    def test_gray_is_repeated_and_transparency_dropped(self, tmp_path):
+        gray = picture(2)[..., 0]
+        cv2.imwrite(str(tmp_path / "gray.png"), gray)
+        np.testing.assert_array_equal(read_picture(tmp_path / "gray.png"), np.dstack([gray] * 3))
         bgra = np.dstack([picture(3), np.full((20, 40), 7, np.uint8)])
         cv2.imwrite(str(tmp_path / "alpha.png"), bgra)
         np.testing.assert_array_equal(read_picture(tmp_path / "alpha.png"), bgra[..., 2::-1])

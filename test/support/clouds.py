@@ -1,4 +1,4 @@
-"""Small clouds, and the colours of classes as the tests of what is shown expect them."""
+"""Small clouds, and the colors of classes as the tests of what is shown expect them."""
 
 from __future__ import annotations
 

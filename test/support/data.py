@@ -9,14 +9,14 @@ import numpy as np
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> Path:
-    """A picture file as OpenCV writes it; folders are made. Colours are taken as RGB."""
+    """A picture file as OpenCV writes it; folders are made. Colors are taken as RGB."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels)
     return path
 
 
 def photo(path: Path, width: int = 20, height: int = 10, value: int = 100) -> Path:
-    """A plain colour picture."""
+    """A plain color picture."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[...] = (value, value // 2, 7)
     return write_picture(path, pixels)

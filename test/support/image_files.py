@@ -36,7 +36,7 @@ def animated_gif(width: int = 8, height: int = 6, frames: int = 3) -> bytes:
 
 
 def cmyk_jpeg(width: int = 16, height: int = 8) -> bytes:
-    """Four components, all blocks grey: the shortest that is complete."""
+    """Four components, all blocks gray: the shortest that is complete."""
     components = b"".join(bytes([number, 0x11, 0]) for number in range(1, 5))
     frame = struct.pack(">BHHB", 8, height, width, 4) + components
     scan = b"\4" + b"".join(bytes([number, 0]) for number in range(1, 5)) + b"\0\x3f\0"
@@ -69,7 +69,7 @@ def _pictures() -> dict[str, bytes]:
         "JPEG": _encoded(".jpg", small),
         "JPEG, progressive": _encoded(".jpg", small, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
         "JPEG, restarts": _encoded(".jpg", small, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
-        "JPEG, grey": _encoded(".jpg", small[..., 0]),
+        "JPEG, gray": _encoded(".jpg", small[..., 0]),
         "JPEG, CMYK": cmyk_jpeg(),
         "JPEG, 1 x 1": _encoded(".jpg", small[:1, :1]),
         "JPEG, 20,000 x 1": _encoded(".jpg", _smooth(1, 20_000)),
@@ -85,7 +85,7 @@ def _pictures() -> dict[str, bytes]:
         "TIFF, float": _encoded(".tiff", small.astype(np.float32)),
         "TIFF, CMYK": cmyk_tiff(),
         "BMP": _encoded(".bmp", small),
-        "BMP, grey": _encoded(".bmp", small[..., 0]),
+        "BMP, gray": _encoded(".bmp", small[..., 0]),
         "WebP": _encoded(".webp", small),
         "WebP, lossless": _encoded(".webp", small, cv2.IMWRITE_WEBP_QUALITY, 101),
     }

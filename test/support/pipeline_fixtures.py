@@ -58,7 +58,7 @@ def same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
 
 
 def assert_cloud_belongs_to(result: Result) -> None:
-    """Each point is its pixel's depth along its pixel's ray, in its pixel's colour, with its pixel's label."""
+    """Each point is its pixel's depth along its pixel's ray, in its pixel's color, with its pixel's label."""
     assert result.cloud.dtype == CLOUD_DTYPE
     assert result.cloud.shape == result.depth.shape == result.labels.shape
     assert (result.camera.height, result.camera.width) == result.depth.shape

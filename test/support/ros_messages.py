@@ -80,7 +80,7 @@ def labels_of(message: Image) -> np.ndarray:
     return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
 
 
-def colours_of(message: Image) -> np.ndarray:
+def colors_of(message: Image) -> np.ndarray:
     """RGB."""
     assert (message.encoding, message.step, message.is_bigendian) == ("bgr8", 3 * message.width, 0)
     return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)[..., ::-1]
@@ -101,7 +101,7 @@ def cloud_of(message: PointCloud2) -> np.ndarray:
     return np.frombuffer(message.data, POINT).reshape(message.height, message.width)
 
 
-def colours_of_cloud(cloud: np.ndarray) -> np.ndarray:
+def colors_of_cloud(cloud: np.ndarray) -> np.ndarray:
     """RGB of the packed field."""
     return np.stack([cloud["rgb"] >> 16 & 255, cloud["rgb"] >> 8 & 255, cloud["rgb"] & 255], axis=-1).astype(np.uint8)
 

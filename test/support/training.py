@@ -21,7 +21,7 @@ from mtl_perception.__main__ import main
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.labels import STREET
 from mtl_perception.training.paste import CAMERA_HEIGHT
-from mtl_perception.types import UNLABELLED, Frame, Sample
+from mtl_perception.types import UNLABELED, Frame, Sample
 
 WIDTH, HEIGHT = 160, 96
 FOCAL_LENGTH = 100.0
@@ -38,7 +38,7 @@ def picture(seed: int) -> Sample:
     rows = np.arange(horizon + 2, HEIGHT)
     labels[horizon + 2 :] = ROAD
     depth[horizon + 2 :] = (FOCAL_LENGTH * CAMERA_HEIGHT / (rows - horizon))[:, None]
-    labels[horizon : horizon + 2] = UNLABELLED
+    labels[horizon : horizon + 2] = UNLABELED
     depth[horizon : horizon + 2] = np.nan
     for label, width, height in ((VEHICLE, 40, 30), (PERSON, 12, 44)):
         x, bottom = int(rng.integers(5, WIDTH - width - 5)), int(rng.integers(horizon + 12, HEIGHT - 4))
@@ -63,7 +63,7 @@ def write_set(folder: Path, count: int, labels: bool = True, depth: bool = True,
             if wanted:
                 (folder / name).mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(folder / name / f"{sample.name}.png"), values)
-    description: dict[str, object] = {"format": "folder", "name": folder.name, "licence": "none", "classes": "street"}
+    description: dict[str, object] = {"format": "folder", "name": folder.name, "license": "none", "classes": "street"}
     if labels:
         description["labels"] = "label"
     if depth:
@@ -88,7 +88,7 @@ def configuration(**changes: object) -> dict[str, object]:
         "workers": 0,
         "augmentation": {"focal_length": [80, 130], "late_focal_length": []},
         "depth": {"focal_length": FOCAL_LENGTH},
-        "optimiser": {"warm_up": 2},
+        "optimizer": {"warm_up": 2},
     }
     return {**values, **changes}
 

@@ -26,7 +26,7 @@ ENCODER_FILE = "mobilenet_v2-b0353104.pth"
 
 
 @dataclass
-class Behaviour:
+class Behavior:
     """What the server does, and what it saw."""
 
     content: bytes = CONTENT
@@ -41,38 +41,38 @@ class Behaviour:
 
 
 class Handler(BaseHTTPRequestHandler):
-    behaviour: Behaviour
+    behavior: Behavior
 
     def do_GET(self) -> None:
-        behaviour = self.behaviour
+        behavior = self.behavior
         asked = self.headers.get("Range")
-        behaviour.ranges.append(asked)
-        behaviour.paths.append(self.path)
-        if behaviour.redirect and not self.path.startswith("/moved"):
+        behavior.ranges.append(asked)
+        behavior.paths.append(self.path)
+        if behavior.redirect and not self.path.startswith("/moved"):
             self.send_response(302)
-            self.send_header("Location", behaviour.redirect)
+            self.send_header("Location", behavior.redirect)
             self.end_headers()
             return
-        if behaviour.status != 200:
-            self.send_error(behaviour.status)
+        if behavior.status != 200:
+            self.send_error(behavior.status)
             return
-        body, start = behaviour.content, 0
-        if asked and not behaviour.ignores_range:
+        body, start = behavior.content, 0
+        if asked and not behavior.ignores_range:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= len(body):
                 self.send_error(416)
                 return
-            start = start - 1 if behaviour.wrong_range else start
+            start = start - 1 if behavior.wrong_range else start
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         else:
             self.send_response(200)
         body = body[start:]
-        if behaviour.sends_length:
+        if behavior.sends_length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if behaviour.cuts:
-            body = body[: behaviour.cuts.pop(0)]
+        if behavior.cuts:
+            body = body[: behavior.cuts.pop(0)]
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
@@ -83,13 +83,13 @@ def weights_fixtures() -> tuple[Any, Any, Any]:
     """Fixtures, to be named `server`, `cache` and `shipped`."""
 
     @pytest.fixture
-    def server(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Behaviour]:
-        behaviour = Behaviour()
-        http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"behaviour": behaviour}))
+    def server(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Behavior]:
+        behavior = Behavior()
+        http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"behavior": behavior}))
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         monkeypatch.setenv("MTL_PERCEPTION_WEIGHTS_URL", f"http://127.0.0.1:{http.server_port}/mirror/")
-        yield behaviour
+        yield behavior
         http.shutdown()
         http.server_close()
         thread.join()

@@ -12,7 +12,7 @@ from mtl_perception.labels import STREET
 from mtl_perception.sources import street_trace
 from mtl_perception.sources.scenes import STREET_PICTURES, SyntheticScenes, View
 from mtl_perception.sources.street_library import Library
-from mtl_perception.types import UNLABELLED, Sample
+from mtl_perception.types import UNLABELED, Sample
 
 SIZE = (208, 64)
 COUNT = 24
@@ -81,7 +81,7 @@ def test_the_sky_and_nothing_else_is_beyond_all(drawn: list[tuple[View, Sample]]
         assert np.array_equal(sample.labels == SKY, np.isposinf(sample.depth))
         assert not np.isnan(sample.depth).any()
         assert sample.depth.min() > 0.2
-        known = sample.labels[sample.labels != UNLABELLED]
+        known = sample.labels[sample.labels != UNLABELED]
         assert known.max() < len(STREET)
 
 
@@ -92,7 +92,7 @@ def test_what_is_rare_on_real_streets_is_common_here(drawn: list[tuple[View, Sam
     assert mean[CYCLIST] >= 0.008
     assert min(seen[PERSON], seen[CYCLIST]) >= 0.6
     assert {name for name, share in zip(STREET.names, mean, strict=False) if share < 0.003} == set()
-    assert mean[UNLABELLED] < 0.02
+    assert mean[UNLABELED] < 0.02
 
 
 def test_cameras_and_light_vary_within_bounds(drawn: list[tuple[View, Sample]]) -> None:

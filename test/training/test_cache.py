@@ -55,7 +55,7 @@ def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
     numbers = Numbers(3)
     assert write(numbers, tmp_path / "set", suffix=".png") == 3
     (found,) = open_datasets(tmp_path / "set")
-    assert (found.name, found.licence, found.keys) == ("numbers", "none", ["n00", "n01", "n02"])
+    assert (found.name, found.license, found.keys) == ("numbers", "none", ["n00", "n01", "n02"])
     for i in range(3):
         before, after = numbers[i], found[i]
         assert np.array_equal(after.frame.image, before.frame.image)
@@ -70,7 +70,7 @@ def test_the_folder_is_the_one_that_the_format_describes(tmp_path: Path) -> None
     assert yaml.safe_load((tmp_path / "dataset.yaml").read_text()) == {
         "format": "folder",
         "name": "numbers",
-        "licence": "none",
+        "license": "none",
         "classes": "street",
         "labels": "label",
         "depth": "depth",
@@ -86,9 +86,9 @@ def test_the_folder_is_the_one_that_the_format_describes(tmp_path: Path) -> None
     assert np.abs(image.astype(int) - (10, 100, 200)).max() <= 3
 
 
-def test_metres_are_rounded_and_never_become_unknown_or_sky() -> None:
-    metres = np.array([[0.0, 1e-6, 0.0059, 80.0, 255.99, 256.0, np.inf, np.nan]], np.float32)
-    assert depth_picture(metres).tolist() == [[1, 1, 2, 20480, 65533, 65535, 65535, 0]]
+def test_meters_are_rounded_and_never_become_unknown_or_sky() -> None:
+    meters = np.array([[0.0, 1e-6, 0.0059, 80.0, 255.99, 256.0, np.inf, np.nan]], np.float32)
+    assert depth_picture(meters).tolist() == [[1, 1, 2, 20480, 65533, 65535, 65535, 0]]
 
 
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_any_samples_can_be_written_and_what_is_unknown_is_left_out(tmp_path: Pa
     samples = [Sample(Frame(np.zeros((4, 4, 3), np.uint8)), name=f"ride/{i}") for i in range(2)]
     assert write(iter(samples), tmp_path) == 2
     assert sorted(path.name for path in (tmp_path / "image/ride").iterdir()) == ["0.jpg", "1.jpg"]
-    assert set(yaml.safe_load((tmp_path / "dataset.yaml").read_text())) == {"format", "name", "licence", "classes"}
+    assert set(yaml.safe_load((tmp_path / "dataset.yaml").read_text())) == {"format", "name", "license", "classes"}
     assert write(iter(samples), tmp_path) == 0
 
 

@@ -35,7 +35,7 @@ def test_kitti2015(tmp_path: Path) -> None:
     ids(root / "label/000003_10.png", 23, 1242, 375, at_300_5=26, at_301_5=0)
     stored(root / "depth/000003_10.png", 1242, 375, at_374_1241=2560, at_0_0=65535, at_1_0=1)
     dataset = _open(root, "kitti2015")
-    assert dataset.name == "kitti2015" and "BY-NC-SA" in dataset.licence and dataset.classes is STREET
+    assert dataset.name == "kitti2015" and "BY-NC-SA" in dataset.license and dataset.classes is STREET
     assert dataset.keys == ["000000_10", "000003_10"]
     assert [dataset.has_depth(i) for i in range(2)] == [False, True]
     sample = dataset[1]
@@ -101,7 +101,7 @@ def test_kitti_stereo_2015_depth_is_focal_length_times_baseline_by_disparity(tmp
     assert camera is not None and (camera.fx, camera.cx, camera.cy) == (100.0, 9.5, 4.5)
 
 
-def test_kitti_stereo_2012_is_of_the_grey_cameras(tmp_path: Path) -> None:
+def test_kitti_stereo_2012_is_of_the_gray_cameras(tmp_path: Path) -> None:
     root = tmp_path / "training"
     write_picture(root / "image_0/000000_10.png", np.full((10, 20), 33, np.uint8))
     stored(root / "disp_occ/000000_10.png", at_1_1=512)
@@ -299,7 +299,7 @@ def test_the_usual_export_of_nyudv2_is_a_plain_folder(tmp_path: Path) -> None:
     stored(tmp_path / "depth/00001.png", at_0_0=1500)
     write_text(
         tmp_path / "dataset.yaml",
-        "format: folder\nname: nyu\nlicence: research use\nmapping: nyud40\n"
+        "format: folder\nname: nyu\nlicense: research use\nmapping: nyud40\n"
         "images: rgb\nlabels: label40\ndepth: depth\ndepth_scale: 1000\n",
     )
     sample = _open(tmp_path, "folder")[0]

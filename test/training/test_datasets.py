@@ -1,4 +1,4 @@
-"""Opening data sets: lists in YAML, folders that are recognised, selections, the plain folder of one's own camera."""
+"""Opening data sets: lists in YAML, folders that are recognized, selections, the plain folder of one's own camera."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_two_sets_may_not_have_one_name(tmp_path: Path) -> None:
         open_sets([{"path": "k"}, {"path": "k"}], tmp_path)
 
 
-# Folders that are recognised.
+# Folders that are recognized.
 
 
 def test_a_folder_is_searched_for_known_layouts(tmp_path: Path) -> None:
@@ -186,11 +186,11 @@ def _open_folder(root: Path) -> Folder:
 def test_the_plain_folder(tmp_path: Path) -> None:
     root = _folder(
         tmp_path / "yard-robot",
-        "licence: ours\nmapping: {8: road, 9: null}\nclasses: street\ndepth_scale: 1000\ncamera: cameras.csv\n",
+        "license: ours\nmapping: {8: road, 9: null}\nclasses: street\ndepth_scale: 1000\ncamera: cameras.csv\n",
     )
     write_text(root / "cameras.csv", TABLE + "one,20,10,30,31,9.5,4.5\nyard/two,20,10,40,41,8.5,3.5\n")
     dataset = _open_folder(root)
-    assert (dataset.name, dataset.licence, dataset.keys) == ("yard-robot", "ours", ["one", "yard/two"])
+    assert (dataset.name, dataset.license, dataset.keys) == ("yard-robot", "ours", ["one", "yard/two"])
     assert dataset.validate() == 2
     one, two = dataset[0], dataset[1]
     assert one.labels is not None and (one.labels == 0).all()
@@ -239,7 +239,7 @@ def test_nothing_but_pictures_is_a_data_set(tmp_path: Path) -> None:
     write_text(tmp_path / "p/dataset.yaml", "format: folder\nclasses: street\n")
     dataset = _open_folder(tmp_path / "p")
     sample = dataset[0]
-    assert dataset.validate() == 1 and dataset.licence == "not stated"
+    assert dataset.validate() == 1 and dataset.license == "not stated"
     assert sample.labels is None and sample.depth is None and sample.frame.camera is None
 
 
@@ -342,7 +342,7 @@ def test_the_shipped_splits(shared_data: Path) -> None:
     assert _counts(drive) == (32, 0, 32) and _counts(camvid) == (101, 101, 0)
 
 
-def test_the_shared_folder_is_recognised_whole(shared_data: Path) -> None:
+def test_the_shared_folder_is_recognized_whole(shared_data: Path) -> None:
     found = {dataset.name: dataset for dataset in open_datasets(shared_data)}
     assert {name: _counts(dataset) for name, dataset in found.items()} == {
         "camvid-train": (367, 367, 0),

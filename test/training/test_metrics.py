@@ -22,7 +22,7 @@ def ids(*rows: list[int]) -> np.ndarray:
     return np.array(rows, np.uint8)
 
 
-def metres(*rows: list[float]) -> np.ndarray:
+def meters(*rows: list[float]) -> np.ndarray:
     return np.array(rows, np.float32)
 
 
@@ -85,7 +85,7 @@ class TestSegmentation:
 class TestDepth:
     def test_by_hand(self):
         """Errors of +1, -2 and 0 m at 2, 10 and 4 m; what has no truth is not counted."""
-        score = DepthMetrics("none").update(metres([3, 8, 4], [5, 5, 5]), metres([2, 10, 4], [NAN, INF, 0]))
+        score = DepthMetrics("none").update(meters([3, 8, 4], [5, 5, 5]), meters([2, 10, 4], [NAN, INF, 0]))
         assert score.pixels == 3
         assert score.abs_rel == pytest.approx((1 / 2 + 2 / 10 + 0) / 3)
         assert score.sq_rel == pytest.approx((1 / 2 + 4 / 10 + 0) / 3)
@@ -97,20 +97,20 @@ class TestDepth:
 
     def test_deltas(self):
         """Ratios of 1.2, 1.25 (not below), 1.5, 1.9 and 3, in both directions."""
-        truth = metres([10, 10, 15, 10, 30])
-        score = DepthMetrics("none").update(metres([12, 12.5, 10, 19, 10]), truth)
+        truth = meters([10, 10, 15, 10, 30])
+        score = DepthMetrics("none").update(meters([12, 12.5, 10, 19, 10]), truth)
         assert (score.delta1, score.delta2, score.delta3) == pytest.approx((1 / 5, 3 / 5, 4 / 5))
 
     def test_a_wrong_scale_costs_nothing_in_silog(self):
-        score = DepthMetrics("none").update(metres([2, 20, 40]), metres([1, 10, 20]))
+        score = DepthMetrics("none").update(meters([2, 20, 40]), meters([1, 10, 20]))
         assert score.silog == pytest.approx(0, abs=1e-4)
         assert score.rmse_log == pytest.approx(math.log(2))
 
     def test_a_mean_over_pictures_not_pixels(self):
         metrics = DepthMetrics("none")
-        metrics.update(metres([20]), metres([10]))
-        metrics.update(metres([10, 10, 10]), metres([10, 10, 10]))
-        assert metrics.update(metres([5]), metres([NAN])) is None
+        metrics.update(meters([20]), meters([10]))
+        metrics.update(meters([10, 10, 10]), meters([10, 10, 10]))
+        assert metrics.update(meters([5]), meters([NAN])) is None
         score = metrics.compute()
         assert (score.abs_rel, score.rmse, score.pixels) == (0.5, 5, 4)
         assert metrics.pictures == 2
@@ -122,23 +122,23 @@ class TestDepth:
 
     def test_cap_and_clipping(self):
         """Truth from the cap on is not counted; predictions beyond, +Inf among them, are the cap, and 0 is 1 mm."""
-        truth = metres([80, 100, 40, 40, 40])
-        score = DepthMetrics("none", cap=80).update(metres([1, 1, 200, INF, 0]), truth)
+        truth = meters([80, 100, 40, 40, 40])
+        score = DepthMetrics("none", cap=80).update(meters([1, 1, 200, INF, 0]), truth)
         assert score.pixels == 3
         assert score.abs_rel == pytest.approx((1 + 1 + (40 - 1e-3) / 40) / 3)
         assert score.coverage == 1
-        assert DepthMetrics("none", cap=50).update(metres([90]), metres([40])).rmse == pytest.approx(10)
+        assert DepthMetrics("none", cap=50).update(meters([90]), meters([40])).rmse == pytest.approx(10)
 
     def test_no_number_counts_as_the_cap_and_is_told(self):
-        score = DepthMetrics("none", cap=50).update(metres([NAN, 40, 40, 40]), metres([40, 40, 40, 40]))
+        score = DepthMetrics("none", cap=50).update(meters([NAN, 40, 40, 40]), meters([40, 40, 40, 40]))
         assert score.abs_rel == pytest.approx(10 / 40 / 4)
         assert score.coverage == 3 / 4
-        silent = DepthMetrics("none", cap=50, median_scaling=True).update(metres([NAN, NAN]), metres([40, 40]))
+        silent = DepthMetrics("none", cap=50, median_scaling=True).update(meters([NAN, NAN]), meters([40, 40]))
         assert (silent.rmse, silent.coverage) == (10, 0)
 
     def test_median_scaling(self):
         """Medians 20 and 4: times 5. The prediction without a number takes no part in it, and stays the cap."""
-        score = DepthMetrics("none", median_scaling=True).update(metres([2, 4, 10, NAN]), metres([10, 20, 50, 20]))
+        score = DepthMetrics("none", median_scaling=True).update(meters([2, 4, 10, NAN]), meters([10, 20, 50, 20]))
         assert score.pixels == 4
         assert score.abs_rel == pytest.approx((80 - 20) / 20 / 4)
 
@@ -159,7 +159,7 @@ class TestDepth:
 
     def test_refused(self):
         with pytest.raises(SourceError, match="depth is 2x1, the truth is 1x1"):
-            DepthMetrics().update(metres([1, 2]), metres([1]))
+            DepthMetrics().update(meters([1, 2]), meters([1]))
         with pytest.raises(ConfigError, match="crop 'gark': one of none, garg, eigen"):
             DepthMetrics("gark")
         for cap in (0, -1, INF, NAN):

@@ -19,7 +19,7 @@ data = training_sets()
     ("change", "message"),
     [
         ({"step": 5}, "unknown key step; did you mean steps?"),
-        ({"optimiser": {"emma": 0.9}}, "unknown key optimiser.emma; did you mean ema?"),
+        ({"optimizer": {"emma": 0.9}}, "unknown key optimizer.emma; did you mean ema?"),
         ({"steps": "many"}, "steps: 'many' is not a whole number"),
         ({"crop": [512]}, r"crop: \[512\] is not"),
         ({"tasks": ["normals"]}, "tasks"),
@@ -36,10 +36,10 @@ def test_wrong_configuration_is_refused_by_name(tmp_path: Path, change: dict[str
 
 
 def test_a_configuration_builds_on_another_and_on_the_command_line(tmp_path: Path) -> None:
-    write_config(tmp_path, "base", optimiser={"ema": 0.9, "warm_up": 7})
-    (tmp_path / "own.yaml").write_text("base: base.yaml\nsteps: 11\noptimiser: {ema: 0.8}\n")
-    config = read_config(tmp_path / "own.yaml", {"optimiser.clip": 5})
-    assert (config.steps, config.optimiser.ema, config.optimiser.warm_up, config.optimiser.clip) == (11, 0.8, 7, 5.0)
+    write_config(tmp_path, "base", optimizer={"ema": 0.9, "warm_up": 7})
+    (tmp_path / "own.yaml").write_text("base: base.yaml\nsteps: 11\noptimizer: {ema: 0.8}\n")
+    config = read_config(tmp_path / "own.yaml", {"optimizer.clip": 5})
+    assert (config.steps, config.optimizer.ema, config.optimizer.warm_up, config.optimizer.clip) == (11, 0.8, 7, 5.0)
     (tmp_path / "base.yaml").write_text("base: own.yaml\n")
     with pytest.raises(ConfigError, match="leads back to itself"):
         read_config(tmp_path / "own.yaml")
@@ -47,15 +47,15 @@ def test_a_configuration_builds_on_another_and_on_the_command_line(tmp_path: Pat
 
 def test_a_number_may_be_written_as_people_do(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("name: x\nsets: [{path: y}]\noptimiser: {encoder: 1e-4, decoder: 3.E+0}\n")
-    assert read_config(path).optimiser.encoder == 1e-4
-    path.write_text("name: x\nsets: [{path: y}]\noptimiser: {encoder: 1e-}\n")
-    with pytest.raises(ConfigError, match="optimiser.encoder: '1e-' is not a number"):
+    path.write_text("name: x\nsets: [{path: y}]\noptimizer: {encoder: 1e-4, decoder: 3.E+0}\n")
+    assert read_config(path).optimizer.encoder == 1e-4
+    path.write_text("name: x\nsets: [{path: y}]\noptimizer: {encoder: 1e-}\n")
+    with pytest.raises(ConfigError, match="optimizer.encoder: '1e-' is not a number"):
         read_config(path)
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
-    how = TrainConfig(name="x", sets=({"path": "y"},)).optimiser
+    how = TrainConfig(name="x", sets=({"path": "y"},)).optimizer
     assert learning_rate(0, 1000, how) == pytest.approx(1 / 50)
     assert learning_rate(500, 1000, how) == pytest.approx(0.505)
     assert learning_rate(999, 1000, how) == pytest.approx(0.01, abs=1e-3)

@@ -19,7 +19,7 @@ from mtl_perception.training.formats.base import Selected
 from mtl_perception.training.paste import CAMERA_HEIGHT, Paster
 from mtl_perception.training.run import open_training_sets
 from mtl_perception.training.teacher import teach
-from mtl_perception.types import UNLABELLED, Sample
+from mtl_perception.types import UNLABELED, Sample
 
 data = training_sets()
 
@@ -28,13 +28,13 @@ data = training_sets()
 
 
 def test_depth_follows_the_focal_length_through_scale_and_crop() -> None:
-    """The classic mistake: each pixel of a crop must say the metres of the scene, once the focal lengths are accounted for."""
+    """The classic mistake: each pixel of a crop must say the meters of the scene, once the focal lengths are accounted for."""
     config = TrainConfig(**{**_plain(), "crop": (96, 64)})
     augment = Augmenter(config, STREET)
     sample = picture(0)
-    # What the metres are is written into the picture itself.
-    metres = np.nan_to_num(sample.depth, posinf=0)
-    image = np.repeat(np.clip(metres * 8, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    # What the meters are is written into the picture itself.
+    meters = np.nan_to_num(sample.depth, posinf=0)
+    image = np.repeat(np.clip(meters * 8, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     example = Example(image, sample.labels, sample.depth, np.zeros_like(sample.labels))
     seen = set()
     for seed in range(20):
@@ -55,7 +55,7 @@ def _plain() -> dict[str, object]:
         "name": "plain",
         "sets": ({"path": "x"},),
         "depth": DepthTarget(focal_length=FOCAL_LENGTH),
-        "augmentation": Augmentation((80.0, 130.0), (), colour=0.0, blur=0.0, rare=0.0),
+        "augmentation": Augmentation((80.0, 130.0), (), color=0.0, blur=0.0, rare=0.0),
     }
 
 
@@ -125,7 +125,7 @@ def test_a_teacher_fills_only_what_the_truth_leaves_open() -> None:
     sample = picture(0)
     taught = Sample(sample.frame, np.full_like(sample.labels, PERSON), np.full_like(sample.depth, 7.0))
     both = merged(sample, taught, sparse=True)
-    open_ = sample.labels == UNLABELLED
+    open_ = sample.labels == UNLABELED
     assert np.array_equal(both.labels[~open_], sample.labels[~open_]) and (both.labels[open_] == PERSON).all()
     assert ((both.taught & TAUGHT_LABELS) > 0).sum() == open_.sum()
     assert (both.depth[np.isnan(sample.depth)] == 7.0).all() and np.isinf(both.depth[np.isinf(sample.depth)]).all()
@@ -175,7 +175,7 @@ def test_examples_repeat_and_hold_each_set_by_its_share(data: Path) -> None:
         for name in ("image", "labels", "depth"):
             assert np.array_equal(getattr(a, name), getattr(b, name), equal_nan=name == "depth")
         assert a.image.shape == (64, 128, 3)
-        kinds.append(bool((a.labels != UNLABELLED).any()))
+        kinds.append(bool((a.labels != UNLABELED).any()))
     assert 0.7 < np.mean(kinds) < 0.8
     assert all(3 <= sum(kinds[i : i + 5]) <= 5 for i in range(75)), "the shares hold in every short stretch"
 

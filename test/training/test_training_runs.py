@@ -24,7 +24,7 @@ data = training_sets()
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
-    path = write_config(data, "resumed", held_out=[{"path": "both", "format": "folder"}], licence="for the test", workers=1)
+    path = write_config(data, "resumed", held_out=[{"path": "both", "format": "folder"}], license="for the test", workers=1)
     # All of them with one thread: another number adds up in another order.
     train(path, tmp_path / "whole", processes=1)
     command = [sys.executable, "-m", "mtl_perception", "train", str(path), "--out", str(tmp_path / "parts"), "--device", "cpu"]
@@ -48,7 +48,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path)
         assert torch.equal(value, theirs.state_dict()[name]), name
     assert [row["segmentation"] for row in log(tmp_path / "parts")] == [row["segmentation"] for row in log(tmp_path / "whole")]
     card = ours.description.card
-    assert ours.description.depth_focal_length == FOCAL_LENGTH and ours.description.licence == "for the test"
+    assert ours.description.depth_focal_length == FOCAL_LENGTH and ours.description.license == "for the test"
     assert card["steps"] == 6 and card["seed"] == 1 and "train" in card["command"]
     assert 0 <= card["metrics"]["both"]["segmentation"]["street"]["mIoU"] <= 1
     assert card["metrics"]["both"]["depth"]["abs_rel"] > 0
@@ -70,7 +70,7 @@ def test_two_processes_learn_what_one_learns(data: Path, tmp_path: Path) -> None
 
 def test_training_learns(data: Path, tmp_path: Path) -> None:
     """On four simple pictures, seen often, both tasks become much better than at the start."""
-    path = write_config(data, "learns", steps=40, epoch=40, batch=4, optimiser={"encoder": 1e-3, "decoder": 2e-3, "ema": 0.5})
+    path = write_config(data, "learns", steps=40, epoch=40, batch=4, optimizer={"encoder": 1e-3, "decoder": 2e-3, "ema": 0.5})
     train(path, tmp_path)
     rows = log(tmp_path)
     for column, factor in (("segmentation", 0.6), ("depth", 0.7)):
@@ -90,13 +90,13 @@ def test_a_task_that_is_not_learned_stays_as_it_was(data: Path, tmp_path: Path) 
 
 def test_a_run_starts_from_own_weights_only_of_its_classes(data: Path, tmp_path: Path, weights_file: Path) -> None:
     path = write_config(data, "start", start=str(weights_file), steps=1)
-    licence = load_network(weights_file).description.licence
-    assert f"made from {weights_file} (its licence: {licence})" in train(path, tmp_path)
+    license = load_network(weights_file).description.license
+    assert f"made from {weights_file} (its license: {license})" in train(path, tmp_path)
     start, after = load_network(weights_file), load_network(tmp_path / "tiny.safetensors")
     name = "layer5.0.output.0.0.weight"
     assert torch.allclose(start.state_dict()[name], after.state_dict()[name], atol=2e-3)
     assert after.description.depth_focal_length == FOCAL_LENGTH
-    assert licence in after.description.card["started_from"]
+    assert license in after.description.card["started_from"]
     from mtl_perception.training.start import start_network
 
     with pytest.raises(WeightsError, match="classes"):
@@ -115,7 +115,7 @@ def test_bad_data_is_named_and_what_was_done_stays(data: Path, tmp_path: Path) -
 
 
 def test_loss_that_is_no_number_ends_the_run(data: Path, tmp_path: Path) -> None:
-    config = write_config(data, "diverges", optimiser={"decoder": 1e12, "encoder": 1e12, "warm_up": 0, "clip": 1e9}, steps=30)
+    config = write_config(data, "diverges", optimizer={"decoder": 1e12, "encoder": 1e12, "warm_up": 0, "clip": 1e9}, steps=30)
     text = train(config, tmp_path, code=1)
     assert "the loss is" in text and "lower learning rate" in text
 

@@ -11,8 +11,8 @@ from support.clouds import SIDEWALK, make_cloud
 
 from mtl_perception.errors import FrameError, SourceError
 from mtl_perception.labels import STREET
-from mtl_perception.types import CLOUD_DTYPE, UNLABELLED
-from mtl_perception.visualization.cloud import BACKGROUND, UNLABELLED_COLOR, render_cloud, write_ply
+from mtl_perception.types import CLOUD_DTYPE, UNLABELED
+from mtl_perception.visualization.cloud import BACKGROUND, UNLABELED_COLOR, render_cloud, write_ply
 from mtl_perception.visualization.files import replacing
 
 # PLY
@@ -100,10 +100,10 @@ def test_points_behind_the_viewer_or_without_a_place_are_not_seen() -> None:
     assert not (render(points) == 255).any()
 
 
-def test_class_colours_and_points_without_a_class() -> None:
-    picture = render([(-1.0, 0.0, 5.0, 0xFFFFFF, 1), (1.0, 0.0, 5.0, 0xFFFFFF, UNLABELLED)], class_set=STREET, point_size=0.5)
+def test_class_colors_and_points_without_a_class() -> None:
+    picture = render([(-1.0, 0.0, 5.0, 0xFFFFFF, 1), (1.0, 0.0, 5.0, 0xFFFFFF, UNLABELED)], class_set=STREET, point_size=0.5)
     np.testing.assert_array_equal(picture[50, 65], SIDEWALK)
-    np.testing.assert_array_equal(picture[50, 134], UNLABELLED_COLOR)
+    np.testing.assert_array_equal(picture[50, 134], UNLABELED_COLOR)
 
 
 def test_seen_from_above_forward_is_up() -> None:

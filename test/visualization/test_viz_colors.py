@@ -1,4 +1,4 @@
-"""Labels and depths in colours: what is in the pictures, to the value."""
+"""Labels and depths in colors: what is in the pictures, to the value."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from support.clouds import ROAD, SIDEWALK, VEHICLE
 
 from mtl_perception.errors import ConfigError, FrameError
 from mtl_perception.labels import STREET, ClassSet
-from mtl_perception.types import UNLABELLED
+from mtl_perception.types import UNLABELED
 from mtl_perception.visualization.colors import BEYOND_COLOR, colorize_depth, colorize_labels, depth_scale, legend, overlay
 
 # Labels
 
 
-def test_labels_have_their_class_colours_and_void_is_black() -> None:
+def test_labels_have_their_class_colors_and_void_is_black() -> None:
     labels = np.array([[0, 1, 11], [12, 254, 255]], np.uint8)
     expected = np.array([[ROAD, SIDEWALK, VEHICLE], [(0, 0, 0)] * 3], np.uint8)
     np.testing.assert_array_equal(colorize_labels(labels, STREET), expected)
 
 
-def test_label_colours_of_views_and_into_a_buffer() -> None:
+def test_label_colors_of_views_and_into_a_buffer() -> None:
     labels = np.arange(48, dtype=np.uint8).reshape(6, 8) % 13
     view = labels[::-1, ::2]
     np.testing.assert_array_equal(colorize_labels(view, STREET), STREET.palette()[view])
@@ -54,7 +54,7 @@ def test_a_buffer_that_does_not_fit_is_refused() -> None:
 def test_overlay_is_the_nearest_whole_number_of_the_blend(opacity: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (7, 33, 3), dtype=np.uint8)
-    labels = rng.choice(np.array([0, 1, 5, 11, 12, UNLABELLED], np.uint8), (7, 33))
+    labels = rng.choice(np.array([0, 1, 5, 11, 12, UNLABELED], np.uint8), (7, 33))
     blended = overlay(image, labels, STREET, opacity)
     exact = (1 - opacity) * image + opacity * STREET.palette()[labels].astype(float)
     has_class = labels < len(STREET)
@@ -72,7 +72,7 @@ def test_overlay_at_both_ends_of_opacity() -> None:
 def test_overlay_may_write_into_the_picture_itself() -> None:
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    labels = rng.choice(np.array([0, UNLABELLED], np.uint8), (5, 6))
+    labels = rng.choice(np.array([0, UNLABELED], np.uint8), (5, 6))
     expected = overlay(image.copy(), labels, STREET, 0.3)
     assert overlay(image, labels, STREET, 0.3, out=image) is image
     np.testing.assert_array_equal(image, expected)
@@ -80,7 +80,7 @@ def test_overlay_may_write_into_the_picture_itself() -> None:
 
 def test_overlay_leaves_its_inputs_alone() -> None:
     image = np.full((3, 4, 3), 9, np.uint8)
-    labels = np.array([[0, 1, 2, UNLABELLED]] * 3, np.uint8)
+    labels = np.array([[0, 1, 2, UNLABELED]] * 3, np.uint8)
     before = labels.copy()
     overlay(image, labels, STREET, 0.5)
     assert (image == 9).all()
@@ -99,12 +99,12 @@ def test_overlay_refuses_other_sizes_and_opacities() -> None:
 # Depth
 
 
-def test_depth_without_a_value_and_beyond_the_range_have_colours_of_their_own() -> None:
+def test_depth_without_a_value_and_beyond_the_range_have_colors_of_their_own() -> None:
     depth = np.array([[np.nan, np.inf, -np.inf, 0.0, -3.0]], np.float32)
     np.testing.assert_array_equal(colorize_depth(depth, 80.0)[0], [(0, 0, 0), BEYOND_COLOR, (0, 0, 0), (0, 0, 0), (0, 0, 0)])
 
 
-def test_depth_colours_run_from_red_to_blue_by_ratios() -> None:
+def test_depth_colors_run_from_red_to_blue_by_ratios() -> None:
     depth = np.array([[2.0, math.sqrt(2.0 * 80.0), 80.0, 1.0, 500.0]], np.float32)
     near, middle, far, nearer, farther = colorize_depth(depth, 80.0)[0].astype(int)
     turbo = cv2.applyColorMap(np.array([[255, 128, 0]], np.uint8), cv2.COLORMAP_TURBO)[0, :, ::-1].astype(int)
@@ -135,7 +135,7 @@ def test_depth_of_another_type_is_refused() -> None:
 # Legend and scale
 
 
-def test_legend_shows_every_class_colour() -> None:
+def test_legend_shows_every_class_color() -> None:
     picture = legend(STREET, 400)
     assert picture.shape[1] == 400 and picture.dtype == np.uint8
     for color in STREET.colors:
@@ -147,7 +147,7 @@ def test_legend_of_a_narrow_picture_has_more_rows() -> None:
     assert legend(ClassSet("odd", ("straße",), ((1, 2, 3),))).shape[1] == 640
 
 
-def test_depth_scale_has_the_colours_of_the_depth_picture() -> None:
+def test_depth_scale_has_the_colors_of_the_depth_picture() -> None:
     picture = depth_scale(80.0, width=500)
     ends = colorize_depth(np.array([[2.0, 80.0]], np.float32), 80.0)[0]
     np.testing.assert_array_equal(picture[18, 14], ends[0])

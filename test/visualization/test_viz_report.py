@@ -107,7 +107,7 @@ def test_report_without_anything_has_no_empty_sections(tmp_path: Path) -> None:
     assert page.tags.count("section") == 0 and "script" not in page.tags
 
 
-def test_viewer_data_gives_back_places_and_colours(tmp_path: Path) -> None:
+def test_viewer_data_gives_back_places_and_colors(tmp_path: Path) -> None:
     write_report(tmp_path, example())
     text = (tmp_path / "pictures" / "cloud.js").read_text(encoding="utf-8")
     values = json.loads(text.removeprefix("window.CLOUD = ").rstrip(";\n"))

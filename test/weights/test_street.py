@@ -23,7 +23,7 @@ def street() -> Pipeline:
 def test_the_card_says_what_the_weights_are_and_may_be_used_for(street: Pipeline) -> None:
     description = street.description
     assert description.classes == STREET.names
-    assert "research" in description.licence and "KITTI" in description.licence
+    assert "research" in description.license and "KITTI" in description.license
     assert any("KITTI" in entry and "CC BY-NC-SA" in entry for entry in description.card["data"])
     assert description.depth_focal_length == pytest.approx(721.5, abs=0.1)
     figures = description.card["metrics"]["kitti2015-heldout"]
@@ -50,7 +50,7 @@ def _iou(truth: np.ndarray, guess: np.ndarray, classes: int) -> float:
     return float(np.mean(values))
 
 
-def test_held_out_streets_are_labelled_and_measured(street: Pipeline, shared_data: Path) -> None:
+def test_held_out_streets_are_labeled_and_measured(street: Pipeline, shared_data: Path) -> None:
     six = load_mapping("kitti6").table()
     cityscapes = load_mapping("cityscapes").table()
     truths, guesses, errors = [], [], []
@@ -62,8 +62,8 @@ def test_held_out_streets_are_labelled_and_measured(street: Pipeline, shared_dat
         truths.append(six[cityscapes[label]].ravel())
         guesses.append(six[result.labels].ravel())
         depth = cv2.imread(str(shared_data / f"kitti2015/depth/{stem}_10.png"), cv2.IMREAD_UNCHANGED)
-        metres = depth.astype(np.float32) / 256
-        known = (metres > 0) & (metres < 80) & np.isfinite(result.depth)
-        errors.append(np.abs(result.depth[known] - metres[known]) / metres[known])
+        meters = depth.astype(np.float32) / 256
+        known = (meters > 0) & (meters < 80) & np.isfinite(result.depth)
+        errors.append(np.abs(result.depth[known] - meters[known]) / meters[known])
     assert _iou(np.concatenate(truths), np.concatenate(guesses), 6) > 0.65
     assert np.concatenate(errors).mean() < 0.25

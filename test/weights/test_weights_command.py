@@ -23,7 +23,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of shipped weights with one network, `lane`."""
     folder = tmp_path / "models"
     monkeypatch.setattr(store, "SHIPPED_DIR", folder)
-    description = replace(published_description(6, 2), name="lane", licence="CC BY 4.0", card={"metrics": {"mIoU": 0.5}})
+    description = replace(published_description(6, 2), name="lane", license="CC BY 4.0", card={"metrics": {"mIoU": 0.5}})
     torch.manual_seed(0)
     save_weights(folder / "lane.safetensors", MultiTaskRefineNet(description).state_dict(), description)
     return folder
@@ -44,7 +44,7 @@ def test_list(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     (shipped / "broken.safetensors").write_bytes(b"half a file")
     assert main(["weights", "list"]) == 0
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert rows[0] == "NAME CLASSES TASKS WHERE LICENCE"
+    assert rows[0] == "NAME CLASSES TASKS WHERE LICENSE"
     assert rows[1].startswith("broken ? ? shipped, damaged ")
     assert rows[2] == "lane 6 segmentation, depth shipped CC BY 4.0"
     assert rows[3].startswith("kitti 6 segmentation, depth cached BSD 2-clause for academic use")
@@ -60,9 +60,9 @@ def test_info(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "name lane" in lines
     assert "6 classes 0 sky, 1 building, 2 road, 3 sidewalk, 4 vegetation, 5 car" in lines
-    assert "depth metres = abs(output); trained on 0 to 80 m" in lines
-    assert "normalisation (RGB / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)" in lines
-    assert "licence CC BY 4.0" in lines
+    assert "depth meters = abs(output); trained on 0 to 80 m" in lines
+    assert "normalization (RGB / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)" in lines
+    assert "license CC BY 4.0" in lines
     assert lines[lines.index("metrics") + 1] == "mIoU 0.5"
 
 
@@ -73,12 +73,12 @@ def test_info_as_json(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert facts["bytes"] == os.path.getsize(facts["file"])
     assert facts["parameters"] == 2_991_687
     assert facts["classes"][5] == "car"
-    assert facts["licence"] == "CC BY 4.0"
+    assert facts["license"] == "CC BY 4.0"
     assert facts["card"] == {"metrics": {"mIoU": 0.5}}
 
 
 def test_info_prints_no_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    description = replace(published_description(6, 2), licence="free\x1b]0;owned\x07", card={"a\x1b[2J": "b\nc"})
+    description = replace(published_description(6, 2), license="free\x1b]0;owned\x07", card={"a\x1b[2J": "b\nc"})
     save_weights(tmp_path / "w", MultiTaskRefineNet(description).state_dict(), description)
     assert main(["weights", "info", str(tmp_path / "w")]) == 0
     assert all(line.isprintable() for line in capsys.readouterr().out.split("\n"))

@@ -12,7 +12,7 @@ from support.weights_server import (
     ENCODER,
     ENCODER_FILE,
     FILE,
-    Behaviour,
+    Behavior,
     blob,
     free_port,
     names_in,
@@ -28,7 +28,7 @@ from mtl_perception.weights.registry import resolve
 server, cache, shipped = weights_fixtures()
 
 
-def test_fetched_file_is_verified_kept_and_not_asked_for_again(server: Behaviour, cache: Path) -> None:
+def test_fetched_file_is_verified_kept_and_not_asked_for_again(server: Behavior, cache: Path) -> None:
     lines: list[str] = []
     path = fetch("kitti", announce=lines.append)
     assert path == cache / FILE == resolve("kitti")
@@ -43,14 +43,14 @@ def test_fetched_file_is_verified_kept_and_not_asked_for_again(server: Behaviour
     assert len(lines) == 2
 
 
-def test_damaged_file_in_the_cache_is_refused_and_fetched_anew(server: Behaviour, cache: Path) -> None:
+def test_damaged_file_in_the_cache_is_refused_and_fetched_anew(server: Behavior, cache: Path) -> None:
     fetch("kitti").write_bytes(CONTENT[:-1] + b"?")
     with pytest.raises(WeightsError, match=r"is damaged .*: run `mtl_perception weights fetch kitti` to fetch it again"):
         resolve("kitti")
     assert fetch("kitti").read_bytes() == CONTENT
 
 
-def test_download_resumes_where_an_earlier_one_ended(server: Behaviour, cache: Path) -> None:
+def test_download_resumes_where_an_earlier_one_ended(server: Behavior, cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / f"{FILE}.part").write_bytes(CONTENT[:100_000])
     assert fetch("kitti").read_bytes() == CONTENT
@@ -58,7 +58,7 @@ def test_download_resumes_where_an_earlier_one_ended(server: Behaviour, cache: P
     assert names_in(cache) == [FILE]
 
 
-def test_server_that_ignores_range(server: Behaviour, cache: Path) -> None:
+def test_server_that_ignores_range(server: Behavior, cache: Path) -> None:
     server.ignores_range = True
     cache.mkdir(parents=True)
     (cache / f"{FILE}.part").write_bytes(b"x" * 400_000)  # longer than the file: none of it may stay
@@ -66,7 +66,7 @@ def test_server_that_ignores_range(server: Behaviour, cache: Path) -> None:
     assert server.ranges == ["bytes=400000-"]
 
 
-def test_server_that_sends_another_range(server: Behaviour, cache: Path) -> None:
+def test_server_that_sends_another_range(server: Behavior, cache: Path) -> None:
     server.wrong_range = True
     cache.mkdir(parents=True)
     (cache / f"{FILE}.part").write_bytes(CONTENT[:1000])
@@ -74,7 +74,7 @@ def test_server_that_sends_another_range(server: Behaviour, cache: Path) -> None
     assert server.ranges == ["bytes=1000-", None]
 
 
-def test_part_longer_than_the_file_is_dropped(server: Behaviour, cache: Path) -> None:
+def test_part_longer_than_the_file_is_dropped(server: Behavior, cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / f"{FILE}.part").write_bytes(CONTENT + b"more")
     assert fetch("kitti").read_bytes() == CONTENT
@@ -88,13 +88,13 @@ def test_complete_part_needs_no_server(cache: Path, monkeypatch: pytest.MonkeyPa
     assert fetch("kitti").read_bytes() == CONTENT
 
 
-def test_cut_connection_is_resumed_at_once(server: Behaviour, cache: Path) -> None:
+def test_cut_connection_is_resumed_at_once(server: Behavior, cache: Path) -> None:
     server.cuts = [70_000, 50_000]
     assert fetch("kitti").read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=70000-", "bytes=120000-"]
 
 
-def test_connection_cut_again_and_again_is_resumed_by_the_next_call(server: Behaviour, cache: Path) -> None:
+def test_connection_cut_again_and_again_is_resumed_by_the_next_call(server: Behavior, cache: Path) -> None:
     server.cuts = [1000, 1000, 1000]
     with pytest.raises(WeightsError, match=r"gave up after 3 attempts: .*3000 of 300000 bytes; 3000 bytes are kept, and fetch"):
         fetch("kitti")
@@ -104,7 +104,7 @@ def test_connection_cut_again_and_again_is_resumed_by_the_next_call(server: Beha
     assert server.ranges[-1] == "bytes=3000-"
 
 
-def test_wrong_bytes_are_deleted_and_named(server: Behaviour, cache: Path) -> None:
+def test_wrong_bytes_are_deleted_and_named(server: Behavior, cache: Path) -> None:
     server.content = b"<html>Please log in</html>"
     with pytest.raises(WeightsError) as caught:
         fetch("kitti")
@@ -112,7 +112,7 @@ def test_wrong_bytes_are_deleted_and_named(server: Behaviour, cache: Path) -> No
     assert names_in(cache) == []
 
 
-def test_file_that_the_server_lacks(server: Behaviour, cache: Path) -> None:
+def test_file_that_the_server_lacks(server: Behavior, cache: Path) -> None:
     server.status = 404
     with pytest.raises(WeightsError) as caught:
         fetch("kitti")
@@ -122,7 +122,7 @@ def test_file_that_the_server_lacks(server: Behaviour, cache: Path) -> None:
     assert len(server.paths) == 1
 
 
-def test_server_in_trouble_is_asked_again(server: Behaviour, cache: Path) -> None:
+def test_server_in_trouble_is_asked_again(server: Behavior, cache: Path) -> None:
     server.status = 503
     with pytest.raises(WeightsError, match=r"gave up after 3 attempts: the server answers 503 Service Unavailable"):
         fetch("kitti")
@@ -142,7 +142,7 @@ def test_no_server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sends_length", [True, False])
 def test_endless_answers_are_not_swallowed(
-    server: Behaviour, cache: Path, monkeypatch: pytest.MonkeyPatch, sends_length: bool
+    server: Behavior, cache: Path, monkeypatch: pytest.MonkeyPatch, sends_length: bool
 ) -> None:
     monkeypatch.setattr(fetching, "MAX_BYTES", 200_000)
     server.sends_length = sends_length
@@ -151,7 +151,7 @@ def test_endless_answers_are_not_swallowed(
     assert names_in(cache) == []
 
 
-def test_answer_without_a_length(server: Behaviour, cache: Path) -> None:
+def test_answer_without_a_length(server: Behavior, cache: Path) -> None:
     server.sends_length = False
     assert fetch("kitti").read_bytes() == CONTENT
 
@@ -171,7 +171,7 @@ def test_address_that_is_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> N
         fetch("kitti")
 
 
-def test_redirects_are_followed_but_not_to_unsafe_addresses(server: Behaviour, cache: Path) -> None:
+def test_redirects_are_followed_but_not_to_unsafe_addresses(server: Behavior, cache: Path) -> None:
     server.redirect = "http://mirror.example/file"
     with pytest.raises(WeightsError, match=r"http://mirror.example/file: only https addresses"):
         fetch("kitti")
@@ -182,7 +182,7 @@ def test_redirects_are_followed_but_not_to_unsafe_addresses(server: Behaviour, c
     assert server.ranges[-1] == "bytes=10-"
 
 
-def test_two_processes_do_not_write_the_same_part(server: Behaviour, cache: Path) -> None:
+def test_two_processes_do_not_write_the_same_part(server: Behavior, cache: Path) -> None:
     with fetching._locked(cache), pytest.raises(WeightsError, match=r"another process is fetching weights now"):
         fetch("kitti")
     assert fetch("kitti").read_bytes() == CONTENT
@@ -196,7 +196,7 @@ def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", [ENCODER, "imagenet"])
-def test_encoder_is_fetched_under_its_name_and_its_short_one(server: Behaviour, cache: Path, name: str) -> None:
+def test_encoder_is_fetched_under_its_name_and_its_short_one(server: Behavior, cache: Path, name: str) -> None:
     server.cuts = [70_000]
     lines: list[str] = []
     path = fetch(name, announce=lines.append)
@@ -205,12 +205,12 @@ def test_encoder_is_fetched_under_its_name_and_its_short_one(server: Behaviour, 
     assert names_in(cache) == [ENCODER_FILE]
     assert server.ranges == [None, "bytes=70000-"]
     assert server.paths[0] == f"/mirror/{ENCODER_FILE}"
-    assert "licence: BSD-3-Clause (torchvision); trained on ImageNet" in lines[0]
+    assert "license: BSD-3-Clause (torchvision); trained on ImageNet" in lines[0]
     assert fetch(name, announce=lines.append) == path
     assert (len(server.paths), len(lines)) == (2, 2)
 
 
-def test_encoder_of_other_bytes_is_neither_kept_nor_used(server: Behaviour, cache: Path) -> None:
+def test_encoder_of_other_bytes_is_neither_kept_nor_used(server: Behavior, cache: Path) -> None:
     server.content = CONTENT[:-1] + b"?"
     digits = hashlib.sha256(server.content).hexdigest()[:8]
     with pytest.raises(WeightsError, match=rf"expected SHA-256 {CONTENT_SHA256[:8]}, got {digits} \(300000 bytes\)"):
@@ -221,13 +221,13 @@ def test_encoder_of_other_bytes_is_neither_kept_nor_used(server: Behaviour, cach
         resolve("imagenet", encoder=True)
 
 
-def test_fetch_prints_paths_on_stdout_and_licences_on_stderr(
-    shipped: Path, server: Behaviour, cache: Path, capsys: pytest.CaptureFixture[str]
+def test_fetch_prints_paths_on_stdout_and_licenses_on_stderr(
+    shipped: Path, server: Behavior, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["weights", "fetch", "kitti", "lane"]) == 0
     output = capsys.readouterr()
     assert output.out.splitlines() == [str(cache / FILE), str(shipped / "lane.safetensors")]
-    assert "kitti: licence: BSD 2-clause for academic use; commercial use by arrangement with the authors" in output.err
+    assert "kitti: license: BSD 2-clause for academic use; commercial use by arrangement with the authors" in output.err
     assert "lane: comes with the package, nothing to fetch" in output.err
 
 

@@ -24,7 +24,7 @@ from mtl_perception.weights.files import FORMAT_VERSION, METADATA_KEY, load_netw
 
 OWN = Description(
     name="lane",
-    classes=("road", "kerb", "người"),
+    classes=("road", "curb", "người"),
     colors=((128, 64, 128), (1, 2, 3), (220, 20, 60)),
     groups={"ground": (0, 2), "people": (2, 1)},
     mean=(0.1, 0.2, 0.3),
@@ -32,7 +32,7 @@ OWN = Description(
     depth_transform="exp",
     depth_range=(1.5, 60.0),
     camera={"width": 640, "height": 480, "fx": 500.25, "fy": 501.0, "cx": 320.0, "cy": 240.0},
-    licence="CC BY 4.0",
+    license="CC BY 4.0",
     card={"seed": 7, "metrics": {"mIoU": 0.5}},
 )
 
@@ -102,12 +102,12 @@ def test_header_length_that_looks_like_a_pickle(tmp_path: Path, state: dict[str,
     """A safetensors file starts with its header's length: one in 32 starts with a pickle's first byte."""
     path = tmp_path / "own.safetensors"
     for padding in range(0, 512, 8):
-        save_weights(path, state, replace(OWN, licence="x" * padding))
+        save_weights(path, state, replace(OWN, license="x" * padding))
         if path.read_bytes()[:1] == b"\x80":
             break
     else:
         pytest.fail("no padding gave the first byte 0x80")
-    assert load_network(path).description.licence == "x" * padding
+    assert load_network(path).description.license == "x" * padding
 
 
 # Entries
@@ -271,7 +271,7 @@ def test_missing_and_foreign_metadata(tmp_path: Path) -> None:
         (None, "JSONDecodeError"),
         ({"classes": None}, "TypeError"),
         ({"classes": []}, "0 classes (1 to 255 fit a label picture)"),
-        ({"colors": [[1, 2, 3]]}, "3 classes but 1 colours"),
+        ({"colors": [[1, 2, 3]]}, "3 classes but 1 colors"),
         ({"colors": [[1, 2]] * 3}, "ValueError"),
         ({"tasks": ["depth"]}, "tasks ('depth',)"),
         ({"depth_transform": "log"}, "depth_transform 'log' (one of ('abs', 'exp'))"),

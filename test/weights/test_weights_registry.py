@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.weights_server import ENCODER, Behaviour, weights_fixtures
+from support.weights_server import ENCODER, Behavior, weights_fixtures
 
 from mtl_perception.errors import WeightsError
 from mtl_perception.weights.download import fetch
@@ -116,7 +116,7 @@ def test_names_that_mean_no_file(shipped: Path, cache: Path, name: str, message:
 
 
 @pytest.mark.parametrize("name", [ENCODER, "imagenet"])
-def test_encoder_is_no_network(shipped: Path, server: Behaviour, cache: Path, name: str) -> None:
+def test_encoder_is_no_network(shipped: Path, server: Behavior, cache: Path, name: str) -> None:
     fetch(ENCODER)
     with pytest.raises(WeightsError) as caught:
         load_network(name)

@@ -36,7 +36,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from mtl_perception.inference.machine import device_name
 from mtl_perception.messages.outputs import NODE_NAME
-from mtl_perception.ros.environment import initialise
+from mtl_perception.ros.environment import initialize
 
 PATIENCE = 60.0
 NAMES = ("front", "left", "right", "rear", "front_left", "front_right", "rear_left", "rear_right")
@@ -88,7 +88,7 @@ def measure_path(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Times of the parts of a frame's way through the node."""
     outputs = args.outputs.split(",") if args.outputs else list(parts.FIVE)
     parameters = ["--params-file", str(args.params)] if args.params else []
-    initialise(["measure", "--ros-args", *parameters])
+    initialize(["measure", "--ros-args", *parameters])
     node = parts.timed_node()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -149,7 +149,7 @@ def measure_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         node = subprocess.Popen(
             [sys.executable, "-m", "mtl_perception", "node", "--ros-args", *settings], stdout=file, stderr=subprocess.STDOUT
         )
-    initialise(["measure"])
+    initialize(["measure"])
     watch = rclpy.create_node("watch")
     statuses: dict[str, dict[str, str]] = {}
     seen: list[float] = []

@@ -24,7 +24,7 @@ from std_msgs.msg import Header
 from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.messages.outputs import CAMERA_INFO, IMAGE, OUTPUT_TOPICS, camera_info_fields, image_fields
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message
-from mtl_perception.ros.environment import initialise
+from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.node import PerceptionNode
 
 FOUR = ("segmentation/image", "segmentation/labels", "depth/image", "points")
@@ -42,7 +42,7 @@ def kind_of(output: str) -> str:
 
 def run_camera(args: argparse.Namespace) -> None:
     """Publish pictures of noise, stamped now, on all topics at once, and leave the stamps in a file."""
-    initialise(["camera"])
+    initialize(["camera"])
     node = rclpy.create_node("camera")
     width, height = map(int, args.size.split("x"))
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
@@ -79,7 +79,7 @@ def run_camera(args: argparse.Namespace) -> None:
 
 def run_listener(args: argparse.Namespace) -> None:
     """Subscribe best effort, take messages undecoded, and leave each one's stamp and time of arrival in a file."""
-    initialise(["listener"])
+    initialize(["listener"])
     node = rclpy.create_node("listener")
     heard: dict[str, list[tuple[int, int]]] = {topic: [] for topic in args.topics}
     quality = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)

@@ -32,7 +32,7 @@ from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.ros.camera import Camera
 from mtl_perception.ros.camera_input import LOOK_PERIOD
 from mtl_perception.ros.convert import to_message
-from mtl_perception.ros.environment import initialise
+from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.health import CHECK_PERIOD
 from mtl_perception.ros.node import PerceptionNode
 from mtl_perception.runtime.recovery import Recovery
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=40, help="default 40")
     args = parser.parse_args()
     width, height = map(int, args.size.split("x"))
-    initialise(["measure", "--ros-args", "-p", f"weights:={args.weights}"])
+    initialize(["measure", "--ros-args", "-p", f"weights:={args.weights}"])
     node = PerceptionNode([])
     try:
         node.trigger_configure()

@@ -25,7 +25,7 @@ WIDTH = 1242
 
 
 def rows(frame: RecordedFrame, cloud: np.ndarray, max_depth: float, with_picture: bool) -> list[np.ndarray]:
-    """Picture and overlay over depth and points; or class colours beside depth."""
+    """Picture and overlay over depth and points; or class colors beside depth."""
     depth = colorize_depth(frame.depth, max_depth)
     if not with_picture:
         labels = np.ascontiguousarray(cloud["label"], np.uint8)
@@ -41,8 +41,8 @@ def main() -> None:
     parser.add_argument("demo", type=Path, help="folder that the demo left")
     parser.add_argument("out", type=Path, help="picture to write")
     parser.add_argument("--frame", type=int, action="append", required=True, help="which processed frame; may be repeated")
-    parser.add_argument("--without-picture", action="store_true", help="class colours and depth only")
-    parser.add_argument("--max-depth", type=float, default=80.0, help="end of the depth colours, metres")
+    parser.add_argument("--without-picture", action="store_true", help="class colors and depth only")
+    parser.add_argument("--max-depth", type=float, default=80.0, help="end of the depth colors, meters")
     args = parser.parse_args()
     recording = Recording(args.demo / "recording.mcap")
     parts = []

@@ -137,10 +137,10 @@ class Camera:
         import rclpy
         from sensor_msgs.msg import CameraInfo, Image
 
-        from mtl_perception.ros.environment import initialise
+        from mtl_perception.ros.environment import initialize
         from mtl_perception.ros.qos import keep_last
 
-        initialise(["camera"])
+        initialize(["camera"])
         # As any program that is told to stop: the loop ends.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)

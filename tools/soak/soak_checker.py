@@ -31,7 +31,7 @@ from rclpy.parameter import Parameter
 from mtl_perception.messages.decode import stamp_ns
 from mtl_perception.messages.outputs import NODE_NAME, OUTPUT_TOPICS
 from mtl_perception.ros.convert import MESSAGE_TYPES
-from mtl_perception.ros.environment import initialise
+from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.qos import keep_last
 
 STEADY = "segmentation/labels"
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--faults", type=float, required=True)
     parser.add_argument("--node", type=int, required=True, help="its process")
     args = parser.parse_args()
-    initialise(["checker"])
+    initialize(["checker"])
     stopped = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.append(True))

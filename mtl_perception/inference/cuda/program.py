@@ -19,7 +19,7 @@ from mtl_perception.inference.cuda.area import AreaShrink
 from mtl_perception.inference.onnx.graph import fold_batch_norm
 from mtl_perception.network.grid import Growth, grow
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.types import UNLABELLED
+from mtl_perception.types import UNLABELED
 
 LIMITS = ("min_depth", "max_depth", "min_confidence", "depth_factor")
 """Columns of the tensor of numbers that can differ from frame to frame."""
@@ -136,7 +136,7 @@ class DeviceProgram:
 
         Args:
             image: N x H x W x 3 uint8, RGB.
-            limits: N x 4 float32, columns as `LIMITS`: metres, metres, 0 to 1, metres over transformed depth.
+            limits: N x 4 float32, columns as `LIMITS`: meters, meters, 0 to 1, meters over transformed depth.
             rays: N x H' x W' x 2 float32 at the output size; None without a cloud.
             out: By name of the spec's outputs, shapes and types as its `output_layout`; they are overwritten.
         """
@@ -177,23 +177,23 @@ class DeviceProgram:
             probability = 1 / scores.sub_(best[:, None]).exp_().sum(dim=1)
             unsure |= ~(probability >= min_confidence)
             confidence = torch.nan_to_num_(probability).mul_(255).round_()
-        return index.to(torch.uint8).masked_fill_(unsure, UNLABELLED), confidence
+        return index.to(torch.uint8).masked_fill_(unsure, UNLABELED), confidence
 
     def _depth(self, raw: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
-        """N x H x W float32 metres; see `Postprocessor.depth`."""
-        metres = self._grow(raw)[:, 0]
-        invalid = ~torch.isfinite(metres)
-        metres = metres.exp_() if self._exp else metres.abs_()
-        metres.mul_(columns["depth_factor"])
-        invalid |= (metres < columns["min_depth"]) | (metres <= 0)
+        """N x H x W float32 meters; see `Postprocessor.depth`."""
+        meters = self._grow(raw)[:, 0]
+        invalid = ~torch.isfinite(meters)
+        meters = meters.exp_() if self._exp else meters.abs_()
+        meters.mul_(columns["depth_factor"])
+        invalid |= (meters < columns["min_depth"]) | (meters <= 0)
         # masked_fill and not a boolean index, which would have to count first.
-        metres.masked_fill_(metres > columns["max_depth"], torch.inf)
-        return metres.masked_fill_(invalid, torch.nan)
+        meters.masked_fill_(meters > columns["max_depth"], torch.inf)
+        return meters.masked_fill_(invalid, torch.nan)
 
     def _grow(self, planes: Tensor) -> Tensor:
         """To the output's pixels, as OpenCV's resize does; a new tensor, plane by plane.
 
-        Planes and not channels last: neighbouring threads of the GPU then read and write neighbouring values.
+        Planes and not channels last: neighboring threads of the GPU then read and write neighboring values.
         """
         planes = planes.float().contiguous()
         return grow(planes, self.spec.growth)

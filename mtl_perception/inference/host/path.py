@@ -155,7 +155,7 @@ class HostPath:
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture at another height and width, colours averaged; itself where the size is its own."""
+    """The picture at another height and width, colors averaged; itself where the size is its own."""
     if size == image.shape[:2]:
         return image
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA))

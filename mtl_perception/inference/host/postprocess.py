@@ -1,4 +1,4 @@
-"""From the network's outputs at stride 4 to labels, confidence, metres and normals at the output size."""
+"""From the network's outputs at stride 4 to labels, confidence, meters and normals at the output size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mtl_perception.inference.host.row_tiles import StripReader, readable
 from mtl_perception.inference.host.workspace import Workspace
 from mtl_perception.network.grid import Growth, grow
-from mtl_perception.types import UNLABELLED
+from mtl_perception.types import UNLABELED
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Postprocessor:
 
     Args:
         device: Where the outputs lie.
-        depth_transform: The description's: "abs" or "exp" makes metres of the raw depth.
+        depth_transform: The description's: "abs" or "exp" makes meters of the raw depth.
         classes: First class and number of classes to choose among.
         threads: Strips that are read at a time on a CPU; 0: as many as PyTorch has threads.
     """
@@ -81,7 +81,7 @@ class Postprocessor:
             if with_confidence:
                 confidence = self._work.get("confidence", size, torch.uint8)
                 confidence.copy_(torch.nan_to_num_(probability).mul_(255).round_())
-        labels[unsure] = UNLABELLED
+        labels[unsure] = UNLABELED
         return labels, confidence
 
     def forget(self) -> None:
@@ -109,31 +109,31 @@ class Postprocessor:
             raise RuntimeError("labels_among needs a segmentation without confidence before it")
         best, index = self._scores[list(ids)].max(dim=0)
         labels = index.to(torch.uint8)
-        labels[~torch.isfinite(best)] = UNLABELLED
+        labels[~torch.isfinite(best)] = UNLABELED
         return labels
 
     def depth(self, raw: Tensor, growth: Growth, min_depth: float, max_depth: float, factor: float = 1.0) -> Tensor:
-        """Metres.
+        """Meters.
 
         Args:
             raw: 1 x h x w float32, the depth head's output.
             growth: How they become H x W pixels.
             min_depth: Nearer is invalid.
             max_depth: Farther is beyond.
-            factor: Makes metres of the transformed depth: the camera's focal length over that of `depth_focal_length`.
+            factor: Makes meters of the transformed depth: the camera's focal length over that of `depth_focal_length`.
 
         Returns:
             H x W float32; NaN = invalid, +Inf = beyond `max_depth` (REP 117).
         """
-        metres = self._grow("depth", raw, growth)[0]
-        invalid = ~torch.isfinite(metres)
-        metres = metres.abs_() if self._depth_transform == "abs" else metres.exp_()
+        meters = self._grow("depth", raw, growth)[0]
+        invalid = ~torch.isfinite(meters)
+        meters = meters.abs_() if self._depth_transform == "abs" else meters.exp_()
         if factor != 1.0:
-            metres.mul_(factor)
-        invalid |= (metres < min_depth) | (metres <= 0)
-        metres[metres > max_depth] = torch.inf
-        metres[invalid] = torch.nan
-        return metres
+            meters.mul_(factor)
+        invalid |= (meters < min_depth) | (meters <= 0)
+        meters[meters > max_depth] = torch.inf
+        meters[invalid] = torch.nan
+        return meters
 
     def normals(self, raw: Tensor, growth: Growth) -> Tensor:
         """H x W x 3 float32 unit vectors from 3 x h x w outputs."""
@@ -153,7 +153,7 @@ class Postprocessor:
         if probability is None:
             return labels, None
         if min_confidence > 0:
-            labels[probability < min_confidence] = UNLABELLED
+            labels[probability < min_confidence] = UNLABELED
         if not with_confidence:
             return labels, None
         return labels, self._work.get("confidence", size, torch.uint8).copy_(probability.mul_(255).round_())

@@ -12,7 +12,7 @@ from mtl_perception.network.description import Description
 
 
 class Preprocessor:
-    """Shrinks, uploads and normalises, into buffers that are kept.
+    """Shrinks, uploads and normalizes, into buffers that are kept.
 
     Args:
         description: Gives mean and deviation.

@@ -97,9 +97,9 @@ def row_weights(source: int, target: int, mode: str) -> np.ndarray:
     Returns:
         target x source float32; each row has up to 4 (bicubic) or 2 (bilinear) weights, which sum to 1.
     """
-    centre = (np.arange(target) + 0.5) * (source / target) - 0.5
-    whole = np.floor(centre).astype(int)
-    part = (centre - whole).astype(np.float32)
+    center = (np.arange(target) + 0.5) * (source / target) - 0.5
+    whole = np.floor(center).astype(int)
+    part = (center - whole).astype(np.float32)
     if mode == "bilinear":
         first, taps = 0, [1 - part, part]
     else:

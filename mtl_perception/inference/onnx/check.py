@@ -14,7 +14,7 @@ from mtl_perception.errors import PerceptionError
 from mtl_perception.inference.onnx.export import need
 from mtl_perception.network.model import MultiTaskRefineNet
 
-MILLIMETRE = 1e-3
+MILLIMETER = 1e-3
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Tolerance:
 
     Attributes:
         raw: Largest difference of the network's own outputs, as a share of the largest of their values.
-        depth: Relative difference of metres, to which a millimetre is added.
+        depth: Relative difference of meters, to which a millimeter is added.
         normals: Difference of a component.
         levels: Difference of confidence.
         share: Part of the pixels that must be within these, and whose labels and kind of depth must be the same.
@@ -126,7 +126,7 @@ def _verdict(name: str, found: np.ndarray, expected: np.ndarray, tolerance: Tole
         same, what = difference <= tolerance.levels, f"within {tolerance.levels} of 255"
     elif name == "depth":
         with np.errstate(invalid="ignore"):
-            near = difference <= tolerance.depth * expected + MILLIMETRE
+            near = difference <= tolerance.depth * expected + MILLIMETER
         same = np.where(np.isfinite(expected), near, (found == expected) | (np.isnan(found) & np.isnan(expected)))
         what = f"within {tolerance.depth:.1%} + 1 mm, or both NaN, or both +Inf"
     else:
@@ -136,13 +136,13 @@ def _verdict(name: str, found: np.ndarray, expected: np.ndarray, tolerance: Tole
 
 
 def made_up_picture(height: int, width: int) -> np.ndarray:
-    """H x W x 3 uint8, RGB: waves of many lengths in every colour, so that all of a network has something to answer to."""
+    """H x W x 3 uint8, RGB: waves of many lengths in every color, so that all of a network has something to answer to."""
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     planes = []
-    for colour in range(3):
+    for color in range(3):
         plane = np.zeros((height, width), np.float32)
         for wave in range(1, 6):
-            angle = 1.3 * colour + 2.1 * wave
+            angle = 1.3 * color + 2.1 * wave
             plane += np.sin((np.cos(angle) * rows + np.sin(angle) * columns) * 2 / 1.9**wave + angle)
         planes.append(plane)
     return np.asarray(np.clip(127.5 + 40 * np.stack(planes, axis=-1), 0, 255).astype(np.uint8))

@@ -65,7 +65,7 @@ def metadata(network: MultiTaskRefineNet, options: ExportOptions) -> dict[str, s
     """What an exported file says of itself, as it stands in the file: texts by name.
 
     `mtl_perception` is the model's description as JSON, as in a weights file; `classes` the names of the labels as a JSON
-    list; `export` the options as JSON; `licence`; `version`; and `depth_focal_length`, pixels, where depth depends on it.
+    list; `export` the options as JSON; `license`; `version`; and `depth_focal_length`, pixels, where depth depends on it.
     """
     description = network.description
     first, count = options.classes
@@ -73,7 +73,7 @@ def metadata(network: MultiTaskRefineNet, options: ExportOptions) -> dict[str, s
         METADATA_KEY: description.to_json(),
         "classes": json.dumps(description.classes[first : first + count], ensure_ascii=False),
         "export": json.dumps(asdict(options)),
-        "licence": description.licence,
+        "license": description.license,
         "version": mtl_perception.__version__,
     }
     if description.depth_focal_length:
@@ -135,7 +135,7 @@ def _finish(model: Any, graph: ExportGraph, network: MultiTaskRefineNet) -> None
         value.doc_string = _documentation(value.name, graph, description.depth_focal_length)
     model.producer_name = "mtl_perception"
     model.producer_version = mtl_perception.__version__
-    model.doc_string = f"{description.name}: semantic segmentation and depth of RGB pictures. Licence: {description.licence}"
+    model.doc_string = f"{description.name}: semantic segmentation and depth of RGB pictures. License: {description.license}"
     for name, text in metadata(network, options).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, text
@@ -146,8 +146,8 @@ def _documentation(name: str, graph: ExportGraph, trained: float) -> str:
     return {
         "image": "N x H x W x 3 uint8, RGB",
         "focal_length": f"focal length of the pictures in pixels; the network learned at {trained:g}",
-        "labels": "N x H x W uint8 class ids, 255 = unlabelled; metadata `classes` names them",
+        "labels": "N x H x W uint8 class ids, 255 = unlabeled; metadata `classes` names them",
         "confidence": "N x H x W uint8, softmax maximum x 255",
-        "depth": f"N x H x W float32 metres along the optical axis; NaN invalid, +Inf beyond {options.max_depth:g} m",
+        "depth": f"N x H x W float32 meters along the optical axis; NaN invalid, +Inf beyond {options.max_depth:g} m",
         "normals": "N x H x W x 3 float32 unit vectors",
     }[name]

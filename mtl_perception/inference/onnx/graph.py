@@ -1,4 +1,4 @@
-"""The whole way from uint8 pictures to labels and metres as one function of tensors: what an exported file computes."""
+"""The whole way from uint8 pictures to labels and meters as one function of tensors: what an exported file computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mtl_perception.errors import ConfigError
 from mtl_perception.inference.torch.engine import DTYPES
 from mtl_perception.network.grid import STRIDE, grow_by
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.types import UNLABELLED
+from mtl_perception.types import UNLABELED
 
 EXPORTABLE = ("labels", "confidence", "depth", "normals")
 """What an exported file can give, in this order."""
@@ -29,8 +29,8 @@ class ExportOptions:
     Attributes:
         outputs: Of `EXPORTABLE`, one or more.
         classes: First class and number of classes to choose among.
-        max_depth: Metres; farther is +Inf.
-        min_depth: Metres; nearer is NaN.
+        max_depth: Meters; farther is +Inf.
+        min_depth: Meters; nearer is NaN.
         min_confidence: Less sure labels become 255.
         upsampling: bicubic or bilinear.
         precision: The network's arithmetic, fp32 or fp16; what comes before and after it is float32 in either.
@@ -97,7 +97,7 @@ class ExportGraph(nn.Module):
             focal_length: Scalar float32: the pictures' focal length in pixels. None where depth does not depend on it.
 
         Returns:
-            In the order of `outputs`: labels N x H x W uint8, confidence N x H x W uint8, depth N x H x W float32 metres,
+            In the order of `outputs`: labels N x H x W uint8, confidence N x H x W uint8, depth N x H x W float32 meters,
             normals N x H x W x 3 float32; then those of `raw_outputs`, float32.
         """
         pixels = image.float() * self.get_buffer("scale") + self.get_buffer("offset")
@@ -127,20 +127,20 @@ class ExportGraph(nn.Module):
         else:
             # One score that is no number makes the sum none; the maximum need not tell.
             sure = scores.sum(dim=1).abs() <= LARGEST
-        values["labels"] = torch.where(sure, index.float(), float(UNLABELLED)).to(torch.uint8)
+        values["labels"] = torch.where(sure, index.float(), float(UNLABELED)).to(torch.uint8)
         return values
 
     def _depth(self, raw: Tensor, size: tuple[int, int], focal_length: Tensor | None) -> Tensor:
         grown = self._grow(raw, size)[:, 0]
         magnitude = grown.abs()
-        metres = grown.exp() if self._exp else magnitude
+        meters = grown.exp() if self._exp else magnitude
         if focal_length is not None:
-            metres = metres * (focal_length / self._trained_focal_length)
-        valid = (magnitude <= LARGEST) & (metres > 0)
+            meters = meters * (focal_length / self._trained_focal_length)
+        valid = (magnitude <= LARGEST) & (meters > 0)
         if self.options.min_depth > 0:
-            valid = valid & (metres >= self.options.min_depth)
-        metres = torch.where(metres > self.options.max_depth, torch.inf, metres)
-        return torch.where(valid, metres, torch.nan)
+            valid = valid & (meters >= self.options.min_depth)
+        meters = torch.where(meters > self.options.max_depth, torch.inf, meters)
+        return torch.where(valid, meters, torch.nan)
 
     def _grow(self, planes: Tensor, size: tuple[int, int]) -> Tensor:
         return grow_by(STRIDE, planes, size, self.network.description.grid, self.options.upsampling)

@@ -27,7 +27,7 @@ ABANDONED = 3600
 """Seconds after which a half-written file is that of a process that was killed."""
 
 
-class Artefacts:
+class Artifacts:
     """A folder of compiled networks. It never raises: without a usable folder, nothing is found and nothing kept.
 
     Args:

@@ -18,7 +18,7 @@ import mtl_perception
 from mtl_perception.errors import ConfigError
 from mtl_perception.inference.host.preprocess import shrunk
 from mtl_perception.inference.memory import give_back
-from mtl_perception.inference.openvino.artifacts import Artefacts
+from mtl_perception.inference.openvino.artifacts import Artifacts
 from mtl_perception.inference.torch.engine import Engine
 from mtl_perception.network.model import MultiTaskRefineNet
 
@@ -55,14 +55,14 @@ class RuntimeEngine(Engine):
         network: What `load_network` returns; it is copied, not changed.
         precision: auto, fp32 or bf16; fp32 is never computed in less.
         threads: 0: all cores.
-        artefacts: Where compiled networks are kept.
+        artifacts: Where compiled networks are kept.
 
     Raises:
         ConfigError: OpenVINO is not installed or does not work here, or the precision does not fit a CPU.
     """
 
     def __init__(
-        self, network: MultiTaskRefineNet, precision: str = "auto", threads: int = 0, artefacts: Artefacts | None = None
+        self, network: MultiTaskRefineNet, precision: str = "auto", threads: int = 0, artifacts: Artifacts | None = None
     ) -> None:
         self._openvino = openvino()
         super().__init__(network, "cpu", precision, threads)
@@ -75,7 +75,7 @@ class RuntimeEngine(Engine):
             raise ConfigError(
                 f"backend openvino: it does not work here ({_one_line(error)}): use backend auto or torch"
             ) from error
-        self._artefacts = artefacts or Artefacts()
+        self._artifacts = artifacts or Artifacts()
         self._requests: dict[tuple[int, int], Any] = {}
         self._unkept: dict[tuple[int, int], tuple[int, Any]] = {}
         self._failures: dict[tuple[int, int], int] = {}
@@ -109,7 +109,7 @@ class RuntimeEngine(Engine):
         """What a user should know: that OpenVINO failed, or why compiled networks are not kept."""
         found = (
             f"OpenVINO failed, PyTorch runs instead, several times slower: {self._failure}" if self._failure else "",
-            f"each start compiles anew: {self._artefacts.trouble}" if self._artefacts.trouble else "",
+            f"each start compiles anew: {self._artifacts.trouble}" if self._artifacts.trouble else "",
         )
         return tuple(filter(None, found))
 
@@ -162,12 +162,12 @@ class RuntimeEngine(Engine):
 
     def _compiled(self, size: tuple[int, int]) -> Any:
         made_of = self._made_for(size)
-        kept = self._artefacts.load(made_of)
+        kept = self._artifacts.load(made_of)
         if kept is not None:
             try:
                 return self._core.import_model(io.BytesIO(kept), "CPU", self._options)
             except Exception:  # its errors have no common base
-                self._artefacts.discard(made_of)
+                self._artifacts.discard(made_of)
         # Not at the top: it imports OpenVINO.
         from mtl_perception.inference.openvino.graph import openvino_model
 
@@ -182,14 +182,14 @@ class RuntimeEngine(Engine):
             self._unkept[size] = (uses + 1, compiled)
             return
         del self._unkept[size]
-        if self._artefacts.trouble:
+        if self._artifacts.trouble:
             return
         try:
             body = compiled.export_model().getvalue()
         except Exception as error:  # its errors have no common base
-            self._artefacts.trouble = f"OpenVINO gives no compiled network away: {_one_line(error)}"
+            self._artifacts.trouble = f"OpenVINO gives no compiled network away: {_one_line(error)}"
         else:
-            self._artefacts.store(self._made_for(size), body)
+            self._artifacts.store(self._made_for(size), body)
             del body
             give_back()
 
@@ -211,7 +211,7 @@ def _sources() -> str:
 
 
 def _digest(network: MultiTaskRefineNet) -> str:
-    """Of all that a compiled network is made from: names, shapes and values of the parameters, normalisation, grid."""
+    """Of all that a compiled network is made from: names, shapes and values of the parameters, normalization, grid."""
     description = network.description
     digest = hashlib.sha256(repr((description.mean, description.std, description.tasks, description.grid)).encode())
     state: Mapping[str, Tensor] = network.state_dict()

@@ -4,7 +4,7 @@ What differs from `net/`, and why. None of it changes a result by more than roun
 
 - Batch norms are inside the convolutions before them.
 - The picture comes in as bytes; the mean is taken off there and the deviation lies in the first convolution's weights. The mean
-  cannot go into a bias, for the border's zeros are zeros of the normalised picture.
+  cannot go into a bias, for the border's zeros are zeros of the normalized picture.
 - layer8's last convolution has no nonlinearity before conv8: the two are one.
 - Everything from level 1's input to the heads is channel by channel, so it is done for a group of channels at a time, which
   stays in the cache, and each group adds its part of the heads' sums.
@@ -65,8 +65,8 @@ class _Builder:
     def _encode(self, picture: Any) -> list[Any]:
         description = self._network.description
         pixels = ops.convert(picture, np.float32)
-        centred = ops.subtract(pixels, _constant(255 * np.array(description.mean)))
-        planes = ops.transpose(centred, ops.constant(np.array([0, 3, 1, 2], np.int64)))
+        centered = ops.subtract(pixels, _constant(255 * np.array(description.mean)))
+        planes = ops.transpose(centered, ops.constant(np.array([0, 3, 1, 2], np.int64)))
         first = self._convolution("layer1.0")
         scale = 1 / (255 * torch.tensor(description.std, dtype=torch.float64))
         x = self._conv(planes, first, weight=(first.weight.double() * scale[None, :, None, None]).float(), relu=True)
@@ -211,7 +211,7 @@ def _max_pool_5x5(x: Any) -> Any:
 
 
 def _resize(x: Any, size: Sequence[int]) -> Any:
-    """Bilinear, to this height and width, pixel centres as PyTorch's align_corners=False has them."""
+    """Bilinear, to this height and width, pixel centers as PyTorch's align_corners=False has them."""
     target = ops.constant(np.array(size, np.int64))
     axes = ops.constant(np.array([2, 3], np.int64))
     return ops.interpolate(x, target, "linear_onnx", "sizes", [0, 0], [0, 0], "half_pixel", axes=axes)

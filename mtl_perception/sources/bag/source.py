@@ -186,7 +186,7 @@ def base_topic(topic: str) -> str:
 
 
 def choose_image_topic(path: Path, bag: Bag) -> str:
-    """The topic of colour or grey pictures that is meant when none is given.
+    """The topic of color or gray pictures that is meant when none is given.
 
     Depth (by name or encoding) and what this package publishes are left aside. Of several, the best of PREFERRED_NAMES is
     taken, with "color" in its name before those without; raw before compressed.
@@ -200,7 +200,7 @@ def choose_image_topic(path: Path, bag: Bag) -> str:
         raise SourceError(f"bag {path} has no pictures (sensor_msgs Image or CompressedImage), but {found}")
     candidates = [name for name, topic in topics.items() if topic.count and OWN_TOPICS not in name and not _is_depth(bag, name)]
     if not candidates:
-        raise SourceError(f"bag {path} has no colour or grey pictures, but {_listing(topics)}; say --image TOPIC to insist")
+        raise SourceError(f"bag {path} has no color or gray pictures, but {_listing(topics)}; say --image TOPIC to insist")
     best = min(map(_rank, candidates))
     chosen = [name for name in candidates if _rank(name) == best]
     if len({base_topic(name) for name in chosen}) > 1:

@@ -114,7 +114,7 @@ class BagWriter:
         self._writer = Writer(
             self._folder / (self.path.stem if is_file else self.path.name), version=9, storage_plugin=StoragePlugin.MCAP
         )
-        # Chunks of the mcap, which every reader of mcap takes; labels and colours shrink to a few percent.
+        # Chunks of the mcap, which every reader of mcap takes; labels and colors shrink to a few percent.
         self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()
         self._result = self._writer.path / f"{self._writer.path.name}.mcap" if is_file else self._writer.path

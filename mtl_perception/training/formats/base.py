@@ -14,7 +14,7 @@ from mtl_perception.errors import SourceError
 from mtl_perception.labels import ClassSet, LabelMapping
 from mtl_perception.training.fields import Fields
 from mtl_perception.training.formats.files import read_depth, read_image, read_labels
-from mtl_perception.types import UNLABELLED, Frame, Sample
+from mtl_perception.types import UNLABELED, Frame, Sample
 
 FRAME_ID = "camera_optical_frame"
 
@@ -24,13 +24,13 @@ class Dataset(Protocol):
 
     Attributes:
         name: What a person would call it.
-        licence: On what terms its pictures and labels may be used; one line.
+        license: On what terms its pictures and labels may be used; one line.
         classes: What the ids of its labels mean.
         keys: The samples' names, known without loading anything.
     """
 
     name: str
-    licence: str
+    license: str
     classes: ClassSet
     keys: list[str]
 
@@ -95,7 +95,7 @@ class PictureDataset:
 
     Args:
         name: The set's name.
-        licence: Its terms of use.
+        license: Its terms of use.
         items: Its files, at least one.
         mapping: From the ids in its label pictures to its classes.
         setting: `labels` and `depth` are taken from it.
@@ -105,13 +105,13 @@ class PictureDataset:
     """
 
     depth_scale = 256.0
-    """Stored value of one metre in its depth pictures; 0 is unknown."""
+    """Stored value of one meter in its depth pictures; 0 is unknown."""
 
-    def __init__(self, name: str, licence: str, items: Sequence[Item], mapping: LabelMapping, setting: Setting) -> None:
+    def __init__(self, name: str, license: str, items: Sequence[Item], mapping: LabelMapping, setting: Setting) -> None:
         if not items:
             raise SourceError(f"data set {name}: it has no pictures")
         self.name = name
-        self.licence = licence
+        self.license = license
         self.mapping = mapping
         self.classes = mapping.classes
         self.items = [
@@ -146,7 +146,7 @@ class PictureDataset:
         return None
 
     def read_depth(self, item: Item, path: Path, camera: CameraModel | None, shape: tuple[int, int]) -> np.ndarray:
-        """H x W float32 metres, NaN = unknown, from the item's depth file."""
+        """H x W float32 meters, NaN = unknown, from the item's depth file."""
         return read_depth(path, shape, self.depth_scale)
 
     def validate(self, indices: Iterable[int] | None = None) -> int:
@@ -168,7 +168,7 @@ class PictureDataset:
                 if not known[ids].all():
                     raise SourceError(
                         f"label picture {item.labels} has the id {ids[~known[ids]][0]}, which the mapping "
-                        f"{self.mapping.name!r} does not know ({UNLABELLED} is unknown)"
+                        f"{self.mapping.name!r} does not know ({UNLABELED} is unknown)"
                     )
         return count
 
@@ -186,7 +186,7 @@ class Selected:
         self.whole = whole
         self.indices = list(indices)
         self.name = name or whole.name
-        self.licence = whole.licence
+        self.license = whole.license
         self.classes = whole.classes
         self.keys = [whole.keys[i] for i in self.indices]
 

@@ -10,7 +10,7 @@ from mtl_perception.labels import load_mapping
 from mtl_perception.training.formats.base import Item, PictureDataset, Setting
 from mtl_perception.training.formats.files import by_stem, check_partners
 
-LICENCE = "CamVid (Brostow et al., 2009): research use"
+LICENSE = "CamVid (Brostow et al., 2009): research use"
 SPLITS = ("train", "val", "test")
 SEQUENCE = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_")
 """How CamVid's pictures are called."""
@@ -30,7 +30,7 @@ class CamVid(PictureDataset):
         images, labels = by_stem(image_folder), by_stem(label_folder)
         check_partners(images, labels, label_folder, "label picture", complete=True)
         items = [Item(stem, image, labels[stem]) for stem, image in images.items()]
-        super().__init__(setting.name or name, LICENCE, items, setting.mapping or load_mapping("camvid"), setting)
+        super().__init__(setting.name or name, LICENSE, items, setting.mapping or load_mapping("camvid"), setting)
 
 
 def find_splits(path: Path) -> list[str]:

@@ -13,7 +13,7 @@ from mtl_perception.sources.images import list_pictures, read_picture
 
 DEPTH_SCALE = 256
 BEYOND = 65535
-"""Our depth pictures hold metres times DEPTH_SCALE; 0 is unknown, BEYOND is the sky and all that is too far to tell."""
+"""Our depth pictures hold meters times DEPTH_SCALE; 0 is unknown, BEYOND is the sky and all that is too far to tell."""
 
 Shape = tuple[int, int]
 """Height and width of a picture, pixels."""
@@ -31,7 +31,7 @@ def read_image(path: Path) -> np.ndarray:
         raise SourceError(str(error)) from error
 
 
-def read_grey(path: Path, dtype: type[np.generic], what: str) -> np.ndarray:
+def read_gray(path: Path, dtype: type[np.generic], what: str) -> np.ndarray:
     """A picture of one channel as it is stored: H x W of this dtype.
 
     Raises:
@@ -50,7 +50,7 @@ def read_grey(path: Path, dtype: type[np.generic], what: str) -> np.ndarray:
     bits = np.dtype(dtype).itemsize * 8
     if pixels.ndim != 2:
         raise SourceError(
-            f"{what} {path} has {pixels.shape[2]} channels (colours, or a palette): it must be grey, of one {bits}-bit channel"
+            f"{what} {path} has {pixels.shape[2]} channels (colors, or a palette): it must be gray, of one {bits}-bit channel"
         )
     if pixels.dtype != dtype:
         raise SourceError(f"{what} {path} has {pixels.dtype.itemsize * 8} bits a pixel, not {bits}")
@@ -67,9 +67,9 @@ def read_labels(path: Path, shape: Shape) -> np.ndarray:
     """H x W uint8, ids as they are stored.
 
     Raises:
-        SourceError: Not an 8-bit grey picture of that shape.
+        SourceError: Not an 8-bit gray picture of that shape.
     """
-    labels = read_grey(path, np.uint8, "label picture")
+    labels = read_gray(path, np.uint8, "label picture")
     check_shape(path, "label picture", labels.shape[:2], shape)
     return labels
 
@@ -78,18 +78,18 @@ def read_stored_depth(path: Path, shape: Shape) -> np.ndarray:
     """H x W uint16, as it is stored.
 
     Raises:
-        SourceError: Not a 16-bit grey picture of that shape.
+        SourceError: Not a 16-bit gray picture of that shape.
     """
-    stored = read_grey(path, np.uint16, "depth picture")
+    stored = read_gray(path, np.uint16, "depth picture")
     check_shape(path, "depth picture", stored.shape[:2], shape)
     return stored
 
 
 def read_depth(path: Path, shape: Shape, scale: float) -> np.ndarray:
-    """H x W float32 metres = stored value / scale; 0 is unknown and becomes NaN.
+    """H x W float32 meters = stored value / scale; 0 is unknown and becomes NaN.
 
     Raises:
-        SourceError: Not a 16-bit grey picture of that shape.
+        SourceError: Not a 16-bit gray picture of that shape.
     """
     stored = read_stored_depth(path, shape)
     depth: np.ndarray = stored.astype(np.float32) / np.float32(scale)

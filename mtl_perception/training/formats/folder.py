@@ -16,10 +16,10 @@ from mtl_perception.sources.images import is_picture
 from mtl_perception.training.fields import Fields, read_yaml
 from mtl_perception.training.formats.base import Item, PictureDataset, Setting
 from mtl_perception.training.formats.files import BEYOND, check_partners, read_stored_depth
-from mtl_perception.types import UNLABELLED
+from mtl_perception.types import UNLABELED
 
 DESCRIPTION = "dataset.yaml"
-KEYS = ("format", "name", "licence", "classes", "mapping", "images", "labels", "depth", "depth_scale", "camera", "rectified")
+KEYS = ("format", "name", "license", "classes", "mapping", "images", "labels", "depth", "depth_scale", "camera", "rectified")
 CAMERA_COLUMNS = ("name", "width", "height", "fx", "fy", "cx", "cy")
 
 
@@ -53,7 +53,7 @@ class Folder(PictureDataset):
         check_partners(images, depths, root, "depth picture")
         items = [Item(key, image, labels.get(key), depths.get(key)) for key, image in images.items()]
         name = setting.name or fields.name("name", root.absolute().name)
-        super().__init__(name, fields.text("licence", "not stated"), items, mapping, setting)
+        super().__init__(name, fields.text("license", "not stated"), items, mapping, setting)
         self._cameras = Cameras(fields, root)
 
     def camera(self, item: Item, width: int, height: int) -> CameraModel | None:
@@ -61,7 +61,7 @@ class Folder(PictureDataset):
         return self._cameras.of(item.key, width, height)
 
     def read_depth(self, item: Item, path: Path, camera: CameraModel | None, shape: tuple[int, int]) -> np.ndarray:
-        """Metres; NaN where 0 is stored, +Inf where 65535 is."""
+        """Meters; NaN where 0 is stored, +Inf where 65535 is."""
         stored = read_stored_depth(path, shape)
         depth: np.ndarray = stored.astype(np.float32) / np.float32(self.depth_scale)
         depth[stored == 0] = np.nan
@@ -202,7 +202,7 @@ def _classes(fields: Fields) -> ClassSet | None:
         return None
     if isinstance(value, str):
         return CLASS_SETS[fields.choice("classes", CLASS_SETS)]
-    if not isinstance(value, list) or not 1 <= len(value) <= UNLABELLED:
+    if not isinstance(value, list) or not 1 <= len(value) <= UNLABELED:
         raise ConfigError(f"{fields.where}: classes: neither a class set's name nor a list of {{name, color}}")
     names, colors = [], []
     for number, entry in enumerate(value):

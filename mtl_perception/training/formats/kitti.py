@@ -15,12 +15,12 @@ from mtl_perception.training.formats.base import Item, PictureDataset, Setting
 from mtl_perception.training.formats.files import by_stem, check_partners, need_folder, read_stored_depth
 from mtl_perception.training.formats.kitti_cameras import camera_by_size
 
-LICENCE = "KITTI (Geiger et al., KIT and TTI-C): CC BY-NC-SA 3.0, non-commercial"
+LICENSE = "KITTI (Geiger et al., KIT and TTI-C): CC BY-NC-SA 3.0, non-commercial"
 DISPARITY_SCALE = 256.0
 
 
 class Kitti2015(PictureDataset):
-    """`image label depth`: KITTI 2015 with depth pictures (uint16, metres x 256) that were made from its disparity.
+    """`image label depth`: KITTI 2015 with depth pictures (uint16, meters x 256) that were made from its disparity.
 
     Every picture has labels (Cityscapes labelIds); where there is no depth picture there is no depth. The camera is told by
     the picture's size.
@@ -34,7 +34,7 @@ class Kitti2015(PictureDataset):
         check_partners(images, depths, path / "depth", "depth picture")
         items = [Item(stem, image, labels[stem], depths.get(stem)) for stem, image in images.items()]
         name = setting.name or path.absolute().name
-        super().__init__(name, LICENCE, items, setting.mapping or load_mapping("cityscapes"), setting)
+        super().__init__(name, LICENSE, items, setting.mapping or load_mapping("cityscapes"), setting)
 
     def camera(self, item: Item, width: int, height: int) -> CameraModel | None:
         """KITTI's for this size."""
@@ -44,7 +44,7 @@ class Kitti2015(PictureDataset):
 class KittiFrames(PictureDataset):
     """The official `training` folder of KITTI's stereo (2015 and 2012) and semantics benchmarks: frames NNNNNN_10.
 
-    Stereo 2015: `image_2`, `disp_occ_0` and `calib_cam_to_cam`. Stereo 2012: `image_0` (grey: its disparity is that camera's),
+    Stereo 2015: `image_2`, `disp_occ_0` and `calib_cam_to_cam`. Stereo 2012: `image_0` (gray: its disparity is that camera's),
     `disp_occ` and `calib`. Semantics: `image_2` and `semantic`, 8-bit Cityscapes labelIds. Depth is focal length x baseline /
     disparity, both from the calibration; without disparity and calibration the camera is told by the picture's size.
     """
@@ -64,7 +64,7 @@ class KittiFrames(PictureDataset):
         check_partners(images, labels, label_folder, "label picture", complete=not stereo)
         items = [Item(stem, image, labels.get(stem), disparities.get(stem)) for stem, image in images.items()]
         name = setting.name or what.partition(" ")[0]
-        super().__init__(name, LICENCE, items, setting.mapping or load_mapping("cityscapes"), setting)
+        super().__init__(name, LICENSE, items, setting.mapping or load_mapping("cityscapes"), setting)
         self._left, self._right = ("00", "01") if old else ("02", "03")
         self._calibrations = root / ("calib" if old else "calib_cam_to_cam")
         for item in self.items:
@@ -81,7 +81,7 @@ class KittiFrames(PictureDataset):
         return self._calibration(item, self._left, (width, height)).camera(rectified=True)
 
     def read_depth(self, item: Item, path: Path, camera: CameraModel | None, shape: tuple[int, int]) -> np.ndarray:
-        """Metres from disparity (uint16, pixels x 256, 0 = unknown); NaN where it is unknown."""
+        """Meters from disparity (uint16, pixels x 256, 0 = unknown); NaN where it is unknown."""
         size = (shape[1], shape[0])
         left, right = (self._calibration(item, number, size).p for number in (self._left, self._right))
         # The fourth value of each P is -fx x (its camera's place on the common baseline).

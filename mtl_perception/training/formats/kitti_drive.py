@@ -14,12 +14,12 @@ from mtl_perception.labels import load_mapping
 from mtl_perception.sources.base import CameraFit
 from mtl_perception.training.formats.base import Item, PictureDataset, Setting
 from mtl_perception.training.formats.files import by_stem, check_partners, need_folder
-from mtl_perception.training.formats.kitti import LICENCE
+from mtl_perception.training.formats.kitti import LICENSE
 from mtl_perception.training.formats.kitti_cameras import camera_by_size
 from mtl_perception.training.formats.velodyne import CAMERAS_FILE, laser_projection, project, read_sweep
 
 CAMERAS = ("image_02", "image_03")
-"""KITTI's left and right colour camera."""
+"""KITTI's left and right color camera."""
 
 DEPTH_FOLDERS = ("lidar", "sgbm")
 """Depth from projected LiDAR, or from stereo; the first that is there is taken."""
@@ -33,7 +33,7 @@ class DrivePictures(PictureDataset):
     """Pictures of raw drives: the camera is that of the drive's calibration, or else is told by the picture's size."""
 
     def __init__(self, name: str, items: list[Item], setting: Setting) -> None:
-        super().__init__(name, LICENCE, items, setting.mapping or load_mapping("street"), setting)
+        super().__init__(name, LICENSE, items, setting.mapping or load_mapping("street"), setting)
         folders = sorted({item.image.parent for item in self.items})
         self._calibrations = {folder: calibration_of(folder) for folder in folders}
         self._fit = CameraFit(self.name, rectified=True)
@@ -47,7 +47,7 @@ class DrivePictures(PictureDataset):
 
 
 class DepthFolder(DrivePictures):
-    """`image` and `lidar` or `sgbm`: KITTI pictures, and depth pictures (uint16, metres x 256) for all or some of them.
+    """`image` and `lidar` or `sgbm`: KITTI pictures, and depth pictures (uint16, meters x 256) for all or some of them.
 
     A folder `drive_NNNN` without `image` belongs to the raw drive of that number, found in a `kitti_raw` beside its parent or
     named by the key `images`.
@@ -128,7 +128,7 @@ def is_depth_folder(path: Path) -> bool:
 
 
 def is_raw_drive(path: Path) -> bool:
-    """Whether the folder is a raw drive with pictures of the left colour camera."""
+    """Whether the folder is a raw drive with pictures of the left color camera."""
     return (path / CAMERAS[0] / "data").is_dir()
 
 

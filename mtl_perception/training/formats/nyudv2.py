@@ -1,4 +1,4 @@
-"""NYU Depth v2: the labelled frames, as the authors publish them in one MATLAB file."""
+"""NYU Depth v2: the labeled frames, as the authors publish them in one MATLAB file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import NYUD40, lookup
 from mtl_perception.training.fields import literal
 from mtl_perception.training.formats.base import FRAME_ID, Setting
-from mtl_perception.types import UNLABELLED, Frame, Sample
+from mtl_perception.types import UNLABELED, Frame, Sample
 
-LICENCE = "NYU Depth v2 (Silberman et al., ECCV 2012): research use"
+LICENSE = "NYU Depth v2 (Silberman et al., ECCV 2012): research use"
 FILE = "nyu_depth_v2_labeled.mat"
 CLASS_MAPPING = "classMapping40.mat"
 SPLITS = {"train": "trainNdxs", "test": "testNdxs"}
 CAMERA = CameraModel(640, 480, 518.8579, 519.4696, 325.5824, 253.7362)
-"""The colour camera of the toolbox's camera_params.m; depth is registered to it."""
+"""The color camera of the toolbox's camera_params.m; depth is registered to it."""
 
 
 class NyuDepthV2:
-    """Pictures, depth (metres, holes filled by the authors) and labels out of nyu_depth_v2_labeled.mat. See `Dataset`.
+    """Pictures, depth (meters, holes filled by the authors) and labels out of nyu_depth_v2_labeled.mat. See `Dataset`.
 
     The file has 894 fine classes; the key `class_mapping` names the classMapping40.mat that makes 40 of them, and `labels:
     false` does without. The key `split` (train or test) needs `splits`, the authors' splits.mat. Names are the frames' numbers
@@ -45,7 +45,7 @@ class NyuDepthV2:
     def __init__(self, path: Path, setting: Setting) -> None:
         self.path = path / FILE if path.is_dir() else path
         self.name = setting.name or "nyudv2"
-        self.licence = LICENCE
+        self.license = LICENSE
         self.classes = NYUD40
         if setting.mapping is not None:
             raise ConfigError(f"{setting.fields.where}: mapping: nyudv2 takes `class_mapping:` (classMapping40.mat)")
@@ -150,7 +150,7 @@ def _class_table(setting: Setting) -> np.ndarray:
     if forty.min() < 0 or forty.max() > len(NYUD40):
         raise SourceError(f"nyudv2: {path}: mapClass has values outside 0 to {len(NYUD40)}")
     to_ids = lookup({i + 1: i for i in range(len(NYUD40))})
-    return np.concatenate([np.array([UNLABELLED], np.uint8), to_ids[forty]])
+    return np.concatenate([np.array([UNLABELED], np.uint8), to_ids[forty]])
 
 
 def _numbers(setting: Setting, count: int) -> list[int]:

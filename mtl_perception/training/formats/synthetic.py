@@ -11,7 +11,7 @@ from mtl_perception.labels import STREET
 from mtl_perception.training.formats.base import Setting
 from mtl_perception.types import Sample
 
-LICENCE = "none: rendered by mtl_perception, free of others' rights"
+LICENSE = "none: rendered by mtl_perception, free of others' rights"
 KINDS = ("scenes", "drive")
 
 
@@ -44,7 +44,7 @@ class Synthetic:
         self.width, self.height = fields.integer("width", 1242, low=8), fields.integer("height", 375, low=8)
         self.seed = fields.integer("seed", 0)
         self.name = setting.name or f"synthetic-{self.kind}-{self.seed}"
-        self.licence = LICENCE
+        self.license = LICENSE
         self.classes = STREET
         self.keys = [f"{i:06d}" for i in range(self.count)]
         self._labels, self._depth = setting.labels, setting.depth

@@ -12,14 +12,14 @@ CAMERAS_FILE, LASER_FILE = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
 
 
 def laser_projection(date_folder: Path, camera: str) -> np.ndarray:
-    """From homogeneous metres of the laser to homogeneous pixels of a rectified camera: P_rect R_rect_00 T_velo_to_cam.
+    """From homogeneous meters of the laser to homogeneous pixels of a rectified camera: P_rect R_rect_00 T_velo_to_cam.
 
     Args:
         date_folder: Holds the date's calib_cam_to_cam.txt and calib_velo_to_cam.txt.
         camera: "00" to "03".
 
     Returns:
-        3 x 4 float64; the third row gives Z, metres along the camera's optical axis.
+        3 x 4 float64; the third row gives Z, meters along the camera's optical axis.
 
     Raises:
         CameraError: A file or a key in it is missing or wrong.
@@ -33,7 +33,7 @@ def laser_projection(date_folder: Path, camera: str) -> np.ndarray:
 
 
 def read_sweep(path: Path) -> np.ndarray:
-    """N x 3 float64 metres in the laser's frame (x forward, y left, z up).
+    """N x 3 float64 meters in the laser's frame (x forward, y left, z up).
 
     Raises:
         SourceError: It cannot be read, or is cut off.
@@ -51,12 +51,12 @@ def project(points: np.ndarray, projection: np.ndarray, shape: tuple[int, int]) 
     """The depth picture of some points: each goes to its nearest pixel, and the nearest point wins a pixel.
 
     Args:
-        points: N x 3 metres.
+        points: N x 3 meters.
         projection: 3 x 4, see `laser_projection`.
         shape: Height and width of the picture.
 
     Returns:
-        H x W float32 metres; NaN where no point falls.
+        H x W float32 meters; NaN where no point falls.
     """
     height, width = shape
     with np.errstate(divide="ignore", invalid="ignore"):

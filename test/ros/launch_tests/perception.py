@@ -69,7 +69,7 @@ def generate_test_description() -> LaunchDescription:
 
 
 def lively_network(description: Description) -> MultiTaskRefineNet:
-    """Random, with large weights and no biases: its outputs depend on the picture, depths reach from centimetres to too far."""
+    """Random, with large weights and no biases: its outputs depend on the picture, depths reach from centimeters to too far."""
     torch.manual_seed(3)
     network = MultiTaskRefineNet(description)
     with torch.no_grad():
@@ -79,7 +79,7 @@ def lively_network(description: Description) -> MultiTaskRefineNet:
 
 
 def picture() -> np.ndarray:
-    """Blocks of colour: 64 x 96 x 3 uint8 RGB."""
+    """Blocks of color: 64 x 96 x 3 uint8 RGB."""
     blocks = np.random.default_rng(5).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     return np.kron(blocks, np.ones((8, 8, 1), dtype=np.uint8))
 
