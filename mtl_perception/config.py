@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-from mtl_perception.errors import ConfigError, shown
+from mtl_perception.errors import ConfigError, truncated_repr
 
 # When a change can be applied.
 LIVE = "any time"
@@ -166,7 +166,7 @@ class Config:
         known = [parameter.name for parameter in parameters()]
         for name in values:
             if name not in known:
-                raise ConfigError(f"unknown parameter {shown(name)}{_suggest(name, known)}")
+                raise ConfigError(f"unknown parameter {truncated_repr(name)}{_suggest(name, known)}")
         return cls(**{name: by_name(name).convert(value) for name, value in values.items()})
 
 
@@ -207,10 +207,11 @@ class Parameter:
             self._check_names(value)
             return
         if found is not self.type:
-            raise ConfigError(f"parameter {self.name}: {shown(value)} is not a {self.type.__name__}")
+            raise ConfigError(f"parameter {self.name}: {truncated_repr(value)} is not a {self.type.__name__}")
         if self.choices and value not in self.choices:
             raise ConfigError(
-                f"parameter {self.name}: {shown(value)} is not one of {', '.join(self.choices)}{_suggest(value, self.choices)}"
+                f"parameter {self.name}: {truncated_repr(value)} is not one of {', '.join(self.choices)}"
+                f"{_suggest(value, self.choices)}"
             )
         if self.low is not None and self.high is not None and not self.low <= value <= self.high:
             raise ConfigError(f"parameter {self.name}: {value} is outside {self.range_text()}")
@@ -219,17 +220,17 @@ class Parameter:
         if self.name == "device" and value not in ("auto", "cpu", "cuda"):
             kind, _, index = value.partition(":")
             if kind != "cuda" or not (index.isascii() and index.isdigit()):
-                raise ConfigError(f"parameter device: {shown(value)} is not one of auto, cpu, cuda, cuda:N")
+                raise ConfigError(f"parameter device: {truncated_repr(value)} is not one of auto, cpu, cuda, cuda:N")
 
     def _check_names(self, value: Any) -> None:
         if not isinstance(value, tuple) or not all(isinstance(name, str) for name in value):
-            raise ConfigError(f"parameter {self.name}: {shown(value)} is not a list of names")
+            raise ConfigError(f"parameter {self.name}: {truncated_repr(value)} is not a list of names")
         for name in value:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name):
                 rule = "use letters, digits and single underscores"
-                raise ConfigError(f"parameter {self.name}: {shown(name)} cannot be in a topic's name: {rule}")
+                raise ConfigError(f"parameter {self.name}: {truncated_repr(name)} cannot be in a topic's name: {rule}")
             if value.count(name) > 1:
-                raise ConfigError(f"parameter {self.name}: {shown(name)} is there {value.count(name)} times")
+                raise ConfigError(f"parameter {self.name}: {truncated_repr(name)} is there {value.count(name)} times")
 
     def range_text(self) -> str:
         """Bounds or choices with the unit, for people."""
@@ -256,7 +257,7 @@ def by_name(name: str) -> Parameter:
     for parameter in parameters():
         if parameter.name == name:
             return parameter
-    raise ConfigError(f"unknown parameter {shown(name)}{_suggest(name, [p.name for p in parameters()])}")
+    raise ConfigError(f"unknown parameter {truncated_repr(name)}{_suggest(name, [p.name for p in parameters()])}")
 
 
 def nearest(name: str, likeness: float = 0.6) -> str:

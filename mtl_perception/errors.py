@@ -1,23 +1,24 @@
-"""Every error that mtl_perception raises on purpose.
+"""Exceptions raised by mtl_perception, and helpers that format their messages.
 
-Each message says what is wrong, where, and what to do about it; command lines print it as one line.
+A message reads `<what failed>: <why>; <what to do>`. The command line prints it as one line.
 """
 
 from __future__ import annotations
 
+import importlib
 import reprlib
 
 
 class PerceptionError(Exception):
-    """The root: catch this to catch every error that mtl_perception raises on purpose."""
+    """Base class of every exception that mtl_perception raises on purpose."""
 
 
 class FrameError(PerceptionError):
-    """A picture or an image message cannot be used.
+    """An image or an image message is malformed, unsupported or unreadable.
 
     Args:
         message: What is wrong, with the offending values.
-        reason: A short stable key, by which rejected frames are counted in diagnostics.
+        reason: Short stable key under which diagnostics count the rejected frame.
     """
 
     def __init__(self, message: str, reason: str = "bad_frame") -> None:
@@ -26,23 +27,23 @@ class FrameError(PerceptionError):
 
 
 class CameraError(PerceptionError):
-    """A calibration cannot be used: missing, uncalibrated, not finite, or of another picture size."""
+    """A calibration is missing, uncalibrated, non-finite, implausible or for a different image size."""
 
 
 class WeightsError(PerceptionError):
-    """A weights file is missing, damaged, of another shape, or could not be fetched."""
+    """A weights file is missing, damaged, does not fit the network, or could not be downloaded."""
 
 
 class ConfigError(PerceptionError):
-    """A parameter has a wrong name, type or value, or cannot be changed now."""
+    """A parameter or configuration key has an unknown name, an invalid value, or cannot be changed now."""
 
 
 class DeviceError(PerceptionError):
-    """The compute device asked for is absent, failed, or gave no numbers.
+    """The requested compute device is absent, failed, or returned non-finite values.
 
     Args:
-        message: What failed, where, and while doing what.
-        reason: A short stable key, by which the frames it cost are counted in diagnostics.
+        message: What failed, on which device, and during which operation.
+        reason: Short stable key under which diagnostics count the lost frames.
     """
 
     def __init__(self, message: str, reason: str = "device") -> None:
@@ -51,33 +52,57 @@ class DeviceError(PerceptionError):
 
 
 class SourceError(PerceptionError):
-    """A drive, folder or bag cannot be read, or an output cannot be written."""
+    """A drive, an image folder or a bag cannot be read, or an output cannot be written."""
 
 
-class _Short(reprlib.Repr):
+class DependencyError(PerceptionError):
+    """An optional Python package is not installed or cannot be imported."""
+
+
+def require(module: str, *, extra: str, purpose: str) -> None:
+    """Check that an optional dependency can be imported; call it before the import statement.
+
+    Args:
+        module: Module to import, such as "rosbags".
+        extra: Extra of mtl_perception that installs the package, such as "bags".
+        purpose: What the package is needed for; the first words of the message, such as "reading bags".
+
+    Raises:
+        DependencyError: The import fails; the message names the reason and the pip command.
+    """
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise DependencyError(
+            f"{purpose} needs {package}, which cannot be imported: {one_line(error)}; "
+            f"install it with: pip install 'mtl_perception[{extra}]'"
+        ) from error
+
+
+class _TruncatedRepr(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring, self.maxlong, self.maxother = 3, 80, 40, 80
 
     def repr_int(self, x: int, level: int) -> str:
-        """Python refuses to write out an integer of thousands of digits."""
+        """Describe an integer that Python refuses to convert to decimal digits."""
         return f"an integer of {x.bit_length()} bits" if x.bit_length() > 1000 else super().repr_int(x, level)
 
 
-def shown(value: object) -> str:
-    """A value in an error's text: one line of bounded length, whatever a stranger sent or wrote into a file."""
-    return _cut(_short.repr(value), 200)
+_repr = _TruncatedRepr()
 
 
-def said(error: object, limit: int = 200) -> str:
-    """What an error of another library says, as a part of a text of ours: in one line of bounded length."""
+def truncated_repr(value: object) -> str:
+    """Return the repr of an untrusted value on one line of at most 200 characters."""
+    return _truncate(_repr.repr(value), 200)
+
+
+def one_line(error: object, limit: int = 200) -> str:
+    """Return the message of another library's error on one line of at most `limit` characters, or its type's name."""
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)[: 10 * limit]).split())
-    text = text or type(error).__name__
-    return _cut(text, limit)
+    return _truncate(text or type(error).__name__, limit)
 
 
-def _cut(text: str, limit: int) -> str:
+def _truncate(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-_short = _Short()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mtl_perception.errors import ConfigError, shown
+from mtl_perception.errors import ConfigError, truncated_repr
 from mtl_perception.types import UNLABELED
 
 
@@ -195,11 +195,11 @@ def parse_mapping(values: object, where: str, *, name: str = "own", classes: Cla
         values = {"ids": values}
     for key in values:
         if key not in ("ids", "to", "source", "names"):
-            raise ConfigError(f"{where}: unknown key {shown(key)} (known: ids, to, source, names)")
+            raise ConfigError(f"{where}: unknown key {truncated_repr(key)} (known: ids, to, source, names)")
     if "to" in values or classes is None:
         wanted = values.get("to")
         if not isinstance(wanted, str) or wanted not in CLASS_SETS:
-            raise ConfigError(f"{where}: to: {shown(wanted)} is not a class set (known: {', '.join(CLASS_SETS)})")
+            raise ConfigError(f"{where}: to: {truncated_repr(wanted)} is not a class set (known: {', '.join(CLASS_SETS)})")
         classes = CLASS_SETS[wanted]
     ids, names = values.get("ids"), values.get("names", {})
     if not isinstance(ids, dict) or not ids:
@@ -209,7 +209,7 @@ def parse_mapping(values: object, where: str, *, name: str = "own", classes: Cla
     for key, table in (("ids", ids), ("names", names)):
         for number in table:
             if type(number) is not int or not 0 <= number < UNLABELED:
-                raise ConfigError(f"{where}: {key}: {shown(number)} is not an id (0 to 254)")
+                raise ConfigError(f"{where}: {key}: {truncated_repr(number)} is not an id (0 to 254)")
     return LabelMapping(
         name,
         _text(values.get("source", "")),
@@ -221,7 +221,7 @@ def parse_mapping(values: object, where: str, *, name: str = "own", classes: Cla
 
 def _text(value: object) -> str:
     """A name, which YAML may have read as something else."""
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else truncated_repr(value)
 
 
 def _class_id(value: object, classes: ClassSet, where: str) -> int:
@@ -231,7 +231,7 @@ def _class_id(value: object, classes: ClassSet, where: str) -> int:
         return classes.names.index(value)
     close = difflib.get_close_matches(value, classes.names, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {close[0]!r}?" if close else f" ({', '.join(classes.names)})"
-    raise ConfigError(f"{where}: {shown(value)} is not a class of {classes.name}{hint}")
+    raise ConfigError(f"{where}: {truncated_repr(value)} is not a class of {classes.name}{hint}")
 
 
 def lookup(mapping: Mapping[int, int]) -> np.ndarray:

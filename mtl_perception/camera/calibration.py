@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from mtl_perception.camera.model import MAX_SIDE, Calibration, calibration_from_camera_info
-from mtl_perception.errors import CameraError, shown
+from mtl_perception.errors import CameraError, truncated_repr
 
 MAX_BYTES = 2**20
 """No calibration file is larger; a larger one is something else, given by mistake."""
@@ -129,7 +129,7 @@ def _size(document: dict[Any, Any], key: str) -> int:
         raise CameraError(f"{key} is missing")
     value = document[key]
     if type(value) is not int or not 1 <= value <= MAX_SIDE:
-        raise CameraError(f"{key} is {shown(value)}, not a count of pixels")
+        raise CameraError(f"{key} is {truncated_repr(value)}, not a count of pixels")
     return value
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mtl_perception.camera.distortion import DISTORTION_MODELS, FISHEYE_MODELS, Distortion
-from mtl_perception.errors import CameraError, shown
+from mtl_perception.errors import CameraError, truncated_repr
 
 MAX_SIDE = 2**32 - 1
 """Pixels along one side: what CameraInfo can hold."""
@@ -51,10 +51,12 @@ class CameraModel:
 
     def __post_init__(self) -> None:
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
-            raise CameraError(f"camera: size {shown(self.width)}x{shown(self.height)} is not a picture's")
+            raise CameraError(f"camera: size {truncated_repr(self.width)}x{truncated_repr(self.height)} is not a picture's")
         intrinsics = f"fx {self.fx}, fy {self.fy}, cx {self.cx}, cy {self.cy}"
         if not all(math.isfinite(value) for value in (self.fx, self.fy, self.cx, self.cy, *self.distortion)):
-            raise CameraError(f"camera: intrinsics are not finite: {intrinsics}, distortion {shown(list(self.distortion))}")
+            raise CameraError(
+                f"camera: intrinsics are not finite: {intrinsics}, distortion {truncated_repr(list(self.distortion))}"
+            )
         if not (self.fx > 0 and self.fy > 0):
             raise CameraError(f"camera: focal lengths must be above 0 pixels, not fx {self.fx}, fy {self.fy}")
         farthest = max((abs(self.cx) + self.width) / self.fx, (abs(self.cy) + self.height) / self.fy)
@@ -62,12 +64,13 @@ class CameraModel:
             raise CameraError(f"camera: no camera of {self.width}x{self.height} pixels has {intrinsics}")
         if self.distortion_model in ("", "none"):
             if any(self.distortion):
-                raise CameraError(f"camera: distortion {shown(list(self.distortion))} without the name of its model")
+                raise CameraError(f"camera: distortion {truncated_repr(list(self.distortion))} without the name of its model")
         else:
             known = DISTORTION_MODELS.get(self.distortion_model)
             if known is None:
                 raise CameraError(
-                    f"camera: unknown distortion model {shown(self.distortion_model)} (known: {', '.join(DISTORTION_MODELS)})"
+                    f"camera: unknown distortion model {truncated_repr(self.distortion_model)} "
+                    f"(known: {', '.join(DISTORTION_MODELS)})"
                 )
             if self.distortion and len(self.distortion) not in known:
                 raise CameraError(
@@ -274,7 +277,7 @@ def calibration_from_camera_info(
     if not all(abs(value) <= LARGEST for value in values):
         raise CameraError(f"camera_info has values beyond {LARGEST:g} in K, D, R or P, which no camera has")
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise CameraError(f"camera_info has no picture size ({shown(width)}x{shown(height)})")
+        raise CameraError(f"camera_info has no picture size ({truncated_repr(width)}x{truncated_repr(height)})")
     rotation = tuple(map(float, r)) if any(r) else IDENTITY
     calibration = Calibration(
         width, height, tuple(map(float, k)), tuple(map(float, d)), distortion_model, rotation, tuple(map(float, p))

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mtl_perception.camera.model import Calibration, calibration_from_camera_info
-from mtl_perception.errors import CameraError, FrameError, shown
+from mtl_perception.errors import CameraError, FrameError, truncated_repr
 from mtl_perception.messages.image_header import KINDS, is_cut_off, picture_size
 from mtl_perception.types import CLOUD_DTYPE
 
@@ -76,7 +76,8 @@ def decode_image(message: Any) -> np.ndarray:
         if not message.encoding:
             raise FrameError("image without an encoding", "encoding")
         raise FrameError(
-            f"image encoding {shown(message.encoding)} is not one that is read as color or gray (known: {', '.join(LAYOUTS)})",
+            f"image encoding {truncated_repr(message.encoding)} is not one that is read as color or gray "
+            f"(known: {', '.join(LAYOUTS)})",
             "encoding",
         )
     pixel_bytes = layout.channels * layout.item_bytes
@@ -89,10 +90,12 @@ def decode_image(message: Any) -> np.ndarray:
             f"image has {len(message.data)} bytes of data, but height {height} x step {step} = {step * height}", "data_length"
         )
     if layout.to_rgb in (cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2) and width % 2:
-        raise FrameError(f"image encoding {shown(message.encoding)} needs an even width, not {width}", "size")
+        raise FrameError(f"image encoding {truncated_repr(message.encoding)} needs an even width, not {width}", "size")
     if message.encoding.startswith("bayer_") and min(width, height) < 3:
         # There are no neighbors to interpolate from: OpenCV makes it black and says nothing.
-        raise FrameError(f"image encoding {shown(message.encoding)} needs at least 3x3 pixels, not {width}x{height}", "size")
+        raise FrameError(
+            f"image encoding {truncated_repr(message.encoding)} needs at least 3x3 pixels, not {width}x{height}", "size"
+        )
     kind = "u1" if layout.item_bytes == 1 else (">u2" if message.is_bigendian else "<u2")
     shape = (height, width) if layout.channels == 1 else (height, width, layout.channels)
     strides = (step, pixel_bytes, layout.item_bytes)[: len(shape)]
@@ -130,13 +133,13 @@ def decode_compressed_image(message: Any) -> np.ndarray:
         FrameError: No data, depth instead of color, or not a picture that can be decoded.
     """
     if "compressedDepth" in message.format:
-        raise FrameError(f"compressed image of format {shown(message.format)} is depth, not color or gray", "encoding")
+        raise FrameError(f"compressed image of format {truncated_repr(message.format)} is depth, not color or gray", "encoding")
     if len(message.data) == 0:
         raise FrameError("compressed image without data", "data_length")
     try:
         return decode_picture(bytes(memoryview(message.data)))
     except FrameError as error:
-        raise FrameError(f"compressed image, format {shown(message.format)}: {error}", error.reason) from error
+        raise FrameError(f"compressed image, format {truncated_repr(message.format)}: {error}", error.reason) from error
 
 
 def decode_picture(data: bytes) -> np.ndarray:
@@ -207,7 +210,7 @@ def depth_of(message: Any) -> np.ndarray:
     """
     height, width, step = int(message.height), int(message.width), int(message.step)
     if message.encoding != "32FC1":
-        raise FrameError(f"depth image of encoding {shown(message.encoding)}, not 32FC1", "encoding")
+        raise FrameError(f"depth image of encoding {truncated_repr(message.encoding)}, not 32FC1", "encoding")
     if step < 4 * width or len(message.data) != step * height:
         raise FrameError(f"depth image of {width}x{height}, step {step}, has {len(message.data)} bytes", "data_length")
     kind = ">f4" if message.is_bigendian else "<f4"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from mtl_perception.errors import WeightsError, said, shown
+from mtl_perception.errors import WeightsError, one_line, truncated_repr
 from mtl_perception.labels import KITTI6, NYUD40, ClassSet
 from mtl_perception.network.grid import GRIDS
 
@@ -69,26 +69,26 @@ class Description:
             problems.append("colors outside 0..255")
         for name, (first, count) in self.groups.items():
             if first < 0 or count < 1 or first + count > len(self.classes):
-                problems.append(f"group {shown(name)}: {count} classes from {first} on, of {len(self.classes)}")
+                problems.append(f"group {truncated_repr(name)}: {count} classes from {first} on, of {len(self.classes)}")
         if self.tasks not in TASKS:
-            problems.append(f"tasks {shown(self.tasks)} (one of {TASKS})")
+            problems.append(f"tasks {truncated_repr(self.tasks)} (one of {TASKS})")
         if self.depth_transform not in DEPTH_TRANSFORMS:
-            problems.append(f"depth_transform {shown(self.depth_transform)} (one of {DEPTH_TRANSFORMS})")
+            problems.append(f"depth_transform {truncated_repr(self.depth_transform)} (one of {DEPTH_TRANSFORMS})")
         if self.grid not in GRIDS:
-            problems.append(f"grid {shown(self.grid)} (one of {GRIDS})")
+            problems.append(f"grid {truncated_repr(self.grid)} (one of {GRIDS})")
         if not (math.isfinite(self.depth_focal_length) and self.depth_focal_length >= 0):
             problems.append(f"depth_focal_length {self.depth_focal_length} (pixels, or 0)")
         if not (_are_finite(self.depth_range, 2) and 0 <= self.depth_range[0] < self.depth_range[1]):
-            problems.append(f"depth_range {shown(self.depth_range)}")
+            problems.append(f"depth_range {truncated_repr(self.depth_range)}")
         if not (_are_finite(self.mean, 3) and _are_finite(self.std, 3) and all(s > 0 for s in self.std)):
-            problems.append(f"mean {shown(self.mean)}, std {shown(self.std)} (three each, std above 0)")
+            problems.append(f"mean {truncated_repr(self.mean)}, std {truncated_repr(self.std)} (three each, std above 0)")
         if self.camera and not (
             _are_finite([self.camera.get(name, math.nan) for name in _CAMERA], len(_CAMERA))
             and all(self.camera[name] > 0 for name in _CAMERA[:4])
         ):
-            problems.append(f"camera {shown(self.camera)} (needs {', '.join(_CAMERA)})")
+            problems.append(f"camera {truncated_repr(self.camera)} (needs {', '.join(_CAMERA)})")
         if problems:
-            raise WeightsError(f"model description {shown(self.name)}: " + "; ".join(problems))
+            raise WeightsError(f"model description {truncated_repr(self.name)}: " + "; ".join(problems))
 
     def class_set(self, group: str = "") -> tuple[ClassSet, int]:
         """The classes to choose among, and the id of the first of them in the network's output.
@@ -128,7 +128,7 @@ class Description:
             unknown = set(data) - {f.name for f in fields(cls)}
             if unknown:
                 raise WeightsError(
-                    f"model description has unknown entries {shown(sorted(unknown))}: written by a newer version?"
+                    f"model description has unknown entries {truncated_repr(sorted(unknown))}: written by a newer version?"
                 )
             data["classes"] = tuple(str(name) for name in data["classes"])
             data["colors"] = tuple((int(r), int(g), int(b)) for r, g, b in data["colors"])
@@ -148,7 +148,7 @@ class Description:
                     raise TypeError(f"{key} is a {type(data[key]).__name__}, not a {kind.__name__}")
             return cls(**data)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise WeightsError(f"model description cannot be read: {type(error).__name__}: {said(error)}") from error
+            raise WeightsError(f"model description cannot be read: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _are_finite(values: Sequence[float], count: int) -> bool:

@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.config import Config
-from mtl_perception.errors import said
+from mtl_perception.errors import one_line
 from mtl_perception.messages.decode import stamp_ns
 from mtl_perception.messages.image_header import picture_size
 from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder, OutputTopic
@@ -99,7 +99,7 @@ class Camera:
         else:
             size, encoding = (message.width, message.height), message.encoding
         # A stranger's text, of any length.
-        encoding = said(encoding, 40) if encoding else "without encoding"
+        encoding = one_line(encoding, 40) if encoding else "without encoding"
         form = f"{size[0]}x{size[1]} {encoding}" if size else encoding
         return Arrival(
             stamp_ns(message.header), time.monotonic(), clock.now().nanoseconds, clock.ros_time_is_active, form, message.data

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from mtl_perception.errors import CameraError, said, shown
+from mtl_perception.errors import CameraError, one_line, truncated_repr
 from mtl_perception.ros.statistics import ERROR, OK, STALE, WARN, status
 from mtl_perception.runtime.recovery import NOT_FINITE
 
@@ -134,7 +134,7 @@ def _camera(node: PerceptionNode, camera: Camera) -> Part:
         values = {
             "image topic": source.images.topic,
             "camera_info topic": source.infos.topic,
-            "camera_info frame_id": said(source.frame_id) if source.frame_id else "-",
+            "camera_info frame_id": one_line(source.frame_id) if source.frame_id else "-",
             "camera_info changes": str(source.changes),
             "reliability": "reliable" if source.images.is_reliable else "best effort",
             "rectified input": str(node.config.input_rectified),
@@ -142,7 +142,7 @@ def _camera(node: PerceptionNode, camera: Camera) -> Part:
         if size is not None:
             values["picture"] = f"{size[0]}x{size[1]}"
         if camera.last_frame_id is not None:
-            values["picture frame_id"] = said(camera.last_frame_id) if camera.last_frame_id else ""
+            values["picture frame_id"] = one_line(camera.last_frame_id) if camera.last_frame_id else ""
         return values
 
     return Part(_of(camera, "camera"), found, "camera_info in use", values)
@@ -161,7 +161,7 @@ def _calibration(node: PerceptionNode, camera: Camera, source: CameraInput) -> l
     if frame_id == "":
         found.append(Finding(WARN, "no frame_id", "pictures have no frame_id: no transform can be found for the outputs"))
     elif frame_id is not None and source.frame_id is not None and source.frame_id != frame_id:
-        text = f"camera_info is of frame {shown(source.frame_id)}, the picture of {shown(frame_id)}"
+        text = f"camera_info is of frame {truncated_repr(source.frame_id)}, the picture of {truncated_repr(frame_id)}"
         found.append(Finding(WARN, "frame_id", text))
     return found
 

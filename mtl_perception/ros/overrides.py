@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from mtl_perception import config
-from mtl_perception.errors import said
+from mtl_perception.errors import one_line
 
 MARK = "ros__parameters"
 LAUNCH_FILES = "launch_params_"
@@ -65,14 +65,14 @@ def overrides(arguments: Sequence[str], node: str, warn: Callable[[str], object]
         elif inside and flag in ("-p", "--param"):
             target, _, name = value.partition(":=")[0].rpartition(":")
             if not target:
-                yield Override(name, f"{flag} {said(value)}", Meant.LIKELY)
+                yield Override(name, f"{flag} {one_line(value)}", Meant.LIKELY)
             elif _applies(target, node):
-                yield Override(name, f"{flag} {said(value)}", Meant.THIS)
+                yield Override(name, f"{flag} {one_line(value)}", Meant.THIS)
         elif inside and flag == "--params-file":
             try:
                 yield from _of_file(Path(value), node)
             except (OSError, ValueError, yaml.YAMLError) as error:
-                warn(f"file of parameters {said(value)}: its names are not checked: {said(error)}")
+                warn(f"file of parameters {one_line(value)}: its names are not checked: {one_line(error)}")
 
 
 def _of_file(path: Path, node: str) -> list[Override]:
@@ -85,7 +85,7 @@ def _of_file(path: Path, node: str) -> list[Override]:
         path.name.startswith(LAUNCH_FILES) or _are_mostly_ours([name for _, name, _ in entries])
     )
     return [
-        Override(name, f"{path}, line {line}, section {said(section)}", Meant.LIKELY if is_likely else _meant(section))
+        Override(name, f"{path}, line {line}, section {one_line(section)}", Meant.LIKELY if is_likely else _meant(section))
         for section, name, line in entries
         if _applies(section, node)
     ]

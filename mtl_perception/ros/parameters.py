@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from mtl_perception import config
-from mtl_perception.errors import ConfigError, said, shown
+from mtl_perception.errors import ConfigError, one_line, truncated_repr
 from mtl_perception.ros.overrides import SLIP, Meant, Override, overrides
 
 ALLOWED = ("use_sim_time", "start_type_description_service")
@@ -40,7 +40,7 @@ def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParame
         try:
             node.declare_parameter(row.name, ros_default(row), descriptor(row))
         except Exception as error:  # rclpy raises one kind for the type, another for the bounds
-            raise ConfigError(f"parameter {row.name}: {said(error)}") from error
+            raise ConfigError(f"parameter {row.name}: {one_line(error)}") from error
     refuse_unknown(node, [*by_arguments, *by_code])
     return read(node)
 
@@ -119,7 +119,7 @@ def _unknown(override: Override, fate: str = "") -> str:
     near = config.nearest(override.name)
     hint = f"did you mean {near!r}?" if near else "`mtl_perception parameters` lists all"
     where = f"{override.place}: " if override.place else ""
-    return f"{where}unknown parameter {shown(override.name)}{fate}; {hint}"
+    return f"{where}unknown parameter {truncated_repr(override.name)}{fate}; {hint}"
 
 
 class ChangeGuard:

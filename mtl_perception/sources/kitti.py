@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration
-from mtl_perception.errors import SourceError, said, shown
+from mtl_perception.errors import SourceError, one_line, truncated_repr
 from mtl_perception.sources.base import rate_of
 from mtl_perception.sources.images import PictureSource, list_pictures
 
@@ -68,7 +68,7 @@ def parse_stamp(text: str) -> int:
     """
     whole, _, fraction = text.strip().partition(".")
     if len(fraction) > 9 or (fraction and not (fraction.isascii() and fraction.isdecimal())):
-        raise ValueError(f"{shown(text.strip())} is not YYYY-MM-DD hh:mm:ss.nnnnnnnnn")
+        raise ValueError(f"{truncated_repr(text.strip())} is not YYYY-MM-DD hh:mm:ss.nnnnnnnnn")
     seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%d %H:%M:%S"))
     return seconds * 1_000_000_000 + int(fraction.ljust(9, "0"))
 
@@ -101,5 +101,5 @@ def _stamps(folder: Path, paths: list[Path], name: str) -> list[int] | None:
         try:
             stamps.append(parse_stamp(lines[index]))
         except ValueError as error:
-            raise SourceError(f"timestamps file {path}, line {index + 1}: {said(error)}") from None
+            raise SourceError(f"timestamps file {path}, line {index + 1}: {one_line(error)}") from None
     return stamps

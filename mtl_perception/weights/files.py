@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mtl_perception.errors import WeightsError, said, shown
+from mtl_perception.errors import WeightsError, one_line, truncated_repr
 from mtl_perception.network.description import Description, published_description
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.weights.registry import resolve
@@ -57,7 +57,8 @@ def build_network(description: Description, state: Mapping[str, Tensor], where: 
     for name in state:
         if name not in expected:
             raise WeightsError(
-                f"{where}: surplus entry {shown(name)} {shown(tuple(state[name].shape))}: not a parameter of this network"
+                f"{where}: surplus entry {truncated_repr(name)} {truncated_repr(tuple(state[name].shape))}: "
+                "not a parameter of this network"
             )
     for name, tensor in state.items():
         check_finite(where, name, tensor)
@@ -88,7 +89,9 @@ def _read_own(path: Path) -> tuple[dict[str, Tensor], Description]:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: neither a safetensors file nor a PyTorch checkpoint, or damaged: {said(error)}") from error
+        raise WeightsError(
+            f"{path}: neither a safetensors file nor a PyTorch checkpoint, or damaged: {one_line(error)}"
+        ) from error
     if METADATA_KEY not in metadata:
         raise WeightsError(f"{path}: a safetensors file without a model description: not written by mtl_perception")
     try:

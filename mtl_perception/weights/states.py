@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mtl_perception.errors import WeightsError, said, shown
+from mtl_perception.errors import WeightsError, one_line, truncated_repr
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -40,7 +40,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"{path}: not a checkpoint that can be read safely: it holds more than tensors, or is damaged; it was not run"
         ) from error
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise WeightsError(f"{path}: not a checkpoint that can be read safely: {said(error)}") from error
+        raise WeightsError(f"{path}: not a checkpoint that can be read safely: {one_line(error)}") from error
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: a PyTorch file, but not a checkpoint with a 'state_dict' of tensors")
@@ -52,15 +52,16 @@ def check_form(where: str, name: str, found: Tensor, expected: Tensor) -> None:
     """Raise WeightsError unless an entry has the shape, layout and kind of number that the network has there."""
     if found.shape != expected.shape:
         raise WeightsError(
-            f"{where}: entry {shown(name)} has shape {shown(tuple(found.shape))}, but the network needs {tuple(expected.shape)}"
+            f"{where}: entry {truncated_repr(name)} has shape {truncated_repr(tuple(found.shape))}, "
+            f"but the network needs {tuple(expected.shape)}"
         )
     if found.layout != torch.strided or found.is_floating_point() != expected.is_floating_point():
         raise WeightsError(
-            f"{where}: entry {shown(name)} is {found.layout} {found.dtype}, but the network needs {expected.dtype}"
+            f"{where}: entry {truncated_repr(name)} is {found.layout} {found.dtype}, but the network needs {expected.dtype}"
         )
 
 
 def check_finite(where: str, name: str, found: Tensor) -> None:
     """Raise WeightsError where a value is NaN or infinite."""
     if found.is_floating_point() and not bool(torch.isfinite(found).all()):
-        raise WeightsError(f"{where}: entry {shown(name)} has values that are not finite: the file is damaged")
+        raise WeightsError(f"{where}: entry {truncated_repr(name)} has values that are not finite: the file is damaged")

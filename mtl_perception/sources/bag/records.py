@@ -13,7 +13,7 @@ from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2 import Reader as Ros2Reader
 from rosbags.typesys import Stores, get_typestore
 
-from mtl_perception.errors import FrameError, SourceError, said
+from mtl_perception.errors import FrameError, SourceError, one_line
 from mtl_perception.sources.bag.scan import DamageError, Record, can_scan, scan
 from mtl_perception.sources.base import natural_key
 
@@ -91,8 +91,8 @@ def deserialize(record: Record, is_ros1: bool) -> Any:
         return _ros2.deserialize_cdr(record.data, record.type)
     except Exception as error:
         # Damaged bytes make the generated code fail in any way.
-        cause = f"{type(error).__name__}: {said(error)}"
-        raise FrameError(f"message on {said(record.topic)} is not a {record.type} ({cause})", "message") from error
+        cause = f"{type(error).__name__}: {one_line(error)}"
+        raise FrameError(f"message on {one_line(record.topic)} is not a {record.type} ({cause})", "message") from error
 
 
 class _IndexedBag:
@@ -116,7 +116,7 @@ class _IndexedBag:
 
     def _wrap(self, error: Exception) -> SourceError:
         """A file that is no bag, or a damaged one, makes rosbags fail in any way."""
-        return SourceError(f"bag {self.path} cannot be read: {said(error).rstrip('.')}")
+        return SourceError(f"bag {self.path} cannot be read: {one_line(error).rstrip('.')}")
 
     def records(self, topics: Collection[str]) -> Iterator[Record]:
         reader = self._reader()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mtl_perception.errors import said, shown
+from mtl_perception.errors import one_line, truncated_repr
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 ROS1_MAGIC = b"#ROSBAG V2.0\n"
@@ -73,7 +73,7 @@ def scan(path: Path) -> Iterator[Record]:
         else:
             yield from _ros1_messages(view[len(ROS1_MAGIC) :], {})
     except (struct.error, KeyError, UnicodeDecodeError) as error:
-        raise DamageError(f"a record makes no sense ({type(error).__name__}: {said(error)})") from error
+        raise DamageError(f"a record makes no sense ({type(error).__name__}: {one_line(error)})") from error
     if not finished:
         raise DamageError("the recording was not finished")
 
@@ -91,12 +91,12 @@ def _decompress(name: str, data: memoryview) -> memoryview:
         module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
         decompressor = importlib.import_module(module).ZstdDecompressor()
     else:
-        raise DamageError(f"a chunk is compressed in an unknown way ({shown(name)})")
+        raise DamageError(f"a chunk is compressed in an unknown way ({truncated_repr(name)})")
     try:
         unpacked = decompressor.decompress(bytes(data), max_length=MAX_CHUNK_BYTES)
     except Exception as error:
         # Each library has an error class of its own.
-        raise DamageError(f"a chunk cannot be decompressed ({said(error)})") from error
+        raise DamageError(f"a chunk cannot be decompressed ({one_line(error)})") from error
     if len(unpacked) == MAX_CHUNK_BYTES:
         raise DamageError(f"a chunk of {len(data)} bytes unpacks to {MAX_CHUNK_BYTES >> 20} MiB or more")
     return memoryview(unpacked)

@@ -14,7 +14,7 @@ import numpy as np
 
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration
-from mtl_perception.errors import CameraError, FrameError, SourceError, said
+from mtl_perception.errors import CameraError, FrameError, SourceError, one_line
 from mtl_perception.messages.decode import calibration_from_message, decode_compressed_image, decode_image, stamp_ns
 from mtl_perception.messages.outputs import NODE_NAME
 from mtl_perception.sources.bag.records import Bag, deserialize, open_bag
@@ -196,7 +196,7 @@ def choose_image_topic(path: Path, bag: Bag) -> str:
     """
     topics = {name: topic for name, topic in bag.topics.items() if topic.type in (IMAGE, COMPRESSED_IMAGE)}
     if not topics:
-        found = said(", ".join(sorted({topic.type for topic in bag.topics.values()})[:5]) or "no messages")
+        found = one_line(", ".join(sorted({topic.type for topic in bag.topics.values()})[:5]) or "no messages")
         raise SourceError(f"bag {path} has no pictures (sensor_msgs Image or CompressedImage), but {found}")
     candidates = [name for name, topic in topics.items() if topic.count and OWN_TOPICS not in name and not _is_depth(bag, name)]
     if not candidates:
@@ -243,4 +243,4 @@ def _checked(path: Path, bag: Bag, topic: str, types: tuple[str, ...], option: s
 
 
 def _listing(topics: Any) -> str:
-    return said(", ".join(sorted(topics)), 400)
+    return one_line(", ".join(sorted(topics)), 400)
