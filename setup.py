@@ -21,7 +21,7 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
         *((f"share/{NAME}/{folder}", files(f"{folder}/*")) for folder in CONFIGURATION),
-        # `ros2 run` and launch look here for executables. Setting install_scripts instead would work with colcon only, not with pip.
+        # `ros2 run` and launch look here for executables. Setting install_scripts instead would work with colcon only.
         (f"lib/{NAME}", files("scripts/*")),
     ],
 )

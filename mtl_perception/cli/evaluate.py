@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import torch
-from tqdm import tqdm
 
 from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.inference.machine import device_name
+from mtl_perception.progress import progress_bar
 from mtl_perception.visualization.errors import DepthErrors, LabelErrors, error_sheet
 from mtl_perception.visualization.files import replacing
 from mtl_perception.weights.registry import SHIPPED_SUFFIX
@@ -108,7 +108,7 @@ def _evaluate(
     try:
         for dataset in sets:
             evaluations.append(Evaluation(pipeline, dataset, rules))
-            evaluations[-1].run(args.limit, partial(tqdm, desc=f"{name} on {dataset.name}", unit="frame", disable=None))
+            evaluations[-1].run(args.limit, partial(progress_bar, desc=f"{name} on {dataset.name}", unit="frame"))
             if args.out and args.worst:
                 _write_worst(evaluations[-1], args.out / "worst" / name / dataset.name, name, args.worst)
     finally:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.errors import CameraError, PerceptionError, SourceError
+from mtl_perception.progress import print_above_bar, progress_bar
 from mtl_perception.types import Frame, Result
 from mtl_perception.visualization.cloud import write_ply
 from mtl_perception.visualization.colors import colorize_labels, overlay
@@ -56,14 +56,14 @@ def run(args: argparse.Namespace) -> int:
     with replacing(args.out / "classes.json") as part:
         part.write_text(json.dumps(pipeline.class_set.records(), indent=1) + "\n", encoding="utf-8")
     failed = 0
-    for path in tqdm(paths, unit="picture", disable=None if len(paths) > 1 else True):
+    for path in progress_bar(paths, unit="picture", disable=None if len(paths) > 1 else True):
         try:
             _infer(path, args.out, pipeline, cameras)
         except PerceptionError as error:
             if len(paths) == 1:
                 raise
             failed += 1
-            tqdm.write(f"mtl_perception infer: {error}", file=sys.stderr)
+            print_above_bar(f"mtl_perception infer: {error}")
     for note in pipeline.notes:
         print(note, file=sys.stderr)
     if failed:
@@ -121,7 +121,7 @@ class _Cameras:
             # As in the node: labels and depth need no camera.
             if str(error) not in self._warned:
                 self._warned.add(str(error))
-                tqdm.write(f"{self._file}: no cloud: {error}", file=sys.stderr)
+                print_above_bar(f"{self._file}: no cloud: {error}")
             return None
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from mtl_perception.camera.model import Calibration
 from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.errors import PerceptionError, SourceError
@@ -25,6 +23,7 @@ from mtl_perception.messages.outputs import (
     image_fields,
     needed_results,
 )
+from mtl_perception.progress import progress_bar
 from mtl_perception.sources.bag.messages import LABEL_INFO_DEFINITIONS, header, to_bag_message
 from mtl_perception.types import Frame
 
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     with BagWriter(args.out, force=args.force) as writer:
         recorder = _Recorder(writer, Encoder(pipeline.class_set, config.overlay_opacity), args.with_input)
         try:
-            for time_ns, frame in tqdm(_records(source), total=len(source), unit="frame", disable=None):
+            for time_ns, frame in progress_bar(_records(source), total=len(source), unit="frame"):
                 recorder.write(time_ns, frame, pipeline(frame, outputs))
         except PerceptionError as error:
             if not recorder.frames:

@@ -13,11 +13,11 @@ import rclpy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
-from tqdm import tqdm
 
 from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.messages.outputs import CAMERA_INFO, IMAGE, camera_info_fields, image_fields
+from mtl_perception.progress import progress_bar
 from mtl_perception.ros.convert import to_message
 from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.qos import keep_last
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         raise SourceError(f"{args.source}: no pictures in it")
     frames: Iterable[Frame] = source
     if args.preload:
-        frames = list(tqdm(source, total=len(source), unit="frame", desc="loading", disable=None))
+        frames = list(progress_bar(source, total=len(source), unit="frame", desc="loading"))
     signals = StopSignals(Answer.INTERRUPT)
     try:
         with signals.until_stopped():
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             player = Player(args.clock, args.stamps == "now")
             player.wait_for_subscribers(args.subscribers)
             rounds = itertools.count() if args.loop else range(1)
-            with tqdm(total=None if args.loop else len(source), unit="frame", disable=None) as shown:
+            with progress_bar(total=None if args.loop else len(source), unit="frame") as shown:
                 for frame in paced((frame for _ in rounds for frame in frames), source.rate_hz, args.rate):
                     player.publish(frame)
                     shown.update()

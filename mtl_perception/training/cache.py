@@ -15,9 +15,9 @@ from typing import Protocol, runtime_checkable
 import cv2
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from mtl_perception.errors import SourceError
+from mtl_perception.progress import progress_bar
 from mtl_perception.training.formats.files import BEYOND, DEPTH_SCALE
 from mtl_perception.types import Sample
 
@@ -114,7 +114,7 @@ def _fill(
     """Write what is missing; how many that were, and the names of all."""
     if not isinstance(samples, Indexed):
         keys, written = [], 0
-        for sample in tqdm(samples, unit="picture", disable=not progress):
+        for sample in progress_bar(samples, unit="picture", disable=not progress):
             keys.append(sample.name)
             if not _picture(folder, sample.name, suffix).exists():
                 write_sample(sample, folder, suffix)
@@ -123,7 +123,7 @@ def _fill(
     keys = list(samples.keys)
     missing = [i for i, key in enumerate(keys) if not _picture(folder, key, suffix).exists()]
     chunks = [list(chunk) for chunk in _chunks(missing)]
-    with tqdm(total=len(keys), initial=len(keys) - len(missing), unit="picture", disable=not progress) as bar:
+    with progress_bar(total=len(keys), initial=len(keys) - len(missing), unit="picture", disable=not progress) as bar:
         if workers <= 1:
             for i in missing:
                 write_sample(samples[i], folder, suffix)

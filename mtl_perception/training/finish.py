@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from mtl_perception import __version__
 from mtl_perception.config import Config
@@ -20,6 +19,7 @@ from mtl_perception.inference.machine import device_name
 from mtl_perception.inference.torch.engine import select_device
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.pipeline import Pipeline
+from mtl_perception.progress import progress_bar
 from mtl_perception.training.batches import TrainingSet
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.datasets import Dataset
@@ -44,7 +44,7 @@ def calibrate(network: MultiTaskRefineNet, sets: Sequence[TrainingSet], weights:
     """
     pipeline = Pipeline(str(weights), device, min_depth=0.0, warm_up=False)
     medians = []
-    for entry, index in tqdm(list(_with_depth(sets, CALIBRATION_PICTURES)), desc="calibration", unit="picture", disable=None):
+    for entry, index in progress_bar(list(_with_depth(sets, CALIBRATION_PICTURES)), desc="calibration", unit="picture"):
         sample = entry.sample(index)
         depth = pipeline(sample.frame, outputs={"depth"}).depth
         assert sample.depth is not None
@@ -78,7 +78,7 @@ def figures(weights: Path, held_out: Sequence[Dataset], device: str, limit: int 
     found = {}
     for dataset in held_out:
         evaluation = Evaluation(pipeline, dataset)
-        evaluation.run(limit, partial(tqdm, desc=f"held out: {dataset.name}", unit="picture", disable=None))
+        evaluation.run(limit, partial(progress_bar, desc=f"held out: {dataset.name}", unit="picture"))
         found[dataset.name] = {key: value for key, value in evaluation.report().items() if key != "records"}
     return found
 

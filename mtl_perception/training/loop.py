@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.inference.torch.engine import DTYPES, device_errors
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.progress import progress_bar
 from mtl_perception.training.batches import Examples, load
 from mtl_perception.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 from mtl_perception.training.config import Optimizer, TrainConfig
@@ -152,7 +152,7 @@ class Trainer:
         journal = Journal(self.out, self.config, self.step) if self.processes.first else None
         began, before = time.monotonic(), self.seconds
         hidden = None if self.processes.first else True
-        with self._stoppable(), tqdm(total=self.config.steps, initial=self.step, unit="step", disable=hidden) as bar:
+        with self._stoppable(), progress_bar(total=self.config.steps, initial=self.step, unit="step", disable=hidden) as bar:
             for loaded in loader:
                 batch = Batch.of(loaded, self._mean, self._std)
                 with device_errors(self.processes.device, f"training step {self.step}"):

@@ -9,10 +9,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from mtl_perception.errors import SourceError
 from mtl_perception.pipeline import Pipeline
+from mtl_perception.progress import progress_bar
 from mtl_perception.training.batches import TrainingSet
 from mtl_perception.training.config import Teacher
 from mtl_perception.training.formats.files import BEYOND, DEPTH_SCALE, read_labels, read_stored_depth
@@ -83,7 +83,7 @@ def teach(sets: Sequence[TrainingSet], teacher: Teacher, out: Path, device: str 
         needed = [i for i in range(len(keys)) if teacher.sparse or _lacks(entry, i, teacher.tasks)]
         taught = Taught(out / entry.pictures.name, keys, needed)
         todo = [i for i in needed if not all(path.is_file() for path in taught.files(keys[i]))]
-        for index in tqdm(todo, desc=f"teacher: {entry.pictures.name}", unit="picture", disable=None if todo else True):
+        for index in progress_bar(todo, desc=f"teacher: {entry.pictures.name}", unit="picture", disable=None if todo else True):
             _write(pipeline, entry.sample(index), *taught.files(keys[index]))
         filled.append(replace(entry, taught=taught))
     return filled

@@ -17,9 +17,8 @@ from email.message import Message
 from pathlib import Path
 from typing import IO, Any
 
-from tqdm import tqdm
-
 from mtl_perception.errors import WeightsError
+from mtl_perception.progress import progress_bar
 from mtl_perception.weights.private import make_private, writing
 from mtl_perception.weights.registry import Published, known_names, published, unknown_name
 
@@ -139,7 +138,7 @@ def _append(response: http.client.HTTPResponse, part: Path, start: int, url: str
     received = start
     with writing(part), part.open("r+b" if start else "wb") as file:
         file.seek(start)
-        with tqdm(
+        with progress_bar(
             total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, file=sys.stderr, disable=None
         ) as progress:
             for chunk in _chunks(response):
