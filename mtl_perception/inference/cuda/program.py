@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
 from mtl_perception.inference.cuda.area import AreaShrink
 from mtl_perception.inference.onnx.graph import fold_batch_norm
+from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
 from mtl_perception.network.grid import Growth, grow
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.types import UNLABELED
 
 LIMITS = ("min_depth", "max_depth", "min_confidence", "depth_factor")
 """Columns of the tensor of numbers that can differ from frame to frame."""
@@ -126,7 +125,6 @@ class DeviceProgram:
         device, self._dtype = weight.device, weight.dtype
         mean, std = torch.tensor(network.description.mean), torch.tensor(network.description.std)
         self._scale, self._offset = (1 / (255 * std)).to(device), (-mean / std).to(device)
-        self._exp = network.description.depth_transform == "exp"
         self._for_network = None if spec.network_size == spec.size else AreaShrink(spec.size, spec.network_size, device)
         is_smaller = spec.output_size != spec.size and {"cloud", "image"} & set(spec.outputs)
         self._for_outputs = AreaShrink(spec.size, spec.output_size, device) if is_smaller else None
@@ -144,15 +142,23 @@ class DeviceProgram:
         if self.spec.has_labels or self.spec.has_depth or "normals" in out:
             shared = self._features(image)
         if self.spec.has_labels:
-            labels, confidence = self._segmentation(self._network.head("segm", shared), columns["min_confidence"])
+            logits = self._network.head("segm", shared)[:, self._classes]
+            labels, confidence = labels_from_scores(
+                self._grow(logits), columns["min_confidence"], with_confidence=self.spec.with_probability
+            )
             _keep(out, "labels", labels)
             _keep(out, "confidence", confidence)
         if self.spec.has_depth:
-            depth = self._depth(self._network.head("depth", shared), columns)
+            depth = depth_from_raw(
+                self._grow(self._network.head("depth", shared))[:, 0],
+                self._network.description.depth_transform,
+                columns["depth_factor"],
+                columns["min_depth"],
+                columns["max_depth"],
+            )
             _keep(out, "depth", depth)
         if "normals" in out:
-            grown = self._grow(self._network.head("normal", shared))
-            _keep(out, "normals", F.normalize(grown, dim=1).permute(0, 2, 3, 1))
+            _keep(out, "normals", normals_from_raw(self._grow(self._network.head("normal", shared))))
         if self._for_outputs is not None:
             image = self._for_outputs(image).to(torch.uint8)
             _keep(out, "image", image)
@@ -165,30 +171,6 @@ class DeviceProgram:
         pixels = (seen * self._scale).add_(self._offset).permute(0, 3, 1, 2)
         x = pixels.to(self._dtype).contiguous(memory_format=torch.channels_last)
         return self._network.shared(x)
-
-    def _segmentation(self, logits: Tensor, min_confidence: Tensor) -> tuple[Tensor, Tensor | None]:
-        """N x H x W uint8 labels, and confidence before it becomes uint8, or None; see `Postprocessor.segmentation`."""
-        scores = self._grow(logits[:, self._classes])
-        best, index = scores.max(dim=1)
-        # Not only where NaN: an infinite score leaves no probability.
-        unsure = ~torch.isfinite(best)
-        confidence = None
-        if self.spec.with_probability:
-            probability = 1 / scores.sub_(best[:, None]).exp_().sum(dim=1)
-            unsure |= ~(probability >= min_confidence)
-            confidence = torch.nan_to_num_(probability).mul_(255).round_()
-        return index.to(torch.uint8).masked_fill_(unsure, UNLABELED), confidence
-
-    def _depth(self, raw: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
-        """N x H x W float32 meters; see `Postprocessor.depth`."""
-        meters = self._grow(raw)[:, 0]
-        invalid = ~torch.isfinite(meters)
-        meters = meters.exp_() if self._exp else meters.abs_()
-        meters.mul_(columns["depth_factor"])
-        invalid |= (meters < columns["min_depth"]) | (meters <= 0)
-        # masked_fill and not a boolean index, which would have to count first.
-        meters.masked_fill_(meters > columns["max_depth"], torch.inf)
-        return meters.masked_fill_(invalid, torch.nan)
 
     def _grow(self, planes: Tensor) -> Tensor:
         """To the output's pixels, as OpenCV's resize does; a new tensor, plane by plane.

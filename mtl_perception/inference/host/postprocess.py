@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mtl_perception.inference.host.row_tiles import StripReader, readable
 from mtl_perception.inference.host.workspace import Workspace
+from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
 from mtl_perception.network.grid import Growth, grow
 from mtl_perception.types import UNLABELED
 
@@ -65,24 +65,15 @@ class Postprocessor:
         self._last = None
         size = growth.size
         scores = self._grow("logits", logits, growth)
-        best = self._work.get("best", size, torch.float32)
-        index = self._work.get("index", size, torch.int64)
-        torch.max(scores, dim=0, out=(best, index))
-        labels = self._work.get("labels", size, torch.uint8).copy_(index)
-        # Not only where NaN: an infinite score leaves no probability.
-        unsure = ~torch.isfinite(best)
-        confidence = None
         self._scores = scores
-        if with_confidence or min_confidence > 0:
-            # The maximum's own term of the softmax is exp(0), so the maximum is one over the sum.
+        with_probability = with_confidence or min_confidence > 0
+        if with_probability:
             self._scores = None
-            probability = 1 / scores.sub_(best).exp_().sum(dim=0)
-            unsure |= ~(probability >= min_confidence)
-            if with_confidence:
-                confidence = self._work.get("confidence", size, torch.uint8)
-                confidence.copy_(torch.nan_to_num_(probability).mul_(255).round_())
-        labels[unsure] = UNLABELED
-        return labels, confidence
+        found, levels = labels_from_scores(scores[None], min_confidence, with_confidence=with_probability)
+        labels = self._work.get("labels", size, torch.uint8).copy_(found[0])
+        if levels is None or not with_confidence:
+            return labels, None
+        return labels, self._work.get("confidence", size, torch.uint8).copy_(levels[0])
 
     def forget(self) -> None:
         """A new picture begins: `labels_among` has nothing to say until its scores are there."""
@@ -126,18 +117,11 @@ class Postprocessor:
             H x W float32; NaN = invalid, +Inf = beyond `max_depth` (REP 117).
         """
         meters = self._grow("depth", raw, growth)[0]
-        invalid = ~torch.isfinite(meters)
-        meters = meters.abs_() if self._depth_transform == "abs" else meters.exp_()
-        if factor != 1.0:
-            meters.mul_(factor)
-        invalid |= (meters < min_depth) | (meters <= 0)
-        meters[meters > max_depth] = torch.inf
-        meters[invalid] = torch.nan
-        return meters
+        return depth_from_raw(meters, self._depth_transform, factor, min_depth, max_depth)
 
     def normals(self, raw: Tensor, growth: Growth) -> Tensor:
         """H x W x 3 float32 unit vectors from 3 x h x w outputs."""
-        return F.normalize(self._grow("normals", raw, growth), dim=0).permute(1, 2, 0).contiguous()
+        return normals_from_raw(self._grow("normals", raw, growth)[None])[0].contiguous()
 
     def _read(self, last: _Last, min_confidence: float, with_confidence: bool) -> tuple[Tensor, Tensor | None]:
         """`segmentation` without planes of all scores: strip by strip."""

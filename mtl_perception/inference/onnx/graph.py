@@ -8,18 +8,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mtl_perception.errors import ConfigError
+from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
 from mtl_perception.inference.torch.engine import DTYPES
 from mtl_perception.network.grid import STRIDE, grow_by
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.types import UNLABELED
 
 EXPORTABLE = ("labels", "confidence", "depth", "normals")
 """What an exported file can give, in this order."""
-LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,6 @@ class ExportOptions:
 class ExportGraph(nn.Module):
     """Pictures in; labels, confidence, depth and normals out, by the rules of `Preprocessor` and `Postprocessor`.
 
-    It is written for compilers: uint8 is only ever cast to and from float, as TensorRT demands, and a number is tested by
-    comparisons, which are false for NaN, because not every runtime has IsNaN and IsInf.
-
     Args:
         network: What `load_network` returns; it is copied, not changed.
         options: What to compute.
@@ -71,7 +66,6 @@ class ExportGraph(nn.Module):
         self._dtype = DTYPES[options.precision]
         # Folded before it is rounded to half precision, not after.
         self.network = fold_batch_norm(network).to(self._dtype)
-        self._exp = description.depth_transform == "exp"
         self._trained_focal_length = description.depth_focal_length
         mean, std = torch.tensor(description.mean), torch.tensor(description.std)
         self.register_buffer("scale", 1 / (255 * std))
@@ -110,37 +104,26 @@ class ExportGraph(nn.Module):
         if "depth" in self.outputs:
             values["depth"] = self._depth(raw[1], size, focal_length)
         if "normals" in self.outputs:
-            values["normals"] = F.normalize(self._grow(raw[2], size), dim=1).permute(0, 2, 3, 1)
+            values["normals"] = normals_from_raw(self._grow(raw[2], size))
         return tuple(values[name] for name in (*self.outputs, *self.raw_outputs))
 
     def _segmentation(self, logits: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         first, count = self.options.classes
-        scores = self._grow(logits[:, first : first + count], size)
-        best, index = scores.max(dim=1)
-        values = {}
-        if "confidence" in self.outputs or self.options.min_confidence > 0:
-            # The maximum's own term of the softmax is exp(0), so the maximum is one over the sum.
-            probability = 1 / (scores - best[:, None]).exp().sum(dim=1)
-            sure = probability >= self.options.min_confidence
-            known = probability >= 0
-            values["confidence"] = torch.where(known, (probability * 255).round(), 0.0).to(torch.uint8)
-        else:
-            # One score that is no number makes the sum none; the maximum need not tell.
-            sure = scores.sum(dim=1).abs() <= LARGEST
-        values["labels"] = torch.where(sure, index.float(), float(UNLABELED)).to(torch.uint8)
+        labels, confidence = labels_from_scores(
+            self._grow(logits[:, first : first + count], size),
+            self.options.min_confidence,
+            with_confidence="confidence" in self.outputs or self.options.min_confidence > 0,
+            max_skips_nan=True,
+        )
+        values = {"labels": labels}
+        if confidence is not None:
+            values["confidence"] = confidence.to(torch.uint8)
         return values
 
     def _depth(self, raw: Tensor, size: tuple[int, int], focal_length: Tensor | None) -> Tensor:
-        grown = self._grow(raw, size)[:, 0]
-        magnitude = grown.abs()
-        meters = grown.exp() if self._exp else magnitude
-        if focal_length is not None:
-            meters = meters * (focal_length / self._trained_focal_length)
-        valid = (magnitude <= LARGEST) & (meters > 0)
-        if self.options.min_depth > 0:
-            valid = valid & (meters >= self.options.min_depth)
-        meters = torch.where(meters > self.options.max_depth, torch.inf, meters)
-        return torch.where(valid, meters, torch.nan)
+        factor = 1.0 if focal_length is None else focal_length / self._trained_focal_length
+        limits = self.options.min_depth, self.options.max_depth
+        return depth_from_raw(self._grow(raw, size)[:, 0], self.network.description.depth_transform, factor, *limits)
 
     def _grow(self, planes: Tensor, size: tuple[int, int]) -> Tensor:
         return grow_by(STRIDE, planes, size, self.network.description.grid, self.options.upsampling)

@@ -1,0 +1,80 @@
+"""The rule that turns network outputs into labels, confidence, depth and normals.
+
+Every backend applies it after upsampling. Nothing here waits for a value on the device, so the functions can be captured in a
+CUDA graph, and they use only operators that every ONNX runtime has.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtl_perception.types import UNLABELED
+
+MAX_FLOAT = torch.finfo(torch.float32).max
+CONFIDENCE_LEVELS = 255
+
+
+def labels_from_scores(
+    scores: Tensor, min_confidence: float | Tensor, *, with_confidence: bool, max_skips_nan: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Choose the class with the highest score, without a label where no probability can be computed.
+
+    Args:
+        scores: N x C x H x W float32 logits; overwritten if confidence is computed.
+        min_confidence: Labels whose softmax maximum (0 to 1) is below this become `UNLABELED`; a number, or a tensor that
+            broadcasts to N x H x W. Ignored without confidence.
+        with_confidence: Compute the softmax maximum.
+        max_skips_nan: Set it where the runtime's maximum may skip NaN, as in ONNX.
+
+    Returns:
+        Labels N x H x W uint8, and confidence N x H x W float32 in whole levels of 0 to 255, or None. Non-finite scores give
+        label 255 and confidence 0.
+    """
+    best, index = scores.max(dim=1)
+    confidence = None
+    if with_confidence:
+        # The largest term of the softmax is exp(0), so the softmax maximum is one over the sum. It is NaN for NaN and Inf.
+        probability = 1 / scores.sub_(best[:, None]).exp_().sum(dim=1)
+        valid = probability >= min_confidence
+        levels = (probability * CONFIDENCE_LEVELS).round_()
+        confidence = torch.where(probability >= 0, levels, 0.0)
+    else:
+        valid = _is_finite(scores.sum(dim=1) if max_skips_nan else best)
+    # By way of float32: TensorRT casts uint8 from and to floating point only.
+    return torch.where(valid, index.float(), float(UNLABELED)).to(torch.uint8), confidence
+
+
+def depth_from_raw(
+    raw: Tensor, transform: str, factor: float | Tensor, min_depth: float | Tensor, max_depth: float | Tensor
+) -> Tensor:
+    """Convert the depth head's output to meters and apply the limits.
+
+    Args:
+        raw: H x W or N x H x W float32; overwritten.
+        transform: The description's `depth_transform`: "abs" or "exp".
+        factor: Meters per unit of transformed depth.
+        min_depth: Meters; nearer is invalid.
+        max_depth: Meters; farther is beyond the range.
+
+    Returns:
+        `raw`'s memory: meters, NaN = invalid, +Inf = beyond `max_depth` (REP 117).
+    """
+    valid = _is_finite(raw)
+    depth = raw.exp_() if transform == "exp" else raw.abs_()
+    if isinstance(factor, Tensor) or factor != 1.0:
+        depth.mul_(factor)
+    valid = valid & (depth > 0) & (depth >= min_depth)
+    depth.masked_fill_(depth > max_depth, torch.inf)
+    return depth.masked_fill_(~valid, torch.nan)
+
+
+def normals_from_raw(raw: Tensor) -> Tensor:
+    """Normalize N x 3 x H x W outputs to N x H x W x 3 unit vectors."""
+    return F.normalize(raw, dim=1).permute(0, 2, 3, 1)
+
+
+def _is_finite(values: Tensor) -> Tensor:
+    """Test by a comparison, which is false for NaN: not every ONNX runtime has IsNaN and IsInf."""
+    return values.abs() <= MAX_FLOAT
