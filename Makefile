@@ -68,6 +68,7 @@ lint: setup ## check style, types, spelling and wording
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 	$(BIN)/codespell
+	$(BIN)/python tools/lint/check_words.py
 
 format: setup ## fix style
 	$(BIN)/python -m ruff check --fix
