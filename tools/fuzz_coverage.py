@@ -30,12 +30,12 @@ Target = tuple[Callable[[bytes], object], Iterable[bytes]]
 def picture_header() -> Target:
     from pictures_making import PICTURES
 
-    from mtl_perception.messages.image_header import is_cut_off, picture_size
+    from mtl_perception.messages.image_header import image_size, is_truncated
 
     def check(data: bytes) -> None:
-        size = picture_size(data)
+        size = image_size(data)
         assert size is None or all(isinstance(side, int) for side in size)
-        assert is_cut_off(data) in (True, False)
+        assert is_truncated(data) in (True, False)
 
     return check, PICTURES.values()
 
@@ -56,9 +56,9 @@ def compressed_image() -> Target:
 
 
 def image() -> Target:
-    from mtl_perception.messages.decode import LAYOUTS, decode_image
+    from mtl_perception.messages.decode import PIXEL_LAYOUTS, decode_image
 
-    encodings = [*sorted(LAYOUTS), "", "32FC1", "bayer_rggb32"]
+    encodings = [*sorted(PIXEL_LAYOUTS), "", "32FC1", "bayer_rggb32"]
 
     def check(data: bytes) -> None:
         fields = {name: int.from_bytes(data[4 * i : 4 * i + 4], "little") for i, name in enumerate(("width", "height", "step"))}
@@ -69,10 +69,10 @@ def image() -> Target:
         assert picture.dtype == "uint8"
 
     def seed(number: int) -> bytes:
-        step = 4 * LAYOUTS[encodings[number]].channels * LAYOUTS[encodings[number]].item_bytes
+        step = 4 * PIXEL_LAYOUTS[encodings[number]].channels * PIXEL_LAYOUTS[encodings[number]].item_bytes
         return b"".join(value.to_bytes(4, "little") for value in (4, 3, step)) + bytes([number, 0]) + bytes(3 * step)
 
-    return check, [seed(number) for number in range(len(LAYOUTS))]
+    return check, [seed(number) for number in range(len(PIXEL_LAYOUTS))]
 
 
 def bags(suffix: str) -> list[bytes]:

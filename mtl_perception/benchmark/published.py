@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.network.description import Description
-from mtl_perception.network.grid import grown_size
+from mtl_perception.network.grid import uncropped_size
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.network.refinenet import ChainedResidualPooling
 from mtl_perception.types import CLOUD_DTYPE
@@ -55,7 +55,7 @@ class PublishedWay:
         logits, raw_depth = self.raw(self.prepare(image))[:2]
         height, width = image.shape[:2]
         # To the picture's very size, with the published weights.
-        size = grown_size((height, width), (height, width), self._description.grid)[::-1]
+        size = uncropped_size((height, width), (height, width), self._description.grid)[::-1]
         grown = cv2.resize(np.ascontiguousarray(logits.transpose(1, 2, 0)), size, interpolation=cv2.INTER_CUBIC)
         labels = grown.reshape(*size[::-1], -1)[:height, :width].argmax(axis=2)
         depth = cv2.resize(np.ascontiguousarray(raw_depth[0]), size, interpolation=cv2.INTER_CUBIC)[:height, :width]

@@ -227,7 +227,7 @@ class Calibration:
             p[2], p[6] = p[2] - x, p[6] - y
         return replace(self, width=width, height=height, k=tuple(k), p=tuple(p))
 
-    def for_picture(self, width: int, height: int) -> Calibration:
+    def for_image(self, width: int, height: int) -> Calibration:
         """For a picture of this size, if it can be the calibrated one, resized.
 
         Raises:

@@ -21,7 +21,7 @@ from mtl_perception.inference.host.preprocess import Preprocessor
 from mtl_perception.inference.onnx.check import made_up_picture
 from mtl_perception.inference.torch.engine import DTYPES
 from mtl_perception.messages.decode import decode_image
-from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder, image_fields
+from mtl_perception.messages.outputs import OUTPUT_TOPICS, MessageEncoder, image_fields
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame
 
@@ -98,9 +98,9 @@ def _parse(size: str) -> tuple[int, int]:
 def _picture(path: Path | None, width: int, height: int) -> np.ndarray:
     if path is None:
         return made_up_picture(height, width)
-    from mtl_perception.sources.images import read_picture
+    from mtl_perception.sources.images import read_image_file
 
-    return np.asarray(cv2.resize(read_picture(path), (width, height), interpolation=cv2.INTER_AREA))
+    return np.asarray(cv2.resize(read_image_file(path), (width, height), interpolation=cv2.INTER_AREA))
 
 
 def _print_stages(stages: dict[str, dict[str, float]]) -> None:
@@ -114,7 +114,7 @@ def _measure_size(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str,
     height, width = image.shape[:2]
     camera = CameraModel(width, height, 0.58 * width, 0.58 * width, width / 2, height / 2)
     message = SimpleNamespace(**image_fields(image, "bgr8"))
-    encoder = Encoder(pipeline.class_set, pipeline.config.overlay_opacity)
+    encoder = MessageEncoder(pipeline.class_set, pipeline.config.overlay_opacity)
     frame = Frame(image, camera)
     # OpenVINO normalizes within the forward pass; this is what the others do before it.
     preprocess = Preprocessor(pipeline.description, pipeline.device, DTYPES[pipeline.precision])

@@ -130,9 +130,9 @@ def _pictures(given: Path | None, size: tuple[int, int] | None) -> dict[str, np.
     for number, (height, width) in enumerate([size] if size else CHECKED_SIZES, start=1):
         pictures[f"made-up picture {number}"] = made_up_picture(height, width)
     if given is not None:
-        from mtl_perception.sources.images import read_picture
+        from mtl_perception.sources.images import read_image_file
 
-        image = read_picture(given)
+        image = read_image_file(given)
         if size and image.shape[:2] != size:
             raise SourceError(f"{given}: is {image.shape[1]}x{image.shape[0]}, the file is to be for {size[1]}x{size[0]}")
         pictures["picture"] = image

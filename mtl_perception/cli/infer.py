@@ -72,12 +72,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pictures(given: list[Path]) -> list[Path]:
-    from mtl_perception.sources.images import list_pictures
+    from mtl_perception.sources.images import list_images
 
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            found = list_pictures(path)
+            found = list_images(path)
             if not found:
                 raise SourceError(f"{path}: a folder without pictures")
             paths += found
@@ -116,7 +116,7 @@ class _Cameras:
 
         calibration = load_calibration(self._file, size=(width, height))
         try:
-            return calibration.for_picture(width, height).camera(self._rectified)
+            return calibration.for_image(width, height).camera(self._rectified)
         except CameraError as error:
             # As in the node: labels and depth need no camera.
             if str(error) not in self._warned:
@@ -126,9 +126,9 @@ class _Cameras:
 
 
 def _infer(path: Path, out: Path, pipeline: Pipeline, cameras: _Cameras) -> None:
-    from mtl_perception.sources.images import read_picture
+    from mtl_perception.sources.images import read_image_file
 
-    image = read_picture(path)
+    image = read_image_file(path)
     camera = cameras.model(image.shape[1], image.shape[0])
     result = pipeline(Frame(image, camera), {"labels", "depth", "cloud", "image"})
     assert result.labels is not None

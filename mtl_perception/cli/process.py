@@ -17,8 +17,8 @@ from mtl_perception.messages.outputs import (
     LABEL_INFO,
     NODE_NAME,
     OUTPUT_TOPICS,
-    Encoder,
     Fields,
+    MessageEncoder,
     camera_info_fields,
     image_fields,
     needed_results,
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"weights {pipeline.description.name!r}; license: {pipeline.description.license}", file=sys.stderr)
     outputs = needed_results([row.name for row in OUTPUT_TOPICS])
     with BagWriter(args.out, force=args.force) as writer:
-        recorder = _Recorder(writer, Encoder(pipeline.class_set, config.overlay_opacity), args.with_input)
+        recorder = _Recorder(writer, MessageEncoder(pipeline.class_set, config.overlay_opacity), args.with_input)
         try:
             for time_ns, frame in progress_bar(_records(source), total=len(source), unit="frame"):
                 recorder.write(time_ns, frame, pipeline(frame, outputs))
@@ -93,7 +93,7 @@ def _records(source: Any) -> Iterator[tuple[int, Frame]]:
 class _Recorder:
     """Writes the messages of each result."""
 
-    def __init__(self, writer: BagWriter, encoder: Encoder, with_input: bool) -> None:
+    def __init__(self, writer: BagWriter, encoder: MessageEncoder, with_input: bool) -> None:
         self.frames = 0
         self._writer, self._encoder, self._with_input = writer, encoder, with_input
         for kind, definition in LABEL_INFO_DEFINITIONS:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtl_perception.messages.decode import cloud_of, decode_image, depth_of, stamp_ns
+from mtl_perception.messages.decode import decode_cloud, decode_depth, decode_image, stamp_ns
 from mtl_perception.messages.outputs import NODE_NAME
 from mtl_perception.sources.bag.records import deserialize, open_bag
 from mtl_perception.visualization.report import TopicRow
@@ -60,7 +60,7 @@ class Recording:
         for topic, _, message in self._messages(PICTURE, OVERLAY, DEPTH):
             stamp = stamp_ns(message.header)
             found = parts.setdefault(stamp, {})
-            found[topic] = depth_of(message) if topic == DEPTH else decode_image(message)
+            found[topic] = decode_depth(message) if topic == DEPTH else decode_image(message)
             if len(found) == 3:
                 # Older ones that are not complete by now were not processed.
                 parts = {key: value for key, value in parts.items() if key > stamp}
@@ -70,7 +70,7 @@ class Recording:
         """The cloud with that stamp: H x W of CLOUD_DTYPE; None if there is none."""
         for _, _, message in self._messages(CLOUD):
             if stamp_ns(message.header) == stamp:
-                cloud: np.ndarray = cloud_of(message).copy()
+                cloud: np.ndarray = decode_cloud(message).copy()
                 return cloud
         return None
 

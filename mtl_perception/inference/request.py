@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.network.grid import Growth, grown_size
+from mtl_perception.network.grid import ResizeSpec, uncropped_size
 from mtl_perception.types import Frame
 
 
@@ -55,9 +55,9 @@ class Job:
         return scaled_size(height, width, self.input_scale)
 
     @property
-    def growth(self) -> Growth:
+    def growth(self) -> ResizeSpec:
         """How the network's outputs become those of the job."""
-        return Growth(self.output_size, grown_size(self.network_size, self.output_size, self.grid), self.upsampling)
+        return ResizeSpec(self.output_size, uncropped_size(self.network_size, self.output_size, self.grid), self.upsampling)
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:

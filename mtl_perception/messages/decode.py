@@ -14,7 +14,7 @@ import numpy as np
 
 from mtl_perception.camera.model import Calibration, calibration_from_camera_info
 from mtl_perception.errors import CameraError, FrameError, truncated_repr
-from mtl_perception.messages.image_header import KINDS, is_cut_off, picture_size
+from mtl_perception.messages.image_header import IMAGE_FORMATS, image_size, is_truncated
 from mtl_perception.types import CLOUD_DTYPE
 
 MAX_PIXELS = 2**25
@@ -22,7 +22,7 @@ MAX_PIXELS = 2**25
 
 
 @dataclass(frozen=True)
-class Layout:
+class PixelLayout:
     """How the pixels of an encoding lie: channels, bytes a channel, OpenCV's conversion to RGB (None: it is RGB)."""
 
     channels: int
@@ -44,15 +44,15 @@ _COLOR = {
     "bgra": (4, cv2.COLOR_BGRA2RGB),
     "mono": (1, cv2.COLOR_GRAY2RGB),
 }
-LAYOUTS: dict[str, Layout] = {
-    **{f"{name}{8 * size}": Layout(c, size, code) for name, (c, code) in _COLOR.items() for size in (1, 2)},
-    **{f"bayer_{name}{8 * size}": Layout(1, size, code) for name, code in _BAYER.items() for size in (1, 2)},
+PIXEL_LAYOUTS: dict[str, PixelLayout] = {
+    **{f"{name}{8 * size}": PixelLayout(c, size, code) for name, (c, code) in _COLOR.items() for size in (1, 2)},
+    **{f"bayer_{name}{8 * size}": PixelLayout(1, size, code) for name, code in _BAYER.items() for size in (1, 2)},
     # The generic names, as OpenCV orders colors.
-    **{f"{bits}UC1": Layout(1, bits // 8, cv2.COLOR_GRAY2RGB) for bits in (8, 16)},
-    **{f"{bits}UC3": Layout(3, bits // 8, cv2.COLOR_BGR2RGB) for bits in (8, 16)},
-    **{f"{bits}UC4": Layout(4, bits // 8, cv2.COLOR_BGRA2RGB) for bits in (8, 16)},
-    **{name: Layout(2, 1, cv2.COLOR_YUV2RGB_UYVY) for name in ("yuv422", "uyvy")},
-    **{name: Layout(2, 1, cv2.COLOR_YUV2RGB_YUY2) for name in ("yuv422_yuy2", "yuyv")},
+    **{f"{bits}UC1": PixelLayout(1, bits // 8, cv2.COLOR_GRAY2RGB) for bits in (8, 16)},
+    **{f"{bits}UC3": PixelLayout(3, bits // 8, cv2.COLOR_BGR2RGB) for bits in (8, 16)},
+    **{f"{bits}UC4": PixelLayout(4, bits // 8, cv2.COLOR_BGRA2RGB) for bits in (8, 16)},
+    **{name: PixelLayout(2, 1, cv2.COLOR_YUV2RGB_UYVY) for name in ("yuv422", "uyvy")},
+    **{name: PixelLayout(2, 1, cv2.COLOR_YUV2RGB_YUY2) for name in ("yuv422_yuy2", "yuyv")},
 }
 
 
@@ -71,13 +71,13 @@ def decode_image(message: Any) -> np.ndarray:
     """
     height, width, step = int(message.height), int(message.width), int(message.step)
     check_size(width, height)
-    layout = LAYOUTS.get(message.encoding)
+    layout = PIXEL_LAYOUTS.get(message.encoding)
     if layout is None:
         if not message.encoding:
             raise FrameError("image without an encoding", "encoding")
         raise FrameError(
             f"image encoding {truncated_repr(message.encoding)} is not one that is read as color or gray "
-            f"(known: {', '.join(LAYOUTS)})",
+            f"(known: {', '.join(PIXEL_LAYOUTS)})",
             "encoding",
         )
     pixel_bytes = layout.channels * layout.item_bytes
@@ -103,7 +103,7 @@ def decode_image(message: Any) -> np.ndarray:
     return _to_rgb(pixels, layout)
 
 
-def _to_rgb(pixels: np.ndarray, layout: Layout) -> np.ndarray:
+def _to_rgb(pixels: np.ndarray, layout: PixelLayout) -> np.ndarray:
     if layout.to_rgb is not None:
         pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
         pixels = cv2.cvtColor(pixels, layout.to_rgb)
@@ -137,12 +137,12 @@ def decode_compressed_image(message: Any) -> np.ndarray:
     if len(message.data) == 0:
         raise FrameError("compressed image without data", "data_length")
     try:
-        return decode_picture(bytes(memoryview(message.data)))
+        return decode_image_bytes(bytes(memoryview(message.data)))
     except FrameError as error:
         raise FrameError(f"compressed image, format {truncated_repr(message.format)}: {error}", error.reason) from error
 
 
-def decode_picture(data: bytes) -> np.ndarray:
+def decode_image_bytes(data: bytes) -> np.ndarray:
     """The picture in the bytes of a JPEG, PNG, TIFF, BMP, WebP or GIF, as far as OpenCV reads it; of an animation, the first.
 
     Returns:
@@ -151,11 +151,11 @@ def decode_picture(data: bytes) -> np.ndarray:
     Raises:
         FrameError: It is damaged, cut off, too large, or not a picture.
     """
-    announced = picture_size(data)
+    announced = image_size(data)
     if announced is None:
-        raise FrameError(f"damaged or not a picture ({len(data)} bytes); read are {KINDS}", "compressed")
+        raise FrameError(f"damaged or not a picture ({len(data)} bytes); read are {IMAGE_FORMATS}", "compressed")
     check_size(*announced)
-    if is_cut_off(data):
+    if is_truncated(data):
         # OpenCV 4 would fill the rest with gray and say nothing.
         raise FrameError(f"a picture without its end ({len(data)} bytes): it was cut off", "compressed")
     try:
@@ -169,7 +169,7 @@ def decode_picture(data: bytes) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def calibration_from_message(message: Any) -> Calibration:
+def decode_camera_info(message: Any) -> Calibration:
     """The calibration in a sensor_msgs/CameraInfo, of ROS 2 (k, d, r, p) or ROS 1 (K, D, R, P).
 
     Raises:
@@ -202,7 +202,7 @@ def stamp_ns(header: Any) -> int:
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
-def depth_of(message: Any) -> np.ndarray:
+def decode_depth(message: Any) -> np.ndarray:
     """The depth of a 32FC1 sensor_msgs/Image: H x W float32, meters.
 
     Raises:
@@ -218,7 +218,7 @@ def depth_of(message: Any) -> np.ndarray:
     return depth.astype(np.float32)
 
 
-def cloud_of(message: Any) -> np.ndarray:
+def decode_cloud(message: Any) -> np.ndarray:
     """The points of a sensor_msgs/PointCloud2 that this project made: height x width array of types.CLOUD_DTYPE.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-KINDS = "JPEG, PNG, TIFF, BMP, WebP and GIF"
+IMAGE_FORMATS = "JPEG, PNG, TIFF, BMP, WebP and GIF"
 """Those that are understood."""
 JPEG_SIGNATURE = b"\xff\xd8"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -21,8 +21,8 @@ _ALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 
 
-def picture_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a picture announces; None for what is not of KINDS, and for a header that is cut short."""
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a picture announces; None for what is not of IMAGE_FORMATS, and for a header that is cut short."""
     readers = {
         JPEG_SIGNATURE: _jpeg,
         PNG_SIGNATURE: _png,
@@ -41,10 +41,10 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def is_cut_off(data: bytes) -> bool:
+def is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end; whatever follows the end, such as a driver's padding, is allowed."""
     if data.startswith(PNG_SIGNATURE):
-        return _png_is_cut_off(data)
+        return _is_truncated_png(data)
     if not data.startswith(JPEG_SIGNATURE):
         return False
     # A thumbnail in the header has an end of its own: only one after the start of a scan counts.
@@ -52,7 +52,7 @@ def is_cut_off(data: bytes) -> bool:
     return scan is None or data.find(_END_OF_IMAGE, scan) < 0
 
 
-def _png_is_cut_off(data: bytes) -> bool:
+def _is_truncated_png(data: bytes) -> bool:
     """Not left to the decoder: OpenCV fills the memory that a chunk says it needs, up to 4 GB, and then looks."""
     place = len(PNG_SIGNATURE)
     while place + 12 <= len(data):

@@ -87,7 +87,7 @@ def needed_results(topics: Collection[str]) -> frozenset[str]:
     return frozenset().union(*(row.needs for row in OUTPUT_TOPICS if row.name in topics))
 
 
-class Encoder:
+class MessageEncoder:
     """Makes message fields of results.
 
     Args:

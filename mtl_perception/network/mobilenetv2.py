@@ -47,7 +47,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.is_residual else y
 
 
-class Encoder(nn.Module):
+class MobileNetV2(nn.Module):
     """MobileNetV2's layers under the published names layer1 .. layer8.
 
     A base class of the network rather than a part of it, because the published parameter names are flat.
@@ -82,5 +82,5 @@ class Encoder(nn.Module):
 
 
 def feature_channels() -> tuple[int, ...]:
-    """Channels of what `Encoder.encode` returns."""
+    """Channels of what `MobileNetV2.encode` returns."""
     return tuple(outputs for _, outputs, _, _ in STAGES[1:])

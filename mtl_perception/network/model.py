@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtl_perception.network.description import Description
-from mtl_perception.network.mobilenetv2 import Encoder
-from mtl_perception.network.refinenet import CHANNELS, Decoder, conv1x1
+from mtl_perception.network.mobilenetv2 import MobileNetV2
+from mtl_perception.network.refinenet import CHANNELS, RefineNetDecoder, conv1x1
 
 
-class MultiTaskRefineNet(Encoder, Decoder):
+class MultiTaskRefineNet(MobileNetV2, RefineNetDecoder):
     """Segmentation and depth, and for three tasks surface normals, in one forward pass.
 
     Args:
@@ -22,7 +22,7 @@ class MultiTaskRefineNet(Encoder, Decoder):
     """
 
     def __init__(self, description: Description) -> None:
-        # Encoder.__init__ runs Decoder.__init__ through super(), as both are bases: one flat name space.
+        # MobileNetV2.__init__ runs RefineNetDecoder.__init__ through super(), as both are bases: one flat name space.
         super().__init__()
         self.description = description
         self.add_head("depth", 1)

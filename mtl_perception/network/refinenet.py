@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtl_perception.network.grid import grow_by
+from mtl_perception.network.grid import upsample
 from mtl_perception.network.mobilenetv2 import feature_channels
 
 CHANNELS = 256
@@ -47,10 +47,10 @@ class ChainedResidualPooling(nn.Module):
         return x
 
 
-class Decoder(nn.Module):
+class RefineNetDecoder(nn.Module):
     """Fuses the encoder's features from stride 32 up to stride 4, under the published names.
 
-    Like `Encoder` a base class of the network, because those names are flat.
+    Like `MobileNetV2` a base class of the network, because those names are flat.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
         """One map of shared features.
 
         Args:
-            features: What `Encoder.encode` returns.
+            features: What `MobileNetV2.encode` returns.
             grid: How one map grows to the next; see `grid.py`.
 
         Returns:
@@ -75,11 +75,11 @@ class Decoder(nn.Module):
         """
         f3, f4, f5, f6, f7, f8 = features
         x = self._refine(4, [self._project(8, f8), self._project(7, f7)])
-        x = grow_by(2, x, f6.shape[2:], grid)
+        x = upsample(2, x, f6.shape[2:], grid)
         x = self._refine(3, [self._project(5, f5), self._project(6, f6), x])
-        x = grow_by(2, x, f4.shape[2:], grid)
+        x = upsample(2, x, f4.shape[2:], grid)
         x = self._refine(2, [self._project(4, f4), x])
-        x = grow_by(2, x, f3.shape[2:], grid)
+        x = upsample(2, x, f3.shape[2:], grid)
         return self._refine(1, [self._project(3, f3), x])
 
     def _project(self, number: int, feature: Tensor) -> Tensor:

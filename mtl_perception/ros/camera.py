@@ -14,8 +14,8 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.config import Config
 from mtl_perception.errors import one_line
 from mtl_perception.messages.decode import stamp_ns
-from mtl_perception.messages.image_header import picture_size
-from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder, OutputTopic
+from mtl_perception.messages.image_header import image_size
+from mtl_perception.messages.outputs import OUTPUT_TOPICS, MessageEncoder, OutputTopic
 from mtl_perception.ros.camera_input import CameraInput
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
 from mtl_perception.ros.qos import keep_last, output_profile
@@ -95,7 +95,7 @@ class Camera:
     def _arrival(self, message: Any) -> Arrival:
         clock = self._node.get_clock()
         if isinstance(message, CompressedImage):
-            size, encoding = picture_size(bytes(memoryview(message.data)[:HEADER_BYTES])), message.format
+            size, encoding = image_size(bytes(memoryview(message.data)[:HEADER_BYTES])), message.format
         else:
             size, encoding = (message.width, message.height), message.encoding
         # A stranger's text, of any length.
@@ -105,7 +105,7 @@ class Camera:
             stamp_ns(message.header), time.monotonic(), clock.now().nanoseconds, clock.ros_time_is_active, form, message.data
         )
 
-    def publish_label_info(self, encoder: Encoder) -> None:
+    def publish_label_info(self, encoder: MessageEncoder) -> None:
         """Publish what is latched."""
         for row in OUTPUT_TOPICS:
             if row.latched and row.name in self._outputs:
@@ -135,7 +135,7 @@ class Camera:
             image, model if isinstance(model, CameraModel) else None, stamp_ns(message.header), message.header.frame_id
         )
 
-    def publish(self, rows: list[OutputTopic], encoder: Encoder, result: Result, header: Header) -> None:
+    def publish(self, rows: list[OutputTopic], encoder: MessageEncoder, result: Result, header: Header) -> None:
         """Publish these outputs of a result under the picture's header, whole or not at all."""
         # All are made before the first is sent: a frame comes out whole, or it is rejected.
         encoded = [(row, encoder.encode(row.name, result)) for row in rows]

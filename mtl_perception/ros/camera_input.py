@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.config import Config
 from mtl_perception.errors import CameraError
-from mtl_perception.messages.decode import calibration_from_message
+from mtl_perception.messages.decode import decode_camera_info
 from mtl_perception.ros.qos import keep_last, matching_profile, same_contract
 
 LOOK_PERIOD = 0.1
@@ -162,7 +162,7 @@ class CameraInput:
         model = self._models.get(key)
         if model is None:
             try:
-                model = latest.for_picture(width, height).camera(rectified)
+                model = latest.for_image(width, height).camera(rectified)
             except CameraError as error:
                 model = error
             # A camera that changes all the time (zoom, stabilisation) must not fill the memory.
@@ -192,7 +192,7 @@ class CameraInput:
         self.frame_id = message.header.frame_id
         before = self._latest
         try:
-            self._latest = calibration_from_message(message)
+            self._latest = decode_camera_info(message)
         except CameraError as error:
             # Not the one before: a camera that says nonsense now may have changed.
             self._latest = error

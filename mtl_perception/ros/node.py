@@ -15,7 +15,7 @@ from rclpy.qos import QoSProfile
 
 from mtl_perception.errors import PerceptionError
 from mtl_perception.inference.memory import give_back
-from mtl_perception.messages.outputs import NODE_NAME, Encoder
+from mtl_perception.messages.outputs import NODE_NAME, MessageEncoder
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.ros import parameters
 from mtl_perception.ros.camera import Camera
@@ -51,7 +51,7 @@ class PerceptionNode(LifecycleNode):
         self.state_name = "unconfigured"
         self.recovery = self._new_recovery()
         self.pipeline: Pipeline | None = None
-        self.encoder: Encoder | None = None
+        self.encoder: MessageEncoder | None = None
         self.cameras: list[Camera] = []
         self._make_cameras()
         self._worker: Worker | None = None
@@ -139,7 +139,7 @@ class PerceptionNode(LifecycleNode):
         self.config = parameters.read(self)
         self.pipeline = Pipeline(config=self.config, reuse_outputs=True)
         self.recovery = self._new_recovery()
-        self.encoder = Encoder(self.pipeline.class_set, self.config.overlay_opacity)
+        self.encoder = MessageEncoder(self.pipeline.class_set, self.config.overlay_opacity)
         self._make_cameras()
         for camera in self.cameras:
             camera.create_outputs(self.config)

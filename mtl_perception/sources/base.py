@@ -38,7 +38,7 @@ class Source(Protocol):
         """The frames. Each one's camera is for that very picture size, or None."""
 
 
-class CameraFit:
+class CameraResolver:
     """The camera for pictures of any size, from calibrations; where there is none, a warning once for each cause.
 
     Args:
@@ -61,7 +61,7 @@ class CameraFit:
         if key != self._key:
             self._key, self._camera = key, None
             try:
-                self._camera = calibration.for_picture(width, height).camera(self.rectified)
+                self._camera = calibration.for_image(width, height).camera(self.rectified)
             except CameraError as error:
                 self.warn(f"no camera for the picture of {width}x{height}: {error}")
         return self._camera
@@ -73,7 +73,7 @@ class CameraFit:
             logger.warning("%s: %s", self.name, text)
 
 
-def rate_of(stamps_ns: Sequence[int]) -> float:
+def median_rate_hz(stamps_ns: Sequence[int]) -> float:
     """Frames a second from the median distance of stamps; 10 where they tell nothing."""
     distances = [after - before for before, after in pairwise(stamps_ns) if after > before]
     return 1e9 / statistics.median(distances) if distances else DEFAULT_RATE_HZ

@@ -12,8 +12,8 @@ import numpy as np
 from mtl_perception.camera.calibration import load_calibration, needs_size
 from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import FrameError, SourceError
-from mtl_perception.messages.decode import decode_picture
-from mtl_perception.sources.base import DEFAULT_RATE_HZ, CameraFit, natural_key
+from mtl_perception.messages.decode import decode_image_bytes
+from mtl_perception.sources.base import DEFAULT_RATE_HZ, CameraResolver, natural_key
 from mtl_perception.types import Frame
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -23,7 +23,7 @@ CAMERA_FILES = ("camera.yaml", "calib_cam_to_cam.txt", "calib.txt")
 logger = logging.getLogger(__name__)
 
 
-def read_picture(path: str | Path) -> np.ndarray:
+def read_image_file(path: str | Path) -> np.ndarray:
     """A picture file as the sensor took it: a rotation in EXIF is ignored, since calibrations are for the sensor's rows.
 
     Returns:
@@ -38,29 +38,29 @@ def read_picture(path: str | Path) -> np.ndarray:
     except OSError as error:
         raise FrameError(f"picture {path} cannot be read: {error.strerror}", "unreadable") from None
     try:
-        return decode_picture(data)
+        return decode_image_bytes(data)
     except FrameError as error:
         raise FrameError(f"picture {path}: {error}", "unreadable") from error
 
 
-def list_pictures(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The folder's picture files, not its subfolders', in natural order.
 
     Raises:
         SourceError: The folder cannot be read.
     """
     try:
-        return sorted((path for path in folder.iterdir() if is_picture(path)), key=natural_key)
+        return sorted((path for path in folder.iterdir() if is_image_file(path)), key=natural_key)
     except OSError as error:
         raise SourceError(f"folder {folder} cannot be read: {error.strerror}") from None
 
 
-def is_picture(path: Path) -> bool:
+def is_image_file(path: Path) -> bool:
     """Whether the name says so."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-class PictureSource:
+class ImageSource:
     """Picture files as a source: stamps count from 0 at 10 Hz, or are those given. See `Source`.
 
     A picture of a folder that cannot be read is left out, counted in `rejected` by its reason, and warned of; alone it
@@ -69,7 +69,7 @@ class PictureSource:
     Args:
         paths: The files, at least one.
         name: The source's name.
-        rectified: See `CameraFit`.
+        rectified: See `CameraResolver`.
         camera_file: Calibration; None: the one beside the pictures (see CAMERA_FILES), if any.
         calibration: Calibration that is loaded already; goes before the files.
         stamps_ns: One for each file; None: from 0 at 10 Hz.
@@ -115,10 +115,10 @@ class PictureSource:
 
     def __iter__(self) -> Iterator[Frame]:
         self.rejected.clear()
-        fit = CameraFit(self.name, self.rectified)
+        fit = CameraResolver(self.name, self.rectified)
         for path, stamp_ns in zip(self.paths, self.stamps_ns, strict=True):
             try:
-                image = read_picture(path)
+                image = read_image_file(path)
             except FrameError as error:
                 if len(self.paths) == 1:
                     raise

@@ -11,8 +11,8 @@ from pathlib import Path
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import SourceError, one_line, truncated_repr
-from mtl_perception.sources.base import rate_of
-from mtl_perception.sources.images import PictureSource, list_pictures
+from mtl_perception.sources.base import median_rate_hz
+from mtl_perception.sources.images import ImageSource, list_images
 
 CAMERAS = ("02", "03", "00", "01")
 """In the order of preference: left color, right color, left gray, right gray."""
@@ -30,12 +30,12 @@ def find_camera_folder(path: Path) -> Path | None:
     return None
 
 
-def open_drive(folder: Path, *, rectified: bool = True, camera_file: Path | None = None) -> PictureSource:
+def open_drive(folder: Path, *, rectified: bool = True, camera_file: Path | None = None) -> ImageSource:
     """A drive's camera as a source, with the drive's calibration and stamps.
 
     Args:
         folder: `.../image_0X`.
-        rectified: See `CameraFit`; a drive's own calibration is that of its rectified pictures and serves both.
+        rectified: See `CameraResolver`; a drive's own calibration is that of its rectified pictures and serves both.
         camera_file: Calibration instead of the drive's own.
 
     Raises:
@@ -43,19 +43,19 @@ def open_drive(folder: Path, *, rectified: bool = True, camera_file: Path | None
         CameraError: A calibration file that cannot be used; one that is not there is a warning.
     """
     number = folder.name[-2:]
-    paths = list_pictures(folder / "data")
+    paths = list_images(folder / "data")
     if not paths:
         raise SourceError(f"KITTI drive {folder.parent}: there are no pictures in {folder / 'data'}")
     name = f"{folder.parent.name}/{folder.name}"
     stamps = _stamps(folder, paths, name)
-    return PictureSource(
+    return ImageSource(
         paths,
         name,
         rectified=rectified,
         camera_file=camera_file,
         calibration=None if camera_file else _calibration(folder, name, number),
         stamps_ns=stamps,
-        rate_hz=rate_of(stamps or ()),
+        rate_hz=median_rate_hz(stamps or ()),
         frame_id=f"camera_{number}_optical_frame",
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mtl_perception.errors import SourceError
 from mtl_perception.sources.base import Source
-from mtl_perception.sources.images import SUFFIXES, PictureSource, is_picture, list_pictures
+from mtl_perception.sources.images import SUFFIXES, ImageSource, is_image_file, list_images
 from mtl_perception.sources.kitti import find_camera_folder, open_drive
 
 BAG_SUFFIXES = (".bag", ".mcap", ".db3")
@@ -54,8 +54,8 @@ def open_source(
         raise SourceError(f"{path} is not a bag: it has no topic {image_topic or camera_info_topic}")
     if path.is_dir():
         return _open_folder(path, rectified, camera_file)
-    if is_picture(path):
-        return PictureSource([path], path.name, rectified=rectified, camera_file=camera_file)
+    if is_image_file(path):
+        return ImageSource([path], path.name, rectified=rectified, camera_file=camera_file)
     if not path.exists():
         raise SourceError(f"{path} does not exist; accepted: {ACCEPTED}")
     raise SourceError(f"{path} is a {path.suffix or 'nameless'} file, not a source; accepted: {ACCEPTED}")
@@ -71,9 +71,9 @@ def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Sourc
     drive = find_camera_folder(path.absolute())
     if drive is not None:
         return open_drive(drive, rectified=rectified, camera_file=camera_file)
-    pictures = list_pictures(path)
+    pictures = list_images(path)
     if pictures:
-        return PictureSource(pictures, path.absolute().name, rectified=rectified, camera_file=camera_file)
+        return ImageSource(pictures, path.absolute().name, rectified=rectified, camera_file=camera_file)
     try:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import ClassSet
-from mtl_perception.network.grid import STRIDE, grow_by
+from mtl_perception.network.grid import STRIDE, upsample
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.visualization.colors import colorize_depth, colorize_labels
@@ -76,8 +76,8 @@ class Journal:
             shared = network.shared(image)
             hidden = F.relu6(network.get_submodule("pre_segm")(shared))
             size, grid = image.shape[2:], description.grid
-            logits = grow_by(STRIDE, network.head("segm", shared), size, grid)
-            meters = grow_by(STRIDE, network.head("depth", shared), size, grid).exp()
+            logits = upsample(STRIDE, network.head("segm", shared), size, grid)
+            meters = upsample(STRIDE, network.head("depth", shared), size, grid).exp()
         self._saturated = f"{float(((hidden <= 0) | (hidden >= 6)).float().mean()):.3f}"
         rows = [
             np.hstack(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtl_perception.network.grid import STRIDE, grow_by
+from mtl_perception.network.grid import STRIDE, upsample
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.training.augment import TAUGHT_DEPTH, TAUGHT_LABELS
 from mtl_perception.training.config import TrainConfig
@@ -94,13 +94,13 @@ class Learner(nn.Module):
         teacher = self._config.teacher.weight
         sums: dict[str, tuple[Tensor, Tensor]] = {}
         if "segmentation" in self._config.tasks:
-            grown = grow_by(STRIDE, logits.float(), size, grid)
+            grown = upsample(STRIDE, logits.float(), size, grid)
             weight = torch.where((batch.taught & TAUGHT_LABELS) > 0, teacher, 1.0)
             sums["segmentation"] = segmentation_loss(grown, batch.labels, weight, self.get_buffer("class_weights"))
             overlap = self._overlap(grown, batch.labels, weight)
         if "depth" in self._config.tasks:
             target = self._config.depth
-            log_depth = grow_by(STRIDE, raw.float(), size, grid)[:, 0]
+            log_depth = upsample(STRIDE, raw.float(), size, grid)[:, 0]
             weight = torch.where((batch.taught & TAUGHT_DEPTH) > 0, teacher, 1.0)
             sums["depth"] = depth_loss(log_depth, batch.depth, weight, target)
             if target.sky > 0:

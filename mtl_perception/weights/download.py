@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from mtl_perception.errors import WeightsError
 from mtl_perception.progress import progress_bar
-from mtl_perception.weights.private import make_private, writing
+from mtl_perception.weights.private import make_private_folder, writing
 from mtl_perception.weights.registry import Published, known_names, published, unknown_name
 
 URL_VARIABLE = "MTL_PERCEPTION_WEIGHTS_URL"
@@ -205,7 +205,7 @@ def _is_loopback(url: str) -> bool:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make the cache folder and keep other processes out of it meanwhile: two writers would spoil one part."""
-    make_private(folder, "the weights")
+    make_private_folder(folder, "the weights")
     with writing(folder):
         lock = (folder / ".lock").open("a")
     with lock:

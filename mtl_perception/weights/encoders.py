@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mtl_perception.errors import WeightsError
-from mtl_perception.network.mobilenetv2 import STAGES, STEM_CHANNELS, Encoder
+from mtl_perception.network.mobilenetv2 import STAGES, STEM_CHANNELS, MobileNetV2
 from mtl_perception.weights.files import load_network
 from mtl_perception.weights.registry import resolve
-from mtl_perception.weights.states import check_finite, check_form, is_checkpoint, read_checkpoint
+from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_checkpoint
 
 FIRST_EXPANSION = "layer2.0.output.0"
 """It expands by the factor 1: torchvision leaves it out."""
@@ -30,7 +30,7 @@ def load_encoder(path_or_name: str | Path) -> dict[str, Tensor]:
             `imagenet` is short for `mobilenetv2-imagenet`). Nothing is downloaded here.
 
     Returns:
-        All of `Encoder().state_dict()`, on the CPU: float32, and int64 for batch norm's counters.
+        All of `MobileNetV2().state_dict()`, on the CPU: float32, and int64 for batch norm's counters.
         torchvision's first block has no expansion; here it gets one that changes nothing as long as batch norm uses its
         stored statistics, as in eval mode.
 
@@ -40,7 +40,7 @@ def load_encoder(path_or_name: str | Path) -> dict[str, Tensor]:
     """
     path = resolve(path_or_name, encoder=True)
     with torch.device("meta"):
-        expected = Encoder().state_dict()
+        expected = MobileNetV2().state_dict()
     state = read_checkpoint(path) if is_checkpoint(path) else None
     if state is None or "segm.weight" in state:
         network = load_network(path).state_dict()
@@ -102,7 +102,7 @@ def _fitted(
                 continue
             raise WeightsError(f"{where}: entry {theirs!r} {tuple(want.shape)} is missing: not a whole MobileNetV2 encoder")
         found = state[theirs]
-        check_form(where, theirs, found, want)
+        check_shape_and_dtype(where, theirs, found, want)
         check_finite(where, theirs, found)
         fitted[name] = found.detach().to(want.dtype)
     known = set(names.values())

@@ -17,7 +17,7 @@ from mtl_perception.errors import WeightsError, one_line, truncated_repr
 from mtl_perception.network.description import Description, published_description
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.weights.registry import resolve
-from mtl_perception.weights.states import check_finite, check_form, is_checkpoint, read_checkpoint
+from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_checkpoint
 
 METADATA_KEY = "mtl_perception"
 FORMAT_VERSION = 1
@@ -53,7 +53,7 @@ def build_network(description: Description, state: Mapping[str, Tensor], where: 
     for name, tensor in expected.items():
         if name not in state:
             raise WeightsError(f"{where}: entry {name!r} {tuple(tensor.shape)} is missing")
-        check_form(where, name, state[name], tensor)
+        check_shape_and_dtype(where, name, state[name], tensor)
     for name in state:
         if name not in expected:
             raise WeightsError(

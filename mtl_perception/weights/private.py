@@ -14,7 +14,7 @@ from mtl_perception.errors import WeightsError
 from mtl_perception.weights.registry import CACHE_VARIABLE
 
 
-def make_private(folder: Path, what: str) -> None:
+def make_private_folder(folder: Path, what: str) -> None:
     """Make a cache folder, its missing parents included, and see that nobody else can write there.
 
     Args:

@@ -48,7 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
-def check_form(where: str, name: str, found: Tensor, expected: Tensor) -> None:
+def check_shape_and_dtype(where: str, name: str, found: Tensor, expected: Tensor) -> None:
     """Raise WeightsError unless an entry has the shape, layout and kind of number that the network has there."""
     if found.shape != expected.shape:
         raise WeightsError(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mtl_perception.camera.model import Calibration, CameraModel, calibration_from_camera_info
 from mtl_perception.errors import CameraError
-from mtl_perception.messages.decode import calibration_from_message
+from mtl_perception.messages.decode import decode_camera_info
 
 LENSES = {
     "none": ("", ()),
@@ -151,7 +151,7 @@ class TestScaling:
 class TestForPicture:
     @pytest.mark.parametrize("size", [(621, 188), (621, 187), (2484, 750), (1242, 375), (310, 94)])
     def test_the_same_picture_resized(self, size):
-        fitted = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).for_picture(*size)
+        fitted = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).for_image(*size)
         assert (fitted.width, fitted.height) == size
         assert fitted.k[0] == pytest.approx(K[0] * size[0] / 1242)
         assert fitted.k[4] == pytest.approx(K[4] * size[1] / 375)
@@ -159,7 +159,7 @@ class TestForPicture:
     @pytest.mark.parametrize("size", [(640, 480), (1242, 370), (1216, 352), (375, 1242), (621, 192)])
     def test_another_crop(self, size):
         with pytest.raises(CameraError, match=rf"calibration is for 1242x375, the picture has {size[0]}x{size[1]}"):
-            Calibration(1242, 375, K).for_picture(*size)
+            Calibration(1242, 375, K).for_image(*size)
 
 
 class TestWhichMatrix:
@@ -283,7 +283,7 @@ class TestMessage:
 
     @pytest.mark.parametrize("upper", [False, True], ids=["ROS 2", "ROS 1"])
     def test_full_resolution_with_region_and_binning(self, upper):
-        calibration = calibration_from_message(self.fields(upper))
+        calibration = decode_camera_info(self.fields(upper))
         assert (calibration.width, calibration.height) == (500, 300)
         assert calibration.k == pytest.approx((K[0] / 2, 0, (K[2] - 40) / 2, 0, K[4], K[5] - 20, 0, 0, 1))
         assert calibration.p[:8] == pytest.approx((350, 0, 280, 22.5, 0, 701, 150, -1.1))
@@ -291,13 +291,13 @@ class TestMessage:
 
     def test_binning_of_an_odd_size_divides_by_the_whole_number(self):
         message = self.fields(roi=SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0), binning_x=4, binning_y=4)
-        calibration = calibration_from_message(message)
+        calibration = decode_camera_info(message)
         assert (calibration.width, calibration.height) == (310, 93)
         assert (calibration.k[0], calibration.k[4]) == (K[0] / 4, K[4] / 4)
 
     def test_no_rotation_is_the_identity(self):
-        assert calibration_from_message(self.fields(r=np.zeros(9))).r == EYE
+        assert decode_camera_info(self.fields(r=np.zeros(9))).r == EYE
 
     def test_unreadable(self):
         with pytest.raises(CameraError, match="cannot be read"):
-            calibration_from_message(self.fields(d=["x"]))
+            decode_camera_info(self.fields(d=["x"]))

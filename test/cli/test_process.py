@@ -14,7 +14,7 @@ from support.bags import CAMERA_INFO, DELAY_NS, IMAGE, START_NS, STEP_NS, Messag
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.__main__ import main
 from mtl_perception.labels import STREET
-from mtl_perception.messages.decode import calibration_from_message, cloud_of, decode_image, depth_of
+from mtl_perception.messages.decode import decode_camera_info, decode_cloud, decode_depth, decode_image
 from mtl_perception.sources.open import open_source
 from mtl_perception.visualization.colors import colorize_labels, overlay
 
@@ -85,16 +85,14 @@ def test_values_stamps_and_names(tmp_path, process, pipe, kind, name):
         for topic, values in (("labels", expected.labels), ("confidence", expected.confidence)):
             np.testing.assert_array_equal(one[f"segmentation/{topic}"].data.reshape(SIZE), values)
             assert one[f"segmentation/{topic}"].encoding == "mono8"
-        np.testing.assert_array_equal(depth_of(one["depth/image"]), expected.depth)
-        assert cloud_of(one["points"]).tobytes() == expected.cloud.tobytes()
+        np.testing.assert_array_equal(decode_depth(one["depth/image"]), expected.depth)
+        assert decode_cloud(one["points"]).tobytes() == expected.cloud.tobytes()
         assert one["points"].is_dense == bool(np.isfinite(expected.depth).all())
         colors = colorize_labels(expected.labels, STREET)
         np.testing.assert_array_equal(decode_image(one["segmentation/image"]), colors)
         blended = overlay(picture(i, *SIZE), expected.labels, STREET, 0.5)
         np.testing.assert_array_equal(decode_image(one["segmentation/overlay"]), blended)
-        assert (
-            calibration_from_message(one["depth/camera_info"]).camera(rectified=True).matrix.tolist() == camera.matrix.tolist()
-        )
+        assert decode_camera_info(one["depth/camera_info"]).camera(rectified=True).matrix.tolist() == camera.matrix.tolist()
         classes = one["segmentation/label_info"].class_map
         assert [(entry.class_id, entry.class_name) for entry in classes] == list(enumerate(STREET.names))
 
@@ -121,8 +119,8 @@ def test_with_input_at_half_size(tmp_path, process):
     half = found["/mtl_perception/depth/camera_info"][0][1]
     assert (half.width, half.height) == (16, 12)
     assert half.k.tolist() == [20, 0, 7.75, 0, 20.5, 5.75, 0, 0, 1]
-    assert depth_of(found["/mtl_perception/depth/image"][0][1]).shape == (12, 16)
-    assert cloud_of(found["/mtl_perception/points"][0][1]).shape == (12, 16)
+    assert decode_depth(found["/mtl_perception/depth/image"][0][1]).shape == (12, 16)
+    assert decode_cloud(found["/mtl_perception/points"][0][1]).shape == (12, 16)
     frames = list(open_source(tmp_path / "out.mcap", image_topic="/camera/image"))
     assert [frame.stamp_ns for frame in frames] == [START_NS, START_NS + STEP_NS]
 

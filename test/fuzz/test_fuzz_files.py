@@ -30,7 +30,7 @@ from mtl_perception.errors import CameraError, FrameError, PerceptionError, Sour
 from mtl_perception.labels import STREET
 from mtl_perception.network.description import KITTI_CAMERA, Description
 from mtl_perception.sources.bag.source import BagSource
-from mtl_perception.sources.images import PictureSource
+from mtl_perception.sources.images import ImageSource
 from mtl_perception.sources.kitti import parse_stamp
 from mtl_perception.sources.open import open_source
 from mtl_perception.weights.files import load_network, read_weights
@@ -56,7 +56,7 @@ def written(path: Path, data: bytes) -> Path:
 @fuzz("picture file", 0.08, mebibytes=512)
 def test_picture_file(folder: Path, data: bytes) -> None:
     path = written(folder / "a.png", data)
-    frames = attempt("picture file", lambda: list(PictureSource([path], "a")), str(path), errors=FrameError)
+    frames = attempt("picture file", lambda: list(ImageSource([path], "a")), str(path), errors=FrameError)
     for frame in frames or ():
         height, width = frame.image.shape[:2]
         assert frame.image.dtype == np.uint8 and frame.image.shape == (height, width, 3) and frame.image.size

@@ -17,8 +17,8 @@ from mtl_perception.camera.model import Calibration
 from mtl_perception.camera.projection import backproject
 from mtl_perception.errors import CameraError, FrameError
 from mtl_perception.messages.decode import (
-    LAYOUTS,
-    calibration_from_message,
+    PIXEL_LAYOUTS,
+    decode_camera_info,
     decode_compressed_image,
     decode_image,
     stamp_ns,
@@ -30,9 +30,9 @@ ODD_ENCODINGS = ["32FC1", "8UC2", "mono16 ", "Rgb8", "bayer_rggb32", "yuv422_", 
 
 @st.composite
 def image_fields(draw: Any) -> dict[str, Any]:
-    encoding = draw(st.sampled_from(sorted(LAYOUTS)))
+    encoding = draw(st.sampled_from(sorted(PIXEL_LAYOUTS)))
     width, height, padding = draw(st.tuples(st.integers(1, 20), st.integers(1, 20), st.sampled_from([0, 0, 1, 3, 64])))
-    step = width * LAYOUTS[encoding].channels * LAYOUTS[encoding].item_bytes + padding
+    step = width * PIXEL_LAYOUTS[encoding].channels * PIXEL_LAYOUTS[encoding].item_bytes + padding
     pixel = draw(st.binary(min_size=1, max_size=16))
     data = (pixel * (step * height // len(pixel) + 1))[: step * height]
     return {
@@ -57,7 +57,7 @@ images = near(
         "header": headers,
         "height": unsigned | st.integers(0, 40),
         "width": unsigned | st.integers(0, 40),
-        "encoding": st.sampled_from([*ODD_ENCODINGS, *sorted(LAYOUTS)]) | words,
+        "encoding": st.sampled_from([*ODD_ENCODINGS, *sorted(PIXEL_LAYOUTS)]) | words,
         "is_bigendian": st.integers(0, 255),
         "step": unsigned | st.integers(0, 200),
         "data": st.binary(max_size=300).flatmap(lambda data: container.map(lambda kind: kind(data))),
@@ -75,7 +75,7 @@ def test_image(message: SimpleNamespace) -> None:
         return
     assert picture.shape == (message.height, message.width, 3)
     assert picture.dtype == np.uint8
-    layout = LAYOUTS[message.encoding]
+    layout = PIXEL_LAYOUTS[message.encoding]
     tight = message.width * layout.channels * layout.item_bytes
     rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, :tight]
     unpadded = SimpleNamespace(**{**vars(message), "step": tight, "data": rows.tobytes()})
@@ -152,11 +152,11 @@ infos = near(
 @fuzz("CameraInfo", 0.18)
 def test_camera_info(message: SimpleNamespace, size: tuple[int, int] | None, rectified: bool) -> None:
     """A calibration, of which a camera comes whose rays are finite, or NaN where a lens has no inverse; or what is wrong."""
-    calibration = attempt("CameraInfo", lambda: calibration_from_message(message), "camera", errors=CameraError)
+    calibration = attempt("CameraInfo", lambda: decode_camera_info(message), "camera", errors=CameraError)
     if calibration is None:
         return
     width, height = size or (min(calibration.width, 40), min(calibration.height, 40))
-    camera = attempt("CameraInfo", lambda: calibration.for_picture(width, height).camera(rectified), errors=CameraError)
+    camera = attempt("CameraInfo", lambda: calibration.for_image(width, height).camera(rectified), errors=CameraError)
     if camera is None:
         return
     assert (camera.width, camera.height) == (width, height)

@@ -17,7 +17,7 @@ from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec, pr
 from mtl_perception.inference.cuda.runtime import HostRuntime
 from mtl_perception.labels import STREET
 from mtl_perception.network.description import published_description
-from mtl_perception.network.grid import Growth
+from mtl_perception.network.grid import ResizeSpec
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.types import Result
 from mtl_perception.weights.files import read_weights, save_weights
@@ -217,7 +217,7 @@ def test_nothing_waits_for_a_value_or_has_a_size_that_depends_on_one(weights_fil
     network = prepare_network(load_network(weights_file), meta, torch.float16)
     outputs = ("labels", "confidence", "depth", "cloud", "image")
     program = DeviceProgram(
-        network, CLASSES, ProgramSpec(2, (48, 64), outputs, (36, 48), Growth((24, 32), (24, 32), "bicubic"), True)
+        network, CLASSES, ProgramSpec(2, (48, 64), outputs, (36, 48), ResizeSpec((24, 32), (24, 32), "bicubic"), True)
     )
     layouts = program.spec.input_layout(), program.spec.output_layout()
     given, out = (layout.views(torch.empty(layout.nbytes, dtype=torch.uint8, device=meta)) for layout in layouts)

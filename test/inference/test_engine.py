@@ -14,7 +14,7 @@ from mtl_perception.errors import ConfigError, DeviceError
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.host.workspace import Workspace
 from mtl_perception.inference.torch.engine import Engine, select_device, select_precision
-from mtl_perception.network.grid import Growth
+from mtl_perception.network.grid import ResizeSpec
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame
 from mtl_perception.weights.files import load_network
@@ -116,6 +116,6 @@ def test_gpu_agrees_with_cpu(weights_file, precision, agreement, bound, reuse):
 def test_an_infinite_score_is_no_label(with_confidence):
     logits = torch.tensor([[[1.0, torch.inf, torch.nan]], [[3.0, 2.0, 2.0]]])
     postprocess = Postprocessor(torch.device("cpu"), "abs", (0, 2))
-    labels, confidence = postprocess.segmentation(logits, Growth((1, 3), (1, 3), "bicubic"), 0.0, with_confidence)
+    labels, confidence = postprocess.segmentation(logits, ResizeSpec((1, 3), (1, 3), "bicubic"), 0.0, with_confidence)
     assert labels.tolist() == [[1, 255, 255]]
     assert (None if confidence is None else confidence.tolist()) == ([[225, 0, 0]] if with_confidence else None)

@@ -10,7 +10,7 @@ import torch
 
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
-from mtl_perception.network.grid import Growth, grow
+from mtl_perception.network.grid import ResizeSpec, resize
 
 NAN, INF = math.nan, math.inf
 
@@ -67,10 +67,10 @@ def test_normals_are_unit_vectors_with_the_components_last():
 def test_row_tiles_on_the_cpu_follow_the_rule(mode, min_confidence, with_confidence):
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(12, 23, 31, generator=generator)
-    growth = Growth((90, 121), (92, 124), mode)
+    growth = ResizeSpec((90, 121), (92, 124), mode)
     postprocess = Postprocessor(torch.device("cpu"), "abs", (0, 12))
     labels, confidence = postprocess.segmentation(logits, growth, min_confidence, with_confidence)
-    expected, levels = labels_from_scores(grow(logits[None], growth), min_confidence, with_confidence=True)
+    expected, levels = labels_from_scores(resize(logits[None], growth), min_confidence, with_confidence=True)
     assert (labels != expected[0]).float().mean() < (1e-3 if min_confidence == 0 else 5e-3)
     assert (confidence is not None) == with_confidence
     if confidence is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mtl_perception.inference.host.row_tiles import StripReader, readable, row_weights
-from mtl_perception.network.grid import Growth
+from mtl_perception.network.grid import ResizeSpec
 
 MODES = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}
 
@@ -41,7 +41,7 @@ def test_as_opencv(mode, threads, source, target):
     labels, confidence = np.empty(target, np.uint8), np.empty(target, np.float32)
     reader = StripReader(threads)
     for _ in range(2):
-        reader.read(planes, Growth(target, target, mode), labels, confidence)
+        reader.read(planes, ResizeSpec(target, target, mode), labels, confidence)
         expected = grown(planes, target, mode)
         # Only a tie may be told otherwise.
         lost = expected.max(axis=0) - np.take_along_axis(expected, labels[None].astype(int), axis=0)[0]
@@ -54,7 +54,7 @@ def test_as_opencv(mode, threads, source, target):
 
 def test_the_first_of_equals():
     labels = np.empty((8, 8), np.uint8)
-    StripReader(1).read(np.ones((5, 2, 2), np.float32), Growth((8, 8), (8, 8), "bicubic"), labels, None)
+    StripReader(1).read(np.ones((5, 2, 2), np.float32), ResizeSpec((8, 8), (8, 8), "bicubic"), labels, None)
     assert (labels == 0).all()
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl_perception.errors import FrameError
-from mtl_perception.messages.decode import LAYOUTS, cloud_of, decode_compressed_image, decode_image, depth_of
+from mtl_perception.messages.decode import PIXEL_LAYOUTS, decode_cloud, decode_compressed_image, decode_depth, decode_image
 from mtl_perception.messages.outputs import cloud_fields, image_fields
 from mtl_perception.types import CLOUD_DTYPE
 
@@ -50,7 +50,7 @@ def to_eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def test_every_encoding_is_tested():
-    assert set(LAYOUTS) == {*DIRECT, *YUV, *(f"bayer_{name}{bits}" for name in BAYER for bits in (8, 16))}
+    assert set(PIXEL_LAYOUTS) == {*DIRECT, *YUV, *(f"bayer_{name}{bits}" for name in BAYER for bits in (8, 16))}
 
 
 @pytest.mark.parametrize("encoding", DIRECT)
@@ -355,8 +355,8 @@ class TestOwnMessages:
 
     def test_depth(self):
         depth = np.array([[1.5, np.nan, np.inf], [0.25, 80, 3]], np.float32)
-        np.testing.assert_array_equal(depth_of(SimpleNamespace(**image_fields(depth, "32FC1"))), depth)
-        np.testing.assert_array_equal(depth_of(message(depth, "32FC1", padding=4, big_endian=True)), depth)
+        np.testing.assert_array_equal(decode_depth(SimpleNamespace(**image_fields(depth, "32FC1"))), depth)
+        np.testing.assert_array_equal(decode_depth(message(depth, "32FC1", padding=4, big_endian=True)), depth)
 
     def test_depth_refused(self):
         fields = image_fields(np.ones((2, 3), np.float32), "32FC1")
@@ -366,7 +366,7 @@ class TestOwnMessages:
             ({"data": bytes(23)}, "data_length"),
         ):
             with pytest.raises(FrameError) as caught:
-                depth_of(SimpleNamespace(**{**fields, **changes}))
+                decode_depth(SimpleNamespace(**{**fields, **changes}))
             assert caught.value.reason == reason
 
     def cloud_message(self, **changes):
@@ -378,7 +378,7 @@ class TestOwnMessages:
 
     def test_cloud(self):
         cloud, good = self.cloud_message()
-        np.testing.assert_array_equal(cloud_of(good), cloud)
+        np.testing.assert_array_equal(decode_cloud(good), cloud)
 
     def test_cloud_refused(self):
         for changes, reason in (
@@ -387,5 +387,5 @@ class TestOwnMessages:
             ({"data": bytes(119)}, "data_length"),
         ):
             with pytest.raises(FrameError) as caught:
-                cloud_of(self.cloud_message(**changes)[1])
+                decode_cloud(self.cloud_message(**changes)[1])
             assert caught.value.reason == reason

@@ -9,7 +9,7 @@ import pytest
 
 from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.labels import KITTI6
-from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder, image_fields, needed_results
+from mtl_perception.messages.outputs import OUTPUT_TOPICS, MessageEncoder, image_fields, needed_results
 from mtl_perception.types import CLOUD_DTYPE, Result
 
 K = (30.0, 0.0, 1.5, 0.0, 31.0, 0.5, 0.0, 0.0, 1.0)
@@ -36,7 +36,7 @@ def result() -> Result:
 
 
 def encode(topic: str, result: Result, opacity: float = 0.5) -> dict:
-    fields = Encoder(KITTI6, opacity).encode(topic, result)
+    fields = MessageEncoder(KITTI6, opacity).encode(topic, result)
     assert fields is not None
     return fields
 
@@ -147,7 +147,7 @@ def test_label_info(result):
 
 @pytest.mark.parametrize("topic", sorted(ALL - {"segmentation/label_info"}))
 def test_nothing_to_encode(topic):
-    assert Encoder(KITTI6).encode(topic, Result()) is None
+    assert MessageEncoder(KITTI6).encode(topic, Result()) is None
 
 
 def test_needed_results():

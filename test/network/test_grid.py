@@ -8,7 +8,7 @@ import torch
 
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.request import Job
-from mtl_perception.network.grid import STRIDE, Growth, grow_by, grown_size
+from mtl_perception.network.grid import STRIDE, ResizeSpec, uncropped_size, upsample
 from mtl_perception.types import Frame
 
 KITTI = (375, 1242)
@@ -23,7 +23,7 @@ def centers(height: int, width: int, cell: int) -> torch.Tensor:
 
 def grown(coarse: torch.Tensor, finer: torch.Tensor, grid: str) -> torch.Tensor:
     """The one at the size of the other, which has half its stride."""
-    return grow_by(2, coarse, finer.shape[2:], grid)
+    return upsample(2, coarse, finer.shape[2:], grid)
 
 
 def displacement(found: torch.Tensor, expected: torch.Tensor, border: int) -> float:
@@ -62,7 +62,7 @@ def job(size: tuple[int, int], output_scale: float, input_scale: float, grid: st
 def test_outputs_pixels_lie_where_the_network_saw_them(mode, output_scale, input_scale):
     whole = job(KITTI, output_scale, input_scale, "exact")
     seen, output = whole.network_size, whole.output_size
-    growth = Growth(output, whole.growth.grown, mode)
+    growth = ResizeSpec(output, whole.growth.uncropped, mode)
     columns = centers(*seen, STRIDE)[0, 1:]
     depth = Postprocessor(torch.device("cpu"), "abs", (0, 1)).depth(columns, growth, 0.0, 1e9)
     assert depth.shape == output and depth.is_contiguous()
@@ -79,7 +79,7 @@ def test_labels_change_at_the_very_pixel():
     scores = torch.zeros(2, 94, 311)
     scores[0, :, :300], scores[1, :, 300:] = 1, 1
     for grid, column in (("exact", 1200), ("stretched", 1198)):
-        growth = Growth(KITTI, grown_size(KITTI, KITTI, grid), "bilinear")
+        growth = ResizeSpec(KITTI, uncropped_size(KITTI, KITTI, grid), "bilinear")
         labels, _ = Postprocessor(torch.device("cpu"), "abs", (0, 2)).segmentation(scores, growth, 0.0, False)
         assert int((labels[100] == 0).sum()) == column
 
@@ -89,9 +89,9 @@ def test_labels_change_at_the_very_pixel():
 def test_the_smallest_pictures_are_covered(size, scale):
     for output_scale in (1.0, 0.1):
         growth = job(size, output_scale, scale, "exact").growth
-        assert all(grown >= kept >= 1 for grown, kept in zip(growth.grown, growth.size, strict=True))
+        assert all(grown >= kept >= 1 for grown, kept in zip(growth.uncropped, growth.size, strict=True))
 
 
 def test_published_networks_are_grown_to_the_very_size():
-    assert job(KITTI, 0.5, 1.0, "stretched").growth == Growth((188, 621), (188, 621), "bilinear")
-    assert job(KITTI, 1.0, 1.0, "exact").growth == Growth(KITTI, (376, 1244), "bilinear")
+    assert job(KITTI, 0.5, 1.0, "stretched").growth == ResizeSpec((188, 621), (188, 621), "bilinear")
+    assert job(KITTI, 1.0, 1.0, "exact").growth == ResizeSpec(KITTI, (376, 1244), "bilinear")

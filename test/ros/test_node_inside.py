@@ -261,7 +261,7 @@ CHECKED = """
 import numpy as np
 from std_msgs.msg import Header
 from mtl_perception.camera.model import Calibration, CameraModel
-from mtl_perception.messages.outputs import OUTPUT_TOPICS, Encoder
+from mtl_perception.messages.outputs import OUTPUT_TOPICS, MessageEncoder
 from mtl_perception.labels import STREET
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message
 from mtl_perception.types import CLOUD_DTYPE, Result
@@ -270,7 +270,7 @@ result = Result(plane, plane, plane.astype(np.float32), cloud=np.zeros((2, 3), C
                 camera=CameraModel(3, 2, 1.0, 1.0, 1.0, 1.0), image=np.zeros((2, 3, 3), np.uint8))
 for row in OUTPUT_TOPICS:
     if MESSAGE_TYPES[row.type] is not None:
-        message = to_message(row.type, Encoder(STREET).encode(row.name, result), Header())
+        message = to_message(row.type, MessageEncoder(STREET).encode(row.name, result), Header())
         print(row.name, list(message.d) if row.name.endswith("camera_info") else "")
 """
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mtl_perception.errors import FrameError, SourceError
-from mtl_perception.sources.base import CameraFit, rate_of
-from mtl_perception.sources.images import read_picture
+from mtl_perception.sources.base import CameraResolver, median_rate_hz
+from mtl_perception.sources.images import read_image_file
 from mtl_perception.sources.kitti import parse_stamp
 from mtl_perception.sources.open import open_source
 
@@ -51,17 +51,17 @@ def drive(tmp_path: Path) -> Path:
 class TestReadPicture:
     def test_rgb_order_and_values(self, tmp_path):
         rgb = write_picture(tmp_path / "a.png", picture(1))
-        read = read_picture(tmp_path / "a.png")
+        read = read_image_file(tmp_path / "a.png")
         assert read.dtype == np.uint8
         np.testing.assert_array_equal(read, rgb)
 
     def test_gray_is_repeated_and_transparency_dropped(self, tmp_path):
         gray = picture(2)[..., 0]
         cv2.imwrite(str(tmp_path / "gray.png"), gray)
-        np.testing.assert_array_equal(read_picture(tmp_path / "gray.png"), np.dstack([gray] * 3))
+        np.testing.assert_array_equal(read_image_file(tmp_path / "gray.png"), np.dstack([gray] * 3))
         bgra = np.dstack([picture(3), np.full((20, 40), 7, np.uint8)])
         cv2.imwrite(str(tmp_path / "alpha.png"), bgra)
-        np.testing.assert_array_equal(read_picture(tmp_path / "alpha.png"), bgra[..., 2::-1])
+        np.testing.assert_array_equal(read_image_file(tmp_path / "alpha.png"), bgra[..., 2::-1])
 
     def test_exif_rotation_is_ignored(self, tmp_path):
         jpeg = cv2.imencode(".jpg", picture(4))[1].tobytes()
@@ -70,19 +70,19 @@ class TestReadPicture:
         tagged = jpeg[:2] + b"\xff\xe1" + (len(tiff) + 2).to_bytes(2, "big") + tiff + jpeg[2:]
         (tmp_path / "phone.jpg").write_bytes(tagged)
         assert cv2.imread(str(tmp_path / "phone.jpg")).shape == (40, 20, 3), "the tag is not one that OpenCV heeds"
-        assert read_picture(tmp_path / "phone.jpg").shape == (20, 40, 3)
+        assert read_image_file(tmp_path / "phone.jpg").shape == (20, 40, 3)
 
     @pytest.mark.parametrize("content", [b"", b"not a picture", cv2.imencode(".png", picture(5))[1].tobytes()[:60]])
     def test_unreadable(self, tmp_path, content):
         path = tmp_path / "bad.png"
         path.write_bytes(content)
         with pytest.raises(FrameError, match=r"bad\.png: (damaged or not a picture|a picture without its end)") as caught:
-            read_picture(path)
+            read_image_file(path)
         assert caught.value.reason == "unreadable"
 
     def test_missing(self, tmp_path):
         with pytest.raises(FrameError, match=r"none\.png cannot be read: No such file"):
-            read_picture(tmp_path / "none.png")
+            read_image_file(tmp_path / "none.png")
 
 
 class TestPictures:
@@ -295,14 +295,14 @@ class TestOpen:
 
 
 def test_rate_is_the_median_and_ignores_a_gap():
-    assert rate_of([0, 50, 100, 150, 10_000_000_150]) == 1e9 / 50
-    assert rate_of([5]) == rate_of([]) == rate_of([3, 3, 3]) == 10.0
+    assert median_rate_hz([0, 50, 100, 150, 10_000_000_150]) == 1e9 / 50
+    assert median_rate_hz([5]) == median_rate_hz([]) == median_rate_hz([3, 3, 3]) == 10.0
 
 
 def test_camera_fit_warns_once_for_each_cause(caplog):
     from mtl_perception.camera.model import Calibration
 
-    fit = CameraFit("bag", rectified=True)
+    fit = CameraResolver("bag", rectified=True)
     uncalibrated = Calibration(8, 4, (0.0,) * 9)
     for width in (8, 16, 8):
         assert fit.camera(uncalibrated, width, width // 2) is None

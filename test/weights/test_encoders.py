@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mtl_perception.errors import WeightsError
 from mtl_perception.network.description import published_description
-from mtl_perception.network.mobilenetv2 import Encoder
+from mtl_perception.network.mobilenetv2 import MobileNetV2
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.weights.encoders import load_encoder
 from mtl_perception.weights.files import load_network, save_weights
@@ -108,8 +108,8 @@ def torchvision_file(theirs: TorchvisionForm, tmp_path: Path) -> Path:
     return path
 
 
-def encoder_of(state: dict[str, Tensor]) -> Encoder:
-    encoder = Encoder()
+def encoder_of(state: dict[str, Tensor]) -> MobileNetV2:
+    encoder = MobileNetV2()
     encoder.load_state_dict(state, strict=True)
     return encoder.eval()
 
@@ -174,7 +174,7 @@ def test_fetched_file_by_name(torchvision_file: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_encoder_alone_under_our_names(tmp_path: Path, prefix: str) -> None:
     torch.manual_seed(0)
-    state = Encoder().state_dict()
+    state = MobileNetV2().state_dict()
     torch.save({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "encoder.pt")
     got = load_encoder(tmp_path / "encoder.pt")
     assert got.keys() == state.keys()
@@ -200,7 +200,7 @@ def test_encoder_of_a_whole_network(tmp_path: Path, form: str) -> None:
         torch.save({"state_dict": network.state_dict()}, path)
     state = load_encoder(path)
     loaded = load_network(path).state_dict()
-    assert state.keys() == Encoder().state_dict().keys()
+    assert state.keys() == MobileNetV2().state_dict().keys()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.items())
     assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
 
@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_named(torchvision_file: Path, edit: Callable[[dict
 
 def test_encoder_under_our_names_that_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "encoder.pt"
-    torch.save(Encoder().state_dict(), path)
+    torch.save(MobileNetV2().state_dict(), path)
     edited(path, lambda state: state.update({"layer9.0.weight": torch.zeros(3)}))
     with pytest.raises(WeightsError, match=r"surplus entry 'layer9.0.weight' \(3,\)"):
         load_encoder(path)

@@ -26,7 +26,7 @@ ALLOWED: dict[str, tuple[float, str]] = {
     "latency_median_ms": (0.25, "of its median"),
     "latency_p99_ms": (0.5, "of its median"),
 }
-"""Growth allowed over the judged time, of what is sampled all the time."""
+"""ResizeSpec allowed over the judged time, of what is sampled all the time."""
 CLEAN: dict[str, tuple[float, str]] = {"clean_mib": (8.0, "MiB"), "clean_fds": (1.0, ""), "clean_threads": (1.0, "")}
 """Likewise, of what the node still holds after each cleanup: nothing hides there."""
 

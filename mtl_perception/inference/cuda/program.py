@@ -17,7 +17,7 @@ from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
 from mtl_perception.inference.cuda.area import AreaShrink
 from mtl_perception.inference.onnx.graph import fold_batch_norm
 from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
-from mtl_perception.network.grid import Growth, grow
+from mtl_perception.network.grid import ResizeSpec, resize
 from mtl_perception.network.model import MultiTaskRefineNet
 
 LIMITS = ("min_depth", "max_depth", "min_confidence", "depth_factor")
@@ -43,7 +43,7 @@ class ProgramSpec:
     size: tuple[int, int]
     outputs: tuple[str, ...]
     network_size: tuple[int, int]
-    growth: Growth
+    growth: ResizeSpec
     with_probability: bool = False
 
     @property
@@ -178,7 +178,7 @@ class DeviceProgram:
         Planes and not channels last: neighboring threads of the GPU then read and write neighboring values.
         """
         planes = planes.float().contiguous()
-        return grow(planes, self.spec.growth)
+        return resize(planes, self.spec.growth)
 
 
 def _keep(out: Mapping[str, Tensor], name: str, values: Tensor | None) -> None:

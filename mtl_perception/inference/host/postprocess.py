@@ -13,7 +13,7 @@ from torch import Tensor
 from mtl_perception.inference.host.row_tiles import StripReader, readable
 from mtl_perception.inference.host.workspace import Workspace
 from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
-from mtl_perception.network.grid import Growth, grow
+from mtl_perception.network.grid import ResizeSpec, resize
 from mtl_perception.types import UNLABELED
 
 
@@ -22,7 +22,7 @@ class _Last:
     """What the last segmentation was made from: C x h x w scores of the classes, and how they grew."""
 
     logits: Tensor
-    growth: Growth
+    growth: ResizeSpec
 
 
 class Postprocessor:
@@ -44,7 +44,7 @@ class Postprocessor:
         self._scores: Tensor | None = None
 
     def segmentation(
-        self, logits: Tensor, growth: Growth, min_confidence: float, with_confidence: bool
+        self, logits: Tensor, growth: ResizeSpec, min_confidence: float, with_confidence: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Labels, and how sure they are. Logits grow first and are compared then: labels are never interpolated.
 
@@ -103,7 +103,7 @@ class Postprocessor:
         labels[~torch.isfinite(best)] = UNLABELED
         return labels
 
-    def depth(self, raw: Tensor, growth: Growth, min_depth: float, max_depth: float, factor: float = 1.0) -> Tensor:
+    def depth(self, raw: Tensor, growth: ResizeSpec, min_depth: float, max_depth: float, factor: float = 1.0) -> Tensor:
         """Meters.
 
         Args:
@@ -119,7 +119,7 @@ class Postprocessor:
         meters = self._grow("depth", raw, growth)[0]
         return depth_from_raw(meters, self._depth_transform, factor, min_depth, max_depth)
 
-    def normals(self, raw: Tensor, growth: Growth) -> Tensor:
+    def normals(self, raw: Tensor, growth: ResizeSpec) -> Tensor:
         """H x W x 3 float32 unit vectors from 3 x h x w outputs."""
         return normals_from_raw(self._grow("normals", raw, growth)[None])[0].contiguous()
 
@@ -142,20 +142,20 @@ class Postprocessor:
             return labels, None
         return labels, self._work.get("confidence", size, torch.uint8).copy_(probability.mul_(255).round_())
 
-    def _grow(self, name: str, planes: Tensor, growth: Growth) -> Tensor:
+    def _grow(self, name: str, planes: Tensor, growth: ResizeSpec) -> Tensor:
         """C x h x w to C x H x W in a kept buffer, as OpenCV's resize does (and so the published code)."""
         kept = self._work.get(name, (planes.shape[0], *growth.size), torch.float32)
         if planes.device.type == "cpu":
             # The same function as below, and several times as fast as PyTorch's on a CPU.
             interpolation = cv2.INTER_CUBIC if growth.mode == "bicubic" else cv2.INTER_LINEAR
-            is_whole = growth.grown == growth.size
+            is_whole = growth.uncropped == growth.size
             for source, target in zip(planes.contiguous().numpy(), kept.numpy(), strict=True):
-                place = target if is_whole else self._work.get("grown", growth.grown, torch.float32).numpy()
-                resized = cv2.resize(source, growth.grown[::-1], dst=place, interpolation=interpolation)
+                place = target if is_whole else self._work.get("grown", growth.uncropped, torch.float32).numpy()
+                resized = cv2.resize(source, growth.uncropped[::-1], dst=place, interpolation=interpolation)
                 if resized is not target:
                     np.copyto(target, resized[: growth.size[0], : growth.size[1]])
             return kept
-        return kept.copy_(grow(planes[None], growth)[0])
+        return kept.copy_(resize(planes[None], growth)[0])
 
 
 def needed_tasks(outputs: Collection[str]) -> frozenset[str]:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from mtl_perception.network.grid import Growth
+from mtl_perception.network.grid import ResizeSpec
 
 ROWS = 16
 """Rows of a strip: of 8, 16 and 32, what measured best; twelve such planes of 1242 columns are 1 MB."""
@@ -32,9 +32,9 @@ class StripReader:
         self._pool = ThreadPoolExecutor(threads - 1, "strips") if threads > 1 else None
         self._widened = np.empty((0, 0, 0), np.float32)
         self._strips: list[_Strip] = []
-        self._strips_of: tuple[int, Growth] | None = None
+        self._strips_of: tuple[int, ResizeSpec] | None = None
 
-    def read(self, scores: np.ndarray, growth: Growth, labels: np.ndarray, confidence: np.ndarray | None) -> None:
+    def read(self, scores: np.ndarray, growth: ResizeSpec, labels: np.ndarray, confidence: np.ndarray | None) -> None:
         """Write what the scores say.
 
         Args:
@@ -44,7 +44,7 @@ class StripReader:
             confidence: None, or H x W float32, gets the softmax maximum, 0 to 1.
         """
         classes, height, _ = scores.shape
-        width = growth.grown[1]
+        width = growth.uncropped[1]
         if self._widened.shape != (classes, height, width):
             self._widened = np.empty((classes, height, width), np.float32)
         if self._strips_of != (height, growth):
@@ -117,8 +117,8 @@ def row_weights(source: int, target: int, mode: str) -> np.ndarray:
     return weights
 
 
-def _cut(source: int, growth: Growth) -> list[_Strip]:
-    weights = row_weights(source, growth.grown[0], growth.mode)[: growth.size[0]]
+def _cut(source: int, growth: ResizeSpec) -> list[_Strip]:
+    weights = row_weights(source, growth.uncropped[0], growth.mode)[: growth.size[0]]
     return [_Strip(weights[first : first + ROWS], first) for first in range(0, len(weights), ROWS)]
 
 

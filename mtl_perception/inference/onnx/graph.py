@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mtl_perception.errors import ConfigError
 from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
 from mtl_perception.inference.torch.engine import DTYPES
-from mtl_perception.network.grid import STRIDE, grow_by
+from mtl_perception.network.grid import STRIDE, upsample
 from mtl_perception.network.model import MultiTaskRefineNet
 
 EXPORTABLE = ("labels", "confidence", "depth", "normals")
@@ -126,7 +126,7 @@ class ExportGraph(nn.Module):
         return depth_from_raw(self._grow(raw, size)[:, 0], self.network.description.depth_transform, factor, *limits)
 
     def _grow(self, planes: Tensor, size: tuple[int, int]) -> Tensor:
-        return grow_by(STRIDE, planes, size, self.network.description.grid, self.options.upsampling)
+        return upsample(STRIDE, planes, size, self.network.description.grid, self.options.upsampling)
 
 
 def fold_batch_norm(network: MultiTaskRefineNet) -> MultiTaskRefineNet:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mtl_perception.errors import WeightsError
-from mtl_perception.weights.private import make_private
+from mtl_perception.weights.private import make_private_folder
 from mtl_perception.weights.registry import cache_folder
 
 FOLDER = "compiled"
@@ -42,7 +42,7 @@ class Artifacts:
         self._folder: Path | None = None
         try:
             self._folder = folder or cache_folder() / FOLDER
-            make_private(self._folder, "compiled networks")
+            make_private_folder(self._folder, "compiled networks")
         except WeightsError as error:
             self._folder, self.trouble = None, str(error)
 

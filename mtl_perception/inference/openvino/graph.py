@@ -24,7 +24,7 @@ from openvino import opset13 as ops
 from torch import nn
 
 from mtl_perception.inference.onnx.graph import fold_batch_norm
-from mtl_perception.network.grid import covered
+from mtl_perception.network.grid import upsampled_size
 from mtl_perception.network.mobilenetv2 import STAGES, InvertedResidual
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.network.refinenet import CHANNELS
@@ -108,7 +108,7 @@ class _Builder:
     def _grown(self, x: Any, finer: Any) -> Any:
         """See `network/grid.py`: a map at the size of the one of half its stride."""
         cells, size = (list(one.get_output_shape(0))[2:] for one in (x, finer))
-        grown = covered(cells, 2, size, self._network.description.grid)
+        grown = upsampled_size(cells, 2, size, self._network.description.grid)
         x = _resize(x, grown)
         for axis, (large, kept) in enumerate(zip(grown, size, strict=True), start=2):
             if large > kept:

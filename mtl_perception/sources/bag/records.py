@@ -14,7 +14,7 @@ from rosbags.rosbag2 import Reader as Ros2Reader
 from rosbags.typesys import Stores, get_typestore
 
 from mtl_perception.errors import FrameError, SourceError, one_line
-from mtl_perception.sources.bag.scan import DamageError, Record, can_scan, scan
+from mtl_perception.sources.bag.scan import BagMessage, DamageError, can_scan, scan
 from mtl_perception.sources.base import natural_key
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Bag(Protocol):
     topics: dict[str, Topic]
     is_ros1: bool
 
-    def records(self, topics: Collection[str]) -> Iterator[Record]:
+    def records(self, topics: Collection[str]) -> Iterator[BagMessage]:
         """The messages of some topics, by bag time; each call starts anew.
 
         Raises:
@@ -79,7 +79,7 @@ def open_bag(path: Path) -> Bag:
         raise
 
 
-def deserialize(record: Record, is_ros1: bool) -> Any:
+def deserialize(record: BagMessage, is_ros1: bool) -> Any:
     """The message as an object with its fields as attributes.
 
     Raises:
@@ -118,7 +118,7 @@ class _IndexedBag:
         """A file that is no bag, or a damaged one, makes rosbags fail in any way."""
         return SourceError(f"bag {self.path} cannot be read: {one_line(error).rstrip('.')}")
 
-    def records(self, topics: Collection[str]) -> Iterator[Record]:
+    def records(self, topics: Collection[str]) -> Iterator[BagMessage]:
         reader = self._reader()
         try:
             reader.open()
@@ -135,7 +135,7 @@ class _IndexedBag:
                     return
                 except Exception as error:
                     raise SourceError(f"{self._wrap(error)}; what comes before the damage was read") from error
-                yield Record(connection.topic, connection.msgtype, time_ns, data)
+                yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
         finally:
             reader.close()
 
@@ -153,7 +153,7 @@ class _ScannedBag:
                 topic = self.topics.setdefault(record.topic, Topic(record.type, 0))
                 topic.count += record.type == topic.type
 
-    def _all(self) -> Iterator[Record]:
+    def _all(self) -> Iterator[BagMessage]:
         damage = ""
         for file in self.files:
             try:
@@ -163,7 +163,7 @@ class _ScannedBag:
         if damage:
             raise SourceError(damage)
 
-    def records(self, topics: Collection[str]) -> Iterator[Record]:
+    def records(self, topics: Collection[str]) -> Iterator[BagMessage]:
         for record in self._all():
             if record.topic in topics and record.type == self.topics[record.topic].type:
                 yield record

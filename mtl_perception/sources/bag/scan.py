@@ -24,7 +24,7 @@ MAX_CHUNK_BYTES = 2**28
 """Unpacked; recorders write chunks of about one megabyte, or of one message, and the largest picture that is read has 100."""
 
 
-class Record(NamedTuple):
+class BagMessage(NamedTuple):
     """A message as it was recorded: serialized, its type named as in ROS 2 (`package/msg/Name`), bag time in nanoseconds."""
 
     topic: str
@@ -53,7 +53,7 @@ def can_scan(path: Path) -> bool:
     return head == ROS1_MAGIC or head.startswith(MCAP_MAGIC)
 
 
-def scan(path: Path) -> Iterator[Record]:
+def scan(path: Path) -> Iterator[BagMessage]:
     """The messages of a file that `can_scan` accepts, in the order in which they were written.
 
     Types of messages that are not serialized as CDR (or as ROS 1 does, in a .bag) have the encoding appended.
@@ -104,7 +104,7 @@ def _decompress(name: str, data: memoryview) -> memoryview:
 
 def _mcap_messages(
     buffer: memoryview, schemas: dict[int, str], topics: dict[int, _Topic], in_chunk: bool = False
-) -> Generator[Record, None, bool]:
+) -> Generator[BagMessage, None, bool]:
     """https://mcap.dev/spec: records of opcode (1 byte), length (8) and content; little endian.
 
     Returns:
@@ -136,7 +136,7 @@ def _mcap_messages(
             topics[number] = _Topic(name, schemas.get(schema, "") + (f" ({encoding})" if encoding != "cdr" else ""))
         elif opcode == 0x05:
             number, _, time_ns = struct.unpack_from("<HIQ", content)
-            yield Record(topics[number].name, topics[number].type, time_ns, bytes(content[22:]))
+            yield BagMessage(topics[number].name, topics[number].type, time_ns, bytes(content[22:]))
         elif opcode in (0x0F, 0x02):
             return True
     return False
@@ -148,7 +148,7 @@ def _string(buffer: memoryview, position: int) -> tuple[str, int]:
     return str(buffer[position + 4 : end], "utf-8"), end
 
 
-def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic], in_chunk: bool = False) -> Iterator[Record]:
+def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic], in_chunk: bool = False) -> Iterator[BagMessage]:
     """http://wiki.ros.org/Bags/Format/2.0: records of header length (4 bytes), header, data length (4), data."""
     position = 0
     while position < len(buffer):
@@ -176,7 +176,7 @@ def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic], in_chunk: bool
             (number,) = struct.unpack("<I", header["conn"])
             seconds, nanoseconds = struct.unpack("<II", header["time"])
             topic = topics[number]
-            yield Record(topic.name, topic.type, seconds * 1_000_000_000 + nanoseconds, bytes(data))
+            yield BagMessage(topic.name, topic.type, seconds * 1_000_000_000 + nanoseconds, bytes(data))
 
 
 def _ros1_fields(buffer: memoryview) -> dict[str, bytes]:

@@ -15,11 +15,11 @@ import numpy as np
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import CameraError, FrameError, SourceError, one_line
-from mtl_perception.messages.decode import calibration_from_message, decode_compressed_image, decode_image, stamp_ns
+from mtl_perception.messages.decode import decode_camera_info, decode_compressed_image, decode_image, stamp_ns
 from mtl_perception.messages.outputs import NODE_NAME
 from mtl_perception.sources.bag.records import Bag, deserialize, open_bag
-from mtl_perception.sources.bag.scan import Record
-from mtl_perception.sources.base import CameraFit, rate_of
+from mtl_perception.sources.bag.scan import BagMessage
+from mtl_perception.sources.base import CameraResolver, median_rate_hz
 from mtl_perception.types import Frame
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -43,7 +43,7 @@ class BagSource:
 
     Args:
         path: The bag.
-        rectified: See `CameraFit`.
+        rectified: See `CameraResolver`.
         camera_file: Calibration instead of the bag's.
         image_topic: Topic of type Image or CompressedImage; empty: found by type and name (see `choose_image_topic`).
         camera_info_topic: Topic of type CameraInfo; empty: the image topic's sibling.
@@ -97,7 +97,7 @@ class BagSource:
             SourceError: The bag is damaged; the frames before the damage have been given.
         """
         self.rejected.clear()
-        fit = CameraFit(self.name, self.rectified)
+        fit = CameraResolver(self.name, self.rectified)
         calibration = self._calibration or self._first_calibration(fit)
         for record in self._bag.records({self.image_topic, self.camera_info_topic}):
             if record.topic == self.camera_info_topic:
@@ -113,18 +113,18 @@ class BagSource:
             height, width = frame.image.shape[:2]
             yield record.time_ns, replace(frame, camera=fit.camera(calibration, width, height))
 
-    def _read_frame(self, record: Record) -> Frame:
+    def _read_frame(self, record: BagMessage) -> Frame:
         message = deserialize(record, self._bag.is_ros1)
         return Frame(_decode(record.type, message), None, stamp_ns(message.header), message.header.frame_id)
 
-    def _read_calibration(self, record: Record, fit: CameraFit) -> Calibration | None:
+    def _read_calibration(self, record: BagMessage, fit: CameraResolver) -> Calibration | None:
         try:
-            return calibration_from_message(deserialize(record, self._bag.is_ros1))
+            return decode_camera_info(deserialize(record, self._bag.is_ros1))
         except (CameraError, FrameError) as error:
             fit.warn(f"camera_info cannot be used, so frames have no camera until the next one: {error}")
             return None
 
-    def _first_calibration(self, fit: CameraFit) -> Calibration | None:
+    def _first_calibration(self, fit: CameraResolver) -> Calibration | None:
         if not self.camera_info_topic:
             return None
         try:
@@ -147,7 +147,7 @@ class BagSource:
         logger.warning("%s: no camera_info on %s: frames have no camera (%s)", self.name, topic, hint)
         return ""
 
-    def _messages(self) -> Iterator[tuple[Record, Any]]:
+    def _messages(self) -> Iterator[tuple[BagMessage, Any]]:
         """The image topic's messages, undecoded, those that are none left out, damage taken for the end."""
         try:
             for record in self._bag.records([self.image_topic]):
@@ -162,7 +162,7 @@ class BagSource:
         """From the first stamps; from the bag times, where the stamps are not set."""
         samples = [(stamp_ns(message.header), record.time_ns) for record, message in islice(self._messages(), RATE_SAMPLES)]
         stamps = [stamp for stamp, _ in samples]
-        return rate_of(stamps if any(stamps) else [time_ns for _, time_ns in samples])
+        return median_rate_hz(stamps if any(stamps) else [time_ns for _, time_ns in samples])
 
     def _first_size(self) -> tuple[int, int] | None:
         """Width and height of the first picture that can be read."""

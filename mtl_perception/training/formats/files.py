@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mtl_perception.errors import FrameError, SourceError
-from mtl_perception.sources.images import list_pictures, read_picture
+from mtl_perception.sources.images import list_images, read_image_file
 
 DEPTH_SCALE = 256
 BEYOND = 65535
@@ -26,7 +26,7 @@ def read_image(path: Path) -> np.ndarray:
         SourceError: Missing or not a picture.
     """
     try:
-        return read_picture(path)
+        return read_image_file(path)
     except FrameError as error:
         raise SourceError(str(error)) from error
 
@@ -99,7 +99,7 @@ def read_depth(path: Path, shape: Shape, scale: float) -> np.ndarray:
 
 def by_stem(folder: Path) -> dict[str, Path]:
     """The folder's pictures by their names without suffix, in natural order; none when there is no such folder."""
-    return {path.stem: path for path in list_pictures(folder)} if folder.is_dir() else {}
+    return {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
 
 
 def need_folder(folder: Path, what: str) -> Path:

@@ -12,7 +12,7 @@ from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.errors import CameraError, ConfigError, SourceError
 from mtl_perception.labels import CLASS_SETS, ClassSet, LabelMapping, load_mapping, parse_mapping
 from mtl_perception.sources.base import natural_key
-from mtl_perception.sources.images import is_picture
+from mtl_perception.sources.images import is_image_file
 from mtl_perception.training.fields import Fields, read_yaml
 from mtl_perception.training.formats.base import Item, PictureDataset, Setting
 from mtl_perception.training.formats.files import BEYOND, check_partners, read_stored_depth
@@ -107,7 +107,7 @@ class Cameras:
         """
         if self._calibration is not None:
             try:
-                return self._calibration.for_picture(width, height).camera(self._rectified)
+                return self._calibration.for_image(width, height).camera(self._rectified)
             except CameraError as error:
                 raise SourceError(f"{self._place}, picture {key}: {error}") from None
         camera = self._one if self._table is None else self._table.get(key)
@@ -168,7 +168,7 @@ def _tree(folder: Path, fields: Fields, key: str, *, needed: bool = False) -> di
         if needed or key in fields:
             raise SourceError(f"{fields.where}: {key}: there is no folder {folder}")
         return {}
-    paths = [path for path in folder.rglob("*") if is_picture(path)]
+    paths = [path for path in folder.rglob("*") if is_image_file(path)]
     paths.sort(key=lambda path: (path.parent, natural_key(path)))
     found: dict[str, Path] = {}
     for path in paths:

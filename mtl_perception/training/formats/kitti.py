@@ -98,7 +98,7 @@ class KittiFrames(PictureDataset):
         return self._calibrations / f"{item.key.partition('_')[0]}.txt"
 
     def _calibration(self, item: Item, number: str, size: tuple[int, int]) -> Calibration:
-        return load_calibration(self._file(item), number, size).for_picture(*size)
+        return load_calibration(self._file(item), number, size).for_image(*size)
 
 
 def open_stereo(path: Path, setting: Setting) -> KittiFrames:

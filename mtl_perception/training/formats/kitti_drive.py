@@ -11,7 +11,7 @@ from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import load_mapping
-from mtl_perception.sources.base import CameraFit
+from mtl_perception.sources.base import CameraResolver
 from mtl_perception.training.formats.base import Item, PictureDataset, Setting
 from mtl_perception.training.formats.files import by_stem, check_partners, need_folder
 from mtl_perception.training.formats.kitti import LICENSE
@@ -36,7 +36,7 @@ class DrivePictures(PictureDataset):
         super().__init__(name, LICENSE, items, setting.mapping or load_mapping("street"), setting)
         folders = sorted({item.image.parent for item in self.items})
         self._calibrations = {folder: calibration_of(folder) for folder in folders}
-        self._fit = CameraFit(self.name, rectified=True)
+        self._fit = CameraResolver(self.name, rectified=True)
 
     def camera(self, item: Item, width: int, height: int) -> CameraModel | None:
         """The drive's own, or KITTI's for this size."""
