@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from mtl_perception.errors import PerceptionError
-from mtl_perception.sources.scenes import SyntheticScenes
+from mtl_perception.synthetic.scenes import SyntheticScenes
 from mtl_perception.training.cache import write_folder
 
 

@@ -99,6 +99,6 @@ def _open_synthetic(spec: str, camera_file: Path | None) -> Source:
         raise SourceError(f"{spec!r}: at least one frame is needed")
     if camera_file is not None:
         raise SourceError(f"{spec!r} has a camera of its own; leave out {camera_file}")
-    from mtl_perception.sources.synthetic import SyntheticDrive
+    from mtl_perception.synthetic.drive import SyntheticDrive
 
     return SyntheticDrive(**numbers)

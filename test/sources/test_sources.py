@@ -287,7 +287,7 @@ class TestOpen:
             open_source(f"synthetic:{numbers}")
 
     def test_synthetic(self):
-        pytest.importorskip("mtl_perception.sources.synthetic", reason="sources/synthetic.py is not there")
+        pytest.importorskip("mtl_perception.synthetic.drive", reason="synthetic/drive.py is not there")
         source = open_source("synthetic:3:5")
         assert len(source) == 3
         with pytest.raises(SourceError, match="has a camera of its own"):

@@ -9,9 +9,9 @@ import pytest
 
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import STREET
-from mtl_perception.sources import street_trace
-from mtl_perception.sources.scenes import STREET_PICTURES, SyntheticScenes, View
-from mtl_perception.sources.street_library import Library
+from mtl_perception.synthetic.parts.library import Library
+from mtl_perception.synthetic.render import raycasting
+from mtl_perception.synthetic.scenes import STREET_PICTURES, SyntheticScenes, View
 from mtl_perception.types import UNLABELED, Sample
 
 SIZE = (208, 64)
@@ -23,7 +23,7 @@ ROAD, SKY, PERSON, CYCLIST = (STREET.names.index(name) for name in ("road", "sky
 @pytest.fixture(scope="module")
 def scenes() -> SyntheticScenes:
     try:
-        street_trace.load_open3d()
+        raycasting.load_open3d()
     except SourceError as error:
         pytest.skip(str(error))
     return SyntheticScenes(1000, *SIZE, seed=0)

@@ -12,11 +12,11 @@ import pytest
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import STREET
-from mtl_perception.sources import street_trace
-from mtl_perception.sources.street_layout import NOTHING
-from mtl_perception.sources.street_light import Light
-from mtl_perception.sources.street_mesh import Material, Stuff, box, srgb
-from mtl_perception.sources.synthetic import CAMERA_HEIGHT, SyntheticDrive, kitti_camera
+from mtl_perception.synthetic.appearance.light import Light
+from mtl_perception.synthetic.drive import CAMERA_HEIGHT, SyntheticDrive, kitti_camera
+from mtl_perception.synthetic.geometry.mesh import Material, Stuff, box, srgb
+from mtl_perception.synthetic.layout.drive_street import NOTHING
+from mtl_perception.synthetic.render import raycasting
 from mtl_perception.types import Sample
 
 SIZE = (208, 64)
@@ -25,7 +25,7 @@ ROAD, SKY = STREET.names.index("road"), STREET.names.index("sky")
 
 def load_or_skip() -> None:
     try:
-        street_trace.load_open3d()
+        raycasting.load_open3d()
     except SourceError as error:
         pytest.skip(str(error))
 
@@ -134,10 +134,10 @@ def test_depth_of_a_box_is_exact_along_the_optical_axis(heading: float) -> None:
     stuff = Stuff("building", Material.PLAIN, srgb(200, 180, 160))
     wall = box(stuff, (-2.0, 10.0, 0.0), (2.0, 12.0, 3.0))
     camera = CameraModel(64, 48, 40.0, 40.0, 31.5, 23.5)
-    moment = street_trace.Tracer(wall).at(NOTHING)
+    moment = raycasting.Tracer(wall).at(NOTHING)
     eye = np.array([0.0, 0.0, 1.5])
     rng = np.random.default_rng(0)
-    _, labels, depth = street_trace.render(moment, Light(rng), camera, eye, heading, rng)
+    _, labels, depth = raycasting.render(moment, Light(rng), camera, eye, heading, rng)
     # The front face in the camera's frame is the plane  x sin + z cos = 10.
     u, v = np.meshgrid(np.arange(64), np.arange(48))
     x, y = (u - 31.5) / 40, (v - 23.5) / 40
@@ -181,5 +181,5 @@ def test_without_open3d_the_error_names_the_packages(monkeypatch: pytest.MonkeyP
 
 
 def test_importing_it_does_not_import_open3d() -> None:
-    code = "import sys, mtl_perception.sources.synthetic; print('open3d' in sys.modules)"
+    code = "import sys, mtl_perception.synthetic.drive; print('open3d' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -14,7 +14,7 @@ import yaml
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
-from mtl_perception.sources import street_trace
+from mtl_perception.synthetic.render import raycasting
 from mtl_perception.training.cache import depth_picture, write_folder
 from mtl_perception.training.datasets import open_datasets
 from mtl_perception.types import Frame, Sample
@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_the_tool_makes_a_set_of_scenes(tmp_path: Path) -> None:
     try:
-        street_trace.load_open3d()
+        raycasting.load_open3d()
     except SourceError as error:
         pytest.skip(str(error))
     command = [

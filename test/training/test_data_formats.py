@@ -307,7 +307,7 @@ def test_the_usual_export_of_nyudv2_is_a_plain_folder(tmp_path: Path) -> None:
     assert _known(sample.depth) == {(0, 0): 1.5}
 
 
-@pytest.mark.parametrize(("kind", "module"), [("drive", "synthetic.SyntheticDrive"), ("scenes", "scenes.SyntheticScenes")])
+@pytest.mark.parametrize(("kind", "module"), [("drive", "drive.SyntheticDrive"), ("scenes", "scenes.SyntheticScenes")])
 def test_synthetic_pictures_are_the_renderers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, module: str) -> None:
     made = []
 
@@ -321,7 +321,7 @@ def test_synthetic_pictures_are_the_renderers(tmp_path: Path, monkeypatch: pytes
             image = np.full((32, 104, 3), index, np.uint8)
             return Sample(Frame(image), image[..., 0], np.full((32, 104), 9.0, np.float32), f"theirs/{index}")
 
-    monkeypatch.setattr(f"mtl_perception.sources.{module}", Renderer)
+    monkeypatch.setattr(f"mtl_perception.synthetic.{module}", Renderer)
     entry = {"format": "synthetic", "kind": kind, "count": 3, "width": 104, "height": 32, "seed": 4}
     (dataset,) = open_sets([entry], tmp_path)
     assert dataset.keys == ["000000", "000001", "000002"] and dataset.name == f"synthetic-{kind}-4" and made == []

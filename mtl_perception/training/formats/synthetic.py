@@ -76,10 +76,10 @@ class Synthetic:
     def _make(self) -> Renderer:
         # Here, because rendering needs open3d, which not every machine has and which takes seconds to load.
         if self.kind == "drive":
-            from mtl_perception.sources.synthetic import SyntheticDrive
+            from mtl_perception.synthetic.drive import SyntheticDrive
 
             return SyntheticDrive(self.count, self.width, self.height, self.seed)
-        from mtl_perception.sources.scenes import SyntheticScenes
+        from mtl_perception.synthetic.scenes import SyntheticScenes
 
         scenes: Renderer = SyntheticScenes(self.count, self.width, self.height, self.seed)
         return scenes

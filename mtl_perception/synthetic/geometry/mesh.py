@@ -21,12 +21,12 @@ LABEL = {**{name: i for i, name in enumerate(STREET.names)}, "void": UNLABELED}
 
 
 class Material(IntEnum):
-    """How a surface takes light; `street_light` has one texture for each. In brackets: its texture coordinates."""
+    """How a surface takes light; `appearance.textures` has one texture for each. In brackets: its texture coordinates."""
 
     PLAIN = 0
     """One color with a little grime."""
     ROAD = 1
-    """Asphalt [meters across, meters along, 0 bare, a kind of street_pattern.MARKS]."""
+    """Asphalt [meters across, meters along, 0 bare, a kind of appearance.patterns.MARKS]."""
     PAVING = 2
     """Slabs [meters across, meters along, -]."""
     GRASS = 3

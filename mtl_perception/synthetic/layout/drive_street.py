@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtl_perception.sources import street_buildings as buildings
-from mtl_perception.sources import street_furniture as furniture
-from mtl_perception.sources import street_plants as plants
-from mtl_perception.sources import street_traffic as traffic
-from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, join, quad, srgb
-from mtl_perception.sources.street_people import Figure
-from mtl_perception.sources.street_road import Road
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Stuff, join, quad, srgb
+from mtl_perception.synthetic.layout.road import Road
+from mtl_perception.synthetic.parts import buildings, furniture, plants, traffic
+from mtl_perception.synthetic.parts.people import Figure
 
 LANE = 3.4
 PARKING = 2.3

@@ -11,15 +11,15 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import STREET
-from mtl_perception.sources.street_crowd import crowd, moving
-from mtl_perception.sources.street_draw import draw_plan, still
-from mtl_perception.sources.street_layout import NOTHING
-from mtl_perception.sources.street_library import Library
-from mtl_perception.sources.street_light import Light, Weather, any_weather
-from mtl_perception.sources.street_plan import Plan
-from mtl_perception.sources.street_texture import Textures
-from mtl_perception.sources.street_trace import Tracer, load_open3d, render
-from mtl_perception.sources.synthetic import FRAME_ID, KITTI_FOCAL, KITTI_WIDTH
+from mtl_perception.synthetic.appearance.light import Light, Weather, any_weather
+from mtl_perception.synthetic.appearance.textures import Textures
+from mtl_perception.synthetic.drive import FRAME_ID, KITTI_FOCAL, KITTI_WIDTH
+from mtl_perception.synthetic.layout.crowd import crowd, moving
+from mtl_perception.synthetic.layout.drive_street import NOTHING
+from mtl_perception.synthetic.layout.plan import Plan
+from mtl_perception.synthetic.layout.street import draw_plan, still
+from mtl_perception.synthetic.parts.library import Library
+from mtl_perception.synthetic.render.raycasting import Tracer, load_open3d, render
 from mtl_perception.types import Frame, Sample
 
 STREET_PICTURES = 10

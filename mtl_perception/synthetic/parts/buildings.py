@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, box, join, quad, srgb, triangles
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Stuff, box, join, quad, srgb, triangles
 
 PLASTERS = (
     srgb(222, 206, 172), srgb(206, 190, 160), srgb(198, 172, 138), srgb(232, 226, 212), srgb(188, 178, 168),

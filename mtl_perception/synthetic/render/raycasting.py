@@ -10,9 +10,9 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import STREET
-from mtl_perception.sources.street_light import Light
-from mtl_perception.sources.street_mesh import Material, Mesh
-from mtl_perception.sources.street_texture import Hits
+from mtl_perception.synthetic.appearance.light import Light
+from mtl_perception.synthetic.appearance.textures import Hits
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh
 
 SKY = STREET.names.index("sky")
 MISSED = -1

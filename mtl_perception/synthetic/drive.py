@@ -9,9 +9,9 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.network.description import KITTI_CAMERA
-from mtl_perception.sources.street_layout import LANE, build_street, traveled
-from mtl_perception.sources.street_light import Light
-from mtl_perception.sources.street_trace import Tracer, load_open3d, render
+from mtl_perception.synthetic.appearance.light import Light
+from mtl_perception.synthetic.layout.drive_street import LANE, build_street, traveled
+from mtl_perception.synthetic.render.raycasting import Tracer, load_open3d, render
 from mtl_perception.types import Frame, Sample
 
 CAMERA_HEIGHT = 1.65

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mtl_perception.sources.street_library import SECTION
-from mtl_perception.sources.street_plan import Builder, Side
+from mtl_perception.synthetic.layout.plan import Builder, Side
+from mtl_perception.synthetic.parts.library import SECTION
 
 Use = Callable[[int, float, float, Side], None]
 """Builds over one side (-1, 1) of the street, from one y to another."""

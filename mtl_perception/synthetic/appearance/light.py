@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mtl_perception.sources.street_mesh import Material
-from mtl_perception.sources.street_pattern import ramp
-from mtl_perception.sources.street_texture import Hits, Textures
+from mtl_perception.synthetic.appearance.patterns import ramp
+from mtl_perception.synthetic.appearance.textures import Hits, Textures
+from mtl_perception.synthetic.geometry.mesh import Material
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtl_perception.sources import street_plants as plants
-from mtl_perception.sources.street_frontage import Frontage
-from mtl_perception.sources.street_library import SECTION, TUFTS, Library
-from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, join, quad, srgb
-from mtl_perception.sources.street_plan import END, START, Builder, Ground, Plan, Side
-from mtl_perception.sources.street_road import Road
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Stuff, join, quad, srgb
+from mtl_perception.synthetic.layout.frontage import Frontage
+from mtl_perception.synthetic.layout.plan import END, START, Builder, Ground, Plan, Side
+from mtl_perception.synthetic.layout.road import Road
+from mtl_perception.synthetic.parts import plants
+from mtl_perception.synthetic.parts.library import SECTION, TUFTS, Library
 
 PAVINGS = (
     (Material.PAVING, (142, 136, 130)), (Material.PAVING, (160, 150, 136)), (Material.PAVING, (150, 112, 96)),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, box, join, loft, quad, srgb, tube
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Stuff, box, join, loft, quad, srgb, tube
 
 CAR_PAINTS = (
     srgb(172, 176, 180), srgb(214, 214, 212), srgb(38, 40, 44), srgb(70, 76, 84), srgb(22, 34, 74),

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mtl_perception.sources.street_library import Library
-from mtl_perception.sources.street_mesh import Mesh, Stuff
-from mtl_perception.sources.street_pattern import LANE, MARKS
-from mtl_perception.sources.street_road import Road
+from mtl_perception.synthetic.appearance.patterns import LANE, MARKS
+from mtl_perception.synthetic.geometry.mesh import Mesh, Stuff
+from mtl_perception.synthetic.layout.road import Road
+from mtl_perception.synthetic.parts.library import Library
 
 START, END = -16.0, 170.0
 """Where a street begins and ends, meters along it; cameras stand near 0 to 45."""

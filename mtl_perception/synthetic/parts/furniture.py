@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, box, join, loft, quad, srgb, triangles, tube
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Stuff, box, join, loft, quad, srgb, triangles, tube
 
 STEEL = Stuff("pole", Material.PLAIN, srgb(138, 142, 144))
 PAINTED_STEEL = Stuff("pole", Material.PLAIN, srgb(74, 88, 84))

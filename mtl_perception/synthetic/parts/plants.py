@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtl_perception.sources.street_mesh import LABEL, Material, Mesh, Stuff, ball, box, join, leaves, srgb, triangles, tube
+from mtl_perception.synthetic.geometry.mesh import LABEL, Material, Mesh, Stuff, ball, box, join, leaves, srgb, triangles, tube
 
 GREENS = (srgb(80, 98, 46), srgb(68, 90, 46), srgb(92, 104, 50), srgb(58, 80, 44), srgb(106, 104, 50))
 BARK = Stuff("vegetation", Material.BARK, srgb(104, 92, 78))

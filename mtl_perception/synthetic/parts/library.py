@@ -6,12 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mtl_perception.sources import street_buildings as buildings
-from mtl_perception.sources import street_furniture as furniture
-from mtl_perception.sources import street_plants as plants
-from mtl_perception.sources import street_traffic as traffic
-from mtl_perception.sources.street_mesh import Mesh, join
-from mtl_perception.sources.street_people import Figure, bicycle, scooter
+from mtl_perception.synthetic.geometry.mesh import Mesh, join
+from mtl_perception.synthetic.parts import buildings, furniture, plants, traffic
+from mtl_perception.synthetic.parts.people import Figure, bicycle, scooter
 
 Maker = Callable[[np.random.Generator], Mesh]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtl_perception.sources.street_mesh import Mesh, Stuff, triangles
+from mtl_perception.synthetic.geometry.mesh import Mesh, Stuff, triangles
 
 
 @dataclass(frozen=True)

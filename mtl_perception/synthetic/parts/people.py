@@ -6,7 +6,7 @@ import colorsys
 
 import numpy as np
 
-from mtl_perception.sources.street_mesh import Material, Mesh, Stuff, Vector, ball, box, join, loft, ring, srgb, tube
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Stuff, Vector, ball, box, join, loft, ring, srgb, tube
 
 CLOTHES = (
     srgb(42, 50, 74), srgb(120, 36, 38), srgb(196, 190, 180), srgb(58, 60, 58), srgb(70, 92, 116), srgb(150, 118, 60),

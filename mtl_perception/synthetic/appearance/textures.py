@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtl_perception.sources.street_mesh import Material, srgb
-from mtl_perception.sources.street_pattern import TILE, band, fade, fractal, joint, marks, mix, ramp
+from mtl_perception.synthetic.appearance.patterns import TILE, band, fade, fractal, joint, marks, mix, ramp
+from mtl_perception.synthetic.geometry.mesh import Material, srgb
 
 ASPHALT_MARK = srgb(214, 214, 208)
 MORTAR = srgb(176, 168, 158)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtl_perception.sources.street_library import Library
-from mtl_perception.sources.street_mesh import Mesh, join
-from mtl_perception.sources.street_plan import END, START, Plan
+from mtl_perception.synthetic.geometry.mesh import Mesh, join
+from mtl_perception.synthetic.layout.plan import END, START, Plan
+from mtl_perception.synthetic.parts.library import Library
 
 FAR = 26.0
 """Figures further away than this, meters, are simpler."""
