@@ -1,19 +1,28 @@
-"""The one table of parameters. ROS descriptors, command lines, YAML and the documentation's table are all made from it."""
+"""The table of parameters, from which ROS descriptors, command line options, YAML files and documentation are generated."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from mtl_perception.errors import ConfigError, truncated_repr
 
-# When a change can be applied.
+# When a parameter can change.
 LIVE = "any time"
 CONFIGURE = "while unconfigured"
-START = "at start only"
+START = "at startup only"
+
+RENAMED = {
+    "image_depth": "image_queue_size",
+    "output_depth": "output_queue_size",
+    "gpu_graph": "cuda_graph",
+    "gpu_tuning": "cudnn_benchmark",
+}
+"""Current parameter name by former name. Former names are refused."""
 
 
 def _parameter(
@@ -27,154 +36,184 @@ def _parameter(
     choices: tuple[str, ...] = (),
     node_only: bool = False,
 ) -> Any:
-    """A row of the table; see `Parameter` for the columns."""
+    """Define a row of the table; see `Parameter` for the columns."""
     metadata = {"doc": doc, "when": when, "unit": unit, "low": low, "high": high, "choices": choices, "node_only": node_only}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Config:
-    """All parameters, checked. Build one with `Config.from_mapping`, or by keywords.
+    """Validated values of all parameters, built from keywords or by `Config.from_mapping`.
 
     Raises:
-        ConfigError: A value of a wrong type or out of bounds; the message names the parameter.
+        ConfigError: A name is unknown, or a value has the wrong type or is out of range; the message names the parameter.
     """
 
-    weights: str = _parameter("street", "Weights: a shipped or fetched name, or a file", when=CONFIGURE)
-    classes: str = _parameter("", "Class group, for weights that hold several; empty: the weights' last", when=CONFIGURE)
+    weights: str = _parameter("street", "Network weights: a shipped or downloaded name, or the path of a file", when=CONFIGURE)
+    classes: str = _parameter("", "Class set, for weights with several; empty: the last one of the weights", when=CONFIGURE)
     device: str = _parameter(
-        "auto", "Where to compute: auto (cuda if there is one, else cpu), cpu, cuda or cuda:N", when=CONFIGURE
+        "auto", "Inference device: auto (cuda if available, else cpu), cpu, cuda or cuda:N", when=CONFIGURE
     )
     precision: str = _parameter(
         "auto",
-        "Arithmetic of the network; auto: fp16 on cuda, fp32 on cpu",
+        "Inference precision; auto: fp16 on cuda, fp32 on cpu",
         when=CONFIGURE,
         choices=("auto", "fp32", "fp16", "bf16"),
     )
     backend: str = _parameter(
         "auto",
-        "What runs the network; auto: on a CPU openvino where it is installed, else torch",
+        "Inference backend; auto: on a CPU openvino if installed, else torch",
         when=CONFIGURE,
         choices=("auto", "torch", "openvino"),
     )
-    cpu_threads: int = _parameter(0, "Threads of the network on a CPU; 0: all cores", when=CONFIGURE, low=0, high=256)
-    gpu_graph: bool = _parameter(
-        True, "Capture the work on a GPU as a CUDA graph for each picture size and set of outputs", when=CONFIGURE
+    cpu_threads: int = _parameter(0, "Number of CPU threads used for inference; 0: all cores", when=CONFIGURE, low=0, high=256)
+    cuda_graph: bool = _parameter(
+        True, "Capture inference on a GPU as a CUDA graph per image size and set of outputs", when=CONFIGURE
     )
-    gpu_tuning: bool = _parameter(
+    cudnn_benchmark: bool = _parameter(
         False,
-        "Let cuDNN time its kernels for each picture size: faster, but the last bits may differ from run to run",
+        "Let cuDNN select kernels by timing them per image size: faster, but the last bits of results may differ between runs",
         when=CONFIGURE,
     )
     on_device_error: str = _parameter(
         "retry",
-        "When the device fails at work: retry (make the network anew on it, with growing pauses), cpu (go on there), "
-        "or stop (back to unconfigured)",
+        "Action when the inference device fails: retry (rebuild on the same device, with exponential backoff), "
+        "cpu (continue on the CPU) or stop (transition to unconfigured)",
         when=LIVE,
         choices=("retry", "cpu", "stop"),
         node_only=True,
     )
     warm_up: bool = _parameter(
-        True, "Run the network once at configuration, so that the first frame is not slow", when=CONFIGURE
+        True, "Run the network once during configuration, so that the first frame is not delayed", when=CONFIGURE
     )
     input_scale: float = _parameter(
-        1.0, "Shrinks the picture before the network: faster, coarser", when=LIVE, low=0.1, high=1.0
+        1.0,
+        "Scale applied to the image before inference; lower is faster and less accurate",
+        when=LIVE,
+        low=0.1,
+        high=1.0,
     )
     output_scale: float = _parameter(
-        1.0, "Size of all outputs relative to the picture; intrinsics follow", when=LIVE, low=0.05, high=1.0
+        1.0, "Size of all outputs relative to the image; intrinsics are scaled accordingly", when=LIVE, low=0.05, high=1.0
     )
     upsampling: str = _parameter(
         "bicubic",
-        "How logits and depth grow to the output size: bicubic (as published) or bilinear (faster)",
+        "Interpolation used to upsample logits and depth: bicubic (as published) or bilinear (faster)",
         when=LIVE,
         choices=("bicubic", "bilinear"),
     )
-    min_depth: float = _parameter(0.0, "Nearer depth is invalid (NaN)", when=LIVE, unit="m", low=0.0, high=1000.0)
+    min_depth: float = _parameter(0.0, "Minimum depth; smaller values become NaN", when=LIVE, unit="m", low=0.0, high=1000.0)
     max_depth: float = _parameter(
-        0.0, "Farther depth is +Inf and has no point; 0: the weights' own range", when=LIVE, unit="m", low=0.0, high=1000.0
+        0.0,
+        "Maximum depth; larger values become +Inf and have no point; 0: the depth range of the weights",
+        when=LIVE,
+        unit="m",
+        low=0.0,
+        high=1000.0,
     )
     min_confidence: float = _parameter(
-        0.0, "Labels less confident than this become 255 (unlabeled)", when=LIVE, low=0.0, high=1.0
+        0.0, "Minimum confidence; pixels below it get label 255 (unlabeled)", when=LIVE, low=0.0, high=1.0
     )
-    overlay_opacity: float = _parameter(0.5, "Weight of the class colors in the overlay", when=LIVE, low=0.0, high=1.0)
+    overlay_opacity: float = _parameter(0.5, "Opacity of the class colors in the overlay image", when=LIVE, low=0.0, high=1.0)
     input_rectified: bool = _parameter(
-        True, "The pictures are rectified: use P. Else K and the distortion, rays undistorted", when=LIVE
+        True, "Whether input images are rectified; true: use P, false: use K and the distortion coefficients", when=LIVE
     )
     cameras: tuple[str, ...] = _parameter(
         (),
-        "Names of several cameras, each with its topics under its name (`front/image`, `~/front/points`); empty: one, without",
+        "Camera names; topics of each camera are prefixed with its name (`front/image`, `~/front/points`); "
+        "empty: one camera without a prefix",
         when=CONFIGURE,
         node_only=True,
     )
     image_transport: str = _parameter(
         "raw",
-        "raw: sensor_msgs/Image on `image`; compressed: CompressedImage on `image/compressed`",
+        "Image transport: raw (sensor_msgs/Image on `image`) or compressed (sensor_msgs/CompressedImage on `image/compressed`)",
         when=CONFIGURE,
         choices=("raw", "compressed"),
         node_only=True,
     )
     image_reliability: str = _parameter(
         "auto",
-        "Reliability of the image subscription; auto: what the topic's publishers offer",
+        "Reliability of the image subscription; auto: match the publishers of the topic",
         when=CONFIGURE,
         choices=("auto", "reliable", "best_effort"),
         node_only=True,
     )
     camera_info_reliability: str = _parameter(
         "auto",
-        "Reliability of the camera_info subscription; auto: what the topic's publishers offer",
+        "Reliability of the camera_info subscription; auto: match the publishers of the topic",
         when=CONFIGURE,
         choices=("auto", "reliable", "best_effort"),
         node_only=True,
     )
-    image_depth: int = _parameter(
-        1, "History depth of the image subscription", when=CONFIGURE, unit="messages", low=1, high=100, node_only=True
+    image_queue_size: int = _parameter(
+        1, "Queue size of the image subscription", when=CONFIGURE, unit="messages", low=1, high=100, node_only=True
     )
     output_reliability: str = _parameter(
         "reliable",
-        "Reliability of the outputs; reliable serves both kinds of subscriber",
+        "Reliability of the output publishers; reliable also serves best-effort subscriptions",
         when=CONFIGURE,
         choices=("reliable", "best_effort"),
         node_only=True,
     )
-    output_depth: int = _parameter(
-        1, "History depth of the outputs", when=CONFIGURE, unit="messages", low=1, high=100, node_only=True
+    output_queue_size: int = _parameter(
+        1, "Queue size of the output publishers", when=CONFIGURE, unit="messages", low=1, high=100, node_only=True
     )
     diagnostics_period: float = _parameter(
-        1.0, "Time between two diagnostics messages", when=CONFIGURE, unit="s", low=0.1, high=60.0, node_only=True
+        1.0, "Period of the diagnostics messages", when=CONFIGURE, unit="s", low=0.1, high=60.0, node_only=True
     )
     image_timeout: float = _parameter(
-        1.5, "Without a new picture for so long, diagnostics say so", when=LIVE, unit="s", low=0.1, high=3600.0, node_only=True
+        1.5,
+        "Time without a new image after which diagnostics report STALE",
+        when=LIVE,
+        unit="s",
+        low=0.1,
+        high=3600.0,
+        node_only=True,
     )
     autostart: bool = _parameter(
-        True, "Configure and activate at start; false: wait for a lifecycle manager", when=START, node_only=True
+        True, "Configure and activate the node at startup; false: wait for a lifecycle manager", when=START, node_only=True
     )
+
+    def __new__(cls, **values: Any) -> Config:
+        """Refuse unknown keywords with the nearest parameter name, which a TypeError would not give."""
+        for name in values:
+            by_name(name)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for parameter in parameters():
             parameter.check(getattr(self, parameter.name))
         if 0 < self.max_depth <= self.min_depth:
-            raise ConfigError(f"parameter min_depth: {self.min_depth} is not below max_depth {self.max_depth}: none is valid")
+            raise ConfigError(
+                f"parameter min_depth: {self.min_depth} is not below max_depth {self.max_depth}: no depth is valid"
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Config:
-        """A Config from names and values; what is not named has its default.
+        """Build a Config from names and values as ROS and YAML represent them; missing parameters have their defaults.
 
         Raises:
-            ConfigError: An unknown name (the nearest right one is suggested) or a value that does not fit.
+            ConfigError: A name is unknown (the message suggests the nearest one) or a value is invalid.
         """
-        known = [parameter.name for parameter in parameters()]
-        for name in values:
-            if name not in known:
-                raise ConfigError(f"unknown parameter {truncated_repr(name)}{_suggest(name, known)}")
         return cls(**{name: by_name(name).convert(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One row: name, type, default, what it does, unit, bounds, choices, when it can change.
+    """A parameter: a row of the table.
 
-    Types are str, bool, int, float, and tuple for a list of names. `node_only` rows mean nothing to the offline commands.
+    Attributes:
+        name: Name of the ROS parameter.
+        type: str, bool, int, float, or tuple for a list of names.
+        default: Default value.
+        doc: Description, one sentence without a final period.
+        when: LIVE, CONFIGURE or START.
+        unit: Unit of the value; empty if it has none.
+        low: Minimum of a number, inclusive; None for other types.
+        high: Maximum of a number, inclusive; None for other types.
+        choices: Allowed strings; empty if any string is allowed.
+        node_only: Whether only the node uses it, not the offline commands.
     """
 
     name: str
@@ -189,9 +228,9 @@ class Parameter:
     node_only: bool
 
     def convert(self, value: Any) -> Any:
-        """`value` in this row's type, where it stands for one: a whole number for a float that holds it, a list for names.
+        """Convert an int to float, or a list to a tuple of names, where this parameter's type needs it.
 
-        ROS has no empty list of strings: `[]` arrives as None, and `[""]` is what is written for it.
+        ROS has no empty list of strings: `[]` arrives as None, and `[""]` is written instead of it.
         """
         if self.type is float and type(value) is int and abs(value) < 2**53:
             return float(value)
@@ -200,8 +239,12 @@ class Parameter:
         return value
 
     def check(self, value: Any) -> None:
-        """Raise ConfigError, naming this parameter, unless `value` is of its type and within its bounds."""
-        # Not isinstance: True is no number.
+        """Validate a value.
+
+        Raises:
+            ConfigError: The value has the wrong type or is out of range.
+        """
+        # Not isinstance(): a bool must not pass for an int.
         found: type = type(value)
         if self.type is tuple:
             self._check_names(value)
@@ -216,7 +259,7 @@ class Parameter:
         if self.low is not None and self.high is not None and not self.low <= value <= self.high:
             raise ConfigError(f"parameter {self.name}: {value} is outside {self.range_text()}")
         if self.name == "weights" and not value:
-            raise ConfigError("parameter weights: empty; give a name (`mtl_perception weights list`) or a file")
+            raise ConfigError("parameter weights: empty; set a name (see `mtl_perception weights list`) or a file")
         if self.name == "device" and value not in ("auto", "cpu", "cuda"):
             kind, _, index = value.partition(":")
             if kind != "cuda" or not (index.isascii() and index.isdigit()):
@@ -228,12 +271,12 @@ class Parameter:
         for name in value:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name):
                 rule = "use letters, digits and single underscores"
-                raise ConfigError(f"parameter {self.name}: {truncated_repr(name)} cannot be in a topic's name: {rule}")
+                raise ConfigError(f"parameter {self.name}: {truncated_repr(name)} is not valid in a topic name; {rule}")
             if value.count(name) > 1:
-                raise ConfigError(f"parameter {self.name}: {truncated_repr(name)} is there {value.count(name)} times")
+                raise ConfigError(f"parameter {self.name}: {truncated_repr(name)} occurs {value.count(name)} times")
 
     def range_text(self) -> str:
-        """Bounds or choices with the unit, for people."""
+        """Return the range or choices, with the unit, as human-readable text."""
         if self.choices:
             return ", ".join(self.choices)
         if self.low is None:
@@ -242,33 +285,42 @@ class Parameter:
 
 
 def parameters() -> Iterator[Parameter]:
-    """The rows of the table, in order."""
+    """Iterate over the table."""
+    return iter(_table().values())
+
+
+@cache
+def _table() -> dict[str, Parameter]:
     types = {"str": str, "bool": bool, "int": int, "float": float, "tuple[str, ...]": tuple}
-    for row in fields(Config):
-        yield Parameter(name=row.name, type=types[str(row.type)], default=row.default, **_columns(row))
+    return {
+        row.name: Parameter(name=row.name, type=types[str(row.type)], default=row.default, **row.metadata)
+        for row in fields(Config)
+    }
 
 
 def by_name(name: str) -> Parameter:
-    """The row of that name.
+    """Return a parameter.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: The name is unknown; the message gives the new name of a renamed parameter, else the nearest name.
     """
-    for parameter in parameters():
-        if parameter.name == name:
-            return parameter
-    raise ConfigError(f"unknown parameter {truncated_repr(name)}{_suggest(name, [p.name for p in parameters()])}")
+    if name in _table():
+        return _table()[name]
+    raise ConfigError(describe_unknown(name))
 
 
-def nearest(name: str, likeness: float = 0.6) -> str:
-    """The parameter's name that a wrong one is most like; empty when it is less like any than `likeness`, of 1."""
-    return next(iter(difflib.get_close_matches(name, [p.name for p in parameters()], n=1, cutoff=likeness)), "")
+def describe_unknown(name: str) -> str:
+    """Explain an unknown parameter name: its new name if it was renamed, else the nearest name."""
+    if name in RENAMED:
+        return f"parameter {name} was renamed to {RENAMED[name]}"
+    return f"unknown parameter {truncated_repr(name)}{_suggest(name, _table())}"
 
 
-def _columns(row: Field[Any]) -> dict[str, Any]:
-    return dict(row.metadata)
+def nearest(name: str, cutoff: float = 0.6) -> str:
+    """Return the most similar parameter name, or an empty string if none has at least the similarity `cutoff` (0 to 1)."""
+    return next(iter(difflib.get_close_matches(name, _table(), n=1, cutoff=cutoff)), "")
 
 
-def _suggest(name: object, known: Any) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
+def _suggest(name: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

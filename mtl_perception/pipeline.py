@@ -249,8 +249,8 @@ class Pipeline:
         config, precision = self.config, engine.precision
         with device_errors(engine.device, "being made ready"):
             # Exact, lest fp32 be less than that.
-            runtime = CudaRuntime(engine.device, config.gpu_tuning, exact=precision == "fp32")
-        return DevicePath(self._network, runtime, precision, self._classes, use_graphs=config.gpu_graph, copies=self._copies)
+            runtime = CudaRuntime(engine.device, config.cudnn_benchmark, exact=precision == "fp32")
+        return DevicePath(self._network, runtime, precision, self._classes, use_graphs=config.cuda_graph, copies=self._copies)
 
     def _job(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]], config: Config) -> Job:
         """Frames of one size, checked, as the paths take them."""

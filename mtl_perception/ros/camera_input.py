@@ -130,7 +130,7 @@ class CameraInput:
             kind,
             topic,
             on_image,
-            config.image_depth,
+            config.image_queue_size,
             config.image_reliability,
             may_latch=False,
             name=f"{name}/image" if name else "image",

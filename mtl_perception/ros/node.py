@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile
 
 from mtl_perception.errors import PerceptionError
@@ -62,6 +64,11 @@ class PerceptionNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._diagnostics_timer: Any = None
         self._schedule_diagnostics()
+
+    def set_parameters_atomically(self, parameter_list: list[RosParameter]) -> SetParametersResult:
+        """Set parameters, all or none; the parameter services call this, too."""
+        refused = parameters.refuse_undeclared(self, parameter_list)
+        return super().set_parameters_atomically(parameter_list) if refused is None else refused
 
     # Transitions. rclpy swallows what they raise, so each reports its own failure.
 

@@ -106,6 +106,8 @@ def refuse_unknown(node: Node, given: Sequence[Override]) -> None:
 
 
 def _is_refused(override: Override) -> bool:
+    if override.name in config.RENAMED:
+        return True
     if override.meant is Meant.LIKELY:
         return bool(config.nearest(override.name, SLIP))
     return override.meant is Meant.THIS
@@ -116,10 +118,24 @@ def _is_known(node: Node, name: str) -> bool:
 
 
 def _unknown(override: Override, fate: str = "") -> str:
+    where = f"{override.place}: " if override.place else ""
+    if override.name in config.RENAMED:
+        return where + config.describe_unknown(override.name)
     near = config.nearest(override.name)
     hint = f"did you mean {near!r}?" if near else "`mtl_perception parameters` lists all"
-    where = f"{override.place}: " if override.place else ""
     return f"{where}unknown parameter {truncated_repr(override.name)}{fate}; {hint}"
+
+
+def refuse_undeclared(node: Node, changes: Iterable[RosParameter]) -> SetParametersResult | None:
+    """Refuse to set unknown parameters; rclpy's own answer does not name them.
+
+    Returns:
+        The result to return; None if all parameters are declared.
+    """
+    unknown = [change.name for change in changes if not node.has_parameter(change.name)]
+    if not unknown:
+        return None
+    return SetParametersResult(successful=False, reason="; ".join(config.describe_unknown(name) for name in unknown))
 
 
 class ChangeGuard:

@@ -20,7 +20,7 @@ def keep_last(depth: int, reliable: bool, latched: bool = False) -> QoSProfile:
 
 def output_profile(config: Config) -> QoSProfile:
     """For what the node publishes."""
-    return keep_last(config.output_depth, config.output_reliability == "reliable")
+    return keep_last(config.output_queue_size, config.output_reliability == "reliable")
 
 
 def matching_profile(

@@ -337,7 +337,7 @@ def test_a_pipeline_on_a_gpu_takes_this_path(weights_file, monkeypatch, precisio
     monkeypatch.setattr(device_slots, "DeviceProgram", Arithmetic)
     monkeypatch.setattr(pipeline, "make_engine", lambda *args: OnGpu(*args[:4]))
     monkeypatch.setattr(pipeline, "CudaRuntime", lambda *args, **named: asked.append((args, named)) or runtime)
-    pipe = Pipeline(weights=weights_file, device="cpu", precision=precision, gpu_tuning=True, reuse_outputs=True)
+    pipe = Pipeline(weights=weights_file, device="cpu", precision=precision, cudnn_benchmark=True, reuse_outputs=True)
     assert asked == [((torch.device("cuda", 0), True), {"exact": exact})]
     assert runtime.captures == pipe._path.graphs == SLOTS, "the warm-up ends with graphs"
     frames = [Frame(noise_picture(HEIGHT, WIDTH, seed), CAMERA) for seed in range(4)]
@@ -352,7 +352,7 @@ def test_a_pipeline_on_a_gpu_takes_this_path(weights_file, monkeypatch, precisio
         np.testing.assert_array_equal(result.labels, frame.image[..., 0])
     assert (pipe.result_sets, pipe.batch_limit) == (SLOTS, 8)
     assert pipe.backend == "cpu graph" and pipe.notes == ()
-    off = Pipeline(weights=weights_file, device="cpu", precision="fp32", gpu_graph=False, warm_up=False)
+    off = Pipeline(weights=weights_file, device="cpu", precision="fp32", cuda_graph=False, warm_up=False)
     assert off.backend == "cpu eager"
 
 

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from mtl_perception.config import Config, by_name, parameters
+from mtl_perception.config import RENAMED, Config, by_name, parameters
 from mtl_perception.errors import ConfigError
 
 ROWS = {row.name: row for row in parameters()}
@@ -85,12 +85,12 @@ def test_lists_of_names(given, names):
 
 @pytest.mark.parametrize("name", ["left front", "2nd", "a/b", "_a", "a_", "a__b", "vögel", "~"])
 def test_names_that_no_topic_can_have(name):
-    with pytest.raises(ConfigError, match=f"parameter cameras: '{name}' cannot be in a topic's name"):
+    with pytest.raises(ConfigError, match=f"parameter cameras: '{name}' is not valid in a topic name"):
         Config.from_mapping({"cameras": ["front", name]})
 
 
 def test_one_name_twice():
-    with pytest.raises(ConfigError, match="parameter cameras: 'front' is there 2 times"):
+    with pytest.raises(ConfigError, match="parameter cameras: 'front' occurs 2 times"):
         Config.from_mapping({"cameras": ["front", "left", "front"]})
 
 
@@ -124,6 +124,14 @@ def test_unknown_names(name, meant):
         Config.from_mapping({name: 1})
     with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
         by_name(name)
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_former_names_are_refused_with_the_new_one(name):
+    for build in (lambda: Config.from_mapping({name: 1}), lambda: Config(**{name: 1}), lambda: by_name(name)):
+        with pytest.raises(ConfigError, match=f"^parameter {name} was renamed to {RENAMED[name]}$"):
+            build()
+    assert RENAMED[name] in ROWS
 
 
 def test_unlike_names_get_no_suggestion():

@@ -140,7 +140,7 @@ def test_markdown_table_has_a_row_a_parameter(capsys: pytest.CaptureFixture[str]
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == [parameter.name for parameter in config.parameters()]
     assert all(row.count("|") == 6 for row in rows)
-    assert "| `min_confidence` | `0.0` | 0 to 1 | any time | Labels less confident" in "\n".join(rows)
+    assert "| `min_confidence` | `0.0` | 0 to 1 | any time | Minimum confidence" in "\n".join(rows)
 
 
 def test_rviz_shows_topics_that_the_node_has() -> None:

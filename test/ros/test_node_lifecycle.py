@@ -80,9 +80,9 @@ def test_every_parameter_is_described(client: Client) -> None:
         "cameras": None,
         "image_transport": "raw, compressed",
         "image_reliability": "auto, reliable, best_effort",
-        "image_depth": (1, 100),
+        "image_queue_size": (1, 100),
         "output_reliability": "reliable, best_effort",
-        "output_depth": (1, 100),
+        "output_queue_size": (1, 100),
         "diagnostics_period": (0.1, 60.0),
         "image_timeout": (0.1, 3600.0),
         "autostart": None,
@@ -125,6 +125,16 @@ def test_wrong_values_are_refused_with_the_reason(client: Client, name: str, val
     assert not result.successful
     assert words in result.reason
     assert client.get(name) == before
+
+
+def test_unknown_and_former_names_are_refused_with_the_right_one(client: Client) -> None:
+    results = client.set(image_depth=3, gpu_graph=False, max_dept=3.0)
+    assert not any(result.successful for result in results)
+    assert [result.reason for result in results] == [
+        "parameter image_depth was renamed to image_queue_size",
+        "parameter gpu_graph was renamed to cuda_graph",
+        "unknown parameter 'max_dept'; did you mean 'max_depth'?",
+    ]
 
 
 def test_missing_weights_fail_configure_with_the_reason(client: Client, node: Process) -> None:
@@ -246,7 +256,7 @@ def test_shutdown_ends_the_work_and_sigterm_the_process(client: Client, camera: 
         (["-p", "max_depth:=-3.0"], "max_depth"),
         (["-p", "max_depth:=far"], "max_depth"),
         (["-p", "upsampling:=cubic"], "upsampling"),
-        (["-p", "cameras:=[front, front]"], "'front' is there 2 times"),
+        (["-p", "cameras:=[front, front]"], "'front' occurs 2 times"),
         (["-p", "cpu_threads:=many"], "cpu_threads"),
         (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
         (["-p", "max_depth"], "max_depth"),

@@ -147,6 +147,20 @@ def test_unknown_names_from_python_are_refused() -> None:
     assert found.startswith("-p max_dept:=3.0: unknown parameter 'max_dept'; did you mean 'max_depth'?")
 
 
+@pytest.mark.parametrize("name", ["mtl_perception", '"/**"', '"/*"'])
+def test_former_names_are_refused_wherever_they_are_given(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, section(name, "max_depth: 20.0", "image_depth: 3", "gpu_tuning: true"))
+    message = refusal("--params-file", str(path), "-p", "output_depth:=2")
+    for former, new in (
+        ("image_depth", "image_queue_size"),
+        ("gpu_tuning", "cudnn_benchmark"),
+        ("output_depth", "output_queue_size"),
+    ):
+        assert f"parameter {former} was renamed to {new}" in message
+    assert f"{path}, line 4, section {name.strip(chr(34))}: " in message
+    assert "was renamed to cuda_graph" in refusal(parameter_overrides=[Parameter("gpu_graph", value=False)])
+
+
 @pytest.mark.parametrize("name", ["/**", "/*", "/veh/*", "/veh/**"])
 def test_a_key_for_all_nodes_may_be_another_nodes(tmp_path: Path, warnings: list[str], name: str) -> None:
     """Near one of ours it is warned of, else passed over; what is ours takes effect."""
@@ -168,18 +182,18 @@ def test_a_single_slip_for_all_nodes_is_refused(tmp_path: Path) -> None:
 def test_a_copy_of_a_shipped_file_is_this_nodes(tmp_path: Path, warnings: list[str]) -> None:
     """Though its section is for all: hardly another was meant. A slip is refused, another name warned of."""
     text = (Path(__file__).parents[2] / "config/gpu.yaml").read_text().replace('"cuda"', '"cpu"')
-    path = written(tmp_path, text.replace("gpu_graph:", "gpu_grph:"))
-    line = 1 + text[: text.index("gpu_graph:")].count("\n")
+    path = written(tmp_path, text.replace("cuda_graph:", "cuda_grph:"))
+    line = 1 + text[: text.index("cuda_graph:")].count("\n")
     place = f"{path}, line {line}, section /**"
     assert refusal("--params-file", str(path)).startswith(
-        f"{place}: unknown parameter 'gpu_grph'; did you mean 'gpu_graph'? (what is another node's: "
+        f"{place}: unknown parameter 'cuda_grph'; did you mean 'cuda_graph'? (what is another node's: "
     )
-    path = written(tmp_path, text.replace("gpu_graph:", "wheel_radius:"))
+    path = written(tmp_path, text.replace("cuda_graph:", "wheel_radius:"))
     with started("--params-file", str(path)):
         pass
     assert warnings == [f"{place}: unknown parameter 'wheel_radius' is ignored; `mtl_perception parameters` lists all"]
     # Beside another section it is a file for many nodes.
-    written(tmp_path, text.replace("gpu_graph:", "wheel_radius:") + section("camera", "rate: 10.0"))
+    written(tmp_path, text.replace("cuda_graph:", "wheel_radius:") + section("camera", "rate: 10.0"))
     with started("--params-file", str(path)):
         assert len(warnings) == 1
 

@@ -77,7 +77,7 @@ def prove_sameness(bench: Bench, report: Report) -> None:
     single = [kept(pipe(frame, OUTPUTS)) for frame in frames]
     assert pipe._path is not None
     report.prove("runs as a graph", pipe._path.graphs > 0 and not pipe.notes, f"{pipe.backend} {pipe.notes}")
-    eager = bench.pipeline(bench.best, gpu_graph=False)
+    eager = bench.pipeline(bench.best, cuda_graph=False)
     report.prove(
         "graph and eager: same bytes", all(same(kept(eager(f, OUTPUTS)), s) for f, s in zip(frames, single, strict=True)), "all"
     )
@@ -127,7 +127,7 @@ def prove_fallbacks(bench: Bench, report: Report) -> None:
 def prove_failed_capture(bench: Bench, report: Report) -> None:
     """Last of all, for PyTorch keeps the memory of a capture that failed, and some versions are not quite well after it."""
     frames = [bench.frames(size, 1)[0] for size in bench.sizes[:2]]
-    eager = bench.pipeline(bench.best, gpu_graph=False)
+    eager = bench.pipeline(bench.best, cuda_graph=False)
     expected = [kept(eager(frame, OUTPUTS)) for frame in frames]
     pipe = bench.pipeline(bench.best)
     assert pipe._path is not None
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--runs", type=int, default=200, help="counted runs of each; default 200")
     parser.add_argument("--frames", type=int, default=2000, help="for the proof that memory stays flat; default 2000")
-    parser.add_argument("--tuning", action="store_true", help="with the parameter gpu_tuning")
+    parser.add_argument("--tuning", action="store_true", help="with the parameter cudnn_benchmark")
     parser.add_argument("--out", type=Path, default=Path("build/prove_gpu"), metavar="DIR")
     args = parser.parse_args(arguments)
     if args.device != "cpu" and not torch.cuda.is_available():

@@ -48,12 +48,12 @@ class Bench:
         self._given = [np.ascontiguousarray(image[..., ::-1]) for image in given]
 
     def pipeline(self, precision: str, **others: Any) -> Pipeline:
-        options = {"warm_up": False, "reuse_outputs": True, "gpu_tuning": self.args.tuning, **others}
+        options = {"warm_up": False, "reuse_outputs": True, "cudnn_benchmark": self.args.tuning, **others}
         pipe = Pipeline(self.args.weights, self.args.device, precision=precision, **options)
         if self.on_cpu:
             _, first = pipe.description.class_set()
             network, classes = load_network(self.args.weights), (first, len(pipe.class_set))
-            graphs = bool(options.get("gpu_graph", True))
+            graphs = bool(options.get("cuda_graph", True))
             pipe._path = DevicePath(network, GraphsByHand(), precision, classes, use_graphs=graphs, copies=False)
         return pipe
 

@@ -24,9 +24,11 @@ def time_all(bench: Bench, report: Report) -> None:
     if not bench.on_cpu:
         for outputs in (("labels",), ("depth",), ("labels", "confidence", "depth", "cloud")):
             report.time(f"only {', '.join(outputs)}, {of}", _calls(pipe, frame, bench.runs, outputs))
-        report.time(f"without a graph, {of}", _calls(bench.pipeline(bench.best, gpu_graph=False), frame, bench.runs))
+        report.time(f"without a graph, {of}", _calls(bench.pipeline(bench.best, cuda_graph=False), frame, bench.runs))
         other = not bench.args.tuning
-        report.time(f"gpu_tuning {other}, {of}", _calls(bench.pipeline(bench.best, gpu_tuning=other), frame, bench.runs))
+        report.time(
+            f"cudnn_benchmark {other}, {of}", _calls(bench.pipeline(bench.best, cudnn_benchmark=other), frame, bench.runs)
+        )
         for count in BATCHES:
             frames, wanted = bench.frames(largest, count), [frozenset(OUTPUTS)] * count
             calls = _timed(lambda f=frames, w=wanted: pipe.batch(f, w), bench.runs)  # type: ignore[misc]

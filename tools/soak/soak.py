@@ -36,8 +36,8 @@ PARAMETERS = {
     "cpu_threads": 1,
     # Every picture reaches the node's own counts, also those of a burst: what is replaced is replaced by the node, not by the
     # middleware, which does not count.
-    "image_depth": soak_camera.QUEUE,
-    "output_depth": 10,
+    "image_queue_size": soak_camera.QUEUE,
+    "output_queue_size": 10,
 }
 START_PATIENCE, STOP_PATIENCE = 180.0, 150.0
 # Above the ports that Linux gives to whoever asks for any, and not those of the tests.
