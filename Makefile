@@ -78,7 +78,7 @@ demo: setup ## run node, player and recorder; write demo/index.html, a video, a 
 	$(BIN)/python -m mtl_perception demo --out demo $(if $(DRIVE),--drive '$(DRIVE)')
 
 soak: setup ## run the node for hours with a faulty camera (docs/soak.md)
-	$(BIN)/python tools/soak/soak.py --hours $(HOURS) --out '$(OUT)'
+	$(BIN)/python -m tools.soak --hours $(HOURS) --out '$(OUT)'
 
 # The tools below have environments of their own, apart from the packages that they check or document.
 .venv-%/stamp: requirements/%.txt

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
 from support.data import kitti2015
 
 from mtl_perception.config import Config, by_name
+from tools.benchmarks import presets
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(path for path in ROOT.glob("config/cpu*.yaml"))
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_presets", ROOT / "tools" / "benchmarks" / "compare_presets.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
@@ -34,26 +24,26 @@ def test_each_value_is_valid(path):
     assert all(type(value) is by_name(name).type for name, value in values.items()), "ROS does not convert"
 
 
-def test_realtime_sees_a_quarter_of_the_pixels(tool):
-    config = tool.read_preset(ROOT / "config/cpu-realtime.yaml")
+def test_realtime_sees_a_quarter_of_the_pixels():
+    config = presets.read_preset(ROOT / "config/cpu-realtime.yaml")
     assert (config.device, config.precision, config.input_scale, config.output_scale) == ("cpu", "fp32", 0.5, 0.5)
-    assert tool.read_preset(ROOT / "config/cpu.yaml").input_scale == 1.0
+    assert presets.read_preset(ROOT / "config/cpu.yaml").input_scale == 1.0
 
 
-def test_the_tool(tool, tmp_path, weights_file, monkeypatch, capsys):
+def test_the_tool(tmp_path, weights_file, monkeypatch, capsys):
     data = kitti2015(tmp_path / "data", [0, 1])
     sets = tmp_path / "set.yaml"
     sets.write_text(f"sets:\n  - {{path: {data}, format: kitti2015, name: tiny}}\n")
     out = tmp_path / "out"
     arguments = ["--data", str(sets), "--weights", str(weights_file), "--out", str(out), "--limit", "1"]
-    monkeypatch.setattr(sys, "argv", ["compare_presets", *arguments])
-    assert tool.main() == 0
+    monkeypatch.setattr(sys, "argv", ["presets", *arguments])
+    assert presets.main() == 0
     rows = json.loads((out / "presets.json").read_text())["presets"]
     assert list(rows) == ["cpu", "cpu-realtime"]
     assert (rows["cpu"]["labels_agree"], rows["cpu"]["depth_difference"]) == (1, 0), "it is compared with itself"
     assert rows["cpu-realtime"]["labels_agree"] < 1
     assert all({"mIoU", "abs_rel", "rmse_m", "frames"} <= row.keys() and row["frames"] == 1 for row in rows.values())
     assert capsys.readouterr().out == (out / "presets.md").read_text()
-    monkeypatch.setattr(sys, "argv", ["compare_presets", "--data", str(tmp_path / "none.yaml")])
-    assert tool.main() == 1
+    monkeypatch.setattr(sys, "argv", ["presets", "--data", str(tmp_path / "none.yaml")])
+    assert presets.main() == 1
     assert "none.yaml" in capsys.readouterr().err

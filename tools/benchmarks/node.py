@@ -1,8 +1,8 @@
 """Measure the node among other processes: what it adds to the pipeline, and what a foreign subscriber gets of it.
 
-    python tools/benchmarks/measure_node.py path --size 1242x375
-    python tools/benchmarks/measure_node.py stream --params config/perception.yaml --rate 10 --seconds 60
-    python tools/benchmarks/measure_node.py stream --cameras 3
+    python -m tools.benchmarks.node path --size 1242x375
+    python -m tools.benchmarks.node stream --params config/perception.yaml --rate 10 --seconds 60
+    python -m tools.benchmarks.node stream --cameras 3
 
 `path` runs the node in this process, camera and subscriber in others, and takes each frame's time apart, from the middleware's
 reception of the picture to the last output published. Between frames it publishes the very same messages, already made: the
@@ -29,7 +29,6 @@ from typing import Any
 os.environ["ROS_DOMAIN_ID"] = os.environ.get("MEASURE_DOMAIN", str(101 + os.getpid() % 100))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
-import measure_parts as parts
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
@@ -37,6 +36,7 @@ from rclpy.executors import SingleThreadedExecutor
 from mtl_perception.inference.machine import device_name
 from mtl_perception.messages.outputs import NODE_NAME
 from mtl_perception.ros.environment import initialize
+from tools.benchmarks import node_parts as parts
 
 PATIENCE = 60.0
 NAMES = ("front", "left", "right", "rear", "front_left", "front_right", "rear_left", "rear_right")
@@ -183,7 +183,7 @@ def measure_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         return {name: {key: int(values[f"frames {key}"]) for key in keys} for name, values in part.items()}
 
     try:
-        wait(executor, lambda: b"waiting for pictures" in log.read_bytes() or node.poll() is not None)
+        wait(executor, lambda: b"waiting for" in log.read_bytes() or node.poll() is not None)
         if node.poll() is not None:
             raise SystemExit(log.read_text())
         # Caches are warm after that, and both sides know each other.
@@ -216,7 +216,7 @@ def measure_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def child(role: str, *arguments: str) -> subprocess.Popen[bytes]:
     """A camera or listener in a process of its own."""
-    return subprocess.Popen([sys.executable, parts.__file__, role, *arguments], stdin=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-m", parts.__name__, role, *arguments], stdin=subprocess.PIPE)
 
 
 def end(*children: subprocess.Popen[bytes]) -> None:

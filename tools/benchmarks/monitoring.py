@@ -1,6 +1,6 @@
 """What it costs a picture that cameras and devices are watched: the time of each watching part, and its share of the picture's.
 
-    python tools/benchmarks/measure_watching.py --size 1242x375
+    python -m tools.benchmarks.monitoring --size 1242x375
 
 The parts are those that every good picture goes through and would not, if faults were nobody's concern: what comes is compared
 with what came before, results are looked at for numbers, the device's record is kept, frames are counted. All are timed in turn

@@ -1,4 +1,4 @@
-"""What tools/soak/soak.py samples of the node's process, from /proc, and of the latencies that the checker writes down."""
+"""Samples of the node's process from /proc, and of the latencies that the checker records."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-STEADY_SUBSCRIBER = "1"
+PERMANENT_SUBSCRIBER = "1"
 SHARED_MEMORY = "/dev/shm/fast"
-"""How the files of Fast DDS begin, fastrtps_ or fastdds_; there are also those of a tracer, which all processes share."""
+"""Prefix of the files of Fast DDS, fastrtps_ or fastdds_."""
 
 PORT = "_port"
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The node at one time.
+class ProcessSample:
+    """State of the node's process at one time.
 
     Attributes:
-        seconds: Since the start of sampling.
+        seconds: Time since the start of sampling.
         rss_mib: Resident memory, shared memory included, MiB.
-        anonymous_mib: Memory of its own: the heap, MiB.
+        anonymous_mib: Private anonymous memory (the heap), MiB.
         fds: Open file descriptors.
         threads: Threads.
-        shm_segments: Files of shared memory of Fast DDS that it has mapped.
-        shm_mib: Their sizes on the disk, MiB.
-        cpu_seconds: Computing time since its start.
-        outputs: What the steady subscriber got since the last sample.
-        latency_median_ms: Of these, from sending of the picture to arrival of the output; empty if none came.
-        latency_p99_ms: Likewise.
+        shm_segments: Mapped shared-memory files of Fast DDS.
+        shm_mib: Disk usage of these files, MiB.
+        cpu_seconds: Processor time since the process started.
+        outputs: Outputs that the permanent subscriber received since the last sample.
+        latency_median_ms: Median latency of these outputs, publication of the image to arrival; None without outputs.
+        latency_p99_ms: 99th percentile of the same.
     """
 
     seconds: float
@@ -45,11 +45,16 @@ class Sample:
     latency_p99_ms: float | None
 
 
-def sample(pid: int, seconds: float, latencies_us: list[int]) -> Sample:
-    """Look at a process.
+def sample(pid: int, seconds: float, latencies_us: list[int]) -> ProcessSample:
+    """Sample a process.
+
+    Args:
+        pid: Process id.
+        seconds: Time since the start of sampling.
+        latencies_us: Latencies since the last sample, microseconds.
 
     Raises:
-        OSError: It is gone.
+        OSError: The process has exited.
     """
     process = Path("/proc") / str(pid)
     memory = dict(line.split(":", 1) for line in (process / "smaps_rollup").read_text().splitlines()[1:])
@@ -57,7 +62,7 @@ def sample(pid: int, seconds: float, latencies_us: list[int]) -> Sample:
     times = (process / "stat").read_text().rpartition(")")[2].split()
     found = segments(pid)
     ordered = sorted(latencies_us)
-    return Sample(
+    return ProcessSample(
         seconds=round(seconds, 1),
         rss_mib=round(_kib(memory["Rss"]) / 1024, 2),
         anonymous_mib=round(_kib(memory["Anonymous"]) / 1024, 2),
@@ -73,7 +78,7 @@ def sample(pid: int, seconds: float, latencies_us: list[int]) -> Sample:
 
 
 def segments(pid: int) -> set[str]:
-    """Files of shared memory of Fast DDS that a process has mapped, also such as have no name any more; empty if it is gone."""
+    """Return the shared-memory files of Fast DDS that a process maps, unlinked ones included; empty if it has exited."""
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
         return {line[line.index(SHARED_MEMORY) :] for line in lines if SHARED_MEMORY in line}
@@ -81,36 +86,40 @@ def segments(pid: int) -> set[str]:
 
 
 def remove_unused(paths: set[str]) -> list[str]:
-    """Remove those of these files of shared memory that no process has mapped: what killed processes left.
+    """Remove those of the shared-memory files that no process maps, as killed processes leave them behind.
 
     Returns:
-        Segments that are still there, as a process uses them. Ports are not among them, for all domains share those.
+        The segments that a process still maps. Ports are not included: all domains share them.
     """
     used = set().union(*(segments(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()))
     found = {path for path in paths if os.path.exists(path)}
     for path in sorted(found - used):
         folder, name = os.path.split(path)
-        # The file, the lock beside it, and a port's mutex.
+        # The segment, its lock file, and the mutex of a port.
         for each in (path, f"{path}_el", f"{folder}/sem.{name}_mutex"):
             Path(each).unlink(missing_ok=True)
     return sorted(path for path in found & used if PORT not in path)
 
 
-class Follower:
-    """Reads what is added to the checker's table of outputs."""
+class LatencyReader:
+    """Reads the rows that the checker appends to outputs.csv.
+
+    Args:
+        path: The file.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._at = path, 0
+        self._path, self._offset = path, 0
 
-    def latencies(self) -> list[int]:
-        """Of the steady subscriber's outputs since the last call, in microseconds."""
+    def read(self) -> list[int]:
+        """Return the latencies of the permanent subscriber's outputs since the last call, microseconds."""
         with self._path.open("rb") as file:
-            file.seek(self._at)
+            file.seek(self._offset)
             new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self._at += len(whole)
-        rows = [line.split(",") for line in whole.decode().splitlines()]
-        return [int(row[4]) for row in rows if row[0] == STEADY_SUBSCRIBER]
+        complete = new[: new.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        rows = [line.split(",") for line in complete.decode().splitlines()]
+        return [int(row[4]) for row in rows if row[0] == PERMANENT_SUBSCRIBER]
 
 
 def _kib(text: str) -> int:

@@ -1,6 +1,6 @@
 """What a preset of config/ costs in accuracy, on data with truth.
 
-    DATA=<folder of the data> python tools/benchmarks/compare_presets.py --limit 20 --out build/presets
+    DATA=<folder of the data> python -m tools.benchmarks.presets --limit 20 --out build/presets
 
 For each preset: mIoU and the depth errors of `eval` at full output size (the network sees what the preset lets it see), and
 how its labels and depth agree with those of the full-size network, both at the preset's own output size.
@@ -24,7 +24,7 @@ from mtl_perception.pipeline import Pipeline
 from mtl_perception.training.datasets import Dataset, open_datasets
 from mtl_perception.training.evaluate import PIPELINE, Evaluation, chosen, overall
 
-CONFIGS = Path(__file__).resolve().parents[1] / "config"
+CONFIGS = Path(__file__).resolve().parents[2] / "config"
 PRESETS = ("cpu", "cpu-realtime")
 SETS = ("street-heldout", "street-drive")
 
@@ -46,7 +46,7 @@ def main() -> int:
             config = read_preset(Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml", args.weights, args.device)
             rows[Path(name).stem] = {**accuracy(config, sets, args.limit), **agreement(config, sets, args.limit)}
     except PerceptionError as error:
-        print(f"compare_presets: {error}", file=sys.stderr)
+        print(f"presets: {error}", file=sys.stderr)
         return 1
     text = as_markdown(rows)
     print(text, end="")

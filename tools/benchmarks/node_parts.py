@@ -1,4 +1,4 @@
-"""Parts of measure_node.py: camera and listener, run in processes of their own, and a node with a clock."""
+"""Parts of node.py: camera and listener, run in processes of their own, and a node with a clock."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The checker of soak.py: subscribes, changes parameters, takes the node through its states, and writes down what comes.
+"""Checker of a soak run: subscribes, sets parameters, drives the node's lifecycle, and records everything that arrives.
 
-One subscriber of labels stays all the time; others come and go. Outputs are taken undecoded, only their headers are read.
-`outputs.csv` has a line for each output, `events.jsonl` one for each thing done and each diagnostics message.
+One subscriber of the labels stays for the whole run; others come and go. Messages are not deserialized; only their headers are
+read. outputs.csv has a row per output, events.jsonl a line per request and per diagnostics message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-import soak_process
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -33,14 +32,14 @@ from mtl_perception.messages.outputs import NODE_NAME, OUTPUT_TOPICS
 from mtl_perception.ros.convert import MESSAGE_TYPES
 from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.qos import keep_last
+from tools.soak import process
 
-STEADY = "segmentation/labels"
-OUTPUTS = ("subscriber", "topic", "number", "stamp_ns", "latency_us", "height", "width")
-QUEUE = 100
-PATIENCE = 120.0
-"""Seconds that an answer of the node is waited for."""
-GUESTS = 5
-"""Subscribers at most, beside the steady one."""
+PERMANENT_TOPIC = "segmentation/labels"
+QUEUE_SIZE = 100
+TIMEOUT = 120.0
+"""Seconds to wait for the node's response."""
+MAX_TEMPORARY = 5
+"""Maximum number of temporary subscribers."""
 VALID: dict[str, tuple[Any, ...]] = {
     "input_scale": (1.0, 0.75, 0.5),
     "output_scale": (1.0, 0.5, 0.25),
@@ -62,10 +61,11 @@ INVALID: tuple[tuple[str, Any], ...] = (
     ("backend", "torch"),
     ("cameras", ["left", "right"]),
 )
-"""Out of bounds, of a wrong type, or not to be changed while the node is active."""
-MEAN_SECONDS = {"come": 5.0, "go": 5.0, "set": 8.0, "set_wrong": 30.0, "pause": 120.0, "reconfigure": 240.0}
-REST = 2.0
-"""Seconds without a configuration before what the node still holds is looked at."""
+"""Out of range, of a wrong type, or read-only while the node is active."""
+MEAN_SECONDS = {"subscribe": 5.0, "unsubscribe": 5.0, "set": 8.0, "set_invalid": 30.0, "pause": 120.0, "reconfigure": 240.0}
+"""Mean time between two actions of a kind."""
+CLEANUP_SECONDS = 2.0
+"""Time in the unconfigured state before the node's memory and handles are sampled."""
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "cleanup": Transition.TRANSITION_CLEANUP,
@@ -74,17 +74,17 @@ TRANSITIONS = {
 }
 
 
-class GaveUpError(Exception):
-    """The node did not answer."""
+class NoResponseError(Exception):
+    """The node did not respond."""
 
 
 class Checker:
-    """Records outputs and diagnostics, and does things to the node.
+    """Records outputs and diagnostics, and sends requests to the node.
 
     Args:
-        out: The folder of the records.
-        seed: The same does the same.
-        pid: Of the node.
+        out: Folder of the records.
+        seed: Seed of the actions.
+        pid: Process id of the node.
     """
 
     def __init__(self, out: Path, seed: int, pid: int) -> None:
@@ -94,8 +94,8 @@ class Checker:
         self._executor.add_node(self._node)
         self._outputs = (out / "outputs.csv").open("a", buffering=1)
         self._events = (out / "events.jsonl").open("a", buffering=1)
-        self._chance = random.Random(seed)
-        self._guests: list[Any] = []
+        self._rng = random.Random(seed)
+        self._temporary: list[Any] = []
         self._subscribers = 0
         self._clients: dict[Any, Any] = {}
         self._diagnostics = 0
@@ -103,74 +103,79 @@ class Checker:
         self.counts: dict[str, int] = {}
         self.state = "active"
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self._subscribe(STEADY, reliable=True)
+        self._create_subscription(PERMANENT_TOPIC, reliable=True)
 
     @property
     def abandoned(self) -> bool:
-        """Whether the soak has died: then the node ends, too, and answers nothing."""
+        """Whether the parent process has exited: then the node exits as well and no longer responds."""
         return os.getppid() != self._parent
 
     def spin(self, seconds: float) -> None:
-        """Take what comes."""
+        """Execute callbacks for a time."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=min(left, 0.1))
 
-    def act(self, seconds: float, often: float) -> None:
-        """One thing or none: what falls into so many seconds by MEAN_SECONDS, `often` times as often."""
+    def act(self, seconds: float, frequency: float) -> None:
+        """Draw and execute the actions of a period.
+
+        Args:
+            seconds: Length of the period.
+            frequency: Frequency of the actions relative to MEAN_SECONDS.
+        """
         for kind, mean in MEAN_SECONDS.items():
-            if self._chance.random() < seconds * often / mean:
+            if self._rng.random() < seconds * frequency / mean:
                 getattr(self, f"_{kind}")()
 
     def finish(self) -> None:
-        """Deactivate, so that the last counts are final, and write them down."""
+        """Deactivate, so that the counts are final, and record them."""
         if self.state == "active":
             self._change("deactivate")
-        self._final()
+        self._record_final_counts()
 
     def close(self) -> None:
-        """Let go."""
+        """Release the node."""
         self._executor.shutdown()
         self._node.destroy_node()
 
-    # What is done to the node.
+    # Actions.
 
-    def _come(self) -> None:
-        if len(self._guests) < GUESTS:
-            topic = self._chance.choice([row.name for row in OUTPUT_TOPICS if not row.latched])
-            self._guests.append(self._subscribe(topic, self._chance.random() < 0.5))
+    def _subscribe(self) -> None:
+        if len(self._temporary) < MAX_TEMPORARY:
+            topic = self._rng.choice([row.name for row in OUTPUT_TOPICS if not row.latched])
+            self._temporary.append(self._create_subscription(topic, self._rng.random() < 0.5))
 
-    def _go(self) -> None:
-        if self._guests:
-            self._node.destroy_subscription(self._guests.pop(self._chance.randrange(len(self._guests))))
+    def _unsubscribe(self) -> None:
+        if self._temporary:
+            self._node.destroy_subscription(self._temporary.pop(self._rng.randrange(len(self._temporary))))
 
     def _set(self) -> None:
-        name = self._chance.choice(list(VALID))
-        self._set_parameter(name, self._chance.choice(VALID[name]), expected=True)
+        name = self._rng.choice(list(VALID))
+        self._set_parameter(name, self._rng.choice(VALID[name]), expected=True)
 
-    def _set_wrong(self) -> None:
-        self._set_parameter(*self._chance.choice(INVALID), expected=False)
+    def _set_invalid(self) -> None:
+        self._set_parameter(*self._rng.choice(INVALID), expected=False)
 
     def _pause(self) -> None:
         self._change("deactivate")
-        self.spin(self._chance.uniform(0.2, 4.0))
+        self.spin(self._rng.uniform(0.2, 4.0))
         self._change("activate")
 
     def _reconfigure(self) -> None:
         self._change("deactivate")
-        self._final()
+        self._record_final_counts()
         self._change("cleanup")
-        self.spin(self._chance.uniform(0.1, 1.0) + REST)
-        # A node that has just died is found by whoever started it.
+        self.spin(self._rng.uniform(0.1, 1.0) + CLEANUP_SECONDS)
+        # The parent process notices that the node has exited.
         with contextlib.suppress(OSError):
-            left = soak_process.sample(self._pid, 0.0, [])
+            left = process.sample(self._pid, 0.0, [])
             self._record("clean", mib=left.anonymous_mib, fds=left.fds, threads=left.threads)
         self._change("configure")
         self._change("activate")
 
-    def _final(self) -> None:
-        """Note that the next counts are a configuration's last; they are by an inactive node."""
-        # The first may have been on its way since before.
+    def _record_final_counts(self) -> None:
+        """Record the counts of the inactive node, which are the last ones of its configuration."""
+        # The first message may have been sent before the transition.
         seen = self._diagnostics
         self._wait(lambda: self._diagnostics >= seen + 2, "diagnostics")
         self._record("final", counts=self.counts)
@@ -191,7 +196,7 @@ class Checker:
         if kind not in self._clients:
             client = self._node.create_client(kind, f"/{NODE_NAME}/{service}")
             self._wait(client.service_is_ready, service)
-            # Discovery is not symmetric: a server that does not yet see this client answers into the void.
+            # Discovery is not symmetric: the response of a server that has not discovered this client is lost.
             self.spin(0.5)
             self._clients[kind] = client
         future = self._clients[kind].call_async(request)
@@ -199,24 +204,24 @@ class Checker:
         return future.result()
 
     def _wait(self, condition: Callable[[], Any], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             if self.abandoned:
-                raise GaveUpError("the end")
+                raise NoResponseError("the parent process has exited")
             if time.monotonic() > deadline:
-                self._record("gave_up", what=what, expected=True, done=False)
-                raise GaveUpError(what)
+                self._record("no_response", what=what, expected=True, done=False)
+                raise NoResponseError(what)
             self._executor.spin_once(timeout_sec=0.1)
 
-    # What comes.
+    # Records.
 
-    def _subscribe(self, topic: str, reliable: bool) -> Any:
+    def _create_subscription(self, topic: str, reliable: bool) -> Any:
         self._subscribers += 1
         kind = MESSAGE_TYPES[next(row.type for row in OUTPUT_TOPICS if row.name == topic)]
-        keep = partial(self._keep, self._subscribers, topic)
-        return self._node.create_subscription(kind, f"/{NODE_NAME}/{topic}", keep, keep_last(QUEUE, reliable), raw=True)
+        record = partial(self._record_output, self._subscribers, topic)
+        return self._node.create_subscription(kind, f"/{NODE_NAME}/{topic}", record, keep_last(QUEUE_SIZE, reliable), raw=True)
 
-    def _keep(self, subscriber: int, topic: str, data: bytes) -> None:
+    def _record_output(self, subscriber: int, topic: str, data: bytes) -> None:
         now = time.time_ns()
         stamp, frame_id, height, width = header_of(data)
         number, sent = map(int, frame_id.split("/")[1:])
@@ -232,7 +237,7 @@ class Checker:
                     if key.startswith(("frames ", "rejected: "))
                 }
                 self._diagnostics += 1
-                # The time at which the node counted, which may be long before this message came.
+                # The counts are as old as the stamp, which may be long before the arrival of this message.
                 self._record("diagnostics", t_ns=stamp_ns(message.header), state=values["state"], counts=self.counts)
 
     def _record(self, event: str, t_ns: int = 0, **fields: Any) -> None:
@@ -240,8 +245,8 @@ class Checker:
 
 
 def header_of(data: bytes) -> tuple[int, str, int, int]:
-    """Stamp in ns, frame_id, height and width of a serialized Image, PointCloud2 or CameraInfo, which all begin so."""
-    # After four bytes that tell the encoding; alignment counts from there.
+    """Return stamp in ns, frame_id, height and width of a serialized Image, PointCloud2 or CameraInfo."""
+    # CDR: four bytes of encapsulation header, from whose end alignment is counted.
     seconds, nanoseconds, length = struct.unpack_from("<iII", data, 4)
     frame_id = bytes(data[16 : 16 + length - 1]).decode()
     height, width = struct.unpack_from("<II", data, 4 + (12 + length + 3) // 4 * 4)
@@ -253,15 +258,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--faults", type=float, required=True)
-    parser.add_argument("--node", type=int, required=True, help="its process")
+    parser.add_argument("--node-pid", type=int, required=True)
     args = parser.parse_args()
     initialize(["checker"])
     stopped = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.append(True))
-    checker = Checker(args.out, args.seed, args.node)
-    with contextlib.suppress(GaveUpError, ExternalShutdownException):
-        # Connected first, then the rest.
+    checker = Checker(args.out, args.seed, args.node_pid)
+    with contextlib.suppress(NoResponseError, ExternalShutdownException):
         checker.spin(2.0)
         while not stopped and not checker.abandoned:
             checker.spin(0.2)
