@@ -106,7 +106,7 @@ def player(given: dict[str, str], camera: str = "", leads: bool = True) -> Execu
 
 def rviz(given: dict[str, str]) -> list:
     """RViz with displays of all outputs of the (first) camera; its configuration names them without namespace and camera."""
-    from mtl_perception.messages.outputs import OUTPUT_TOPICS  # pulls in OpenCV: not for those who want no RViz
+    from mtl_perception.messages.topics import OUTPUT_TOPICS  # pulls in OpenCV: not for those who want no RViz
 
     space = given["namespace"].strip("/")
     start, under = f"/{space}" if space else "", f"{cameras(given)[0]}/" if given["cameras"] else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtl_perception.__main__ import COMMANDS
 from mtl_perception.cli.parameters import as_markdown
-from mtl_perception.messages.outputs import OUTPUT_TOPICS
+from mtl_perception.messages.topics import OUTPUT_TOPICS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

@@ -21,7 +21,8 @@ from mtl_perception.inference.host.preprocess import Preprocessor
 from mtl_perception.inference.onnx.check import made_up_picture
 from mtl_perception.inference.torch.engine import DTYPES
 from mtl_perception.messages.decode import decode_image
-from mtl_perception.messages.outputs import OUTPUT_TOPICS, MessageEncoder, image_fields
+from mtl_perception.messages.encode import MessageEncoder, image_fields
+from mtl_perception.messages.topics import OUTPUT_TOPICS
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame
 
@@ -122,7 +123,7 @@ def _measure_size(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str,
     def whole() -> None:
         result = pipeline(Frame(decode_image(message), camera))
         for row in OUTPUT_TOPICS:
-            encoder.encode(row.name, result)
+            row.encode(encoder, result)
 
     result = pipeline(frame)
     normalize = {} if pipeline.backend.startswith("openvino") else {"normalize (part of forward)": lambda: preprocess(image)}
@@ -131,7 +132,7 @@ def _measure_size(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str,
         **normalize,
         **pipeline.stages(frame),
         "labels, depth, cloud": lambda: pipeline(frame, ("labels", "depth", "cloud")),
-        "message fields": lambda: [encoder.encode(row.name, result) for row in OUTPUT_TOPICS],
+        "message fields": lambda: [row.encode(encoder, result) for row in OUTPUT_TOPICS],
         WHOLE: whole,
     }
     return {name: summary(milliseconds) for name, milliseconds in time_in_turn(stages, runs).items()}

@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mtl_perception.camera.model import Calibration
 from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.errors import PerceptionError, SourceError
-from mtl_perception.messages.outputs import (
-    CAMERA_INFO,
-    IMAGE,
-    LABEL_INFO,
-    NODE_NAME,
-    OUTPUT_TOPICS,
-    Fields,
-    MessageEncoder,
-    camera_info_fields,
-    image_fields,
-    needed_results,
-)
+from mtl_perception.messages.encode import Fields, MessageEncoder, camera_info_fields, image_fields
+from mtl_perception.messages.topics import CAMERA_INFO, IMAGE, LABEL_INFO, NODE_NAME, OUTPUT_TOPICS, needed_results
 from mtl_perception.progress import progress_bar
 from mtl_perception.sources.bag.messages import LABEL_INFO_DEFINITIONS, header, to_bag_message
 from mtl_perception.types import Frame
@@ -113,7 +103,7 @@ class _Recorder:
         for row in OUTPUT_TOPICS:
             if row.latched:
                 continue
-            encoded = self._encoder.encode(row.name, result)
+            encoded = row.encode(self._encoder, result)
             if encoded is not None:
                 self._put(f"{NODE}/{row.name}", row.type, encoded, stamp, time_ns)
         self.frames += 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mtl_perception.messages.decode import decode_cloud, decode_depth, decode_image, stamp_ns
-from mtl_perception.messages.outputs import NODE_NAME
+from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.sources.bag.records import deserialize, open_bag
 from mtl_perception.visualization.report import TopicRow
 

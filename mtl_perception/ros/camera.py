@@ -14,8 +14,9 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.config import Config
 from mtl_perception.errors import one_line
 from mtl_perception.messages.decode import stamp_ns
+from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.image_header import image_size
-from mtl_perception.messages.outputs import OUTPUT_TOPICS, MessageEncoder, OutputTopic
+from mtl_perception.messages.topics import OUTPUT_TOPICS, OutputTopic
 from mtl_perception.ros.camera_input import CameraInput
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
 from mtl_perception.ros.qos import keep_last, output_profile
@@ -138,7 +139,7 @@ class Camera:
     def publish(self, rows: list[OutputTopic], encoder: MessageEncoder, result: Result, header: Header) -> None:
         """Publish these outputs of a result under the picture's header, whole or not at all."""
         # All are made before the first is sent: a frame comes out whole, or it is rejected.
-        encoded = [(row, encoder.encode(row.name, result)) for row in rows]
+        encoded = [(row, row.encode(encoder, result)) for row in rows]
         ready = [(row.name, to_message(row.type, fields, header)) for row, fields in encoded if fields is not None]
         for name, output in ready:
             self._outputs[name].publish(output)

@@ -10,8 +10,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Poi
 from std_msgs.msg import Header
 
 from mtl_perception.errors import FrameError
-from mtl_perception.messages import outputs
+from mtl_perception.messages import topics
 from mtl_perception.messages.decode import decode_compressed_image, decode_image
+from mtl_perception.messages.encode import Fields
 
 try:
     from cv_bridge import CvBridge
@@ -24,10 +25,10 @@ except ImportError:
     LabelInfo = VisionClass = None
 
 MESSAGE_TYPES: dict[str, Any] = {
-    outputs.IMAGE: Image,
-    outputs.CAMERA_INFO: CameraInfo,
-    outputs.POINT_CLOUD: PointCloud2,
-    outputs.LABEL_INFO: LabelInfo,
+    topics.IMAGE: Image,
+    topics.CAMERA_INFO: CameraInfo,
+    topics.POINT_CLOUD: PointCloud2,
+    topics.LABEL_INFO: LabelInfo,
 }
 """Message class by ROS type name; None where its package is not installed."""
 
@@ -52,12 +53,12 @@ def to_rgb(message: Image | CompressedImage) -> np.ndarray:
             raise error from None
 
 
-def to_message(kind: str, fields: outputs.Fields, header: Header) -> Any:
+def to_message(kind: str, fields: Fields, header: Header) -> Any:
     """A message of fields.
 
     Args:
         kind: ROS type name.
-        fields: What messages.outputs made; big arrays are not copied where rclpy lets us, so publish before they change.
+        fields: As made by messages.encode; big arrays are not copied where rclpy lets us, so publish before they change.
         header: Taken over as it is.
     """
     message = MESSAGE_TYPES[kind]()

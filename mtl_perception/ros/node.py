@@ -17,7 +17,8 @@ from rclpy.qos import QoSProfile
 
 from mtl_perception.errors import PerceptionError
 from mtl_perception.inference.memory import give_back
-from mtl_perception.messages.outputs import NODE_NAME, MessageEncoder
+from mtl_perception.messages.encode import MessageEncoder
+from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.ros import parameters
 from mtl_perception.ros.camera import Camera

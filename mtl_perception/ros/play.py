@@ -16,7 +16,8 @@ from std_msgs.msg import Header
 
 from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import ConfigError, SourceError
-from mtl_perception.messages.outputs import CAMERA_INFO, IMAGE, camera_info_fields, image_fields
+from mtl_perception.messages.encode import camera_info_fields, image_fields
+from mtl_perception.messages.topics import CAMERA_INFO, IMAGE
 from mtl_perception.progress import progress_bar
 from mtl_perception.ros.convert import to_message
 from mtl_perception.ros.environment import initialize

@@ -15,7 +15,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy
 
 from mtl_perception.errors import SourceError
-from mtl_perception.messages.outputs import NODE_NAME
+from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.qos import matching_profile
 from mtl_perception.ros.signals import Answer, StopSignals

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mtl_perception.errors import DeviceError, FrameError
-from mtl_perception.messages.outputs import OutputTopic, needed_results
+from mtl_perception.messages.topics import OutputTopic, needed_results
 from mtl_perception.ros.camera import Camera
 from mtl_perception.runtime.mailbox import Mailbox
 from mtl_perception.runtime.publisher import Stage

@@ -23,7 +23,7 @@ from mtl_perception.messages.decode import (
     decode_image,
     stamp_ns,
 )
-from mtl_perception.messages.outputs import camera_info_fields
+from mtl_perception.messages.encode import camera_info_fields
 
 ODD_ENCODINGS = ["32FC1", "8UC2", "mono16 ", "Rgb8", "bayer_rggb32", "yuv422_", "nv12", "rgb", "16SC1", "jpeg"]
 

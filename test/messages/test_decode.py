@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mtl_perception.errors import FrameError
 from mtl_perception.messages.decode import PIXEL_LAYOUTS, decode_cloud, decode_compressed_image, decode_depth, decode_image
-from mtl_perception.messages.outputs import cloud_fields, image_fields
+from mtl_perception.messages.encode import cloud_fields, image_fields
 from mtl_perception.types import CLOUD_DTYPE
 
 CONTAINERS = {

@@ -19,7 +19,7 @@ import mtl_perception
 from mtl_perception import config, resources
 from mtl_perception.__main__ import main
 from mtl_perception.errors import ConfigError
-from mtl_perception.messages.outputs import OUTPUT_TOPICS
+from mtl_perception.messages.topics import OUTPUT_TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPI_NAMES = {"cv2": "opencv-python", "yaml": "PyYAML"}

@@ -28,7 +28,7 @@ from support.ros_client import Camera, Client
 from support.ros_messages import OUTPUTS, camera_info, image, labels_of
 
 from mtl_perception.errors import FrameError
-from mtl_perception.messages.outputs import cloud_fields, image_fields
+from mtl_perception.messages.encode import cloud_fields, image_fields
 from mtl_perception.ros import convert
 from mtl_perception.ros.camera_input import MatchedSubscription, topics
 from mtl_perception.ros.health import Report
@@ -261,7 +261,8 @@ CHECKED = """
 import numpy as np
 from std_msgs.msg import Header
 from mtl_perception.camera.model import Calibration, CameraModel
-from mtl_perception.messages.outputs import OUTPUT_TOPICS, MessageEncoder
+from mtl_perception.messages.encode import MessageEncoder
+from mtl_perception.messages.topics import OUTPUT_TOPICS
 from mtl_perception.labels import STREET
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message
 from mtl_perception.types import CLOUD_DTYPE, Result
@@ -270,7 +271,7 @@ result = Result(plane, plane, plane.astype(np.float32), cloud=np.zeros((2, 3), C
                 camera=CameraModel(3, 2, 1.0, 1.0, 1.0, 1.0), image=np.zeros((2, 3, 3), np.uint8))
 for row in OUTPUT_TOPICS:
     if MESSAGE_TYPES[row.type] is not None:
-        message = to_message(row.type, MessageEncoder(STREET).encode(row.name, result), Header())
+        message = to_message(row.type, row.encode(MessageEncoder(STREET), result), Header())
         print(row.name, list(message.d) if row.name.endswith("camera_info") else "")
 """
 

@@ -14,7 +14,7 @@ import cv2
 import pytest
 from conftest import noise_picture
 
-from mtl_perception.messages.outputs import NODE_NAME, OUTPUT_TOPICS
+from mtl_perception.messages.topics import NODE_NAME, OUTPUT_TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = ROOT / "config/sros2/policy.xml"

@@ -27,7 +27,8 @@ from sensor_msgs.msg import Image
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.machine import device_name
-from mtl_perception.messages.outputs import IMAGE, image_fields
+from mtl_perception.messages.encode import image_fields
+from mtl_perception.messages.topics import IMAGE
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.ros.camera import Camera
 from mtl_perception.ros.camera_input import LOOK_PERIOD

@@ -34,7 +34,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 
 from mtl_perception.inference.machine import device_name
-from mtl_perception.messages.outputs import NODE_NAME
+from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.ros.environment import initialize
 from tools.benchmarks import node_parts as parts
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from mtl_perception.camera.model import Calibration, CameraModel
-from mtl_perception.messages.outputs import CAMERA_INFO, IMAGE, OUTPUT_TOPICS, camera_info_fields, image_fields
+from mtl_perception.messages.encode import camera_info_fields, image_fields
+from mtl_perception.messages.topics import CAMERA_INFO, IMAGE, OUTPUT_TOPICS
+from mtl_perception.ros import camera as camera_module
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message
 from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.node import PerceptionNode
@@ -166,10 +168,7 @@ def timed_node() -> Any:
 
         def on_activate(self, state: Any) -> Any:
             self.pipeline = TimedPipeline(self.pipeline, self)
-            encoder = self.encoder
-            assert encoder is not None
-            encode = encoder.encode
-            encoder.encode = lambda *args: add_time(self, "encoding", lambda: encode(*args))
+            camera_module.OUTPUT_TOPICS = tuple(replace(row, encode=self.timed_encode(row.encode)) for row in OUTPUT_TOPICS)
             camera = self.cameras[0]
             for publisher in camera._outputs.values():
                 publisher.publish = self.timed_publish(publisher.publish)
@@ -182,6 +181,9 @@ def timed_node() -> Any:
 
             camera.statistics.count_processed = count_processed
             return super().on_activate(state)
+
+        def timed_encode(self, encode: Any) -> Any:
+            return lambda *args: add_time(self, "encoding", lambda: encode(*args))
 
         def timed_publish(self, publish: Any) -> Any:
             return lambda message: add_time(self, "publishing", lambda: publish(message))
@@ -220,7 +222,7 @@ def publish_again(node: Any, outputs: list[str]) -> dict[str, float]:
     # What is noted now belongs to no frame.
     node.now = FrameTimes(result=result)
     rows = [row for row in OUTPUT_TOPICS if row.name in outputs]
-    fields = {row: node.encoder.encode(row.name, result) for row in rows}
+    fields = {row: row.encode(node.encoder, result) for row in rows}
     times: dict[str, float] = {}
 
     def publish() -> None:

@@ -28,7 +28,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
 from mtl_perception.messages.decode import stamp_ns
-from mtl_perception.messages.outputs import NODE_NAME, OUTPUT_TOPICS
+from mtl_perception.messages.topics import NODE_NAME, OUTPUT_TOPICS
 from mtl_perception.ros.convert import MESSAGE_TYPES
 from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.qos import keep_last

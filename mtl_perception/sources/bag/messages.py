@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mtl_perception.messages.outputs import CAMERA_INFO, LABEL_INFO, Fields
+from mtl_perception.messages.encode import Fields
+from mtl_perception.messages.topics import CAMERA_INFO, LABEL_INFO
 
 # Which nested message a field holds, by the message and the field.
 _NESTED = {
@@ -32,7 +33,7 @@ def to_bag_message(typestore: Any, kind: str, fields: Fields, header: Any) -> An
     Args:
         typestore: A rosbags typestore that knows `kind`.
         kind: ROS type name.
-        fields: What messages.outputs made.
+        fields: As made by messages.encode.
         header: A std_msgs/Header of the same typestore.
     """
     values = {}

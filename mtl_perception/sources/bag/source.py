@@ -16,7 +16,7 @@ from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import CameraError, FrameError, SourceError, one_line
 from mtl_perception.messages.decode import decode_camera_info, decode_compressed_image, decode_image, stamp_ns
-from mtl_perception.messages.outputs import NODE_NAME
+from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.sources.bag.records import Bag, deserialize, open_bag
 from mtl_perception.sources.bag.scan import BagMessage
 from mtl_perception.sources.base import CameraResolver, median_rate_hz

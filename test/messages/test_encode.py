@@ -9,14 +9,16 @@ import pytest
 
 from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.labels import KITTI6
-from mtl_perception.messages.outputs import OUTPUT_TOPICS, MessageEncoder, image_fields, needed_results
+from mtl_perception.messages.encode import MessageEncoder, image_fields
+from mtl_perception.messages.topics import OUTPUT_TOPICS, needed_results
 from mtl_perception.types import CLOUD_DTYPE, Result
 
 K = (30.0, 0.0, 1.5, 0.0, 31.0, 0.5, 0.0, 0.0, 1.0)
 P = (28.0, 0.0, 1.4, -15.4, 0.0, 29.0, 0.6, 0.2, 0.0, 0.0, 1.0, 0.003)
 D = (0.1, -0.2, 0.0, 0.001, 0.0)
 R = (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
-ALL = {row.name for row in OUTPUT_TOPICS}
+ROWS = {row.name: row for row in OUTPUT_TOPICS}
+ALL = set(ROWS)
 
 
 def result_of(depth: list[list[float]], labels: list[list[int]]) -> Result:
@@ -36,7 +38,7 @@ def result() -> Result:
 
 
 def encode(topic: str, result: Result, opacity: float = 0.5) -> dict:
-    fields = MessageEncoder(KITTI6, opacity).encode(topic, result)
+    fields = ROWS[topic].encode(MessageEncoder(KITTI6, opacity), result)
     assert fields is not None
     return fields
 
@@ -147,7 +149,7 @@ def test_label_info(result):
 
 @pytest.mark.parametrize("topic", sorted(ALL - {"segmentation/label_info"}))
 def test_nothing_to_encode(topic):
-    assert MessageEncoder(KITTI6).encode(topic, Result()) is None
+    assert ROWS[topic].encode(MessageEncoder(KITTI6), Result()) is None
 
 
 def test_needed_results():
