@@ -108,7 +108,9 @@ def test_pinned_versions_are_not_below_the_lower_bounds(extras: dict[str, dict[s
 
 
 def test_versions_agree(manifest: ElementTree.Element) -> None:
-    assert manifest.findtext("version") == mtl_perception.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert manifest.findtext("version") == citation["version"] == mtl_perception.__version__
+    assert f"## {citation['version']} - {citation['date-released']}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_colcon_accepts_the_maintainer(manifest: ElementTree.Element) -> None:
