@@ -88,7 +88,7 @@ soak: setup ## run the node for hours with a faulty camera (docs/soak.md)
 	touch $@
 
 docs: .venv-docs/stamp ## build the documentation site, with strict link checks: build/site/index.html
-	.venv-docs/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
 
 # Local version labels such as "2.13.0+cpu" are removed: vulnerability databases do not know them and would report nothing.
 audit: setup .venv-audit/stamp ## list known vulnerabilities of the installed packages (needs network access)
