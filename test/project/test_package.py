@@ -180,7 +180,7 @@ def test_share_file_finds_a_workspace_and_a_prefix(tmp_path: Path, monkeypatch: 
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Names of the files in a wheel built from a copy of the checkout."""
     copy, out = tmp_path_factory.mktemp("source") / "copy", tmp_path_factory.mktemp("wheel")
-    unwanted = shutil.ignore_patterns(".*", "build", "install", "log", "demo", "dist", "*.egg-info", "__pycache__")
+    unwanted = shutil.ignore_patterns(".*", "build", "install", "log", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, copy, ignore=unwanted)
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(out)], cwd=copy, check=True, capture_output=True)

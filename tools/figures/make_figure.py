@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mtl_perception.cli.recording import RecordedFrame, Recording
+from mtl_perception.demo.recording import RecordedFrame, Recording
 from mtl_perception.labels import STREET
 from mtl_perception.visualization.cloud import render_cloud
 from mtl_perception.visualization.colors import colorize_depth, colorize_labels, legend
@@ -32,7 +32,7 @@ def rows(frame: RecordedFrame, cloud: np.ndarray, max_depth: float, with_picture
         return [np.hstack([colorize_labels(labels, STREET), depth])]
     height, width = frame.depth.shape
     points = render_cloud(cloud, (width, height), class_set=STREET)
-    return [np.hstack([frame.picture, frame.overlay]), np.hstack([depth, points])]
+    return [np.hstack([frame.image, frame.overlay]), np.hstack([depth, points])]
 
 
 def main() -> None:

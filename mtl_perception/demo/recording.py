@@ -1,4 +1,4 @@
-"""Reading back what the demo recorded."""
+"""Reader of the demo's recording."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from mtl_perception.sources.bag.records import deserialize, open_bag
 from mtl_perception.visualization.report import TopicRow
 
 NODE = f"/{NODE_NAME}"
-PICTURE, OVERLAY, DEPTH = "/image", f"{NODE}/segmentation/overlay", f"{NODE}/depth/image"
+IMAGE, OVERLAY, DEPTH = "/image", f"{NODE}/segmentation/overlay", f"{NODE}/depth/image"
 CLOUD = f"{NODE}/points"
 
 
 @dataclass
 class RecordedFrame:
-    """One processed frame: RGB pictures of H x W x 3 uint8, depth of H x W float32 meters."""
+    """A recorded input image with its outputs.
+
+    Attributes:
+        stamp_ns: Stamp, nanoseconds.
+        image: H x W x 3 uint8 RGB.
+        overlay: h x w x 3 uint8 RGB.
+        depth: h x w float32 meters.
+    """
 
     stamp_ns: int
-    picture: np.ndarray
+    image: np.ndarray
     overlay: np.ndarray
     depth: np.ndarray
 
@@ -41,10 +48,10 @@ class Recording:
     """A recorded run of the node.
 
     Args:
-        path: The bag.
+        path: Bag.
 
     Raises:
-        SourceError: It cannot be read.
+        SourceError: The bag cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,19 +62,19 @@ class Recording:
             yield record.topic, record.time_ns, deserialize(record, self._bag.is_ros1)
 
     def frames(self) -> Iterator[RecordedFrame]:
-        """The frames of which picture, overlay and depth were all recorded, by stamp."""
+        """Yield the frames whose image, overlay and depth were all recorded, in the order of their stamps."""
         parts: dict[int, dict[str, np.ndarray]] = {}
-        for topic, _, message in self._messages(PICTURE, OVERLAY, DEPTH):
+        for topic, _, message in self._messages(IMAGE, OVERLAY, DEPTH):
             stamp = stamp_ns(message.header)
             found = parts.setdefault(stamp, {})
             found[topic] = decode_depth(message) if topic == DEPTH else decode_image(message)
             if len(found) == 3:
-                # Older ones that are not complete by now were not processed.
+                # Older incomplete frames were replaced in the node and never become complete.
                 parts = {key: value for key, value in parts.items() if key > stamp}
-                yield RecordedFrame(stamp, found[PICTURE], found[OVERLAY], found[DEPTH])
+                yield RecordedFrame(stamp, found[IMAGE], found[OVERLAY], found[DEPTH])
 
     def cloud(self, stamp: int) -> np.ndarray | None:
-        """The cloud with that stamp: H x W of CLOUD_DTYPE; None if there is none."""
+        """Return the cloud with a stamp, H x W of CLOUD_DTYPE, or None if it was not recorded."""
         for _, _, message in self._messages(CLOUD):
             if stamp_ns(message.header) == stamp:
                 cloud: np.ndarray = decode_cloud(message).copy()
@@ -75,10 +82,10 @@ class Recording:
         return None
 
     def topics(self) -> list[TopicRow]:
-        """Counts, rates by stamp, and latencies from stamp to arrival at the recorder."""
+        """Return message count, rate by stamps and latency (stamp to arrival at the recorder) of each topic."""
         times = {name: _Times(topic.type) for name, topic in self._bag.topics.items()}
         for topic, time_ns, message in self._messages(*times):
-            # Messages without a header tell of no latency.
+            # Messages without a header have no latency.
             stamp = stamp_ns(message.header) if hasattr(message, "header") else time_ns
             times[topic].stamps.append(stamp)
             if hasattr(message, "header"):
@@ -86,7 +93,7 @@ class Recording:
         return [_row(name, entry) for name, entry in sorted(times.items()) if entry.stamps]
 
     def counts(self) -> dict[str, str]:
-        """The node's own counts, from its last diagnostics."""
+        """Return the node's counts from its last diagnostics."""
         counts: dict[str, str] = {}
         for _, _, message in self._messages("/diagnostics"):
             for status in message.status:

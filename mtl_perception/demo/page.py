@@ -1,0 +1,89 @@
+"""Video, point cloud and report page of the demo's recording."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from mtl_perception.demo.recording import Recording
+from mtl_perception.errors import PerceptionError
+from mtl_perception.inference.machine import device_name
+from mtl_perception.pipeline import Pipeline
+from mtl_perception.sources.base import Source
+from mtl_perception.visualization.cloud import render_cloud
+from mtl_perception.visualization.colors import colorize_depth
+from mtl_perception.visualization.report import ReportData, ReportFrame, write_report
+from mtl_perception.visualization.video import VideoWriter, side_by_side
+
+FRAMES_ON_PAGE = 4
+
+
+def write_page(out: Path, drive: str, source: Source, rate: float, pipeline: Pipeline, recording: Recording) -> None:
+    """Write video.mp4, cloud.ply and index.html.
+
+    Args:
+        out: Folder of the demo.
+        drive: Name of the source as given by the user.
+        source: The source that was played.
+        rate: Playback rate relative to real time.
+        pipeline: Pipeline with the node's weights and parameters.
+        recording: Recording of the run.
+
+    Raises:
+        PerceptionError: The node published nothing.
+    """
+    topics = recording.topics()
+    count = next((row.messages for row in topics if row.name.endswith("/depth/image")), 0)
+    if count == 0:
+        raise PerceptionError(f"the node published nothing; see {out / 'log' / 'node.log'}")
+    on_page = {round(i * (count - 1) / max(FRAMES_ON_PAGE - 1, 1)) for i in range(FRAMES_ON_PAGE)}
+    frames: list[ReportFrame] = []
+    middle = 0
+    # The video runs in real time whatever the playback rate was.
+    with VideoWriter(out / "video.mp4", max(source.rate_hz * count / len(source), 1.0)) as video:
+        for index, frame in enumerate(recording.frames()):
+            depth = colorize_depth(frame.depth, pipeline.max_depth)
+            video.write(side_by_side(frame.image, frame.overlay, depth))
+            if index == count // 2:
+                middle = frame.stamp_ns
+            if index in on_page:
+                images = {"camera": frame.image.copy(), "segmentation": frame.overlay.copy(), "depth": depth}
+                cloud = recording.cloud(frame.stamp_ns)
+                if cloud is not None:
+                    height, width = depth.shape[:2]
+                    images["point cloud, class colors"] = render_cloud(cloud, (width, height), class_set=pipeline.class_set)
+                frames.append(ReportFrame(f"frame {index + 1} of {count}", images))
+    description = pipeline.description
+    synthetic = drive.startswith("synthetic")
+    facts = {
+        "Drive": "procedural street" if synthetic else source.name,
+        "Playback rate": f"{rate:.2f} x real time",
+        "Weights": f"{description.name}; {description.license}",
+        "Device": f"{pipeline.device}, {pipeline.precision}; {device_name(pipeline.device)}",
+        "Versions": f"mtl_perception {version('mtl_perception')}, torch {version('torch')}, Python {platform.python_version()}",
+    }
+    notes = [
+        "Latency is the time from the publication of an image to the arrival of the output at the recorder, which is another "
+        "process. Player, node and recorder share the cores of this machine.",
+    ]
+    if synthetic:
+        notes.append("The images are procedural; weights trained on real streets are less accurate on them than on real images.")
+    if rate < 1:
+        notes.append(f"The drive was played {1 / rate:.1f} times slower than real time, as fast as this machine can process it.")
+    write_report(
+        out,
+        ReportData(
+            title=f"mtl_perception: {facts['Drive']}",
+            class_set=pipeline.class_set,
+            max_depth=pipeline.max_depth,
+            facts=facts,
+            card=str(description.card.get("what", "")),
+            frames=frames,
+            cloud=recording.cloud(middle),
+            cloud_caption=f"frame {count // 2 + 1} of {count}",
+            topics=topics,
+            counts=recording.counts(),
+            notes=notes,
+        ),
+    )

@@ -1,0 +1,121 @@
+"""Run of the demo: play a drive to the node, record its outputs, and present the recording."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from mtl_perception.config import Config, parameters
+from mtl_perception.demo.page import write_page
+from mtl_perception.demo.processes import Child, wait_for
+from mtl_perception.demo.recording import Recording
+from mtl_perception.errors import SourceError
+from mtl_perception.pipeline import Pipeline
+from mtl_perception.sources.open import open_source
+from mtl_perception.types import Frame
+
+MARGIN = 1.6
+"""Factor between the period of a frame and the pipeline's time, because player and recorder use the same cores."""
+FILES = ("recording.mcap", "video.mp4", "cloud.ply", "viewer.js", "index.html", "images", "log")
+"""Everything that the demo leaves in its folder."""
+
+
+def run_demo(drive: str, out: Path, config: Config, rate: float | None = None) -> None:
+    """Run node, player and recorder, then write video, cloud and page from the recording.
+
+    Args:
+        drive: Source to play; see `open_source`.
+        out: Output folder; an earlier demo in it is replaced.
+        config: Parameters of the node.
+        rate: Playback rate relative to real time; None chooses the rate that this machine can process, at most 1.
+
+    Raises:
+        SourceError: The drive cannot be read, or `out` contains other files.
+        PerceptionError: A process failed, or the node published nothing.
+    """
+    _print_step(1, f"loading the network and the drive ({drive})")
+    source = open_source(drive, rectified=config.input_rectified)
+    first = next(iter(source), None)
+    if first is None:
+        raise SourceError(f"{drive}: contains no images")
+    pipeline = Pipeline(config=config)
+    rate = rate or _affordable_rate(pipeline, first, source.rate_hz)
+    seconds = len(source) / source.rate_hz / rate
+    domain = _unused_domain()
+    pace = f"{source.rate_hz * rate:.1f} Hz ({rate:.2f} x real time, {seconds:.0f} s)"
+    _print_step(2, f"playing {len(source)} frames at {pace} in ROS domain {domain}")
+    _prepare(out)
+    _run_processes(drive, out, config, rate, seconds + 60 + 3 * len(source), domain)
+    _print_step(3, "writing video, cloud and page")
+    write_page(out, drive, source, rate, pipeline, Recording(out / "recording.mcap"))
+    _print_step(4, "done:")
+    for name in ("index.html", "video.mp4", "cloud.ply", "recording.mcap"):
+        print(f"    {out / name}")
+
+
+def _print_step(number: int, text: str) -> None:
+    print(f"[{number}/4] {text}", flush=True)
+
+
+def _affordable_rate(pipeline: Pipeline, frame: Frame, rate_hz: float) -> float:
+    """Return the playback rate that the pipeline can keep up with on this machine, at most real time."""
+    pipeline(frame)
+    started = time.monotonic()
+    pipeline(frame)
+    return min(1.0, 1 / (rate_hz * (time.monotonic() - started) * MARGIN))
+
+
+def _prepare(out: Path) -> None:
+    """Create an empty folder, or empty that of an earlier demo."""
+    if out.exists():
+        others = {path.name for path in out.iterdir()} - set(FILES) if out.is_dir() else {out.name}
+        if others:
+            raise SourceError(f"{out} contains other files ({min(others)}); choose another --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+
+
+def _unused_domain() -> int:
+    """Return a domain other than the user's, so that other ROS nodes neither disturb the demo nor receive its topics."""
+    domain = 1 + os.getpid() % 100
+    return domain % 100 + 1 if str(domain) == os.environ.get("ROS_DOMAIN_ID", "0") else domain
+
+
+def _run_processes(drive: str, out: Path, config: Config, rate: float, timeout: float, domain: int) -> None:
+    log = out / "log"
+    env = {
+        "ROS_DOMAIN_ID": str(domain),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_LOG_DIR": str((log / "ros").absolute()),
+    }
+    settings = [
+        argument
+        for row in parameters()
+        if getattr(config, row.name) != row.default
+        for argument in ("-p", f"{row.name}:={_yaml(getattr(config, row.name))}")
+    ]
+    play = ["play", drive, "--rate", str(rate), "--stamps", "now", "--subscribers", "2"]
+    if drive.startswith("synthetic"):
+        play.append("--preload")
+    children: list[Child] = []
+    try:
+        recorder = Child("recorder", ["record", "--out", str(out / "recording.mcap"), "--force"], log, env)
+        children.append(recorder)
+        node = Child("node", ["node", "--ros-args", *settings], log, env)
+        children.append(node)
+        player = Child("player", play, log, env, quiet=not sys.stderr.isatty())
+        children.append(player)
+        wait_for(player, [node, recorder], timeout)
+        # The node still processes the last frame.
+        time.sleep(2.0 + 1.0 / rate / 10)
+    finally:
+        for child in reversed(children):
+            child.stop()
+    recorder.has_finished()
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
