@@ -17,7 +17,7 @@ from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.inference.machine import device_name
 from mtl_perception.progress import progress_bar
-from mtl_perception.visualization.errors import DepthErrors, LabelErrors, error_sheet
+from mtl_perception.visualization.error_sheet import DepthErrors, LabelErrors, error_sheet
 from mtl_perception.visualization.files import replacing
 from mtl_perception.weights.registry import SHIPPED_SUFFIX
 

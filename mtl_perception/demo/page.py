@@ -68,9 +68,13 @@ def write_page(out: Path, drive: str, source: Source, rate: float, pipeline: Pip
         "process. Player, node and recorder share the cores of this machine.",
     ]
     if synthetic:
-        notes.append("The images are procedural; weights trained on real streets are less accurate on them than on real images.")
+        notes.append(
+            "The images are procedural; weights trained on real streets are less accurate on them than on real images."
+        )
     if rate < 1:
-        notes.append(f"The drive was played {1 / rate:.1f} times slower than real time, as fast as this machine can process it.")
+        notes.append(
+            f"The drive was played {1 / rate:.1f} times slower than real time, as fast as this machine can process it."
+        )
     write_report(
         out,
         ReportData(

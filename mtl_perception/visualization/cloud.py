@@ -1,4 +1,4 @@
-"""Clouds as files and pictures: binary PLY, and a splatted view from any point, without OpenGL."""
+"""Point clouds as binary PLY files and as rendered images, without OpenGL."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mtl_perception.visualization.files import replacing
 
 EYE = (0.0, -3.2, -5.5)
 TARGET = (0.0, 0.4, 14.0)
-"""Whence and whither a cloud is seen by default, meters in its camera's optical frame: a little behind and above the camera."""
+"""Default viewpoint and look-at point, meters in the camera's optical frame: slightly behind and above the camera."""
 
 BACKGROUND = (17, 20, 26)
 UNLABELED_COLOR = (110, 114, 122)
-"""Points without a class: black ones would not be seen on the background."""
+"""Color of unlabeled points; black would be invisible on the background."""
 
 GRID_COLOR = (52, 60, 74)
 GRID_STEP = 5
@@ -29,7 +29,7 @@ NEAR_PLANE = 0.3
 SUPERSAMPLING = 2
 MAX_RADIUS = 12
 
-# The label is an `int`: Open3D skips properties of type `uint`.
+# `int` for the label, because Open3D skips properties of type `uint`.
 _PLY_DTYPE = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("label", "<i4")]
 )
@@ -37,32 +37,32 @@ _PLY_TYPES = {"<f4": "float", "|u1": "uchar", "<i4": "int"}
 
 
 def finite_points(cloud: np.ndarray) -> np.ndarray:
-    """The points of a cloud that have a place.
+    """Return the points of a cloud with finite coordinates.
 
     Args:
-        cloud: Array of CLOUD_DTYPE, of any shape.
+        cloud: Array of CLOUD_DTYPE of any shape.
 
     Returns:
-        N of CLOUD_DTYPE, in row-major order.
+        N points of CLOUD_DTYPE in row-major order.
 
     Raises:
-        FrameError: Another dtype.
+        FrameError: The dtype is not CLOUD_DTYPE.
     """
     if cloud.dtype != CLOUD_DTYPE:
-        raise FrameError(f"cloud: dtype {cloud.dtype} is not that of a cloud (x y z rgb label)", "bad_cloud")
+        raise FrameError(f"invalid cloud: dtype {cloud.dtype} is not x y z rgb label", "bad_cloud")
     flat = cloud.reshape(-1)
     points: np.ndarray = flat[np.isfinite(flat["x"]) & np.isfinite(flat["y"]) & np.isfinite(flat["z"])]
     return points
 
 
 def rgb_of(points: np.ndarray) -> np.ndarray:
-    """Colors of N points of CLOUD_DTYPE: N x 3 uint8 RGB."""
+    """Return the image colors of N points of CLOUD_DTYPE as N x 3 uint8 RGB."""
     packed = points["rgb"]
     return np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1).astype(np.uint8)
 
 
 def label_colors_of(points: np.ndarray, class_set: ClassSet) -> np.ndarray:
-    """Class colors of N points of CLOUD_DTYPE: N x 3 uint8 RGB; gray without a class."""
+    """Return the class colors of N points of CLOUD_DTYPE as N x 3 uint8 RGB; gray for unlabeled points."""
     palette = class_set.palette()
     palette[len(class_set) :] = UNLABELED_COLOR
     colors: np.ndarray = palette[np.minimum(points["label"], 255)]
@@ -73,14 +73,14 @@ def write_ply(path: str | Path, cloud: np.ndarray) -> int:
     """Write the finite points as binary little-endian PLY: float x y z, uchar red green blue, int label.
 
     Args:
-        path: The file; it is replaced at once when the new one is whole.
-        cloud: Array of CLOUD_DTYPE, of any shape.
+        path: Output file, replaced atomically.
+        cloud: Array of CLOUD_DTYPE of any shape.
 
     Returns:
         The number of points written.
 
     Raises:
-        FrameError: `cloud` is no cloud.
+        FrameError: `cloud` is not a cloud.
         SourceError: The file cannot be written.
     """
     points = finite_points(cloud)
@@ -112,81 +112,81 @@ def render_cloud(
     point_size: float = 0.06,
     field_of_view: float = 60.0,
 ) -> np.ndarray:
-    """A picture of a cloud: near points hide far ones, and a grid lies where the ground is.
+    """Render a cloud with a ground grid and hidden-point removal.
 
     Args:
-        cloud: Array of CLOUD_DTYPE, of any shape.
-        size: Width and height of the picture, pixels.
-        eye: Place of the viewer, meters in the cloud's frame.
-        target: Point in the middle of the picture, meters in the cloud's frame.
-        class_set: Whose class colors to use; None: the points' own colors.
+        cloud: Array of CLOUD_DTYPE of any shape.
+        size: Width and height of the image, pixels.
+        eye: Viewpoint, meters in the frame of the cloud.
+        target: Look-at point, meters in the frame of the cloud.
+        class_set: Color points by class; None colors them by image.
         point_size: Diameter of a point, meters.
-        field_of_view: Horizontal, degrees.
+        field_of_view: Horizontal field of view, degrees.
 
     Returns:
         height x width x 3 uint8 RGB.
 
     Raises:
-        FrameError: `cloud` is no cloud.
+        FrameError: `cloud` is not a cloud.
     """
     points = finite_points(cloud)
     colors = rgb_of(points) if class_set is None else label_colors_of(points, class_set)
-    places = np.stack([points["x"], points["y"], points["z"]], axis=-1)
+    positions = np.stack([points["x"], points["y"], points["z"]], axis=-1)
     width, height = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
     focal = 0.5 * width / math.tan(math.radians(field_of_view) / 2)
     rotation = _look_at(np.array(eye), np.array(target))
-    picture = np.full((height, width, 3), BACKGROUND, np.uint8)
-    if len(places):
-        _draw_grid(picture, places, rotation, np.array(eye), focal)
-    _splat(picture, (places - np.array(eye, np.float32)) @ rotation.T.astype(np.float32), colors, focal, point_size)
-    small: np.ndarray = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return small
+    image = np.full((height, width, 3), BACKGROUND, np.uint8)
+    if len(positions):
+        _draw_grid(image, positions, rotation, np.array(eye), focal)
+    _splat(image, (positions - np.array(eye, np.float32)) @ rotation.T.astype(np.float32), colors, focal, point_size)
+    resized: np.ndarray = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return resized
 
 
 def _look_at(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Rotation from the cloud's frame to the viewer's, both x right, y down, z forward; 3 x 3."""
+    """Return the 3 x 3 rotation from the cloud's frame to the viewer's; both are x right, y down, z forward."""
     forward = (target - eye) / np.linalg.norm(target - eye)
-    # Seen from straight above, the cloud's forward is up in the picture.
+    # Looking straight down, the cloud's forward axis points up in the image.
     down = np.array((0.0, 1.0, 0.0)) if abs(forward[1]) < 0.999 else np.array((0.0, 0.0, -1.0))
     right = np.cross(down, forward)
     right /= np.linalg.norm(right)
     return np.stack([right, np.cross(forward, right), forward])
 
 
-def _splat(picture: np.ndarray, places: np.ndarray, colors: np.ndarray, focal: float, point_size: float) -> None:
-    """Draw points, given in the viewer's frame, as discs into the picture; creases and edges are shaded by depth."""
-    height, width = picture.shape[:2]
-    visible = places[:, 2] > NEAR_PLANE
-    places, colors = places[visible], colors[visible]
-    far_first = np.argsort(-places[:, 2], kind="stable")
-    places, colors = places[far_first], colors[far_first]
-    z = places[:, 2]
-    u = np.rint(places[:, 0] / z * focal + (width - 1) / 2).astype(np.int64)
-    v = np.rint(places[:, 1] / z * focal + (height - 1) / 2).astype(np.int64)
+def _splat(image: np.ndarray, positions: np.ndarray, colors: np.ndarray, focal: float, point_size: float) -> None:
+    """Draw points, given in the viewer's frame, as discs shaded by depth discontinuities."""
+    height, width = image.shape[:2]
+    visible = positions[:, 2] > NEAR_PLANE
+    positions, colors = positions[visible], colors[visible]
+    far_first = np.argsort(-positions[:, 2], kind="stable")
+    positions, colors = positions[far_first], colors[far_first]
+    z = positions[:, 2]
+    u = np.rint(positions[:, 0] / z * focal + (width - 1) / 2).astype(np.int64)
+    v = np.rint(positions[:, 1] / z * focal + (height - 1) / 2).astype(np.int64)
     radius = np.clip(0.5 * point_size * focal / z, SUPERSAMPLING, MAX_RADIUS).astype(np.int64)
     margin = MAX_RADIUS
-    # A border takes what sticks out, so that no offset needs a check of its own.
-    seen = np.full((height + 2 * margin, width + 2 * margin, 3), BACKGROUND, np.uint8)
-    seen[margin:-margin, margin:-margin] = picture
-    depth = np.full(seen.shape[:2], np.inf, np.float32)
+    # A margin receives the parts of discs outside the image, which saves bounds checks.
+    canvas = np.full((height + 2 * margin, width + 2 * margin, 3), BACKGROUND, np.uint8)
+    canvas[margin:-margin, margin:-margin] = image
+    depth = np.full(canvas.shape[:2], np.inf, np.float32)
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    flat_seen, flat_depth = seen.reshape(-1, 3), depth.reshape(-1)
-    stride = seen.shape[1]
-    # Nearer points come later and are never smaller: going through the radii in order, whatever is written last is nearest.
+    flat_canvas, flat_depth = canvas.reshape(-1, 3), depth.reshape(-1)
+    stride = canvas.shape[1]
+    # Points are sorted far to near and nearer ones are never smaller, so the nearest point is written last.
     for r in np.unique(radius):
         group = inside & (radius == r)
         dv, du = np.mgrid[-r : r + 1, -r : r + 1]
         disc = du * du + dv * dv <= (r + 0.35) ** 2
         offsets = (dv * stride + du)[disc]
         index = ((v[group] + margin) * stride + u[group] + margin)[:, None] + offsets
-        flat_seen[index] = colors[group][:, None]
+        flat_canvas[index] = colors[group][:, None]
         flat_depth[index] = z[group][:, None]
-    _shade(seen, depth)
-    picture[:] = seen[margin:-margin, margin:-margin]
+    _shade(canvas, depth)
+    image[:] = canvas[margin:-margin, margin:-margin]
 
 
-def _shade(seen: np.ndarray, depth: np.ndarray, reach: int = 3, strength: float = 9.0) -> None:
-    """Darken pixels that lie behind their neighbors: eye-dome lighting, which gives an unlit cloud its shape."""
+def _shade(image: np.ndarray, depth: np.ndarray, reach: int = 3, strength: float = 9.0) -> None:
+    """Darken pixels that lie behind their neighbors (eye-dome lighting)."""
     covered = np.isfinite(depth)
     if not covered.any():
         return
@@ -195,13 +195,13 @@ def _shade(seen: np.ndarray, depth: np.ndarray, reach: int = 3, strength: float 
     for shift, axis in ((reach, 0), (-reach, 0), (reach, 1), (-reach, 1)):
         behind += np.clip(log_depth - np.roll(log_depth, shift, axis), 0.0, 0.1)
     light = np.where(covered, np.exp(-strength * behind / 4), 1.0).astype(np.float32)
-    seen[:] = np.rint(seen * light[..., None]).astype(np.uint8)
+    image[:] = np.rint(image * light[..., None]).astype(np.uint8)
 
 
-def _draw_grid(picture: np.ndarray, places: np.ndarray, rotation: np.ndarray, eye: np.ndarray, focal: float) -> None:
-    """Squares of GRID_STEP meters at the height of the lowest points, fading with distance."""
-    height, width = picture.shape[:2]
-    ground = float(np.percentile(places[:, 1], 95))
+def _draw_grid(image: np.ndarray, positions: np.ndarray, rotation: np.ndarray, eye: np.ndarray, focal: float) -> None:
+    """Draw a grid with GRID_STEP at the height of the lowest points; it fades with distance."""
+    height, width = image.shape[:2]
+    ground = float(np.percentile(positions[:, 1], 95))
     along, reach = np.arange(-5.0, 91.0), np.arange(-40.0, 41.0)
     lines = [np.stack([np.full_like(along, x), np.full_like(along, ground), along], axis=-1) for x in reach[::GRID_STEP]]
     lines += [np.stack([reach, np.full_like(reach, ground), np.full_like(reach, z)], axis=-1) for z in along[::GRID_STEP]]
@@ -214,4 +214,4 @@ def _draw_grid(picture: np.ndarray, places: np.ndarray, rotation: np.ndarray, ey
             color = [round(b + (g - b) * fade) for b, g in zip(BACKGROUND, GRID_COLOR, strict=True)]
             ends = [(round(p[0] / p[2] * focal + width / 2), round(p[1] / p[2] * focal + height / 2)) for p in (start, end)]
             if max(abs(c) for point in ends for c in point) < 4 * width:
-                cv2.line(picture, ends[0], ends[1], color, SUPERSAMPLING, cv2.LINE_AA)
+                cv2.line(image, ends[0], ends[1], color, SUPERSAMPLING, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the whole new file or the old one, never a part."""
+"""Atomic replacement of files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from mtl_perception.errors import SourceError
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with its ending, that takes its place when the body ends well and is removed when not.
+    """Yield a temporary path that replaces `path` when the block succeeds and is removed when it fails.
 
-    Nothing happens when the body writes no file. The folder is made if need be.
+    Readers see either the old file or the complete new one. The parent folder is created. If the block writes no file, nothing
+    is replaced.
+
+    Args:
+        path: The file to replace; the temporary path is in the same folder and has the same suffix.
 
     Raises:
         SourceError: The file cannot be written.

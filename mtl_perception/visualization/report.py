@@ -1,4 +1,4 @@
-"""The page that shows a run: a folder that opens in any browser from disk and needs nothing else."""
+"""Report page of a run: a self-contained folder that any browser opens from disk."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from mtl_perception.visualization.files import replacing
 
 MAX_VIEWER_POINTS = 120_000
 POSITION_STEP = 0.004
-"""Meters; the viewer's positions are whole multiples of it in 16 bits, which reaches 131 m."""
+"""Resolution of the viewer's 16-bit positions, meters; the range is 131 m."""
 
 
 @dataclass(frozen=True)
 class TopicRow:
-    """What was recorded of one topic.
+    """Statistics of one recorded topic.
 
     Attributes:
-        name: Full name.
-        type: Message type, as in `sensor_msgs/msg/Image`.
-        messages: How many.
-        rate_hz: By their stamps; None when there were fewer than two.
-        latency_median_ms: From the stamp to its arrival; None where that says nothing.
-        latency_p95_ms: The same, 95th percentile.
+        name: Fully qualified name.
+        type: Message type, such as `sensor_msgs/msg/Image`.
+        messages: Number of messages.
+        rate_hz: Rate by stamps; None for fewer than two messages.
+        latency_median_ms: Median time from stamp to arrival; None for messages without a header.
+        latency_p95_ms: 95th percentile of the same.
     """
 
     name: str
@@ -49,36 +49,36 @@ class TopicRow:
 
 @dataclass(frozen=True)
 class ReportFrame:
-    """One frame to show.
+    """One frame of the page.
 
     Attributes:
-        caption: Which one it is.
-        pictures: By caption ("camera", "segmentation", "depth", …), H x W x 3 uint8 RGB each.
+        caption: Heading of the frame.
+        images: H x W x 3 uint8 RGB by caption ("camera", "segmentation", "depth", …).
     """
 
     caption: str
-    pictures: Mapping[str, np.ndarray]
+    images: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that the page says. Any text may hold any characters.
+    """Content of the page. All texts are escaped.
 
     Attributes:
         title: Heading.
-        class_set: The classes of the labels.
-        max_depth: End of the depth colors, meters.
-        min_depth: Start of the depth colors, meters; 0: `max_depth` / 40.
-        facts: What ran: source, weights, license, device, versions …, in the order to show.
-        card: The weights' description, one paragraph; "" for none.
+        class_set: Classes of the labels.
+        max_depth: Upper end of the depth colors, meters.
+        min_depth: Lower end of the depth colors, meters; 0 selects `max_depth` / 40.
+        facts: Source, weights, license, device, versions and so on, in display order.
+        card: Description of the weights, one paragraph; may be empty.
         frames: Frames to show.
-        cloud: Array of CLOUD_DTYPE for the viewer and `cloud.ply`; None for none.
-        cloud_caption: Of which frame it is.
-        video: The video's path inside the folder; "" for none.
-        files: Paths inside the folder to link to, files or folders; those that are absent are left out.
-        topics: What was recorded.
-        counts: The node's own diagnostics.
-        notes: What a reader should know to judge the result.
+        cloud: Array of CLOUD_DTYPE for the viewer and `cloud.ply`, or None.
+        cloud_caption: Caption of the cloud, such as its frame.
+        video: Path of the video inside the folder; "" for none.
+        files: Paths of files or folders inside the folder to link to; missing ones are omitted.
+        topics: Statistics of the recorded topics.
+        counts: The node's counts from its diagnostics.
+        notes: Remarks on the interpretation of the result.
     """
 
     title: str
@@ -98,22 +98,22 @@ class ReportData:
 
 
 def write_report(out_dir: str | Path, data: ReportData) -> Path:
-    """Write the page with its pictures, and the cloud as `cloud.ply` and for the viewer.
+    """Write the page with its images, `cloud.ply` and the data of the cloud viewer.
 
     Args:
-        out_dir: The folder; video and recording, if any, are in it already.
-        data: What to show.
+        out_dir: Output folder; a video and a recording, if any, are already in it.
+        data: Content of the page.
 
     Returns:
-        `out_dir`/index.html.
+        Path of index.html.
 
     Raises:
-        FrameError: `data.cloud` is no cloud.
+        FrameError: `data.cloud` is not a cloud.
         ConfigError: The depth range is empty.
-        SourceError: Something cannot be written.
+        SourceError: A file cannot be written.
     """
     out = Path(out_dir)
-    _write_picture(out / "pictures" / "depth_scale.png", depth_scale(data.max_depth, data.min_depth, 720))
+    _write_image(out / "images" / "depth_scale.png", depth_scale(data.max_depth, data.min_depth, 720))
     sections = [
         _video(out, data.video),
         _cloud(out, data),
@@ -170,17 +170,17 @@ def _video(out: Path, name: str) -> str:
 def _frames(out: Path, frames: Sequence[ReportFrame]) -> str:
     figures = []
     for number, frame in enumerate(frames):
-        shown = []
-        for position, (caption, picture) in enumerate(frame.pictures.items()):
-            name = f"pictures/frame{number}_{position}.jpg"
-            _write_picture(out / name, picture)
-            height, width = picture.shape[:2]
-            shown.append(
+        figure = []
+        for position, (caption, image) in enumerate(frame.images.items()):
+            name = f"images/frame{number}_{position}.jpg"
+            _write_image(out / name, image)
+            height, width = image.shape[:2]
+            figure.append(
                 f'<figure><a href="{name}"><img src="{name}" width="{width}" height="{height}" alt="{escape(caption)}"></a>'
                 f"<figcaption>{escape(caption)}</figcaption></figure>"
             )
-        figures.append(f'<h3>{escape(frame.caption)}</h3>\n<div class="frame">{"".join(shown)}</div>')
-    scale = '<img class="scale" src="pictures/depth_scale.png" width="720" height="52" alt="depth scale in meters">'
+        figures.append(f'<h3>{escape(frame.caption)}</h3>\n<div class="frame">{"".join(figure)}</div>')
+    scale = '<img class="scale" src="images/depth_scale.png" width="720" height="52" alt="depth scale in meters">'
     return _section("Frames", "\n".join([scale, *figures])) if figures else ""
 
 
@@ -222,7 +222,7 @@ def _downloads(out: Path, names: Sequence[str]) -> str:
 
 
 def _link(name: str) -> str:
-    # "./" keeps a name with a colon from being read as a scheme.
+    # Without "./", a name with a colon would be parsed as a URL scheme.
     return escape("./" + quote(name))
 
 
@@ -230,33 +230,36 @@ def _cloud(out: Path, data: ReportData) -> str:
     if data.cloud is None:
         return ""
     write_ply(out / "cloud.ply", data.cloud)
-    _write_picture(out / "pictures" / "cloud.jpg", render_cloud(data.cloud))
-    _write_picture(out / "pictures" / "cloud_labels.jpg", render_cloud(data.cloud, class_set=data.class_set))
+    _write_image(out / "images" / "cloud.jpg", render_cloud(data.cloud))
+    _write_image(out / "images" / "cloud_labels.jpg", render_cloud(data.cloud, class_set=data.class_set))
     points = finite_points(data.cloud)
     total = len(points)
     if total > MAX_VIEWER_POINTS:
-        points = _thin(points)
-    with replacing(out / "pictures" / "cloud.js") as temporary:
+        points = _subsample(points)
+    with replacing(out / "images" / "cloud.js") as temporary:
         temporary.write_text(_viewer_data(points, data.class_set), encoding="utf-8")
     with replacing(out / "viewer.js") as temporary:
         temporary.write_text(_resource("viewer.js"), encoding="utf-8")
-    shown = f"{len(points):,} of {total:,} points" if len(points) < total else f"{total:,} points"
-    caption = f"{data.cloud_caption}: {shown}" if data.cloud_caption else shown
+    count = f"{len(points):,} of {total:,} points" if len(points) < total else f"{total:,} points"
+    caption = f"{data.cloud_caption}: {count}" if data.cloud_caption else count
     return _section("Point cloud", Template(_resource("viewer.html")).substitute(caption=escape(caption)))
 
 
-def _thin(points: np.ndarray) -> np.ndarray:
-    """MAX_VIEWER_POINTS of the points: by chance, as every n-th would leave stripes; far ones rather, as they lie sparser."""
-    places = np.stack([points["x"], points["y"], points["z"]], axis=-1).astype(np.float64)
-    weights = np.sqrt(np.linalg.norm(places, axis=-1) + 0.01)
+def _subsample(points: np.ndarray) -> np.ndarray:
+    """Return MAX_VIEWER_POINTS points.
+
+    They are random, because a regular stride leaves stripes, and favor distant points, which are sparser.
+    """
+    positions = np.stack([points["x"], points["y"], points["z"]], axis=-1).astype(np.float64)
+    weights = np.sqrt(np.linalg.norm(positions, axis=-1) + 0.01)
     chosen = np.random.default_rng(0).choice(len(points), MAX_VIEWER_POINTS, replace=False, p=weights / weights.sum())
-    thinned: np.ndarray = points[np.sort(chosen)]
-    return thinned
+    subsampled: np.ndarray = points[np.sort(chosen)]
+    return subsampled
 
 
 def _viewer_data(points: np.ndarray, class_set: ClassSet) -> str:
-    places = np.stack([points["x"], points["y"], points["z"]], axis=-1)
-    steps = np.clip(np.rint(places / POSITION_STEP), -32767, 32767).astype("<i2")
+    positions = np.stack([points["x"], points["y"], points["z"]], axis=-1)
+    steps = np.clip(np.rint(positions / POSITION_STEP), -32767, 32767).astype("<i2")
     values = {
         "count": len(points),
         "step": POSITION_STEP,
@@ -273,9 +276,9 @@ def _base64(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode("ascii")
 
 
-def _write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture, as JPEG or PNG by the path's ending."""
-    written, data = cv2.imencode(path.suffix, cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR))
+def _write_image(path: Path, image: np.ndarray) -> None:
+    """Write an RGB image in the format of the path's suffix."""
+    written, data = cv2.imencode(path.suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
     if not written:
         raise SourceError(f"cannot encode {path}")
     with replacing(path) as temporary:

@@ -1,4 +1,4 @@
-// Orbit viewer for the points in window.CLOUD: WebGL 1, no library. The frame is the camera's: x right, y down, z forward.
+// Orbit viewer of the points in window.CLOUD, in plain WebGL 1. Optical frame of the camera: x right, y down, z forward.
 (function () {
   "use strict";
 
@@ -7,7 +7,7 @@
   const canvas = root.querySelector("canvas");
   const gl = canvas.getContext("webgl", { antialias: true });
   if (!gl || !cloud) {
-    // The rendered picture stays in place of the viewer.
+    // Without WebGL the page keeps the rendered image.
     root.classList.add("still");
     return;
   }
@@ -17,14 +17,14 @@
   const BACKGROUND = [17 / 255, 20 / 255, 26 / 255];
 
   const program = link(
-    `attribute vec3 place;
+    `attribute vec3 position;
      attribute vec3 color;
      uniform mat4 transform;
      uniform float step;
      uniform float size;
      varying vec3 tint;
      void main() {
-       gl_Position = transform * vec4(place * step, 1.0);
+       gl_Position = transform * vec4(position * step, 1.0);
        gl_PointSize = clamp(size / gl_Position.w, 2.0, 48.0);
        tint = color;
      }`,
@@ -46,16 +46,16 @@
   function reset() {
     const [x, y, z] = cloud.eye.map((value, axis) => value - cloud.target[axis]);
     const distance = Math.hypot(x, y, z);
-    view = { target: cloud.target.slice(), distance, turn: Math.atan2(x, -z), rise: Math.asin(-y / distance) };
+    view = { target: cloud.target.slice(), distance, yaw: Math.atan2(x, -z), pitch: Math.asin(-y / distance) };
     redraw();
   }
 
-  // The viewer's axes in the cloud's frame, and its place.
+  // Axes and position of the viewer in the frame of the cloud.
   function pose() {
-    const st = Math.sin(view.turn), ct = Math.cos(view.turn), sr = Math.sin(view.rise), cr = Math.cos(view.rise);
-    const forward = [-st * cr, sr, ct * cr];
-    const right = [ct, 0, st];
-    const down = [st * sr, cr, -ct * sr];
+    const sy = Math.sin(view.yaw), cy = Math.cos(view.yaw), sp = Math.sin(view.pitch), cp = Math.cos(view.pitch);
+    const forward = [-sy * cp, sp, cy * cp];
+    const right = [cy, 0, sy];
+    const down = [sy * sp, cp, -cy * sp];
     const eye = view.target.map((value, axis) => value - forward[axis] * view.distance);
     return { right, down, forward, eye };
   }
@@ -73,7 +73,7 @@
     gl.enable(gl.DEPTH_TEST);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
 
-    // On a narrow screen the height sets the angle, or else the street would shrink to a strip.
+    // On a narrow screen the field of view follows the height; otherwise the street would be a thin band.
     const focal = 1 / Math.tan(FIELD_OF_VIEW / 2) * Math.max(1, 1.2 * height / width);
     const { right, down, forward, eye } = pose();
     const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
@@ -94,7 +94,7 @@
     gl.uniformMatrix4fv(gl.getUniformLocation(program, "transform"), false, matrix);
     gl.uniform1f(gl.getUniformLocation(program, "step"), cloud.step);
     gl.uniform1f(gl.getUniformLocation(program, "size"), size * 0.01 * focal * width);
-    attribute("place", buffers.positions, gl.SHORT, false);
+    attribute("position", buffers.positions, gl.SHORT, false);
     attribute("color", buffers[colors], gl.UNSIGNED_BYTE, true);
     gl.drawArrays(gl.POINTS, 0, cloud.count);
   }
@@ -106,9 +106,9 @@
     }
   }
 
-  function turn(dx, dy) {
-    view.turn -= dx;
-    view.rise = Math.min(1.5, Math.max(-1.5, view.rise + dy));
+  function rotate(dx, dy) {
+    view.yaw -= dx;
+    view.pitch = Math.min(1.5, Math.max(-1.5, view.pitch + dy));
     redraw();
   }
 
@@ -117,7 +117,7 @@
     redraw();
   }
 
-  function move(dx, dy) {
+  function pan(dx, dy) {
     const { right, down } = pose();
     const scale = view.distance * 2 * Math.tan(FIELD_OF_VIEW / 2) / canvas.clientWidth;
     view.target = view.target.map((value, axis) => value - (right[axis] * dx + down[axis] * dy) * scale);
@@ -126,7 +126,7 @@
 
   const pointers = new Map();
 
-  function spread() {
+  function pinch() {
     const [a, b] = [...pointers.values()];
     return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, gap: Math.hypot(a.x - b.x, a.y - b.y) };
   }
@@ -141,15 +141,15 @@
     const now = { x: event.clientX, y: event.clientY };
     if (pointers.size === 1) {
       const dx = now.x - last.x, dy = now.y - last.y;
-      if (event.buttons & 2 || event.shiftKey) move(dx, dy);
-      else turn(dx * 0.006, dy * 0.006);
+      if (event.buttons & 2 || event.shiftKey) pan(dx, dy);
+      else rotate(dx * 0.006, dy * 0.006);
       pointers.set(event.pointerId, now);
     } else if (pointers.size === 2) {
-      const before = spread();
+      const before = pinch();
       pointers.set(event.pointerId, now);
-      const after = spread();
+      const after = pinch();
       zoom(before.gap / Math.max(after.gap, 1));
-      move(after.x - before.x, after.y - before.y);
+      pan(after.x - before.x, after.y - before.y);
     }
   });
   for (const name of ["pointerup", "pointercancel"]) {
@@ -164,7 +164,7 @@
     const keys = { ArrowLeft: [-0.08, 0], ArrowRight: [0.08, 0], ArrowUp: [0, 0.08], ArrowDown: [0, -0.08] };
     if (keys[event.key]) {
       event.preventDefault();
-      turn(...keys[event.key]);
+      rotate(...keys[event.key]);
     } else if (event.key === "+" || event.key === "-") {
       zoom(event.key === "+" ? 0.9 : 1.1);
     }
@@ -190,28 +190,28 @@
   }
 
   function buffer(values) {
-    const made = gl.createBuffer();
-    gl.bindBuffer(gl.ARRAY_BUFFER, made);
+    const created = gl.createBuffer();
+    gl.bindBuffer(gl.ARRAY_BUFFER, created);
     gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
-    return made;
+    return created;
   }
 
   function attribute(name, values, type, normalized) {
-    const place = gl.getAttribLocation(program, name);
+    const location = gl.getAttribLocation(program, name);
     gl.bindBuffer(gl.ARRAY_BUFFER, values);
-    gl.enableVertexAttribArray(place);
-    gl.vertexAttribPointer(place, 3, type, normalized, 0, 0);
+    gl.enableVertexAttribArray(location);
+    gl.vertexAttribPointer(location, 3, type, normalized, 0, 0);
   }
 
   function link(vertex, fragment) {
-    const made = gl.createProgram();
+    const created = gl.createProgram();
     for (const [type, source] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
       const shader = gl.createShader(type);
       gl.shaderSource(shader, source);
       gl.compileShader(shader);
-      gl.attachShader(made, shader);
+      gl.attachShader(created, shader);
     }
-    gl.linkProgram(made);
-    return made;
+    gl.linkProgram(created);
+    return created;
   }
 })();

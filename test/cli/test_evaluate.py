@@ -17,7 +17,7 @@ from mtl_perception.__main__ import main
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import KITTI6, NYUD40, STREET, ClassSet
 from mtl_perception.types import Sample
-from mtl_perception.visualization.errors import DepthErrors, LabelErrors, error_scale, error_sheet
+from mtl_perception.visualization.error_sheet import DepthErrors, LabelErrors, error_scale, error_sheet
 
 pytest.importorskip("torchmetrics")
 from mtl_perception.training import evaluate

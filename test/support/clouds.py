@@ -1,4 +1,4 @@
-"""Small clouds, and the colors of classes as the tests of what is shown expect them."""
+"""Small point clouds and class colors for visualization tests."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ ROAD, SIDEWALK, VEHICLE = (128, 64, 128), (244, 35, 232), (0, 0, 142)
 
 
 def make_cloud(points: list[tuple[float, float, float, int, int]]) -> np.ndarray:
-    """A 1 x N cloud of (x, y, z, 0xRRGGBB, label)."""
+    """Return a 1 x N cloud from (x, y, z, 0xRRGGBB, label) tuples."""
     return np.array(points, CLOUD_DTYPE)[None]

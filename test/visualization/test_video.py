@@ -1,4 +1,4 @@
-"""Videos, and the pictures side by side in them: what was written is what is seen, and an error leaves no half file."""
+"""Videos: encoding, letterboxing, panels and errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtl_perception.errors import ConfigError, FrameError, SourceError
+from mtl_perception.errors import ConfigError, DependencyError, FrameError, SourceError
 from mtl_perception.visualization import video as video_module
 from mtl_perception.visualization.video import VideoWriter, letterbox, side_by_side
 
@@ -20,7 +20,7 @@ def decode(path: Path) -> tuple[list[np.ndarray], float]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)], float(stream.average_rate)
 
 
-def test_video_decodes_to_what_was_written(tmp_path: Path) -> None:
+def test_video_decodes_to_the_written_images(tmp_path: Path) -> None:
     pytest.importorskip("av")
     colors = [(200, 40, 40), (40, 160, 60), (50, 60, 190)]
     with VideoWriter(tmp_path / "video.mp4", 10.0) as writer:
@@ -33,11 +33,13 @@ def test_video_decodes_to_what_was_written(tmp_path: Path) -> None:
     for frame, color in zip(frames, colors, strict=True):
         assert np.abs(frame.astype(int) - color).max() <= 8
     data = (tmp_path / "video.mp4").read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat"), "the index must come first, so that playing starts at once"
+    assert data.index(b"moov") < data.index(b"mdat"), (
+        "the index must come first so that playback starts before the whole file is loaded"
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
 
 
-def test_pictures_of_another_size_are_letterboxed(tmp_path: Path) -> None:
+def test_images_of_another_size_are_letterboxed(tmp_path: Path) -> None:
     pytest.importorskip("av")
     with VideoWriter(tmp_path / "video.mp4", 5.0) as writer:
         writer.write(np.full((64, 128, 3), 250, np.uint8))
@@ -47,14 +49,14 @@ def test_pictures_of_another_size_are_letterboxed(tmp_path: Path) -> None:
     assert frames[1][32, 64].min() > 235 and frames[1][:, :40].max() < 60 and frames[1][:, 88:].max() < 60
 
 
-def test_no_pictures_no_video(tmp_path: Path) -> None:
+def test_no_images_write_no_video(tmp_path: Path) -> None:
     pytest.importorskip("av")
     with VideoWriter(tmp_path / "video.mp4", 5.0):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_leaves_no_half_video(tmp_path: Path) -> None:
+def test_error_leaves_no_partial_video(tmp_path: Path) -> None:
     pytest.importorskip("av")
     (tmp_path / "video.mp4").write_bytes(b"old")
     with pytest.raises(FrameError, match="not an H x W x 3 uint8"), VideoWriter(tmp_path / "video.mp4", 5.0) as writer:
@@ -64,7 +66,7 @@ def test_an_error_leaves_no_half_video(tmp_path: Path) -> None:
     assert (tmp_path / "video.mp4").read_bytes() == b"old"
 
 
-def test_an_error_of_the_caller_comes_through_as_it_is(tmp_path: Path) -> None:
+def test_error_of_the_caller_is_not_wrapped(tmp_path: Path) -> None:
     pytest.importorskip("av")
     with pytest.raises(FileNotFoundError, match="the drive"), VideoWriter(tmp_path / "video.mp4", 5.0) as writer:
         writer.write(np.zeros((8, 8, 3), np.uint8))
@@ -72,32 +74,32 @@ def test_an_error_of_the_caller_comes_through_as_it_is(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_video_errors_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_video_errors_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("av")
-    with pytest.raises(ConfigError, match="pictures a second"):
+    with pytest.raises(ConfigError, match="frame rate"):
         VideoWriter(tmp_path / "video.mp4", 0.0)
     (tmp_path / "file").write_text("")
     inside_a_file = tmp_path / "file" / "video.mp4"
     with pytest.raises(SourceError, match="cannot write .*video.mp4"), VideoWriter(inside_a_file, 5.0) as writer:
         writer.write(np.zeros((8, 8, 3), np.uint8))
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(SourceError, match="pip install av"):
+    with pytest.raises(DependencyError, match=r"pip install 'mtl_perception\[demo\]'"):
         video_module.VideoWriter(tmp_path / "video.mp4", 5.0)
 
 
-def test_letterbox_repeats_the_one_pixel_that_evenness_needs() -> None:
-    picture = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
-    boxed = letterbox(picture, 4, 4)
-    np.testing.assert_array_equal(boxed[:3, :3], picture)
-    np.testing.assert_array_equal(boxed[3, :3], picture[2])
-    np.testing.assert_array_equal(boxed[:3, 3], picture[:, 2])
+def test_letterbox_repeats_a_single_missing_row_and_column() -> None:
+    image = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    boxed = letterbox(image, 4, 4)
+    np.testing.assert_array_equal(boxed[:3, :3], image)
+    np.testing.assert_array_equal(boxed[3, :3], image[2])
+    np.testing.assert_array_equal(boxed[:3, 3], image[:, 2])
 
 
 @pytest.mark.parametrize(
     ("size", "max_width", "shape"),
     [((40, 100), 1280, (40 * 3 + 8, 100)), ((40, 60), 1280, (40, 60 * 3 + 8)), ((200, 800), 400, (100 * 3 + 8, 400))],
 )
-def test_three_pictures_are_stacked_when_wide(size: tuple[int, int], max_width: int, shape: tuple[int, int]) -> None:
+def test_wide_images_are_stacked(size: tuple[int, int], max_width: int, shape: tuple[int, int]) -> None:
     height, width = size
     image, depth = np.full((height, width, 3), 90, np.uint8), np.full((height, width, 3), 160, np.uint8)
     smaller = np.full((height // 2, width // 2, 3), 220, np.uint8)
@@ -106,4 +108,4 @@ def test_three_pictures_are_stacked_when_wide(size: tuple[int, int], max_width: 
     stacked = width > 2 * height
     ends = (joined[-1, -1], joined[shape[0] // 2 + 15, -1] if stacked else joined[-1, shape[1] // 2 + 15])
     assert (ends[0] == 160).all() and (ends[1] == 220).all()
-    assert (image == 90).all(), "captions belong on the joined picture, not on the caller's"
+    assert (image == 90).all(), "the caller's images must not be modified"

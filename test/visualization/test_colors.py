@@ -1,4 +1,4 @@
-"""Labels and depths in colors: what is in the pictures, to the value."""
+"""Color images of labels and depth, overlays, legend and depth scale."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mtl_perception.visualization.colors import BEYOND_COLOR, colorize_depth, co
 # Labels
 
 
-def test_labels_have_their_class_colors_and_void_is_black() -> None:
+def test_labels_have_class_colors_and_void_is_black() -> None:
     labels = np.array([[0, 1, 11], [12, 254, 255]], np.uint8)
     expected = np.array([[ROAD, SIDEWALK, VEHICLE], [(0, 0, 0)] * 3], np.uint8)
     np.testing.assert_array_equal(colorize_labels(labels, STREET), expected)
 
 
-def test_label_colors_of_views_and_into_a_buffer() -> None:
+def test_label_colors_of_non_contiguous_views_and_with_an_output_array() -> None:
     labels = np.arange(48, dtype=np.uint8).reshape(6, 8) % 13
     view = labels[::-1, ::2]
     np.testing.assert_array_equal(colorize_labels(view, STREET), STREET.palette()[view])
@@ -35,13 +35,13 @@ def test_label_colors_of_views_and_into_a_buffer() -> None:
 
 
 @pytest.mark.parametrize("labels", [np.zeros((4, 4), np.int32), np.zeros((4, 4, 1), np.uint8), np.zeros((0, 4), np.uint8)])
-def test_what_is_not_a_label_picture_is_refused(labels: np.ndarray) -> None:
+def test_invalid_label_images_are_rejected(labels: np.ndarray) -> None:
     with pytest.raises(FrameError, match="is not H x W uint8") as caught:
         colorize_labels(labels, STREET)
     assert caught.value.reason == "bad_labels"
 
 
-def test_a_buffer_that_does_not_fit_is_refused() -> None:
+def test_mismatched_output_array_is_rejected() -> None:
     with pytest.raises(FrameError, match="C-contiguous"):
         colorize_labels(np.zeros((4, 4), np.uint8), STREET, np.zeros((4, 5, 3), np.uint8))
 
@@ -51,7 +51,7 @@ def test_a_buffer_that_does_not_fit_is_refused() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(opacity=st.floats(0.0, 1.0), seed=st.integers(0, 1000))
-def test_overlay_is_the_nearest_whole_number_of_the_blend(opacity: float, seed: int) -> None:
+def test_overlay_is_the_blend_rounded_to_nearest(opacity: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (7, 33, 3), dtype=np.uint8)
     labels = rng.choice(np.array([0, 1, 5, 11, 12, UNLABELED], np.uint8), (7, 33))
@@ -62,14 +62,14 @@ def test_overlay_is_the_nearest_whole_number_of_the_blend(opacity: float, seed: 
     np.testing.assert_array_equal(blended[~has_class], image[~has_class])
 
 
-def test_overlay_at_both_ends_of_opacity() -> None:
+def test_overlay_with_opacity_zero_and_one() -> None:
     image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     labels = np.zeros((4, 5), np.uint8)
     np.testing.assert_array_equal(overlay(image, labels, STREET, 0.0), image)
     np.testing.assert_array_equal(overlay(image, labels, STREET, 1.0), np.broadcast_to(np.uint8(ROAD), (4, 5, 3)))
 
 
-def test_overlay_may_write_into_the_picture_itself() -> None:
+def test_overlay_works_in_place() -> None:
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
     labels = rng.choice(np.array([0, UNLABELED], np.uint8), (5, 6))
@@ -78,7 +78,7 @@ def test_overlay_may_write_into_the_picture_itself() -> None:
     np.testing.assert_array_equal(image, expected)
 
 
-def test_overlay_leaves_its_inputs_alone() -> None:
+def test_overlay_does_not_modify_its_inputs() -> None:
     image = np.full((3, 4, 3), 9, np.uint8)
     labels = np.array([[0, 1, 2, UNLABELED]] * 3, np.uint8)
     before = labels.copy()
@@ -87,9 +87,9 @@ def test_overlay_leaves_its_inputs_alone() -> None:
     np.testing.assert_array_equal(labels, before)
 
 
-def test_overlay_refuses_other_sizes_and_opacities() -> None:
+def test_overlay_rejects_mismatched_sizes_and_invalid_opacities() -> None:
     image, labels = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.uint8)
-    with pytest.raises(FrameError, match="size|picture is"):
+    with pytest.raises(FrameError, match="size|image is"):
         overlay(image, labels, STREET, 0.5)
     for opacity in (-0.1, 1.1, math.nan):
         with pytest.raises(ConfigError, match="outside 0 to 1"):
@@ -99,12 +99,12 @@ def test_overlay_refuses_other_sizes_and_opacities() -> None:
 # Depth
 
 
-def test_depth_without_a_value_and_beyond_the_range_have_colors_of_their_own() -> None:
+def test_invalid_depth_and_depth_beyond_the_range_have_their_own_colors() -> None:
     depth = np.array([[np.nan, np.inf, -np.inf, 0.0, -3.0]], np.float32)
     np.testing.assert_array_equal(colorize_depth(depth, 80.0)[0], [(0, 0, 0), BEYOND_COLOR, (0, 0, 0), (0, 0, 0), (0, 0, 0)])
 
 
-def test_depth_colors_run_from_red_to_blue_by_ratios() -> None:
+def test_depth_colors_run_from_red_to_blue_on_a_logarithmic_scale() -> None:
     depth = np.array([[2.0, math.sqrt(2.0 * 80.0), 80.0, 1.0, 500.0]], np.float32)
     near, middle, far, nearer, farther = colorize_depth(depth, 80.0)[0].astype(int)
     turbo = cv2.applyColorMap(np.array([[255, 128, 0]], np.uint8), cv2.COLORMAP_TURBO)[0, :, ::-1].astype(int)
@@ -116,18 +116,18 @@ def test_depth_colors_run_from_red_to_blue_by_ratios() -> None:
     np.testing.assert_array_equal(farther, far)
 
 
-def test_depth_range_can_be_given() -> None:
+def test_depth_range_can_be_set() -> None:
     depth = np.array([[1.0, 9.0]], np.float32)
     np.testing.assert_array_equal(colorize_depth(depth, 9.0, 1.0), colorize_depth(depth * np.float32(2.0), 18.0, 2.0))
 
 
 @pytest.mark.parametrize(("farthest", "nearest"), [(0.0, 0.0), (5.0, 5.0), (math.inf, 1.0), (math.nan, 1.0)])
-def test_an_empty_depth_range_is_refused(farthest: float, nearest: float) -> None:
+def test_empty_depth_range_is_rejected(farthest: float, nearest: float) -> None:
     with pytest.raises(ConfigError, match="empty or not finite"):
         colorize_depth(np.ones((2, 2), np.float32), farthest, nearest)
 
 
-def test_depth_of_another_type_is_refused() -> None:
+def test_depth_of_another_dtype_is_rejected() -> None:
     with pytest.raises(FrameError, match="H x W float32"):
         colorize_depth(np.ones((2, 2), np.uint16), 80.0)
 
@@ -136,19 +136,19 @@ def test_depth_of_another_type_is_refused() -> None:
 
 
 def test_legend_shows_every_class_color() -> None:
-    picture = legend(STREET, 400)
-    assert picture.shape[1] == 400 and picture.dtype == np.uint8
+    image = legend(STREET, 400)
+    assert image.shape[1] == 400 and image.dtype == np.uint8
     for color in STREET.colors:
-        assert (picture == np.array(color, np.uint8)).all(axis=-1).sum() >= 100
+        assert (image == np.array(color, np.uint8)).all(axis=-1).sum() >= 100
 
 
-def test_legend_of_a_narrow_picture_has_more_rows() -> None:
+def test_narrow_legend_has_more_rows() -> None:
     assert legend(STREET, 160).shape[0] > legend(STREET, 640).shape[0]
     assert legend(ClassSet("odd", ("straße",), ((1, 2, 3),))).shape[1] == 640
 
 
-def test_depth_scale_has_the_colors_of_the_depth_picture() -> None:
-    picture = depth_scale(80.0, width=500)
+def test_depth_scale_has_the_colors_of_the_depth_image() -> None:
+    image = depth_scale(80.0, width=500)
     ends = colorize_depth(np.array([[2.0, 80.0]], np.float32), 80.0)[0]
-    np.testing.assert_array_equal(picture[18, 14], ends[0])
-    np.testing.assert_array_equal(picture[18, 485], ends[1])
+    np.testing.assert_array_equal(image[18, 14], ends[0])
+    np.testing.assert_array_equal(image[18, 485], ends[1])

@@ -1,4 +1,4 @@
-"""Contact sheets of one frame's errors: truth, prediction and error side by side, labels above depth. All pictures are RGB."""
+"""Contact sheets of a frame's errors: truth, prediction and error of labels and depth. All images are RGB."""
 
 from __future__ import annotations
 
@@ -10,29 +10,38 @@ import numpy as np
 
 from mtl_perception.labels import ClassSet
 from mtl_perception.types import UNLABELED
-from mtl_perception.visualization.colors import INK_COLOR, PANEL_COLOR, colorize_depth, depth_scale, legend, overlay, write_text
+from mtl_perception.visualization.colors import (
+    INK_COLOR,
+    PANEL_COLOR,
+    colorize_depth,
+    depth_scale,
+    legend,
+    overlay,
+    text_width,
+    write_text,
+)
 
 WRONG_COLOR = (232, 40, 40)
-ERROR_SPAN = 0.5
-"""Relative depth error at both ends of the color scale; larger ones have the last color."""
+MAX_ERROR = 0.5
+"""Relative depth error at both ends of the color scale; larger errors are clipped."""
 
 CELL_WIDTH = 560
 MAX_CELL_HEIGHT = 480
 MARGIN = 12
 CAPTION = 26
-# Blue, light gray, red: far enough from the depth colors not to be taken for them.
-_NEAR, _RIGHT, _FAR = (40, 96, 214), (236, 236, 236), (214, 32, 40)
+# Blue, light gray and red, which differ from the colors of the depth scale.
+_TOO_NEAR, _CORRECT, _TOO_FAR = (40, 96, 214), (236, 236, 236), (214, 32, 40)
 
 
 @dataclass(frozen=True)
 class LabelErrors:
-    """What the sheet shows of labels.
+    """Labels of the sheet.
 
     Attributes:
-        classes: Whose ids both label pictures hold.
-        truth: H x W uint8, 255 = not counted.
+        classes: Classes of both label images.
+        truth: H x W uint8, 255 = ignored.
         labels: H x W uint8, the prediction.
-        note: Figures of this frame, for the caption.
+        note: Scores of this frame, for the caption.
     """
 
     classes: ClassSet
@@ -43,14 +52,14 @@ class LabelErrors:
 
 @dataclass(frozen=True)
 class DepthErrors:
-    """What the sheet shows of depth.
+    """Depth of the sheet.
 
     Attributes:
-        truth: H x W float32 meters, NaN = unknown, +Inf = beyond.
+        truth: H x W float32 meters, NaN = unknown, +Inf = beyond the range.
         depth: H x W float32 meters, the prediction.
-        counted: H x W bool, the pixels that the figures count.
-        cap: Meters, the last color of the depth scale.
-        note: Figures of this frame, for the caption.
+        counted: H x W bool, the evaluated pixels.
+        cap: Upper end of the depth scale, meters.
+        note: Scores of this frame, for the caption.
     """
 
     truth: np.ndarray
@@ -63,13 +72,13 @@ class DepthErrors:
 def error_sheet(
     image: np.ndarray, title: Sequence[str], labels: LabelErrors | None = None, depth: DepthErrors | None = None
 ) -> np.ndarray:
-    """The sheet: the picture with title and legends on top, then a row of truth, prediction and error for each task.
+    """Draw the sheet: image, title and legends on top, then truth, prediction and error of each task.
 
     Args:
         image: H x W x 3 uint8 RGB.
-        title: Lines of text; the first is written larger.
-        labels: None leaves the row out.
-        depth: None leaves the row out.
+        title: Lines of text; the first line is larger.
+        labels: Labels, or None to omit their row.
+        depth: Depth, or None to omit its row.
 
     Returns:
         H x W x 3 uint8 RGB, 1,728 pixels wide.
@@ -78,7 +87,7 @@ def error_sheet(
     scale = min(CELL_WIDTH / width, MAX_CELL_HEIGHT / height)
     cell = (max(round(height * scale), 1), max(round(width * scale), 1))
     gray = cv2.cvtColor(cv2.cvtColor(_fitted(image, cell), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    head = _cell(_fitted(image, cell), "picture")
+    head = _cell(_fitted(image, cell), "image")
     rows = [_beside([head, _information(title, labels, depth, head.shape[0], 2 * CELL_WIDTH + MARGIN)])]
     if labels is not None:
         rows.append(
@@ -86,20 +95,20 @@ def error_sheet(
                 [
                     _cell(_fitted(overlay(image, labels.truth, labels.classes, 0.65), cell), "labels: truth"),
                     _cell(_fitted(overlay(image, labels.labels, labels.classes, 0.65), cell), "labels: prediction"),
-                    _cell(_wrong(gray, labels), f"labels: wrong in red, not counted dark   {labels.note}"),
+                    _cell(_wrong(gray, labels), f"labels: errors red, ignored dark   {labels.note}"),
                 ]
             )
         )
     if depth is not None:
-        shown = np.where(depth.depth > depth.cap, np.float32(np.inf), depth.depth)
+        clipped = np.where(depth.depth > depth.cap, np.float32(np.inf), depth.depth)
         rows.append(
             _beside(
                 [
                     _cell(_points(gray, colorize_depth(depth.truth, depth.cap), depth.truth > 0, depth.truth), "depth: truth"),
-                    _cell(_fitted(colorize_depth(shown, depth.cap), cell), "depth: prediction"),
+                    _cell(_fitted(colorize_depth(clipped, depth.cap), cell), "depth: prediction"),
                     _cell(
                         _points(gray, _error_colors(depth), depth.counted, depth.truth),
-                        f"depth: counted errors   {depth.note}",
+                        f"depth: errors of evaluated pixels   {depth.note}",
                     ),
                 ]
             )
@@ -108,21 +117,21 @@ def error_sheet(
 
 
 def error_scale(width: int = 320) -> np.ndarray:
-    """The colors of relative depth errors as a bar with ticks: 52 x `width` x 3 uint8 RGB."""
-    picture = np.full((52, width, 3), PANEL_COLOR, np.uint8)
+    """Draw the colors of relative depth errors as a bar with ticks: 52 x `width` x 3 uint8 RGB."""
+    image = np.full((52, width, 3), PANEL_COLOR, np.uint8)
     left, right = 14, width - 15
-    picture[10:26, left : right + 1] = _diverging(np.linspace(-ERROR_SPAN, ERROR_SPAN, right - left + 1, dtype=np.float32))
-    for share, text in ((0.0, f"{-ERROR_SPAN:.0%} too near"), (0.5, "0"), (1.0, f"+{ERROR_SPAN:.0%} too far")):
+    image[10:26, left : right + 1] = _diverging(np.linspace(-MAX_ERROR, MAX_ERROR, right - left + 1, dtype=np.float32))
+    for share, text in ((0.0, f"{-MAX_ERROR:.0%} too near"), (0.5, "0"), (1.0, f"+{MAX_ERROR:.0%} too far")):
         x = left + round((right - left) * share)
-        picture[26:31, x] = INK_COLOR
-        write_text(picture, text, (round(x - share * _width(text)) - (2 if share == 0.5 else 0), 44))
-    return picture
+        image[26:31, x] = INK_COLOR
+        write_text(image, text, (round(x - share * text_width(text)) - (2 if share == 0.5 else 0), 44))
+    return image
 
 
 def _information(
     title: Sequence[str], labels: LabelErrors | None, depth: DepthErrors | None, height: int, width: int
 ) -> np.ndarray:
-    """Title and legends in one panel of at least that height."""
+    """Draw title and legends in a panel of at least the given height."""
     panel = np.full((26 + 24 * len(title) + 6, width, 3), PANEL_COLOR, np.uint8)
     for number, line in enumerate(title):
         size = 0.62 if number == 0 else 0.5
@@ -138,68 +147,68 @@ def _information(
     return _extended(stacked, max(height - stacked.shape[0], 0))
 
 
-def _extended(picture: np.ndarray, rows: int) -> np.ndarray:
-    return np.concatenate([picture, np.full((rows, *picture.shape[1:]), PANEL_COLOR, np.uint8)])
+def _extended(image: np.ndarray, rows: int) -> np.ndarray:
+    return np.concatenate([image, np.full((rows, *image.shape[1:]), PANEL_COLOR, np.uint8)])
 
 
 def _wrong(gray: np.ndarray, errors: LabelErrors) -> np.ndarray:
     size = (gray.shape[1], gray.shape[0])
     known = cv2.resize((errors.truth != UNLABELED).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     wrong = cv2.resize((errors.truth != errors.labels).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    picture: np.ndarray = (gray * np.float32(0.55) + 40).astype(np.uint8)
-    picture[~known] = gray[~known] // 6
+    image: np.ndarray = (gray * np.float32(0.55) + 40).astype(np.uint8)
+    image[~known] = gray[~known] // 6
     wrong &= known
-    picture[wrong] = (gray[wrong] * 0.25 + np.array(WRONG_COLOR) * 0.75).astype(np.uint8)
-    return picture
+    image[wrong] = (gray[wrong] * 0.25 + np.array(WRONG_COLOR) * 0.75).astype(np.uint8)
+    return image
 
 
 def _error_colors(errors: DepthErrors) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
-        # No number counts as the cap.
+        # NaN is evaluated as the cap.
         guess = np.minimum(np.where(np.isnan(errors.depth), np.float32(np.inf), errors.depth), np.float32(errors.cap))
         relative = (guess - errors.truth) / errors.truth
-    return _diverging(np.nan_to_num(relative, posinf=ERROR_SPAN, neginf=-ERROR_SPAN))
+    return _diverging(np.nan_to_num(relative, posinf=MAX_ERROR, neginf=-MAX_ERROR))
 
 
 def _diverging(relative: np.ndarray) -> np.ndarray:
-    place = np.clip(relative / ERROR_SPAN, -1, 1)[..., None]
-    ends = np.where(place < 0, np.array(_NEAR, np.float32), np.array(_FAR, np.float32))
-    share = np.abs(place)
-    return np.asarray(((1 - share) * np.array(_RIGHT, np.float32) + share * ends + 0.5).astype(np.uint8))
+    level = np.clip(relative / MAX_ERROR, -1, 1)[..., None]
+    ends = np.where(level < 0, np.array(_TOO_NEAR, np.float32), np.array(_TOO_FAR, np.float32))
+    share = np.abs(level)
+    return np.asarray(((1 - share) * np.array(_CORRECT, np.float32) + share * ends + 0.5).astype(np.uint8))
 
 
 def _points(gray: np.ndarray, colors: np.ndarray, where: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Colors of some pixels over the darkened picture; sparse ones grow so that they can be seen, near before far."""
-    picture = gray // 4
+    """Draw the colors of some pixels over the darkened image; sparse pixels are enlarged, near ones on top."""
+    image = gray // 4
     rows, columns = np.nonzero(where)
     order = np.argsort(-depth[rows, columns], kind="stable")
     rows, columns = rows[order], columns[order]
     scale_y, scale_x = gray.shape[0] / where.shape[0], gray.shape[1] / where.shape[1]
     y, x = (rows * scale_y).astype(int), (columns * scale_x).astype(int)
-    # Where several pixels fall into each cell of the smaller picture, growing would only blur.
+    # Enlarging dense pixels, of which several fall onto one output pixel, would only blur them.
     sparse = rows.size < 2 * where.size * scale_y * scale_x
     for dy, dx in [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)] if sparse else []:
-        picture[np.clip(y + dy, 0, gray.shape[0] - 1), np.clip(x + dx, 0, gray.shape[1] - 1)] = colors[rows, columns]
-    picture[y, x] = colors[rows, columns]
-    return picture
+        image[np.clip(y + dy, 0, gray.shape[0] - 1), np.clip(x + dx, 0, gray.shape[1] - 1)] = colors[rows, columns]
+    image[y, x] = colors[rows, columns]
+    return image
 
 
-def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    shrinks = size[0] < picture.shape[0]
-    return np.asarray(cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    interpolation = cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=interpolation))
 
 
-def _cell(picture: np.ndarray, caption: str) -> np.ndarray:
-    """The picture in the middle of a cell, its caption above it."""
-    left = (CELL_WIDTH - picture.shape[1]) // 2
-    cell = np.full((CAPTION + picture.shape[0], CELL_WIDTH, 3), PANEL_COLOR, np.uint8)
-    cell[CAPTION:, left : left + picture.shape[1]] = picture
+def _cell(image: np.ndarray, caption: str) -> np.ndarray:
+    """Center an image in a cell below its caption."""
+    left = (CELL_WIDTH - image.shape[1]) // 2
+    cell = np.full((CAPTION + image.shape[0], CELL_WIDTH, 3), PANEL_COLOR, np.uint8)
+    cell[CAPTION:, left : left + image.shape[1]] = image
     write_text(cell, caption, (left + 1, CAPTION - 9))
     return cell
 
 
 def _beside(cells: Sequence[np.ndarray]) -> np.ndarray:
-    """Cells in a row, a margin between and below them."""
+    """Join cells in a row with a margin between and below them."""
     height = max(cell.shape[0] for cell in cells)
     gap = np.full((height, MARGIN, 3), PANEL_COLOR, np.uint8)
     parts: list[np.ndarray] = []
@@ -208,12 +217,8 @@ def _beside(cells: Sequence[np.ndarray]) -> np.ndarray:
     return _extended(np.concatenate(parts[:-1], axis=1), MARGIN)
 
 
-def _framed(picture: np.ndarray) -> np.ndarray:
-    height, width = picture.shape[:2]
+def _framed(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
     sheet = np.full((height + MARGIN, width + 2 * MARGIN, 3), PANEL_COLOR, np.uint8)
-    sheet[MARGIN:, MARGIN : MARGIN + width] = picture
+    sheet[MARGIN:, MARGIN : MARGIN + width] = image
     return sheet
-
-
-def _width(text: str) -> int:
-    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0])

@@ -1,4 +1,4 @@
-"""The report page: it says what it was given, takes nothing from outside, and its viewer's data are right."""
+"""Report page: content, links, escaping and the data of the cloud viewer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mtl_perception.visualization.report import MAX_VIEWER_POINTS, ReportData, R
 
 
 class Page(HTMLParser):
-    """The tags, links and text of a page."""
+    """Tags, links and text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -38,44 +38,44 @@ class Page(HTMLParser):
 
 
 def example(**changes: object) -> ReportData:
-    picture = np.full((30, 40, 3), 128, np.uint8)
+    image = np.full((30, 40, 3), 128, np.uint8)
     values = {
         "title": "a run",
         "class_set": STREET,
         "max_depth": 80.0,
         "facts": {"source": "drive 9"},
-        "frames": [ReportFrame("frame 0", {"camera": picture, "depth": picture})],
+        "frames": [ReportFrame("frame 0", {"camera": image, "depth": image})],
         "cloud": make_cloud([(0.0, 1.0, 5.0, 0x102030, 0), (1.0, 1.0, 6.0, 0x405060, 11), (np.nan, 0, 0, 0, 0)]),
         "topics": [TopicRow("/a/b", "sensor_msgs/msg/Image", 12, 9.96, 81.24, None)],
         "counts": {"frames in": 12},
-        "notes": ["an honest remark"],
+        "notes": ["a remark"],
     }
     return ReportData(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def test_report_says_what_it_was_given(tmp_path: Path) -> None:
+def test_report_contains_all_given_texts(tmp_path: Path) -> None:
     index = write_report(tmp_path, example(card="a card"))
     assert index == tmp_path / "index.html"
     page = Page(index.read_text(encoding="utf-8"))
     for text in ("a run", "drive 9", "a card", "frame 0", "/a/b", "sensor_msgs/msg/Image", "10.0", "81.2", "–", "frames in"):
         assert text in page.text
-    for text in ("an honest remark", *STREET.names, "2 points"):
+    for text in ("a remark", *STREET.names, "2 points"):
         assert text in page.text
 
 
-def test_every_link_of_the_report_exists_inside_its_folder(tmp_path: Path) -> None:
+def test_every_link_points_to_a_file_inside_the_folder(tmp_path: Path) -> None:
     (tmp_path / "video.mp4").write_bytes(b"v")
     (tmp_path / "a: b#%.mcap").write_bytes(b"r" * 2_500_000)
     data = example(files=("a: b#%.mcap", "cloud.ply", "absent.mcap"))
     page = Page(write_report(tmp_path, data).read_text(encoding="utf-8"))
-    assert {"pictures/frame0_0.jpg", "pictures/cloud.js", "viewer.js", "./video.mp4", "./cloud.ply"} <= set(page.links)
+    assert {"images/frame0_0.jpg", "images/cloud.js", "viewer.js", "./video.mp4", "./cloud.ply"} <= set(page.links)
     for link in page.links:
         assert ":" not in link and not link.startswith("/")
         assert (tmp_path / unquote(link)).is_file(), link
     assert "2.5 MB" in page.text and "absent" not in page.text
 
 
-def test_report_takes_nothing_from_outside(tmp_path: Path) -> None:
+def test_report_loads_no_external_resources(tmp_path: Path) -> None:
     write_report(tmp_path, example())
     for name in ("index.html", "viewer.js"):
         assert not re.search(r"https?:|//cdn|@import|url\(", (tmp_path / name).read_text(encoding="utf-8"))
@@ -84,12 +84,12 @@ def test_report_takes_nothing_from_outside(tmp_path: Path) -> None:
 def test_report_escapes_hostile_names(tmp_path: Path) -> None:
     hostile = "\"><script>alert('x')</script>$title&amp;"
     plain = Page(write_report(tmp_path / "plain", example()).read_text(encoding="utf-8"))
-    picture = np.zeros((4, 4, 3), np.uint8)
+    image = np.zeros((4, 4, 3), np.uint8)
     data = example(
         title=hostile,
         class_set=ClassSet(hostile, (hostile,), ((1, 2, 3),)),
         facts={hostile: hostile},
-        frames=[ReportFrame(hostile, {hostile: picture, "b": picture})],
+        frames=[ReportFrame(hostile, {hostile: image, "b": image})],
         cloud_caption=hostile,
         topics=[TopicRow(hostile, hostile, 1)],
         counts={hostile: hostile},
@@ -102,23 +102,23 @@ def test_report_escapes_hostile_names(tmp_path: Path) -> None:
     assert page.text.count(hostile) == 13 and set(page.links) == set(plain.links)
 
 
-def test_report_without_anything_has_no_empty_sections(tmp_path: Path) -> None:
+def test_empty_report_has_no_sections(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path, ReportData("empty", STREET, 80.0)).read_text(encoding="utf-8"))
     assert page.tags.count("section") == 0 and "script" not in page.tags
 
 
-def test_viewer_data_gives_back_places_and_colors(tmp_path: Path) -> None:
+def test_viewer_data_decode_to_positions_and_colors(tmp_path: Path) -> None:
     write_report(tmp_path, example())
-    text = (tmp_path / "pictures" / "cloud.js").read_text(encoding="utf-8")
+    text = (tmp_path / "images" / "cloud.js").read_text(encoding="utf-8")
     values = json.loads(text.removeprefix("window.CLOUD = ").rstrip(";\n"))
     assert values["count"] == 2
-    places = np.frombuffer(base64.b64decode(values["positions"]), "<i2").reshape(-1, 3) * values["step"]
-    np.testing.assert_allclose(places, [(0, 1, 5), (1, 1, 6)], atol=values["step"] / 2)
+    positions = np.frombuffer(base64.b64decode(values["positions"]), "<i2").reshape(-1, 3) * values["step"]
+    np.testing.assert_allclose(positions, [(0, 1, 5), (1, 1, 6)], atol=values["step"] / 2)
     assert list(base64.b64decode(values["rgb"])) == [0x10, 0x20, 0x30, 0x40, 0x50, 0x60]
     assert list(base64.b64decode(values["label"])) == [*ROAD, *VEHICLE]
 
 
-def test_viewer_gets_a_bounded_number_of_points_and_the_file_gets_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_viewer_subsamples_points_and_the_ply_keeps_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_VIEWER_POINTS <= 120_000
     monkeypatch.setattr("mtl_perception.visualization.report.MAX_VIEWER_POINTS", 100)
     monkeypatch.setattr(cloud_module, "SUPERSAMPLING", 1)
@@ -126,8 +126,8 @@ def test_viewer_gets_a_bounded_number_of_points_and_the_file_gets_all(tmp_path: 
     cloud["z"] = np.linspace(2, 60, 1000)
     page = write_report(tmp_path, example(cloud=cloud)).read_text(encoding="utf-8")
     assert "100 of 1,000 points" in page
-    text = (tmp_path / "pictures" / "cloud.js").read_text(encoding="utf-8")
+    text = (tmp_path / "images" / "cloud.js").read_text(encoding="utf-8")
     values = json.loads(text.removeprefix("window.CLOUD = ").rstrip(";\n"))
-    places = np.frombuffer(base64.b64decode(values["positions"]), "<i2").reshape(-1, 3)
-    assert len(np.unique(places[:, 2])) == values["count"] == 100
+    positions = np.frombuffer(base64.b64decode(values["positions"]), "<i2").reshape(-1, 3)
+    assert len(np.unique(positions[:, 2])) == values["count"] == 100
     assert b"element vertex 1000\n" in (tmp_path / "cloud.ply").read_bytes()
