@@ -1,4 +1,4 @@
-"""What the tests share. Tests of ROS run in a domain of their own, so that nothing on the network disturbs them."""
+"""Fixtures of all tests, markers, and the environment: ROS tests run in a domain of their own, local to this machine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from support.images import noise_image
 
-# Before anything imports rclpy.
+# rclpy reads these when it is imported.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-# Compiled networks of tests do not go into the user's cache.
+# Keep the compiled networks of tests out of the user's cache.
 os.environ["MTL_PERCEPTION_CACHE"] = str(Path(__file__).parents[1] / "build" / "test_cache")
 os.environ.setdefault("ROS_LOG_DIR", str(Path(__file__).parents[1] / "build" / "ros_log"))
 
@@ -24,18 +24,18 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real pictures; tests that need them skip without."""
+    """Folder with real KITTI and CamVid images; tests that need it are skipped without."""
     path = SHARED / "data"
     if not path.is_dir():
-        pytest.skip("needs the shared data folder (real KITTI and CamVid pictures), which is not there")
+        pytest.skip("needs the shared data folder with KITTI and CamVid images")
     return path
 
 
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network of the `street` form with random, seeded values: it predicts nothing, but varied labels and depths.
+    """Weights of the `street` architecture with seeded random values.
 
-    Depths reach from below 10 m to beyond 80 m, so that all rules on depth are met.
+    Labels vary, and depths reach from below 10 m to beyond 80 m, so that every depth rule applies somewhere.
     """
     import torch
 
@@ -62,9 +62,9 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 fan_in = value.shape[1] * value.shape[2] * value.shape[3]
                 scale = 0.3 if name.startswith("crp") else 1.0
                 value.copy_(torch.randn(value.shape, generator=generator) * scale * math.sqrt(2 / fan_in))
-        # Scale the heads so that a picture with contrast meets all depth rules and several classes.
-        picture = torch.from_numpy(noise_picture(96, 160)).permute(2, 0, 1)[None].float() / 127.5 - 1
-        logits, raw = network(picture)[:2]
+        # Scale the heads so that an image with contrast yields several classes and the whole depth range.
+        image = torch.from_numpy(noise_image(96, 160)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        logits, raw = network(image)[:2]
         network.get_parameter("segm.weight").mul_(3 / logits.std())
         network.get_parameter("segm.bias").sub_(logits.mean(dim=(0, 2, 3)) * 3 / logits.std())
         network.get_parameter("depth.weight").mul_(1.2 / raw.std())
@@ -74,44 +74,42 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def noise_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth random colors: H x W x 3 uint8, RGB."""
-    import cv2
-
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (max(height // 12, 2), max(width // 12, 2), 3)).astype(np.float32)
-    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+noise_picture = noise_image
+"""Former name."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """How processes of `-n` share the tests: files whole, whose fixtures are dear, and those with ROS in one process.
+    """Set the markers `ros` and `fuzz` by file, and group the tests for the processes of pytest-xdist.
 
-    Two nodes at work beside one another would each be late.
+    Tests of one file share their expensive fixtures. All ROS tests run in one process, because two nodes at
+    the same time would delay each other.
     """
     for item in items:
-        group = "ros" if needs_ros(item.path) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+        ros = needs_ros(item.path)
+        if ros:
+            item.add_marker(pytest.mark.ros)
+        if item.path.parent.name == "fuzz":
+            item.add_marker(pytest.mark.fuzz)
+        item.add_marker(pytest.mark.xdist_group("ros" if ros else item.path.name))
 
 
 @cache
 def needs_ros(path: Path) -> bool:
-    """Whether the tests of a file skip themselves without rclpy."""
+    """Return whether the tests of a file are skipped without rclpy."""
     return 'importorskip("rclpy"' in path.read_text(encoding="utf-8")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A process of `-n` hands on what it tried of bad input."""
-    # Not by an import: only if tests did.
-    fuzzing = sys.modules.get("fuzzing")
+    """Send the fuzzing counts of a pytest-xdist process to the main process."""
+    fuzzing = sys.modules.get("support.fuzzing")
     if fuzzing and hasattr(session.config, "workeroutput"):
         session.config.workeroutput["fuzzing"] = fuzzing.counts()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take it from such a process, which ends."""
+    """Add the fuzzing counts of a finished pytest-xdist process."""
     counts = getattr(node, "workeroutput", {}).get("fuzzing")
     if counts:
         from support import fuzzing
@@ -120,7 +118,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was tried of bad input, by kind."""
-    fuzzing = sys.modules.get("fuzzing")
+    """Print the number of malformed inputs by kind."""
+    fuzzing = sys.modules.get("support.fuzzing")
     for line in fuzzing.summary() if fuzzing else []:
         terminalreporter.write_line(line)

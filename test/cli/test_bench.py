@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import noise_picture
+from support.images import noise_image
 from torch import nn
 from torch.nn import functional as F
 
@@ -101,7 +101,7 @@ def test_the_published_way(weights_file):
         return max_pool(*args, **kwargs)
 
     way = PublishedWay(network.description, eager(published_network(network)))
-    image, camera = noise_picture(61, 90), CameraModel(90, 61, 70.0, 71.0, 44.5, 30.5)
+    image, camera = noise_image(61, 90), CameraModel(90, 61, 70.0, 71.0, 44.5, 30.5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "max_pool2d", counting)
         found = way(image, camera)

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import noise_picture
+from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.__main__ import main
@@ -77,7 +77,7 @@ def kitti_weights(tmp_path_factory) -> Path:
 
 
 def predicted(pipe: Pipeline, seed: int) -> tuple[Frame, np.ndarray, np.ndarray]:
-    frame = Frame(noise_picture(HEIGHT, WIDTH, seed), CameraModel(WIDTH, HEIGHT, 60, 60, 48, 24))
+    frame = Frame(noise_image(HEIGHT, WIDTH, seed), CameraModel(WIDTH, HEIGHT, 60, 60, 48, 24))
     result = pipe(frame, ("labels", "depth"))
     return frame, result.labels, result.depth
 
@@ -199,7 +199,7 @@ def write_set(root: Path, count: int = 3, classes: str = "street") -> Path:
         (root / name).mkdir(parents=True)
     (root / "dataset.yaml").write_text(f"format: folder\nname: {root.name}\nlicense: our own\nclasses: {classes}\n")
     for i in range(count):
-        cv2.imwrite(str(root / f"image/{i}.png"), noise_picture(HEIGHT, WIDTH, i))
+        cv2.imwrite(str(root / f"image/{i}.png"), noise_image(HEIGHT, WIDTH, i))
         labels = cv2.resize(rng.integers(0, 12, (4, 8)).astype(np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
         cv2.imwrite(str(root / f"label/{i}.png"), labels)
         cv2.imwrite(str(root / f"depth/{i}.png"), rng.integers(0, 60 * 256, (HEIGHT, WIDTH)).astype(np.uint16))

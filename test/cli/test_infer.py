@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import noise_picture
+from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.__main__ import main
@@ -36,7 +36,7 @@ FILES = ("labels.png", "depth.png", "color.png", "overlay.png", "ply")
 
 
 def write(path: Path, seed: int = 0) -> np.ndarray:
-    picture = noise_picture(HEIGHT, WIDTH, seed)
+    picture = noise_image(HEIGHT, WIDTH, seed)
     assert cv2.imwrite(str(path), picture[..., ::-1])
     return picture
 

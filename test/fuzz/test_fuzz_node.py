@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from fuzz.test_fuzz_messages import FORMATS, images, infos
 from fuzz.test_fuzz_parameters import NAMES, values
 from hypothesis import given
@@ -22,6 +21,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from support.bad_input import damaged, sometimes
 from support.fuzzing import REASONS, fuzz, refused
 from support.image_files import PICTURES
+from support.images import noise_image
 from support.inside import node_inside
 from support.node_process import PATIENCE
 from support.ros_client import Camera, Client
@@ -81,7 +81,7 @@ def sender(request: pytest.FixtureRequest, weights_file: Path) -> Iterator[Sende
 def good(sender: Sender) -> None:
     """The node answers a picture and its calibration as ever."""
     sender.camera.publish_info(camera_info(16, 12))
-    message: Any = image(noise_picture(12, 16))
+    message: Any = image(noise_image(12, 16))
     if sender.camera.topic != "/image":
         message = set_data(CompressedImage(format="png"), PICTURES["PNG"])
     answers = sender.camera.connect(message)
@@ -152,7 +152,7 @@ class TestRaw:
         before = source._latest
         sender.camera.infos.publish(message)
         wait_for(lambda: source._latest is not before)
-        assert sender.send(image(noise_picture(12, 16))) == ""
+        assert sender.send(image(noise_image(12, 16))) == ""
         assert_told_in_lines(sender)
         (told,) = [status for status in Report(0.0).due(sender.node) if status.name.endswith(": camera")]
         refused["CameraInfo, to the node"] += bool(told.level != told.OK and told.message)

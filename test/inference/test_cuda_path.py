@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import noise_picture
+from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline, load_network, pipeline
 from mtl_perception.config import Config
@@ -126,7 +126,7 @@ def make(network, monkeypatch):
 def job(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[str] | None = None, count: int = 1) -> Job:
     """Noise, limits and a camera that all go with the seed."""
     camera = CameraModel(size[1], size[0], 5.0, 6.0, 4.0 + seed, 3.0)
-    frames = [Frame(noise_picture(*size, seed=10 * seed + i), camera) for i in range(count)]
+    frames = [Frame(noise_image(*size, seed=10 * seed + i), camera) for i in range(count)]
     outputs = frozenset(wanted or {"labels", "depth", "cloud"})
     return Job(frames, [outputs] * count, [1.0 + seed] * count, size, "exact", 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
 
@@ -340,7 +340,7 @@ def test_a_pipeline_on_a_gpu_takes_this_path(weights_file, monkeypatch, precisio
     pipe = Pipeline(weights=weights_file, device="cpu", precision=precision, cudnn_benchmark=True, reuse_outputs=True)
     assert asked == [((torch.device("cuda", 0), True), {"exact": exact})]
     assert runtime.captures == pipe._path.graphs == SLOTS, "the warm-up ends with graphs"
-    frames = [Frame(noise_picture(HEIGHT, WIDTH, seed), CAMERA) for seed in range(4)]
+    frames = [Frame(noise_image(HEIGHT, WIDTH, seed), CAMERA) for seed in range(4)]
     under_way = [pipe.submit(frame, {"labels"}) for frame in frames[:2]]
     for frame, pending in zip(frames, under_way, strict=False):
         np.testing.assert_array_equal(pending.result().labels, frame.image[..., 0])
@@ -358,7 +358,7 @@ def test_a_pipeline_on_a_gpu_takes_this_path(weights_file, monkeypatch, precisio
 
 def test_a_frame_submitted_to_a_cpu_is_done(weights_file):
     pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
-    frame = Frame(noise_picture(20, 30), CameraModel(30, 20, 30.0, 30.0, 15.0, 10.0))
+    frame = Frame(noise_image(20, 30), CameraModel(30, 20, 30.0, 30.0, 15.0, 10.0))
     assert pipe.submit(frame).result().cloud.tobytes() == pipe(frame).cloud.tobytes()
     assert (pipe.result_sets, pipe.batch_limit, pipe.notes) == (1, 1, ())
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import noise_picture
+from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline, load_network
 from mtl_perception.inference.cuda.area import AreaShrink, area_weights
@@ -24,7 +24,7 @@ from mtl_perception.weights.files import read_weights, save_weights
 
 HEIGHT, WIDTH = 61, 90
 CAMERA = CameraModel(WIDTH, HEIGHT, 70.0, 71.0, 44.5, 30.5)
-FRAME = Frame(noise_picture(HEIGHT, WIDTH), CAMERA)
+FRAME = Frame(noise_image(HEIGHT, WIDTH), CAMERA)
 CLASSES = (0, len(STREET))
 
 
@@ -124,7 +124,7 @@ def test_with_the_very_same_network_only_ties_differ(weights_file):
 
 @pytest.mark.parametrize(("size", "scale"), [((1, 1), 0.1), ((3, 200), 1.0), ((200, 3), 0.1), ((33, 47), 1.0)], ids=str)
 def test_odd_pictures(both, size, scale):
-    frame = Frame(noise_picture(*size), CameraModel(size[1], size[0], 50.0, 50.0, size[1] / 2, size[0] / 2))
+    frame = Frame(noise_image(*size), CameraModel(size[1], size[0], 50.0, 50.0, size[1] / 2, size[0] / 2))
     pipe, plain = both(input_scale=scale)
     assert_agree(pipe(frame), plain(frame), ties=0.02, rtol=0.03)
 
@@ -189,12 +189,12 @@ def test_pictures_of_a_batch_do_not_mix(both):
     pipe, single = both()
     pipe._path.free()
     frames = [
-        Frame(noise_picture(HEIGHT, WIDTH, seed), replace(CAMERA, cx=30.0 + seed), stamp_ns=seed)
+        Frame(noise_image(HEIGHT, WIDTH, seed), replace(CAMERA, cx=30.0 + seed), stamp_ns=seed)
         if seed != 2
         else Frame(FRAME.image)
         for seed in range(4)
     ]
-    small = Frame(noise_picture(20, 30), CameraModel(30, 20, 30.0, 30.0, 15.0, 10.0))
+    small = Frame(noise_image(20, 30), CameraModel(30, 20, 30.0, 30.0, 15.0, 10.0))
     frames.insert(2, small)
     wanted = [frozenset({"labels", "cloud", "image"})] * 4 + [frozenset({"depth"})]
     results = pipe.batch(frames, wanted)
@@ -232,7 +232,7 @@ def test_nothing_waits_for_a_value_or_has_a_size_that_depends_on_one(weights_fil
     ("before", "after"), [((60, 90), (30, 45)), ((61, 91), (30, 55)), ((60, 90), (20, 30)), ((7, 5), (1, 5))]
 )
 def test_area_shrinking_is_opencvs(before, after):
-    image = noise_picture(*before)
+    image = noise_image(*before)
     found = AreaShrink(before, after, torch.device("cpu"))(torch.from_numpy(image)[None])[0].numpy()
     expected = cv2.resize(image, after[::-1], interpolation=cv2.INTER_AREA).reshape(found.shape)
     difference = np.abs(found - expected)

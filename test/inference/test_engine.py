@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import noise_picture
+from support.images import noise_image
 
 from mtl_perception.errors import ConfigError, DeviceError
 from mtl_perception.inference.host.postprocess import Postprocessor
@@ -21,7 +21,7 @@ from mtl_perception.weights.files import load_network
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-FRAME = Frame(noise_picture(96, 160))
+FRAME = Frame(noise_image(96, 160))
 
 
 @no_cuda

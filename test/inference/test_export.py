@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import noise_picture
+from support.images import noise_image
 
 onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'mtl_perception[export]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'mtl_perception[export]'")
@@ -90,7 +90,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 # 61x90: the network's sizes are 31x45, 16x23, 8x12, 4x6, 2x3: all rounded up somewhere.
 @pytest.mark.parametrize(("height", "width"), [(61, 90), (33, 131), (7, 5)])
 def test_one_file_serves_any_size_and_keeps_the_rules(any_size: OnnxFile, pipeline: Pipeline, height: int, width: int) -> None:
-    image = noise_picture(height, width)
+    image = noise_image(height, width)
     expected = pipeline_says(pipeline, image, 450.0)
     found = any_size(image[None], 450.0)
     assert_same({name: values[0] for name, values in found.items()}, expected)
@@ -102,7 +102,7 @@ def test_one_file_serves_any_size_and_keeps_the_rules(any_size: OnnxFile, pipeli
 
 
 def test_pictures_of_a_batch_do_not_mix(any_size: OnnxFile) -> None:
-    images = np.stack([noise_picture(45, 70, seed) for seed in (1, 2)])
+    images = np.stack([noise_image(45, 70, seed) for seed in (1, 2)])
     together = any_size(images, 500.0)
     for position, image in enumerate(images):
         assert_same(
@@ -113,7 +113,7 @@ def test_pictures_of_a_batch_do_not_mix(any_size: OnnxFile) -> None:
 
 
 def test_meters_go_with_the_focal_length(any_size: OnnxFile) -> None:
-    image = noise_picture(48, 80)[None]
+    image = noise_image(48, 80)[None]
     near, far = any_size(image, 500.0)["depth"], any_size(image, 550.0)["depth"]
     both = np.isfinite(near) & np.isfinite(far)
     assert both.any()
@@ -155,7 +155,7 @@ def test_command_writes_a_file_of_fixed_size_that_says_its_license(
     }
     assert windows == {(1, 5), (5, 1)}
     file = OnnxFile(out)
-    image = noise_picture(61, 90)
+    image = noise_image(61, 90)
     pipeline = Pipeline(weights_file, "cpu", upsampling="bilinear", warm_up=False)
     found = {name: values[0] for name, values in file(image[None], 0.0).items()}
     assert_same(found, pipeline_says(pipeline, image, 450.0, ("labels", "depth")))
@@ -177,7 +177,7 @@ def test_published_form_with_a_group_of_classes(tmp_path: Path) -> None:
     pipeline = Pipeline(checkpoint, "cpu", classes="kitti6", warm_up=False)
     path = tmp_path / "published.onnx"
     write_onnx(network, ExportOptions(OUTPUTS, (40, 6), pipeline.max_depth), path)
-    image = noise_picture(50, 75)
+    image = noise_image(50, 75)
     expected = pipeline_says(pipeline, image, 700.0)
     # Meters are the magnitude, and near none of them a ratio says little.
     assert expected["depth"][np.isfinite(expected["depth"])].std() > 0.01
@@ -190,7 +190,7 @@ def test_half_precision_stays_near(weights_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "half.onnx"
     write_onnx(load_network(weights_file), ExportOptions(("labels", "depth"), CLASSES, 80.0, precision="fp16"), path)
     assert path.stat().st_size < 7e6
-    image = noise_picture(61, 90)
+    image = noise_image(61, 90)
     expected = pipeline_says(Pipeline(weights_file, "cpu", warm_up=False), image, 450.0, ("labels", "depth"))
     found = {name: values[0] for name, values in OnnxFile(path)(image[None], 0.0).items()}
     assert np.mean(found["labels"] == expected["labels"]) > 0.97
@@ -218,7 +218,7 @@ def test_folded_network_is_the_same_function(weights_file: Path) -> None:
     for name, value in network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             value.copy_(torch.linspace(0.5, 1.5, len(value)))
-    picture = torch.from_numpy(noise_picture(24, 32)).permute(2, 0, 1)[None] / 127.5 - 1
+    picture = torch.from_numpy(noise_image(24, 32)).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         for plain, folded in zip(network(picture), fold_batch_norm(network)(picture), strict=True):
             torch.testing.assert_close(folded, plain, rtol=0, atol=1e-4 * float(plain.abs().max()))

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 pytest.importorskip("openvino", reason="needs openvino")
-from conftest import noise_picture
+from support.images import noise_image
 
 from mtl_perception import Frame, Pipeline, load_network
 from mtl_perception.errors import ConfigError, DeviceError
@@ -31,7 +31,7 @@ from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.weights.files import save_weights
 
 SIZES = [(1, 1), (2, 3), (33, 47), (61, 90), (3, 200), (129, 64)]
-PICTURE = noise_picture(33, 47)
+PICTURE = noise_image(33, 47)
 
 
 def picture(height: int, width: int) -> np.ndarray:

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import noise_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.images import noise_image
 
 from mtl_perception.errors import FrameError
 from mtl_perception.messages.decode import PIXEL_LAYOUTS, decode_cloud, decode_compressed_image, decode_depth, decode_image
@@ -193,7 +193,7 @@ def png_bomb(width: int, height: int) -> bytes:
 
 
 def jpeg_with_size(width: int, height: int) -> bytes:
-    data = encoded(".jpg", noise_picture(16, 16))
+    data = encoded(".jpg", noise_image(16, 16))
     place = data.index(b"\xff\xc0") + 5
     return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
 
@@ -229,16 +229,16 @@ def tiff_bomb(width: int, height: int) -> bytes:
 class TestCompressed:
     @pytest.mark.parametrize("container", CONTAINERS)
     def test_png_is_exact(self, container):
-        picture = noise_picture(23, 31)
+        picture = noise_image(23, 31)
         np.testing.assert_array_equal(decode_compressed_image(compressed(encoded(".png", picture), "png", container)), picture)
 
     def test_jpeg_is_near(self):
-        picture = cv2.GaussianBlur(noise_picture(60, 81), (0, 0), 2)
+        picture = cv2.GaussianBlur(noise_image(60, 81), (0, 0), 2)
         image = decode_compressed_image(compressed(encoded(".jpg", picture), "rgb8; jpeg compressed bgr8"))
         assert np.abs(image.astype(int) - picture).mean() < 3
 
     def test_gray_png(self):
-        gray = noise_picture(9, 8)[..., 0]
+        gray = noise_image(9, 8)[..., 0]
         np.testing.assert_array_equal(decode_compressed_image(compressed(encoded(".png", gray))), np.dstack([gray] * 3))
 
     def test_sixteen_bit_png(self):
@@ -249,18 +249,18 @@ class TestCompressed:
     @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
     @pytest.mark.parametrize("suffix", [".jpg", ".png"])
     def test_cut_off(self, suffix, part):
-        data = encoded(suffix, noise_picture(60, 80))
+        data = encoded(suffix, noise_image(60, 80))
         with pytest.raises(FrameError) as caught:
             decode_compressed_image(compressed(data[: int(len(data) * part)]))
         assert caught.value.reason == "compressed"
 
     def test_jpeg_without_only_its_end_marker(self):
         with pytest.raises(FrameError, match="cut off"):
-            decode_compressed_image(compressed(encoded(".jpg", noise_picture(60, 80))[:-2]))
+            decode_compressed_image(compressed(encoded(".jpg", noise_image(60, 80))[:-2]))
 
     def test_a_png_chunk_that_claims_more_than_there_is_is_not_decoded(self, monkeypatch):
         """Had OpenCV fill 4 GB."""
-        data = bytearray(encoded(".png", noise_picture(12, 16)))
+        data = bytearray(encoded(".png", noise_image(12, 16)))
         place = data.index(b"IDAT") - 4
         data[place] = 0xFF
         monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("decoded"))
@@ -268,8 +268,8 @@ class TestCompressed:
             decode_compressed_image(compressed(bytes(data)))
 
     def test_the_end_of_a_thumbnail_is_not_the_pictures_end(self):
-        whole = encoded(".jpg", noise_picture(60, 80))
-        thumbnail = encoded(".jpg", noise_picture(6, 8))
+        whole = encoded(".jpg", noise_image(60, 80))
+        thumbnail = encoded(".jpg", noise_image(6, 8))
         application = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
         with_thumbnail = whole[:2] + application + whole[2:]
         assert decode_compressed_image(compressed(with_thumbnail)).shape == (60, 80, 3)
@@ -278,16 +278,16 @@ class TestCompressed:
 
     @pytest.mark.parametrize("padding", [b"\0" * 700, b"\xff" * 3, b"\n"])
     def test_padding_behind_the_end_is_no_harm(self, padding):
-        data = encoded(".jpg", noise_picture(60, 80))
+        data = encoded(".jpg", noise_image(60, 80))
         expected = decode_compressed_image(compressed(data))
         np.testing.assert_array_equal(decode_compressed_image(compressed(data + padding)), expected)
 
     def test_progressive_jpeg(self):
-        data = cv2.imencode(".jpg", noise_picture(60, 80), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+        data = cv2.imencode(".jpg", noise_image(60, 80), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
         assert decode_compressed_image(compressed(data)).shape == (60, 80, 3)
 
     def test_rotation_in_exif_is_ignored(self):
-        data = encoded(".jpg", noise_picture(60, 80))
+        data = encoded(".jpg", noise_image(60, 80))
         exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
         rotated = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
         assert cv2.imdecode(np.frombuffer(rotated, np.uint8), cv2.IMREAD_COLOR).shape == (80, 60, 3), "OpenCV would rotate"
@@ -302,7 +302,7 @@ class TestCompressed:
             (b"\xff\xd8\xff\xd9", "jpeg", "compressed"),
             (b"\x89PNG\r\n\x1a\n", "png", "compressed"),
             (bytes(range(256)) * 9, "", "compressed"),
-            (encoded(".png", noise_picture(9, 9)), "16UC1; compressedDepth png", "encoding"),
+            (encoded(".png", noise_image(9, 9)), "16UC1; compressedDepth png", "encoding"),
         ],
     )
     def test_no_picture(self, data, form, reason):
@@ -324,7 +324,7 @@ class TestCompressed:
     def test_every_kind_is_read(self, suffix, size):
         if suffix == ".webp" and max(size) > 16383:
             size = (1, 16383)
-        picture = cv2.GaussianBlur(noise_picture(*size), (0, 0), 3)
+        picture = cv2.GaussianBlur(noise_image(*size), (0, 0), 3)
         options = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []
         data = cv2.imencode(suffix, picture, options)[1].tobytes()
         image = decode_compressed_image(compressed(data))
@@ -340,7 +340,7 @@ class TestCompressed:
     @settings(max_examples=60, deadline=None)
     @given(place=st.integers(0, 10**6), value=st.integers(0, 255), suffix=st.sampled_from([".jpg", ".png"]))
     def test_one_wrong_byte_gives_a_picture_or_a_frame_error(self, place, value, suffix):
-        data = bytearray(encoded(suffix, noise_picture(24, 32)))
+        data = bytearray(encoded(suffix, noise_image(24, 32)))
         data[place % min(len(data), 700)] = value
         try:
             image = decode_compressed_image(compressed(bytes(data)))

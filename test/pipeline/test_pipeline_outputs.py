@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import noise_picture
+from support.images import noise_image
 from support.pipeline_fixtures import (
     CAMERA,
     FRAME,
@@ -142,7 +142,7 @@ class TestSizes:
     @pytest.mark.parametrize("scale", [1.0, 0.1])
     def test_odd_pictures(self, tuned, size, scale):
         camera = CameraModel(size[1], size[0], 50.0, 50.0, size[1] / 2, size[0] / 2)
-        result = tuned(input_scale=scale)(Frame(noise_picture(*size), camera))
+        result = tuned(input_scale=scale)(Frame(noise_image(*size), camera))
         assert result.labels.shape == result.depth.shape == result.cloud.shape == size
         assert (result.labels < len(STREET)).all()
 
@@ -234,7 +234,7 @@ class TestForms:
 
 def test_the_picture_is_given_only_when_asked_for(weights_file):
     pipe = Pipeline(str(weights_file), device="cpu", warm_up=False, output_scale=0.5)
-    frame = Frame(noise_picture(40, 60))
+    frame = Frame(noise_image(40, 60))
     assert pipe(frame, {"labels"}).image is None
     image = pipe(frame, {"image"}).image
     assert image is not None

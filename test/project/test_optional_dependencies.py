@@ -40,9 +40,9 @@ def test_robot_modules_import_without_optional_packages(tmp_path: Path) -> None:
 
 def test_infer_works_without_optional_packages(tmp_path: Path, weights_file: Path) -> None:
     import cv2
-    from conftest import noise_picture
+    from support.images import noise_image
 
-    cv2.imwrite(str(tmp_path / "image.png"), noise_picture(48, 64))
+    cv2.imwrite(str(tmp_path / "image.png"), noise_image(48, 64))
     done = run(tmp_path, "-m", "mtl_perception", "infer", "image.png", "--out", "out", "--weights", str(weights_file))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/image.labels.png").exists()
@@ -66,13 +66,13 @@ PENDING = pytest.mark.xfail(reason="the import is not lazy yet", strict=False)
 )
 def test_command_names_the_extra_that_it_needs(tmp_path: Path, arguments: list[str], package: str, extra: str) -> None:
     import cv2
-    from conftest import noise_picture
+    from support.images import noise_image
 
     if arguments[0] == "record" and not _has("rclpy"):
         pytest.skip("needs rclpy")
     (tmp_path / "drive.bag").write_bytes(b"#ROSBAG V2.0\n")
     (tmp_path / "data.yaml").write_text("format: kitti\nroot: .\n")
-    cv2.imwrite(str(tmp_path / "image.png"), noise_picture(48, 64))
+    cv2.imwrite(str(tmp_path / "image.png"), noise_image(48, 64))
     done = run(tmp_path, "-m", "mtl_perception", *arguments)
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from sensor_msgs.msg import Image, PointCloud2
+from support.images import noise_image
 from support.node_fixtures import node_and_client
 from support.ros_client import Camera, Client
 from support.ros_messages import camera_info, cloud_of, image, labels_of, values_of
@@ -18,7 +18,7 @@ from mtl_perception import CameraModel, Frame, Pipeline
 
 NAMES = ("front", "left", "right")
 SIZES = {"front": (48, 64), "left": (48, 64), "right": (40, 72)}
-PICTURES = {name: noise_picture(*SIZES[name], seed=i) for i, name in enumerate(NAMES)}
+PICTURES = {name: noise_image(*SIZES[name], seed=i) for i, name in enumerate(NAMES)}
 FOCAL_LENGTHS = {"front": 60.0, "left": 70.0, "right": 80.0}
 
 
@@ -88,7 +88,7 @@ def test_bad_frame_of_one_camera_does_not_harm_the_others(cameras: dict[str, Cam
 
 
 def test_flood_of_one_camera_does_not_starve_another(cameras: dict[str, Camera], client: Client) -> None:
-    flood = image(noise_picture(480, 640))
+    flood = image(noise_image(480, 640))
     before = {name: client.counts(f"{name}: frames") for name in NAMES}
     stamps = []
     for turn in range(60):

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from lifecycle_msgs.msg import State
 from rclpy.lifecycle import TransitionCallbackReturn
 from support.faulty_gpu import LOST, Gpu, faulty_gpu, spoil_outputs
+from support.images import noise_image
 from support.inside import in_its_executor, node_inside
 from support.ros_client import Camera, Client
 from support.ros_messages import OUTPUTS, camera_info, cloud_of, depth_of, image, labels_of, values_of
@@ -28,7 +28,7 @@ from mtl_perception.inference.torch.engine import Engine
 from mtl_perception.runtime import recovery
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = noise_picture(HEIGHT, WIDTH)
+PICTURE = noise_image(HEIGHT, WIDTH)
 CAMERA = CameraModel(WIDTH, HEIGHT, 60.0, 62.0, WIDTH / 2 - 1.25, HEIGHT / 2 + 0.75)
 FRAME = Frame(PICTURE, CAMERA)
 
@@ -142,7 +142,7 @@ def test_cpu_goes_on_there_and_says_so_until_it_is_configured_anew(gpu: Gpu, sta
     assert "until cleaned up and configured: device cuda:0 failed while" in found.status.message
     assert values_of(found.status)["device"] == "cpu"
     assert at.node.pipeline.result_sets == 1
-    pictures = [noise_picture(HEIGHT, WIDTH, seed) for seed in range(5)]
+    pictures = [noise_image(HEIGHT, WIDTH, seed) for seed in range(5)]
     expected = Pipeline(weights=at.node.config.weights, device="cpu", warm_up=False)
     for picture in pictures:
         outputs = at.camera.exchange(image(picture))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from support.faulty_gpu import Gpu, faulty_gpu, spoil_outputs
+from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.errors import DeviceError
@@ -19,7 +19,7 @@ from mtl_perception.inference.finite import head_without_numbers
 from mtl_perception.runtime.recovery import Recovery
 
 WIDTH, HEIGHT = 64, 48
-FRAME = Frame(noise_picture(HEIGHT, WIDTH), CameraModel(WIDTH, HEIGHT, 60.0, 62.0, WIDTH / 2 - 1.25, HEIGHT / 2 + 0.75))
+FRAME = Frame(noise_image(HEIGHT, WIDTH), CameraModel(WIDTH, HEIGHT, 60.0, 62.0, WIDTH / 2 - 1.25, HEIGHT / 2 + 0.75))
 NAVIGATION = {"cloud", "labels", "confidence"}
 """What a costmap layer subscribes to."""
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from support.faulty_gpu import LOST, Gpu, faulty_gpu
+from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.errors import DeviceError, FrameError
@@ -22,9 +22,9 @@ from mtl_perception.runtime import recovery
 from mtl_perception.runtime.recovery import Recovery
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = noise_picture(HEIGHT, WIDTH)
+PICTURE = noise_image(HEIGHT, WIDTH)
 FRAME = Frame(PICTURE, CameraModel(WIDTH, HEIGHT, 60.0, 62.0, WIDTH / 2 - 1.25, HEIGHT / 2 + 0.75))
-LARGE = Frame(noise_picture(4 * HEIGHT, 4 * WIDTH))
+LARGE = Frame(noise_image(4 * HEIGHT, 4 * WIDTH))
 
 
 @pytest.fixture

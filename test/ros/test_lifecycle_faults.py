@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
+from support.images import noise_image
 from support.inside import ask, in_its_executor, node_inside
 from support.ros_client import Camera, Client
 from support.ros_messages import image, labels_of
@@ -24,7 +24,7 @@ from mtl_perception.inference.torch.engine import Engine
 from mtl_perception.ros import camera, camera_input
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = noise_picture(HEIGHT, WIDTH)
+PICTURE = noise_image(HEIGHT, WIDTH)
 WORKS = {"device": "cpu", "warm_up": True, "backend": "torch"}
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
+from support.images import noise_image
 from support.inside import ask, node_inside
 from support.node_process import PATIENCE
 from support.ros_client import Camera, Client
@@ -55,7 +55,7 @@ def pictures(client: Client) -> Iterator[Camera]:
     """All the time, wanted on all outputs, whatever the node does."""
     camera = Camera(client)
     camera.publish_info(camera_info(WIDTH, HEIGHT))
-    message, stop = image(noise_picture(HEIGHT, WIDTH)), threading.Event()
+    message, stop = image(noise_image(HEIGHT, WIDTH)), threading.Event()
 
     def publish() -> None:
         while not stop.wait(0.02):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from support.bags import Messages, write_bag
+from support.images import noise_image
 from support.node_process import node_process
 from support.ros_client import START_NS, Camera, Client
 from support.ros_messages import OUTPUTS, camera_info, image, stamp_of
@@ -25,7 +25,7 @@ SETTINGS = {"output_scale": 0.5, "max_depth": 60.0, "min_confidence": 0.3, "over
 
 
 def pictures() -> list[np.ndarray]:
-    return [noise_picture(*size, seed=i) for i, size in enumerate(SIZES)]
+    return [noise_image(*size, seed=i) for i, size in enumerate(SIZES)]
 
 
 def info_values() -> dict:

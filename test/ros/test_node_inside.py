@@ -15,7 +15,6 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 import rclpy
-from conftest import noise_picture
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.context import Context
 from rclpy.lifecycle import TransitionCallbackReturn
@@ -23,6 +22,7 @@ from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
+from support.images import noise_image
 from support.inside import in_its_executor, node_inside
 from support.ros_client import Camera, Client
 from support.ros_messages import OUTPUTS, camera_info, image, labels_of
@@ -37,7 +37,7 @@ from mtl_perception.runtime.mailbox import Mailbox
 from mtl_perception.types import CLOUD_DTYPE
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = noise_picture(HEIGHT, WIDTH)
+PICTURE = noise_image(HEIGHT, WIDTH)
 
 
 class Spy:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import Image, PointCloud2
+from support.images import noise_image
 from support.node_process import PATIENCE, Process, node_process
 from support.ros_client import Camera, Client
 from support.ros_messages import camera_info, cloud_of, depth_of, image, labels_of, stamp_of, values_of
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = noise_picture(HEIGHT, WIDTH)
+PICTURE = noise_image(HEIGHT, WIDTH)
 INFO = camera_info(WIDTH, HEIGHT)
 
 
@@ -280,7 +280,7 @@ def test_signal_while_working_ends_cleanly(tmp_path: Path, weights_file: Path, n
         client = Client()
         camera = Camera(client, outputs={"segmentation/labels": Image, "points": PointCloud2})
         camera.connect(image(PICTURE), "segmentation/labels")
-        large = image(noise_picture(2160, 3840))
+        large = image(noise_image(2160, 3840))
         camera.publish(large)
         client.wait_status("frames", lambda s: int(values_of(s)["frames received"]) > int(values_of(s)["frames processed"]))
         node.child.send_signal(number)

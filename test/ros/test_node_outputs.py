@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
+from support.images import noise_image
 from support.node_fixtures import node_and_client
 from support.ros_client import Camera, Client
 from support.ros_messages import (
@@ -24,7 +24,7 @@ from support.ros_messages import (
 )
 
 WIDTH, HEIGHT = 160, 96
-PICTURE = noise_picture(HEIGHT, WIDTH)
+PICTURE = noise_image(HEIGHT, WIDTH)
 INFO = camera_info(WIDTH, HEIGHT)
 IMAGE_TOPIC, INFO_TOPIC = "/cam/front/image_raw", "/cam/front/camera_info"
 
@@ -183,7 +183,7 @@ def test_yuv_encodings_carry_color(camera: Camera) -> None:
 
 def test_picture_size_changes_in_mid_stream(camera: Camera, plain) -> None:
     width, height = 122, 75
-    picture = noise_picture(height, width, seed=3)
+    picture = noise_image(height, width, seed=3)
     info = camera_info(width, height, fx=40.0, fy=43.0)
     camera.publish_info(info)
     outputs = camera.exchange(image(picture))
@@ -213,7 +213,7 @@ def test_resized_picture_uses_the_scaled_intrinsics(camera: Camera) -> None:
 
 
 def test_picture_of_another_shape_has_labels_and_depth_but_no_cloud(camera: Camera, client: Client) -> None:
-    other = noise_picture(HEIGHT, HEIGHT)
+    other = noise_image(HEIGHT, HEIGHT)
     topics = [topic for topic in OUTPUTS if topic not in ("points", "depth/camera_info")]
     stamp = camera.publish(image(other))
     outputs = camera.answers(stamp, *topics)
@@ -304,7 +304,7 @@ def test_live_parameters_act_on_the_next_picture(camera: Camera, client: Client,
 
 def test_odd_sizes(camera: Camera) -> None:
     for height, width in ((1, 1), (2, 3), (1, 200), (131, 5)):
-        picture = noise_picture(height, width)
+        picture = noise_image(height, width)
         camera.publish_info(camera_info(width, height))
         outputs = camera.exchange(image(picture))
         assert labels_of(outputs["segmentation/labels"]).shape == depth_of(outputs["depth/image"]).shape == (height, width)

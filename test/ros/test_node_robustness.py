@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from sensor_msgs.msg import CameraInfo, CompressedImage
+from support.images import noise_image
 from support.node_fixtures import node_and_client
 from support.ros_client import Camera, Client, profile
 from support.ros_messages import (
@@ -24,7 +24,7 @@ from support.ros_messages import (
 )
 
 WIDTH, HEIGHT = 96, 64
-PICTURE = noise_picture(HEIGHT, WIDTH)
+PICTURE = noise_image(HEIGHT, WIDTH)
 INFO = camera_info(WIDTH, HEIGHT)
 
 
@@ -177,7 +177,7 @@ def test_a_camera_of_another_frame_is_pointed_out(camera: Camera, client: Client
 def test_many_pictures_at_once_keep_their_order_and_the_last_is_processed(camera: Camera, client: Client) -> None:
     """60 pictures at 30 Hz, each of which takes longer than that."""
     width, height = 1280, 720
-    large = noise_picture(height, width)
+    large = noise_image(height, width)
     camera.publish_info(camera_info(width, height))
     camera.settle()
     before = client.counts()
@@ -348,7 +348,7 @@ def test_memory_stays_flat(client: Client, connected: Camera, node) -> None:
     """2,000 pictures with all outputs."""
     connected.infos = client.node.create_publisher(CameraInfo, "/camera_info", profile())
     connected.wait_until_heard()
-    small = image(noise_picture(48, 64))
+    small = image(noise_image(48, 64))
     connected.publish_info(camera_info(64, 48))
     connected.connect(small)
 

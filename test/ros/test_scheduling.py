@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from sensor_msgs.msg import Image
+from support.images import noise_image
 from support.inside import node_inside
 from support.ros_client import Camera, Client
 from support.ros_messages import image, labels_of, values_of
@@ -23,7 +23,7 @@ from mtl_perception.runtime.publisher import Stage
 
 NAMES = ("front", "left", "right")
 SIZES = {"front": (48, 64), "left": (48, 64), "right": (40, 72)}
-PICTURES = {name: noise_picture(*SIZES[name], seed=i) for i, name in enumerate(NAMES)}
+PICTURES = {name: noise_image(*SIZES[name], seed=i) for i, name in enumerate(NAMES)}
 
 
 def camera_of(client: Client, name: str) -> Camera:
@@ -154,7 +154,7 @@ def test_frame_in_publication_is_not_overwritten_and_order_is_kept(node, client:
         publish(self, *arguments)
 
     monkeypatch.setattr("mtl_perception.ros.camera.Camera.publish", slow)
-    pictures = [noise_picture(*SIZES["front"], seed=seed) for seed in range(12)]
+    pictures = [noise_image(*SIZES["front"], seed=seed) for seed in range(12)]
     sent = {}
     for picture in pictures:
         sent[camera.publish(image(picture))] = picture

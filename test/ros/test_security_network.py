@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import noise_picture
+from support.images import noise_image
 
 from mtl_perception.messages.topics import NODE_NAME, OUTPUT_TOPICS
 
@@ -44,7 +44,7 @@ def without_network() -> list[str]:
 
 
 def test_infer_works_without_a_network(without_network: list[str], tmp_path: Path, weights_file: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), noise_picture(48, 64))
+    cv2.imwrite(str(tmp_path / "a.png"), noise_image(48, 64))
     command = [sys.executable, "-m", "mtl_perception", "infer", tmp_path / "a.png", "--out", tmp_path / "out"]
     done = run([*without_network, *command, "--weights", weights_file, "--device", "cpu"])
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
+from support.images import noise_image
 from support.node_process import Process
 from support.ros_client import Camera, Client
 from support.ros_messages import camera_info, cloud_of, image, labels_of
@@ -21,7 +21,7 @@ def test_node_publishes_labels_and_points_without_optional_packages(tmp_path: Pa
     try:
         camera = Camera(client)
         camera.publish_info(camera_info(64, 48))
-        outputs = camera.exchange(image(noise_picture(48, 64)), "segmentation/labels", "points")
+        outputs = camera.exchange(image(noise_image(48, 64)), "segmentation/labels", "points")
         assert labels_of(outputs["segmentation/labels"]).shape == (48, 64)
         assert cloud_of(outputs["points"]).shape == (48, 64)
     finally:

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from conftest import noise_picture
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from mtl_perception import Frame, Pipeline
 from mtl_perception.runtime import stream_monitor as stream_watch
+from support.images import noise_image
 from support.inside import node_inside
 from support.ros_client import Camera, Client
 from support.ros_messages import camera_info, image, labels_of
@@ -66,7 +66,7 @@ class Feed:
             self.camera.publish_info(camera_info(WIDTH, HEIGHT))
 
     def picture(self, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-        return noise_picture(height, width, seed=next(self._seeds))
+        return noise_image(height, width, seed=next(self._seeds))
 
     def send(self, message: Any = None, stamp: int | None = None, frame_id: str = "camera_optical") -> int:
         message = image(self.picture()) if message is None else message

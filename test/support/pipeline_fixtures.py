@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import noise_picture
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.types import CLOUD_DTYPE, Result
+from support.images import noise_image
 
 HEIGHT, WIDTH = 61, 90
-IMAGE = noise_picture(HEIGHT, WIDTH)
+IMAGE = noise_image(HEIGHT, WIDTH)
 CAMERA = CameraModel(WIDTH, HEIGHT, 70.0, 71.0, 44.5, 30.5)
 FRAME = Frame(IMAGE, CAMERA, 123, "cam")
 SINGLE = ("labels", "confidence", "depth", "cloud")

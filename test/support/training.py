@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import noise_picture
 
 from mtl_perception.__main__ import main
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.labels import STREET
 from mtl_perception.training.paste import CAMERA_HEIGHT
 from mtl_perception.types import UNLABELED, Frame, Sample
+from support.images import noise_image
 
 WIDTH, HEIGHT = 160, 96
 FOCAL_LENGTH = 100.0
@@ -31,7 +31,7 @@ ROAD, SKY, PERSON, VEHICLE = (STREET.names.index(name) for name in ("road", "sky
 def picture(seed: int) -> Sample:
     """Sky over road, a box and a person on it, with the depth of flat ground."""
     rng = np.random.default_rng(seed)
-    image = noise_picture(HEIGHT, WIDTH, seed)
+    image = noise_image(HEIGHT, WIDTH, seed)
     labels = np.full((HEIGHT, WIDTH), SKY, np.uint8)
     depth = np.full((HEIGHT, WIDTH), np.inf, np.float32)
     horizon = HEIGHT // 2
