@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; under torchrun each process takes its own")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="go on from this checkpoint; default: the newest in --out")
     parser.add_argument("--check", action="store_true", help="only read the configuration and every file of its data once")
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="end within M minutes, start and final files included; default: no limit"
+    )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU; 0 leaves PyTorch's choice")
     parser.add_argument(
         "--set",
@@ -35,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; stopped half-way, it exits with 1 and says how to go on."""
+    started = time.monotonic()  # The time limit includes loading PyTorch.
     import torch
 
     from mtl_perception.training.config import read_config
@@ -42,9 +47,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    config = read_config(args.config, _changes(args.changes))
+    changes = _changes(args.changes)
+    if args.minutes is not None:
+        changes["minutes"] = args.minutes
+    config = read_config(args.config, changes)
     out = args.out or Path("build/train") / config.name
-    task = Run(config, args.config.parent, out, args.device, args.resume)
+    task = Run(config, args.config.parent, out, args.device, args.resume, started)
     if args.check:
         for name, count in task.check().items():
             print(f"{name}: {count} samples, all readable")

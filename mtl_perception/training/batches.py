@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +22,9 @@ from mtl_perception.training.paste import Paster
 from mtl_perception.types import Sample
 
 GOLDEN = 0.6180339887498949
+MAX_PREFETCH = 4
+BYTES_PER_PIXEL = 9
+"""Of an example: image 3, labels 1, depth 4, pseudo-label bits 1."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ class TrainingSet:
 
 
 class Examples(Dataset[dict[str, Tensor]]):
-    """The examples of a whole run: number n belongs to step n // batch.
+    """The training examples of a run, by number: number n belongs to step n // batch.
+
+    An index is a pair: the number, and whether the run is in its late part (`Augmentation.late`).
 
     Args:
         config: The run.
@@ -66,11 +73,8 @@ class Examples(Dataset[dict[str, Tensor]]):
         self._augment = Augmenter(config, classes)
         self._paste = Paster(self._sets, classes) if config.augmentation.paste > 0 else None
 
-    def __len__(self) -> int:
-        return self._config.steps * self._config.batch
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        example = self.example(number)
+    def __getitem__(self, index: tuple[int, bool]) -> dict[str, Tensor]:
+        example = self.example(*index)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(example.image)),
             "labels": torch.from_numpy(np.ascontiguousarray(example.labels)),
@@ -78,8 +82,8 @@ class Examples(Dataset[dict[str, Tensor]]):
             "taught": torch.from_numpy(np.ascontiguousarray(example.taught)),
         }
 
-    def example(self, number: int) -> Example:
-        """Example `number`."""
+    def example(self, number: int, late: bool = False) -> Example:
+        """Return example `number`, with the augmentation of the late part of the run if `late`."""
         rng = np.random.default_rng([self._config.seed, number])
         # Multiples of the golden ratio fill 0..1 evenly: each batch holds each set nearly by its share, none waits long.
         which = int(np.searchsorted(self._bounds, (number * GOLDEN) % 1.0, side="right"))
@@ -91,7 +95,6 @@ class Examples(Dataset[dict[str, Tensor]]):
         example = merged(sample, taught, self._config.teacher.sparse)
         if self._paste is not None and rng.random() < self._config.augmentation.paste:
             example = self._paste(example, camera, rng)
-        late = number // self._config.batch >= self._config.augmentation.late * self._config.steps
         return self._augment(example, camera, rng, late)
 
     def _heard(self, taught: Sample) -> Sample:
@@ -104,27 +107,57 @@ class Examples(Dataset[dict[str, Tensor]]):
         )
 
 
-def load(examples: Examples, config: TrainConfig, first_step: int, rank: int, world: int, pin: bool) -> DataLoader[Any]:
-    """Batches from `first_step` on, for one of `world` processes: each gets its slice of every batch."""
-    part = config.batch // world
+class BatchNumbers:
+    """Numbers of the examples of each batch, from one step on, for one of several processes.
 
-    def numbers() -> Iterator[list[int]]:
-        for step in range(first_step, config.steps):
-            first = step * config.batch + rank * part
-            yield list(range(first, first + part))
+    Args:
+        config: The run.
+        first_step: Step to begin with.
+        rank: Number of this process; each gets its slice of every batch.
+        world: Number of processes.
+        progress: Returns the completed share of a time-limited run, 0..1.
+    """
 
+    def __init__(self, config: TrainConfig, first_step: int, rank: int, world: int, progress: Callable[[], float]) -> None:
+        self._config, self._first_step = config, first_step
+        self._part = config.batch // world
+        self._offset = rank * self._part
+        self._progress = progress
+
+    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
+        """Yield (number, late) of the examples of each step; see `Examples`."""
+        for step in range(self._first_step, self._config.steps):
+            late = max(step / self._config.steps, self._progress()) >= self._config.augmentation.late
+            first = step * self._config.batch + self._offset
+            yield [(number, late) for number in range(first, first + self._part)]
+
+
+def load(examples: Examples, batches: BatchNumbers, config: TrainConfig, pin: bool) -> DataLoader[Any]:
+    """Return a loader of batches; `pin`: in page-locked memory, for copies that overlap with work on a GPU."""
     return DataLoader(
         examples,
-        batch_sampler=list(numbers()),
+        batch_sampler=batches,
         num_workers=config.workers,
         pin_memory=pin,
         persistent_workers=config.workers > 0,
-        prefetch_factor=4 if config.workers else None,
-        worker_init_fn=_leave_stopping_to_the_run,
+        prefetch_factor=_prefetch(config) if config.workers else None,
+        worker_init_fn=_start_worker,
     )
 
 
-def _leave_stopping_to_the_run(_: int) -> None:
-    """A signal to all processes, as a batch system sends it, must leave the run its pictures until it has saved itself."""
+def _prefetch(config: TrainConfig) -> int:
+    """Batches that each worker prepares ahead: fewer where shared memory is small, as it is in many containers."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return MAX_PREFETCH
+    batch = config.batch * config.crop[0] * config.crop[1] * BYTES_PER_PIXEL
+    return int(np.clip(free / 2 / (config.workers * batch), 1, MAX_PREFETCH))
+
+
+def _start_worker(_: int) -> None:
+    # A signal to all processes, as a batch system sends it, must leave the run its images until it has saved itself.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    # OpenCV would start as many threads in each worker as the machine has cores.
+    cv2.setNumThreads(0)

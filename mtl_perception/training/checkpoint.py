@@ -11,6 +11,8 @@ import torch
 from mtl_perception.errors import ConfigError, SourceError
 
 PATTERN = "step-*.checkpoint"
+LATEST = "{}-latest.safetensors"
+"""Name of the averaged weights at the newest checkpoint, with the name of the run filled in."""
 KEPT = 2
 """Older ones are deleted: the last but one is there in case the last is unreadable."""
 

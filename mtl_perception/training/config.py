@@ -128,10 +128,13 @@ class TrainConfig:
         camera: Training camera to state in the weights: width, height, fx, fy, cx, cy; empty: KITTI's.
         license: What the weights may be used for.
         steps: Optimizer steps.
+        minutes: End the run within this wall time, start and final files included; the schedule follows steps or time,
+            whichever is further. 0: no limit.
         batch: Pictures a step, over all processes.
         crop: Width and height of what the network is shown, pixels.
         seed: Of everything that is drawn.
         epoch: Steps between checkpoints, sample pictures and log lines that are kept.
+        checkpoint_minutes: Also write a checkpoint when the last one is older than this, minutes.
         evaluate: Evaluate on `held_out` every so many steps (and at the end); 0: at the end only.
         precision: auto, fp32, bf16 or fp16 (mixed: the weights stay float32).
         workers: Processes that prepare pictures.
@@ -157,10 +160,12 @@ class TrainConfig:
     camera: dict[str, float] = field(default_factory=dict)
     license: str = "unknown"
     steps: int = 2000
+    minutes: float = 0.0
     batch: int = 6
     crop: tuple[int, int] = (512, 192)
     seed: int = 1
     epoch: int = 100
+    checkpoint_minutes: float = 3.0
     evaluate: int = 0
     precision: str = "auto"
     workers: int = 1
@@ -185,6 +190,8 @@ class TrainConfig:
         )
         for name, least in (("steps", 1), ("batch", 1), ("epoch", 1), ("evaluate", 0), ("workers", 0), ("seed", 0)):
             _check(getattr(self, name) >= least, f"{name} {getattr(self, name)}: at least {least}")
+        _check(self.minutes >= 0, f"minutes {self.minutes:g}: 0 or more")
+        _check(self.checkpoint_minutes > 0, f"checkpoint_minutes {self.checkpoint_minutes:g}: above 0")
         _check(min(self.crop) >= 64, f"crop {list(self.crop)}: at least 64 pixels each way")
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("balance", self.balance, BALANCES)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +29,12 @@ from mtl_perception.weights.files import read_description, save_weights
 from mtl_perception.weights.registry import resolve
 
 CALIBRATION_PICTURES = 40
+T = TypeVar("T")
 
 
-def calibrate(network: MultiTaskRefineNet, sets: Sequence[TrainingSet], weights: Path, device: str) -> float:
+def calibrate(
+    network: MultiTaskRefineNet, sets: Sequence[TrainingSet], weights: Path, device: str, end: float = math.inf
+) -> float:
     """Remove the constant factor that crops leave in depth: its median error on training pictures becomes none.
 
     Args:
@@ -38,13 +42,15 @@ def calibrate(network: MultiTaskRefineNet, sets: Sequence[TrainingSet], weights:
         sets: The run's data.
         weights: The network's file as it is now.
         device: Where to run.
+        end: Value of `time.monotonic()` after which no further picture is begun.
 
     Returns:
         The factor by which depths are now larger.
     """
     pipeline = Pipeline(str(weights), device, min_depth=0.0, warm_up=False)
     medians = []
-    for entry, index in progress_bar(list(_with_depth(sets, CALIBRATION_PICTURES)), desc="calibration", unit="picture"):
+    chosen = list(_with_depth(sets, CALIBRATION_PICTURES))
+    for entry, index in _until(end, progress_bar(chosen, desc="calibration", unit="image")):
         sample = entry.sample(index)
         depth = pipeline(sample.frame, outputs={"depth"}).depth
         assert sample.depth is not None
@@ -71,14 +77,28 @@ def _with_depth(sets: Sequence[TrainingSet], count: int) -> Iterator[tuple[Train
             yield entry, found[place * len(found) // number]
 
 
-def figures(weights: Path, held_out: Sequence[Dataset], device: str, limit: int = 0) -> dict[str, Any]:
-    """Every metric on each held-out set, as `eval` gives them."""
+def _until(end: float, items: Iterable[T]) -> Iterator[T]:
+    """Yield items until `time.monotonic()` reaches `end`."""
+    for item in items:
+        if time.monotonic() >= end:
+            return
+        yield item
+
+
+def figures(weights: Path, held_out: Sequence[Dataset], device: str, end: float = math.inf) -> dict[str, Any]:
+    """Return every metric on each held-out set, as `eval` does.
+
+    Where `time.monotonic()` reaches `end`, the rest of the frames is left out: `frames` is then below `frames_of_set`.
+    """
+    if not held_out:
+        return {}
     config = Config.from_mapping({"weights": str(weights), "device": device, "warm_up": False, **PIPELINE})
     pipeline = Pipeline(config=config, reuse_outputs=True)
     found = {}
     for dataset in held_out:
         evaluation = Evaluation(pipeline, dataset)
-        evaluation.run(limit, partial(progress_bar, desc=f"held out: {dataset.name}", unit="picture"))
+        bar = partial(progress_bar, desc=f"held out: {dataset.name}", unit="image")
+        evaluation.run(progress=lambda indices, bar=bar: _until(end, bar(indices)))  # type: ignore[misc]
         found[dataset.name] = {key: value for key, value in evaluation.report().items() if key != "records"}
     return found
 
@@ -91,6 +111,7 @@ def finish(
     out: Path,
     device: str,
     run: dict[str, Any],
+    end: float = math.inf,
 ) -> Path:
     """Write `<out>/<name>.safetensors`: calibrated, evaluated as it is shipped (float16), with its card.
 
@@ -102,16 +123,17 @@ def finish(
         out: The run's folder.
         device: Where to run.
         run: What the card says of the run: command, hours, steps.
+        end: Value of `time.monotonic()` at which calibration and evaluation stop early.
     """
     path = out / f"{config.name}.safetensors"
     save_weights(path, network.state_dict(), network.description)
-    factor = calibrate(network, sets, path, device) if "depth" in config.tasks else 1.0
+    factor = calibrate(network, sets, path, device, end) if "depth" in config.tasks else 1.0
     save_weights(path, network.state_dict(), network.description)
     card: dict[str, Any] = {
         **config.card,
         "data": [f"{entry.pictures.name}: {len(entry.pictures)} pictures; {entry.pictures.license}" for entry in sets],
         "held_out": [f"{dataset.name}: {len(dataset)} pictures" for dataset in held_out],
-        "metrics": figures(path, held_out, device),
+        "metrics": figures(path, held_out, device, end),
         "depth_calibration": round(factor, 4),
         "started_from": with_license(config.start) if config.start else f"encoder {config.encoder}",
         "teacher": with_license(config.teacher.weights) if config.teacher.weights else "none",

@@ -1,8 +1,10 @@
-"""What a run leaves to look at: a CSV log, and pictures of what the network says each epoch."""
+"""Log file and sample images of a run."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,91 +24,118 @@ from mtl_perception.visualization.files import replacing
 
 COLUMNS = ("step", "segmentation", "depth", "sky", "rate", "seconds", "saturated")
 SMOOTHING = 0.95
-SHOWN = 6
-"""Examples in a sample picture."""
+SAMPLE_IMAGES = 3
+"""Rows of a sample sheet: few, because a run waits until it is drawn."""
+
+
+@dataclass(frozen=True)
+class LoggedStep:
+    """One line of the log.
+
+    Attributes:
+        step: Number of steps done.
+        losses: 3 float32: segmentation, depth, sky.
+        rate: Learning rate of the decoder.
+        seconds: Training time, over all sessions of the run.
+    """
+
+    step: int
+    losses: np.ndarray
+    rate: float
+    seconds: float
 
 
 class Journal:
-    """Log and sample pictures in the run's folder.
+    """Log and sample images in the folder of the run.
 
     Args:
         out: The folder.
         config: The run.
-        step: Where it starts or goes on: log lines of later steps, of a run that was cut off, are dropped.
+        step: First step of this session; log lines of later steps, which an interrupted session left, are dropped.
+
+    Raises:
+        SourceError: The log cannot be written.
     """
 
     def __init__(self, out: Path, config: TrainConfig, step: int) -> None:
         self.line = ""
         self._path = out / "log.csv"
-        self._pictures = out / "samples"
+        self._samples = out / "samples"
         self._max_depth = config.depth.range[1]
         self._mean: np.ndarray | None = None
         self._saturated = ""
         try:
-            self._pictures.mkdir(parents=True, exist_ok=True)
-            self._keep(step)
+            self._samples.mkdir(parents=True, exist_ok=True)
+            self._truncate(step)
         except OSError as error:
             raise SourceError(f"{self._path}: cannot be written: {error.strerror}") from error
 
-    def step(self, step: int, losses: Tensor, rate: float, seconds: float) -> None:
-        """One line of the log.
+    def write(self, steps: Sequence[LoggedStep]) -> None:
+        """Append these steps to the log, and update the smoothed losses in `line`."""
+        rows = []
+        for entry in steps:
+            self._mean = entry.losses if self._mean is None else SMOOTHING * self._mean + (1 - SMOOTHING) * entry.losses
+            losses = [f"{value:.5f}" for value in entry.losses]
+            rows.append([entry.step, *losses, f"{entry.rate:.3g}", f"{entry.seconds:.1f}", self._saturated])
+            self._saturated = ""
+        if self._mean is not None:
+            self.line = f"segmentation {self._mean[0]:.3f} depth {self._mean[1]:.3f}"
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+
+    def write_samples(self, step: int, network: MultiTaskRefineNet, batch: dict[str, Tensor], dtype: torch.dtype) -> None:
+        """Write truth and prediction of the first images of a batch, and measure the share of saturated units.
 
         Args:
             step: Number of steps done.
-            losses: Segmentation, depth, sky.
-            rate: Learning rate of the decoder.
-            seconds: Of training, over all sessions of the run.
+            network: Averaged network in eval mode, on the device of the training.
+            batch: What the loader yields, on the CPU.
+            dtype: Arithmetic of the network.
         """
-        values = losses.cpu().numpy()
-        self._mean = values if self._mean is None else SMOOTHING * self._mean + (1 - SMOOTHING) * values
-        self.line = f"segmentation {self._mean[0]:.3f} depth {self._mean[1]:.3f}"
-        row = [step, *(f"{value:.5f}" for value in values), f"{rate:.3g}", f"{seconds:.1f}", self._saturated]
-        self._saturated = ""
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(row)
-
-    def epoch(self, step: int, network: MultiTaskRefineNet, loaded: dict[str, Tensor]) -> None:
-        """Sample pictures of the last batch, and the share of saturated units, which tells a dying decoder."""
-        examples = {name: values[:SHOWN] for name, values in loaded.items()}
+        samples = {name: values[:SAMPLE_IMAGES] for name, values in batch.items()}
+        labels, meters, saturated = _predict(network, samples["image"], dtype)
+        self._saturated = f"{saturated:.3f}"
         description = network.description
         classes = ClassSet(description.name, description.classes, description.colors)
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (description.mean, description.std))
-        image = (examples["image"].permute(0, 3, 1, 2).float() / 255 - mean) / std
-        with torch.inference_mode():
-            shared = network.shared(image)
-            hidden = F.relu6(network.get_submodule("pre_segm")(shared))
-            size, grid = image.shape[2:], description.grid
-            logits = upsample(STRIDE, network.head("segm", shared), size, grid)
-            meters = upsample(STRIDE, network.head("depth", shared), size, grid).exp()
-        self._saturated = f"{float(((hidden <= 0) | (hidden >= 6)).float().mean()):.3f}"
         rows = [
-            np.hstack(
-                [
-                    picture,
-                    colorize_labels(labels, classes),
-                    colorize_labels(guess, classes),
-                    colorize_depth(np.where(depth > self._max_depth, np.inf, depth), self._max_depth),
-                    colorize_depth(np.where(far > self._max_depth, np.inf, far).astype(np.float32), self._max_depth),
-                ]
-            )
-            for picture, labels, guess, depth, far in zip(
-                examples["image"].numpy(),
-                examples["labels"].numpy(),
-                logits.argmax(1).to(torch.uint8).numpy(),
-                examples["depth"].numpy(),
-                meters[:, 0].numpy(),
+            np.hstack([image, *(colorize_labels(ids, classes) for ids in pair), *(self._colorize(map_) for map_ in depths)])
+            for image, pair, depths in zip(
+                samples["image"].numpy(),
+                zip(samples["labels"].numpy(), labels, strict=True),
+                zip(samples["depth"].numpy(), meters, strict=True),
                 strict=True,
             )
         ]
         sheet: Any = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
-        with replacing(self._pictures / f"step-{step:07d}.jpg") as part:
+        with replacing(self._samples / f"step-{step:07d}.jpg") as part:
             part.write_bytes(cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
 
-    def _keep(self, step: int) -> None:
-        """The lines up to `step`; a new file gets its heading."""
+    def _colorize(self, depth: np.ndarray) -> np.ndarray:
+        return colorize_depth(np.where(depth > self._max_depth, np.inf, depth).astype(np.float32), self._max_depth)
+
+    def _truncate(self, step: int) -> None:
+        """Keep the log up to `step`; a new log gets its header."""
         kept: list[list[str]] = []
         if self._path.exists() and step > 0:
             with self._path.open(newline="", encoding="utf-8") as file:
                 kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= step]
         with replacing(self._path) as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([list(COLUMNS), *kept])
+
+
+@torch.inference_mode()
+def _predict(network: MultiTaskRefineNet, images: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return labels (N x H x W uint8), depth (N x H x W float32, m) and the share of saturated units, in one forward pass."""
+    description = network.description
+    device = next(network.parameters()).device
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (description.mean, description.std))
+    image = (images.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        shared = network.shared(image)
+        hidden = F.relu6(network.get_submodule("pre_segm")(shared))
+        logits, raw = network.head("segm", shared).float(), network.head("depth", shared).float()
+    size, grid = image.shape[2:], description.grid
+    labels = upsample(STRIDE, logits, size, grid).argmax(1).to(torch.uint8)
+    meters = upsample(STRIDE, raw, size, grid)[:, 0].exp()
+    saturated = ((hidden <= 0) | (hidden >= 6)).float().mean()
+    return labels.cpu().numpy(), meters.cpu().numpy(), float(saturated)

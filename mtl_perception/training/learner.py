@@ -113,7 +113,7 @@ class Learner(nn.Module):
         tasks = [means[task] for task in self._config.tasks]
         if "sky" in means:
             tasks[-1] = tasks[-1] + SKY_WEIGHT * means["sky"]
-        zero = logits.detach().sum() * 0
+        zero = logits.new_zeros((), dtype=torch.float32)
         logged = torch.stack([means.get(name, zero).detach() for name in ("segmentation", "depth", "sky")])
         # The processes' gradients are averaged, their losses are to be added: hence the factor.
         return self.balance(tasks) * self._processes.world, logged

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,15 +20,18 @@ from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.inference.torch.engine import DTYPES, device_errors
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.progress import progress_bar
-from mtl_perception.training.batches import Examples, load
-from mtl_perception.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
-from mtl_perception.training.config import Optimizer, TrainConfig
-from mtl_perception.training.journal import Journal
+from mtl_perception.training.average import WeightAverage
+from mtl_perception.training.batches import BatchNumbers, Examples, load
+from mtl_perception.training.checkpoint import LATEST, newest_checkpoint, read_checkpoint, save_checkpoint
+from mtl_perception.training.config import TrainConfig
+from mtl_perception.training.journal import Journal, LoggedStep
 from mtl_perception.training.learner import Batch, Learner
 from mtl_perception.training.processes import Processes
+from mtl_perception.training.schedule import Schedule, TimeLimit, learning_rate
+from mtl_perception.weights.files import save_weights
 
-FINAL_RATE = 0.01
-"""Of the learning rate, at the end of the cosine."""
+READ_STEPS = 10
+"""Steps on a GPU between two reads of the losses: each read makes the CPU wait for the GPU."""
 
 
 def select_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -50,37 +54,41 @@ def _cpu_has_bf16() -> bool:
     return any(probe() for probe in probes if probe is not None)
 
 
-def learning_rate(step: int, steps: int, how: Optimizer) -> float:
-    """Factor on the learning rates: a linear warm-up, then half a cosine down to FINAL_RATE."""
-    warm = min((step + 1) / max(how.warm_up, 1), 1.0)
-    return warm * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0))))
-
-
 class Trainer:
-    """One run.
+    """The training loop of one run.
 
-    `step` counts the steps done, `seconds` their time over all sessions; `changes` tells, after `resume`, in what the
-    configuration differs from that of the checkpoint.
+    `step` counts completed steps, `seconds` their time over all sessions; after `resume`, `changes` lists the keys in which
+    the configuration differs from that of the checkpoint.
 
     Args:
-        config: What is to be done.
-        network: At step 0; it learns in place.
-        examples: What it learns from.
-        out: The run's folder.
+        config: The run.
+        network: Network to train, in place.
+        examples: Training data.
+        out: Folder of the run.
         processes: This process among the others.
+        limit: Time limit of this session.
     """
 
     def __init__(
-        self, config: TrainConfig, network: MultiTaskRefineNet, examples: Examples, out: Path, processes: Processes
+        self,
+        config: TrainConfig,
+        network: MultiTaskRefineNet,
+        examples: Examples,
+        out: Path,
+        processes: Processes,
+        limit: TimeLimit | None = None,
     ) -> None:
         processes.check_batch(config.batch)
         self.config, self.out, self.processes = config, out, processes
+        self.limit = limit or TimeLimit(config.minutes)
         self.dtype = select_dtype(config.precision, processes.device)
         # Every batch has the same size, so the search for the fastest kernels pays.
         torch.backends.cudnn.benchmark = processes.device.type == "cuda"
         self.step, self.seconds = 0, 0.0
         self.changes: list[str] = []
         self._examples = examples
+        self._progress, self._time_share = 0.0, 0.0
+        self._pending: list[tuple[int, Tensor, float, float]] = []
         description = network.description
         self._mean, self._std = (
             torch.tensor(values, device=processes.device).view(1, 3, 1, 1) for values in (description.mean, description.std)
@@ -88,10 +96,10 @@ class Trainer:
         with device_errors(processes.device, "loading the network"):
             self.learner = Learner(network, config, processes).to(processes.device)
             self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._average = WeightAverage(network, config.optimizer.ema)
         if config.optimizer.batch_norm == "train" and processes.world > 1:
             self.learner = nn.SyncBatchNorm.convert_sync_batchnorm(self.learner)  # type: ignore[no-untyped-call]
-        self._ema = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.optimizer.weight_decay)
+        self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.optimizer.weight_decay, fused=True)
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
         self._wrapped = processes.wrap(self.learner)
@@ -99,20 +107,18 @@ class Trainer:
 
     @property
     def network(self) -> MultiTaskRefineNet:
-        """The network as it learns."""
+        """The network in training."""
         return self.learner.network
 
     def averaged(self) -> MultiTaskRefineNet:
-        """A copy of the network with the running average of its weights, on the CPU, for inference."""
-        copy = MultiTaskRefineNet(self.network.description)
-        copy.load_state_dict({name: value.cpu() for name, value in self._ema.items()})
-        return copy.eval().requires_grad_(False)
+        """Return a copy of the averaged network, on the CPU, for inference."""
+        return copy.deepcopy(self._average.network).cpu()
 
     def resume(self, checkpoint: Path | None = None) -> int:
-        """Go on from a checkpoint; without one from the run's newest, if there is any.
+        """Continue from a checkpoint; without one from the newest of the run, if there is any.
 
         Returns:
-            The step that comes next.
+            Number of steps done.
 
         Raises:
             ConfigError: The checkpoint cannot be used.
@@ -123,92 +129,130 @@ class Trainer:
         state = read_checkpoint(path)
         try:
             self.network.load_state_dict(state["network"])
-            self._ema = {name: value.to(self.processes.device) for name, value in state["ema"].items()}
+            self._average.network.load_state_dict(state["ema"])
             self._optimizer.load_state_dict(state["optimizer"])
             self.learner.balance.load_state_dict(state["balance"])
             self._scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self._progress = float(state.get("progress", 0.0))
         now = json.loads(json.dumps(asdict(self.config)))
         before = state["config"] if isinstance(state.get("config"), dict) else {}
         self.changes = [f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
         return self.step
 
     def run(self, evaluate: Callable[[MultiTaskRefineNet, int], None] | None = None) -> bool:
-        """Train to the last step.
+        """Train to the last step, or until the time limit.
 
         Args:
             evaluate: Called every `config.evaluate` steps with the averaged network and the step, in the first process.
 
         Returns:
-            Whether the last step was reached; not so when SIGINT or SIGTERM asked to stop. Both leave a checkpoint.
+            Whether the run is complete; False after SIGINT or SIGTERM. Both leave a checkpoint.
 
         Raises:
-            PerceptionError: The loss is no longer a number, or data or device failed.
+            PerceptionError: The loss is not finite, no time is left, or data or device failed.
         """
-        pin = self.processes.device.type == "cuda"
-        loader = load(self._examples, self.config, self.step, self.processes.rank, self.processes.world, pin)
+        schedule = Schedule(self.config.steps, self.limit, self._progress)
+        self._time_share = schedule.time_share()
+        self._progress = schedule.progress(self.step, self._time_share)
+        if self._progress >= 1:
+            return True
+        batches = BatchNumbers(self.config, self.step, self.processes.rank, self.processes.world, lambda: self._progress)
+        loader = load(self._examples, batches, self.config, pin=self.processes.device.type == "cuda")
         journal = Journal(self.out, self.config, self.step) if self.processes.first else None
-        began, before = time.monotonic(), self.seconds
         hidden = None if self.processes.first else True
+        self.learner.train()
         with self._stoppable(), progress_bar(total=self.config.steps, initial=self.step, unit="step", disable=hidden) as bar:
-            for loaded in loader:
-                batch = Batch.of(loaded, self._mean, self._std)
-                with device_errors(self.processes.device, f"training step {self.step}"):
-                    losses = self._learn(batch)
-                self.step += 1
-                self.seconds = before + time.monotonic() - began
-                if journal is not None:
-                    journal.step(self.step, losses, self._optimizer.param_groups[-1]["lr"], self.seconds)
-                    bar.set_postfix_str(journal.line, refresh=False)
-                bar.update()
-                if self.processes.any(self._stop):
-                    self._save()
-                    return False
-                if self.step % self.config.epoch == 0 or self.step == self.config.steps:
-                    self._save()
-                    if journal is not None:
-                        journal.epoch(self.step, self.averaged(), loaded)
-                if (
-                    evaluate
-                    and self.config.evaluate
-                    and self.step % self.config.evaluate == 0
-                    and self.step < self.config.steps
-                ):
-                    if self.processes.first:
-                        evaluate(self.averaged(), self.step)
-                    self.processes.wait()
+            return self._loop(loader, schedule, journal, bar, evaluate)
+
+    def _loop(
+        self,
+        loader: Iterable[dict[str, Tensor]],
+        schedule: Schedule,
+        journal: Journal | None,
+        bar: Any,
+        evaluate: Callable[[MultiTaskRefineNet, int], None] | None,
+    ) -> bool:
+        began, before = time.monotonic(), self.seconds
+        checkpoint_due = began + 60 * self.config.checkpoint_minutes
+        interval = READ_STEPS if self.processes.device.type == "cuda" else 1
+        for loaded in loader:
+            self._progress = schedule.progress(self.step, self._time_share)
+            with device_errors(self.processes.device, f"training step {self.step}"):
+                losses = self._learn(Batch.of(loaded, self._mean, self._std))
+            self.step += 1
+            self.seconds = before + time.monotonic() - began
+            self._pending.append((self.step, losses, self._optimizer.param_groups[-1]["lr"], self.seconds))
+            stop, self._time_share = self._agree(schedule, interval)
+            last = schedule.progress(self.step, self._time_share) >= 1
+            epoch = self.step % self.config.epoch == 0 or last
+            save = epoch or stop or time.monotonic() >= checkpoint_due
+            if save or self.step % interval == 0:
+                self._read_losses(journal)
+                bar.set_postfix_str(journal.line if journal else "", refresh=False)
+            bar.update()
+            if save:
+                self._progress = schedule.progress(self.step, self._time_share)
+                self._save()
+                checkpoint_due = time.monotonic() + 60 * self.config.checkpoint_minutes
+            if stop and not last:
+                return False
+            if epoch and journal is not None:
+                journal.write_samples(self.step, self._average.network, loaded, self.dtype)
+            if last:
+                return True
+            if evaluate and self.config.evaluate and self.step % self.config.evaluate == 0:
+                if self.processes.first:
+                    evaluate(self.averaged(), self.step)
+                self.processes.wait()
         return True
 
+    def _agree(self, schedule: Schedule, interval: int) -> tuple[bool, float]:
+        """Whether any process was asked to stop, and the time share of the slowest: the same in all processes."""
+        if self.processes.world > 1 and self.step % interval:
+            return False, self._time_share
+        stop, share = self.processes.maximum(float(self._stop), schedule.time_share())
+        return stop > 0, share
+
     def _learn(self, batch: Batch) -> Tensor:
-        """One step of the optimizer; the losses of the whole batch."""
-        self.learner.train()
-        factor = learning_rate(self.step, self.config.steps, self.config.optimizer)
+        """Take one optimizer step without waiting for the device.
+
+        Returns:
+            3 float32 on the device: losses of the whole batch.
+        """
+        factor = learning_rate(self.step, self._progress, self.config.optimizer)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         loss, logged = self._wrapped(batch, self.dtype)
         losses = self.processes.sum(logged)
-        if not bool(torch.isfinite(losses).all()):
-            raise PerceptionError(
-                f"training step {self.step}: the loss is {losses.tolist()}; the last checkpoint is in {self.out}; "
-                "try a lower learning rate, or precision fp32"
-            )
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.optimizer.clip)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        # A young average would remember the start for long.
-        decay = min(self.config.optimizer.ema, (self.step + 1) / (self.step + 20))
-        with torch.no_grad():
-            for name, value in self.network.state_dict().items():
-                if value.is_floating_point():
-                    self._ema[name].lerp_(value, 1 - decay)
-                else:
-                    self._ema[name].copy_(value)
+        self._average.update(self.step)
         return losses
+
+    def _read_losses(self, journal: Journal | None) -> None:
+        """Fetch the losses of the steps since the last call in one copy, and log them."""
+        if not self._pending:
+            return
+        steps, losses, rates, seconds = zip(*self._pending, strict=True)
+        self._pending.clear()
+        with device_errors(self.processes.device, f"training step {self.step}"):
+            values = torch.stack(losses).cpu().numpy()
+        logged = [LoggedStep(*entry) for entry in zip(steps, values, rates, seconds, strict=True)]
+        for entry in logged:
+            if not np.isfinite(entry.losses).all():
+                raise PerceptionError(
+                    f"training step {entry.step - 1}: the loss is {entry.losses.tolist()}; the last checkpoint is in "
+                    f"{self.out}; try a lower learning rate, or precision fp32"
+                )
+        if journal is not None:
+            journal.write(logged)
 
     def _groups(self) -> list[dict[str, Any]]:
         parts: dict[str, list[nn.Parameter]] = {"encoder": [], "decoder": []}
@@ -224,14 +268,18 @@ class Trainer:
             return
         state = {
             "network": self.network.state_dict(),
-            "ema": self._ema,
+            "ema": self._average.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "balance": self.learner.balance.state_dict(),
             "scaler": self._scaler.state_dict(),
             "seconds": self.seconds,
+            "progress": self._progress,
             "config": json.loads(json.dumps(asdict(self.config))),
         }
         save_checkpoint(self.out, self.step, state)
+        network = self._average.network
+        description = replace(network.description, card={"step": self.step, "complete": False})
+        save_weights(self.out / LATEST.format(self.config.name), network.state_dict(), description)
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:

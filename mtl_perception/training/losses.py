@@ -50,7 +50,7 @@ def overlap_sums(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     """
     said = logits.softmax(dim=1)
     known = labels != UNLABELED
-    true = F.one_hot(labels.where(known, 0), logits.shape[1]).permute(0, 3, 1, 2)
+    true = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)[:, None, None]
     pixel = (weight * known)[:, None]
     intersection, said_sum, true_sum = ((part * pixel).sum(dim=(0, 2, 3)) for part in (said * true, said, true))
     return torch.stack([intersection, said_sum + true_sum - intersection, true_sum])
@@ -70,13 +70,14 @@ def overlap_loss(sums: Tensor, totals: Tensor, parts: int) -> Tensor:
         This process's part: the parts' values add up to the loss of the whole batch, and so do their gradients.
     """
     intersection, union, true = totals.detach()
-    there = true > 0
-    if not bool(there.any()):
-        return sums.sum() * 0
+    present = true > 0
+    count = present.sum().clamp(min=1)
+    union = union.where(present, 1.0)
     # The differential of intersection over union, whose factors only all processes together know.
-    change: Tensor = ((sums[0] * union - intersection * sums[1]) / union.square())[there].mean()
-    index: Tensor = (intersection / union)[there].mean()
-    return (1 - index) / parts - (change - change.detach())
+    change = ((sums[0] * union - intersection * sums[1]) / union.square()).where(present, 0.0).sum() / count
+    index = (intersection / union).where(present, 0.0).sum() / count
+    loss: Tensor = (present.any().to(index.dtype) - index) / parts - (change - change.detach())
+    return loss
 
 
 def evened(weight: Tensor, known: Tensor) -> Tensor:
@@ -112,27 +113,24 @@ def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTa
     Returns:
         The sum, and the sum of the weights.
     """
+    # Masks instead of indices: selecting pixels would make the CPU wait for the GPU to count them.
     known = (depth >= target.range[0] * 0.5) & (depth <= target.range[1] * 2.0)
-    if not bool(known.any()):
-        return log_depth.sum() * 0, weight.new_zeros(())
-    error = log_depth[known] - depth[known].log()
-    pixel = evened(weight, known)[known]
+    error = (log_depth - depth.where(known, 1.0).log()).where(known, 0.0)
+    pixel = evened(weight, known)
     if target.loss == "berhu":
         size = error.abs()
         limit = (BERHU_SHARE * size.max()).detach().clamp(min=1e-6)
         error = torch.where(size <= limit, size, (size.square() + limit.square()) / (2 * limit))
     elif target.loss == "silog":
         total = pixel.sum()
-        mean, square = (pixel * error).sum() / total, (pixel * error.square()).sum() / total
+        mean, square = ((pixel * value).sum() / total.clamp(min=1e-9) for value in (error, error.square()))
         return (square - SILOG_VARIANCE * mean.square()).clamp(min=1e-8).sqrt() * total, total
     return (error.abs() * pixel).sum(), pixel.sum()
 
 
 def sky_loss(log_depth: Tensor, sky: Tensor, meters: float) -> tuple[Tensor, Tensor]:
     """How far the sky comes nearer than `meters`, in logarithms: sum, and number of its pixels."""
-    if not bool(sky.any()):
-        return log_depth.sum() * 0, log_depth.new_zeros(())
-    return F.relu(math.log(meters) - log_depth[sky]).sum(), sky.sum().to(log_depth.dtype)
+    return F.relu(math.log(meters) - log_depth).where(sky, 0.0).sum(), sky.sum().to(log_depth.dtype)
 
 
 class TaskBalance(nn.Module):

@@ -73,9 +73,13 @@ class Processes:
             dist.all_reduce(values)
         return values
 
-    def any(self, value: bool) -> bool:
-        """Whether it is true in any of the processes."""
-        return bool(self.sum(torch.tensor(float(value), device=self.device)) > 0)
+    def maximum(self, *values: float) -> list[float]:
+        """Return the element-wise maximum over all processes. With several processes the CPU waits for the device."""
+        if self.world == 1:
+            return list(values)
+        shared = torch.tensor(values, device=self.device, dtype=torch.float64)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return [float(value) for value in shared.tolist()]
 
     def wait(self) -> None:
         """Until all are here."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.training.batches import Examples, TrainingSet
+from mtl_perception.training.checkpoint import LATEST
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.datasets import Dataset, open_sets, validate
 from mtl_perception.training.finish import figures, finish, with_license
 from mtl_perception.training.loop import Trainer
 from mtl_perception.training.processes import Processes
+from mtl_perception.training.schedule import TimeLimit
 from mtl_perception.training.start import class_set, start_network
 from mtl_perception.training.teacher import teach
 from mtl_perception.weights.files import save_weights
@@ -36,6 +39,7 @@ class Run:
         out: The run's folder: checkpoints, log, samples, weights.
         device: auto, cpu, cuda or cuda:N.
         checkpoint: To go on from; None: the newest in `out`, if there is any.
+        started: Value of `time.monotonic()` from which `config.minutes` counts, seconds.
     """
 
     config: TrainConfig
@@ -43,6 +47,7 @@ class Run:
     out: Path
     device: str = "auto"
     checkpoint: Path | None = None
+    started: float = field(default_factory=time.monotonic)
 
     def __call__(self) -> Path | None:
         """Train, evaluate, write.
@@ -82,13 +87,15 @@ class Run:
 
     def _train(self, processes: Processes) -> Path | None:
         config = self.config
+        limit = TimeLimit(config.minutes, self.started)
         sets, held_out = self._open()
         if config.teacher.weights:
             if processes.first:
                 teach(sets, config.teacher, self.out / "teacher", self.device)
             processes.wait()
             sets = teach(sets, config.teacher, self.out / "teacher", self.device)
-        trainer = Trainer(config, start_network(config), Examples(config, class_set(config), sets), self.out, processes)
+        examples = Examples(config, class_set(config), sets)
+        trainer = Trainer(config, start_network(config), examples, self.out, processes, limit)
         if processes.first:
             for weights in filter(None, (config.start, config.teacher.weights)):
                 print(f"made from {with_license(weights)}; look whether that bears on the new weights", file=sys.stderr)
@@ -102,12 +109,15 @@ class Run:
             self._interim(network, step, held_out)
 
         if not trainer.run(evaluate if held_out else None):
-            raise PerceptionError(f"stopped at step {trainer.step} of {config.steps}: the same command goes on from {self.out}")
+            raise PerceptionError(
+                f"stopped at step {trainer.step} of {config.steps}: the same command goes on from {self.out}; "
+                f"the weights so far are in {self.out / LATEST.format(config.name)}"
+            )
         if not processes.first:
             return None
         run = {"command": shlex.join(["mtl_perception", *sys.argv[1:]]), "hours": round(trainer.seconds / 3600, 2)}
-        run |= {"steps": config.steps, "batch": config.batch, "crop": list(config.crop), "processes": processes.world}
-        return finish(trainer.averaged(), config, sets, held_out, self.out, self.device, run)
+        run |= {"steps": trainer.step, "batch": config.batch, "crop": list(config.crop), "processes": processes.world}
+        return finish(trainer.averaged(), config, sets, held_out, self.out, self.device, run, limit.end)
 
     def _interim(self, network: MultiTaskRefineNet, step: int, held_out: Sequence[Dataset]) -> None:
         """Figures half-way: a line each in `<out>/curve.jsonl`."""

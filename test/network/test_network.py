@@ -106,6 +106,15 @@ def test_pooling_by_rows_then_columns_is_pooling_over_5x5() -> None:
     for shape in [(1, 1, 1, 1), (2, 3, 4, 7), (1, 2, 13, 10)]:
         x = torch.randn(shape) - 3  # below zero: padding with zeros would show
         assert torch.equal(max_pool_5x5(x), torch.nn.functional.max_pool2d(x, 5, 1, 2))
+        # In training, too, and whichever way is taken there: each output hands its gradient to one input, its maximum.
+        learned = x.clone().requires_grad_()
+        y = max_pool_5x5(learned)
+        assert torch.equal(y, max_pool_5x5(x))
+        y.sum().backward()
+        by_rows = x.clone().requires_grad_()
+        rows = torch.nn.functional.max_pool2d(by_rows, (1, 5), 1, (0, 2))
+        torch.nn.functional.max_pool2d(rows, (5, 1), 1, (2, 0)).sum().backward()
+        assert torch.equal(learned.grad, by_rows.grad)
 
 
 def test_published_names_and_their_number() -> None:

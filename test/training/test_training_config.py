@@ -10,7 +10,7 @@ from support.training import training_sets, write_config
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.training.config import TrainConfig, read_config
-from mtl_perception.training.loop import learning_rate
+from mtl_perception.training.schedule import learning_rate
 
 data = training_sets()
 
@@ -56,9 +56,9 @@ def test_a_number_may_be_written_as_people_do(data: Path, tmp_path: Path) -> Non
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
     how = TrainConfig(name="x", sets=({"path": "y"},)).optimizer
-    assert learning_rate(0, 1000, how) == pytest.approx(1 / 50)
-    assert learning_rate(500, 1000, how) == pytest.approx(0.505)
-    assert learning_rate(999, 1000, how) == pytest.approx(0.01, abs=1e-3)
+    assert learning_rate(0, 0.0, how) == pytest.approx(1 / 50)
+    assert learning_rate(500, 0.5, how) == pytest.approx(0.505)
+    assert learning_rate(999, 0.999, how) == pytest.approx(0.01, abs=1e-3)
 
 
 def test_batches_that_do_not_divide_are_refused() -> None:

@@ -41,6 +41,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path)
     assert "stopped at step" in errors and "the same command goes on" in errors and "Traceback" not in errors
     done = len(log(tmp_path / "parts"))
     assert 1 <= done < 6
+    assert "the weights so far are in" in errors
+    assert load_network(tmp_path / "parts/tiny-latest.safetensors").description.card == {"step": done, "complete": False}
     text = train(path, tmp_path / "parts", "--set", "epoch=2", processes=1)
     assert f"resumed at step {done} of 6" in text and "not as in the checkpoint: epoch was 3, is 2" in text
     ours, theirs = (load_network(tmp_path / name / "tiny.safetensors") for name in ("parts", "whole"))

@@ -1,0 +1,210 @@
+"""The training loop: no waiting for the device within a step, time limit, checkpoints, loader workers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from support.training import log, train, training_sets, write_config
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtl_perception.errors import PerceptionError
+from mtl_perception.labels import STREET
+from mtl_perception.training import schedule as schedule_module
+from mtl_perception.training.batches import BatchNumbers, Examples, load
+from mtl_perception.training.config import TrainConfig, read_config
+from mtl_perception.training.learner import Batch
+from mtl_perception.training.loop import Trainer
+from mtl_perception.training.processes import Processes
+from mtl_perception.training.run import open_training_sets
+from mtl_perception.training.schedule import FINAL_RATE, Schedule, TimeLimit, learning_rate
+from mtl_perception.training.start import start_network
+from mtl_perception.weights.files import load_network
+
+data = training_sets()
+
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "item", "equal")
+"""Operations whose result or shape the CPU must know, so that it waits for the GPU."""
+
+
+class Operations(TorchDispatchMode):
+    """Records the name of each operation, and of indexing by a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        masks = name.startswith("index") and any(
+            isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+            for index in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
+        )
+        self.names.append("nonzero" if masks else name)
+        return function(*args, **(kwargs or {}))
+
+
+def make_trainer(data: Path, out: Path, **changes: object) -> tuple[Trainer, dict[str, torch.Tensor]]:
+    """A trainer and a batch."""
+    config = read_config(write_config(data, "loop", **changes))
+    examples = Examples(config, STREET, open_training_sets(config.sets, data))
+    trainer = Trainer(config, start_network(config), examples, out, Processes(0, 1, torch.device("cpu")))
+    trainer.learner.train()
+    [batch] = [batch for batch, _ in zip(loader_of(examples, config), range(1), strict=False)]
+    return trainer, batch
+
+
+def loader_of(examples: Any, config: TrainConfig, first_step: int = 0) -> Any:
+    return load(examples, BatchNumbers(config, first_step, 0, 1, lambda: 0.0), config, pin=False)
+
+
+@pytest.mark.parametrize("loss", ["log_l1", "berhu", "silog"])
+def test_step_never_waits_for_the_device(data: Path, tmp_path: Path, loss: str) -> None:
+    changes = {"depth": {"loss": loss, "focal_length": 100.0}, "overlap": 0.5, "balance": "uncertainty"}
+    trainer, loaded = make_trainer(data, tmp_path, **changes)
+    trainer._learn(Batch.of(loaded, trainer._mean, trainer._std))
+    with Operations() as operations:
+        trainer._learn(Batch.of(loaded, trainer._mean, trainer._std))
+    assert len(operations.names) > 500
+    assert [name for name in operations.names if name in WAITING] == []
+
+
+def test_optimizer_and_weight_average_take_few_calls(data: Path, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(data, tmp_path)
+    assert trainer._optimizer.defaults["fused"]
+    with Operations() as operations:
+        trainer._average.update(5)
+    assert 1 <= len(operations.names) <= 2
+
+
+def test_weight_average_is_exponential_and_shares_nothing_with_the_network(data: Path, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(data, tmp_path, optimizer={"ema": 0.5})
+    live, average = (network.get_parameter("depth.bias") for network in (trainer.network, trainer._average.network))
+    before = float(average)
+    with torch.no_grad():
+        live += 1.0
+    trainer._average.update(1000)
+    assert float(average) == pytest.approx(before + 0.5)
+    trainer._average.update(0)
+    # A young average keeps 1 / 20.
+    assert float(average) == pytest.approx(before + 1.0 - 0.5 / 20)
+    assert float(trainer.averaged().get_parameter("depth.bias")) == float(average)
+    assert not any(parameter.requires_grad for parameter in trainer.averaged().parameters())
+
+
+def test_mixed_precision_keeps_parameters_and_losses_in_float32(data: Path, tmp_path: Path) -> None:
+    trainer, loaded = make_trainer(data, tmp_path, precision="bf16")
+    assert trainer.dtype == torch.bfloat16
+    loss, logged = trainer.learner(Batch.of(loaded, trainer._mean, trainer._std), trainer.dtype)
+    assert (loss.dtype, logged.dtype) == (torch.float32, torch.float32)
+    assert {parameter.dtype for parameter in trainer.learner.parameters()} == {torch.float32}
+    assert trainer.network.get_parameter("conv8.weight").is_contiguous(memory_format=torch.channels_last)
+
+
+def test_losses_are_read_together_and_a_non_finite_one_names_its_step(data: Path, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(data, tmp_path)
+    for step in (1, 2, 3):
+        trainer._pending.append((step, torch.tensor([step, 0.0, 0.0 if step < 3 else float("nan")]), 0.1, 1.0))
+    with pytest.raises(PerceptionError, match=r"training step 2: the loss is \[3.0, 0.0, nan\]"):
+        trainer._read_losses(None)
+
+
+def test_workers_use_one_thread_and_ignore_signals_to_the_run(data: Path) -> None:
+    import signal
+
+    class Probe:
+        def __getitem__(self, index: tuple[int, bool]) -> list[int]:
+            return [cv2.getNumThreads(), int(signal.getsignal(signal.SIGTERM) == signal.SIG_IGN), index[0]]
+
+    config = read_config(write_config(data, "probe", workers=1, batch=1, steps=2))
+    values = [[int(value) for value in row] for row in loader_of(Probe(), config)]
+    assert values == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_batches_of_all_processes_make_the_whole_batch_and_tell_the_late_part() -> None:
+    config = TrainConfig("x", ({"path": "y"},), steps=10, batch=4)
+    parts = [list(BatchNumbers(config, 6, rank, 2, lambda: 0.0)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == [
+        [(number, step >= 7) for number in range(4 * step, 4 * step + 4)] for step in range(6, 10)
+    ]
+    # In a time-limited run the clock tells it, too.
+    assert all(late for batch in BatchNumbers(config, 0, 0, 1, lambda: 0.7) for _, late in batch)
+
+
+def test_schedule_follows_steps_or_time_whichever_is_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(schedule_module.time, "monotonic", lambda: now)
+    limit = TimeLimit(minutes=10, started=900.0)
+    assert (limit.end, limit.last_step) == (1500.0, 1455.0)
+    plan = Schedule(100, limit)
+    assert plan.progress(50, plan.time_share()) == 0.5
+    now = 1000 + 0.8 * 455
+    assert plan.progress(50, plan.time_share()) == pytest.approx(0.8)
+    assert learning_rate(50, plan.progress(50, plan.time_share()), TrainConfig("x", ({"path": "y"},)).optimizer) < 0.12
+    now = 1456.0
+    assert plan.progress(50, plan.time_share()) == 1.0
+    with pytest.raises(PerceptionError, match=r"no time is left to train: preparations took 9.3 of 10 min"):
+        Schedule(100, limit)
+    assert Schedule(100, TimeLimit(), 0.9).progress(25, 0.0) == 0.25
+    # A session that goes on spreads what is left over its own time.
+    now = 900.0
+    resumed = Schedule(100, limit, progress=0.5)
+    now = 900 + 555 / 2
+    assert resumed.time_share() == pytest.approx(0.75)
+
+
+def test_time_limited_run_anneals_and_leaves_its_weights(data: Path, tmp_path: Path) -> None:
+    path = write_config(data, "limited", steps=100000, epoch=100000, held_out=[{"path": "both", "format": "folder"}])
+    train(path, tmp_path, "--minutes", "0.2")
+    rows = log(tmp_path)
+    rates = [float(row["rate"]) for row in rows]
+    assert rates[-1] < 0.5 * max(rates)
+    assert len(rows) < 1000 and float(rows[-1]["seconds"]) < 60
+    card = load_network(tmp_path / "tiny.safetensors").description.card
+    assert card["steps"] == len(rows)
+
+
+def test_learning_rate_ends_at_its_lowest_at_the_time_limit() -> None:
+    optimizer = TrainConfig("x", ({"path": "y"},)).optimizer
+    assert learning_rate(1000, 1.0, optimizer) == pytest.approx(FINAL_RATE)
+
+
+def test_checkpoints_come_by_time_and_bring_usable_weights(data: Path, tmp_path: Path) -> None:
+    path = write_config(data, "timed", steps=3, epoch=1000, checkpoint_minutes=1e-6)
+    train(path, tmp_path)
+    assert [file.name for file in sorted(tmp_path.glob("*.checkpoint"))] == [
+        "step-0000002.checkpoint",
+        "step-0000003.checkpoint",
+    ]
+    latest = load_network(tmp_path / "tiny-latest.safetensors")
+    assert latest.description.card == {"step": 3, "complete": False}
+    assert latest.description.classes == STREET.names
+
+
+def test_sample_sheet_shows_few_images(data: Path, tmp_path: Path) -> None:
+    path = write_config(data, "sheet", steps=1, batch=6)
+    train(path, tmp_path)
+    sheet = cv2.imread(str(tmp_path / "samples/step-0000001.jpg"))
+    assert sheet.shape == (3 * 64, 5 * 128, 3)
+    assert 0 < float(np.mean(sheet)) < 255
+
+
+def test_training_imports_no_package_that_it_can_do_without() -> None:
+    absent = ("open3d", "rosbags", "av", "openvino", "rclpy", "pydantic", "h5py", "pooch", "mcap", "matplotlib")
+    program = f"""
+import sys
+import torchmetrics
+sys.modules.update(dict.fromkeys({absent!r}))
+import mtl_perception.cli.train, mtl_perception.training.run
+from mtl_perception.__main__ import main
+main(["train", "--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--minutes" in done.stdout
