@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mtl_perception.errors import PerceptionError
 from mtl_perception.synthetic.scenes import SyntheticScenes
-from mtl_perception.training.cache import write_folder
+from mtl_perception.training.data.writer import write_folder
 
 
 def size(text: str) -> tuple[int, int]:

@@ -23,8 +23,8 @@ from mtl_perception.weights.registry import SHIPPED_SUFFIX
 
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
-    from mtl_perception.training.datasets import Dataset
-    from mtl_perception.training.evaluate import Evaluation, Record, Rules
+    from mtl_perception.training.data.open import Dataset
+    from mtl_perception.training.evaluation.evaluate import Evaluation, Record, Rules
 
 PARAMETERS = ("classes", "device", "precision", "cpu_threads", "input_scale", "upsampling")
 """The other parameters would change what is evaluated, not how fast it is found."""
@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> None:
     for option, value in (("--worst", args.worst), ("--limit", args.limit)):
         if value < 0:
             raise ConfigError(f"{option} must not be negative, but is {value}")
-    from mtl_perception.training.datasets import open_datasets
-    from mtl_perception.training.evaluate import DEFINITIONS, Rules
-    from mtl_perception.training.tables import tables
+    from mtl_perception.training.data.open import open_datasets
+    from mtl_perception.training.evaluation.evaluate import DEFINITIONS, Rules
+    from mtl_perception.training.evaluation.tables import tables
 
     rules = Rules(args.crop, args.cap, args.median_scaling)
     rules.metrics()  # Says now what is wrong with them.
@@ -98,7 +98,7 @@ def _evaluate(
 ) -> None:
     """One network over all data sets; `report` gets its entry, brought up to date at whatever point this ends."""
     from mtl_perception.pipeline import Pipeline
-    from mtl_perception.training.evaluate import PIPELINE, Evaluation, overall
+    from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation, overall
 
     config = config_from(args, weights=weights, warm_up=False, **PIPELINE)
     pipeline = Pipeline(config=config, reuse_outputs=True)

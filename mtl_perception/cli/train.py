@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()  # The time limit includes loading PyTorch.
     import torch
 
-    from mtl_perception.training.config import read_config
+    from mtl_perception.training.config_file import read_config
     from mtl_perception.training.run import Run
 
     if args.threads:

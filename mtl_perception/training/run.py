@@ -13,16 +13,18 @@ from typing import Any
 
 from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.training.batches import Examples, TrainingSet
-from mtl_perception.training.checkpoint import LATEST
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.datasets import Dataset, open_sets, validate
-from mtl_perception.training.finish import figures, finish, with_license
-from mtl_perception.training.loop import Trainer
-from mtl_perception.training.processes import Processes
-from mtl_perception.training.schedule import TimeLimit
-from mtl_perception.training.start import class_set, start_network
-from mtl_perception.training.teacher import teach
+from mtl_perception.training.data.fields import Fields
+from mtl_perception.training.data.open import Dataset, open_sets, validate
+from mtl_perception.training.data.training_set import TrainingSet
+from mtl_perception.training.finalize import figures, finish, with_license
+from mtl_perception.training.initialize import class_set, start_network
+from mtl_perception.training.loader import Examples
+from mtl_perception.training.loop.checkpoint import LATEST
+from mtl_perception.training.loop.processes import Processes
+from mtl_perception.training.loop.schedule import TimeLimit
+from mtl_perception.training.loop.trainer import Trainer
+from mtl_perception.training.pseudo_labels import teach
 from mtl_perception.weights.files import save_weights
 
 OWN_KEYS = ("share", "focal_length", "teach", "figures")
@@ -136,15 +138,16 @@ def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list
         SourceError: Files are missing.
     """
     sets = []
-    for entry in entries:
+    for number, entry in enumerate(entries, 1):
+        own = Fields({key: value for key, value in entry.items() if key in OWN_KEYS}, f"sets: set {number}")
         [pictures] = open_sets([{key: value for key, value in entry.items() if key not in OWN_KEYS}], base)
         sets.append(
             TrainingSet(
                 pictures,
-                share=float(entry.get("share", 1.0)),
-                focal_length=float(entry.get("focal_length", 0.0)),
-                teach=bool(entry.get("teach", True)),
-                figures=bool(entry.get("figures", True)),
+                share=own.number("share", 1.0, low=0.0),
+                focal_length=own.number("focal_length", 0.0, low=0.0),
+                teach=own.flag("teach", True),
+                figures=own.flag("figures", True),
             )
         )
     names = [entry.pictures.name for entry in sets]

@@ -20,9 +20,9 @@ from mtl_perception.types import Sample
 from mtl_perception.visualization.error_sheet import DepthErrors, LabelErrors, error_scale, error_sheet
 
 pytest.importorskip("torchmetrics")
-from mtl_perception.training import evaluate
-from mtl_perception.training.evaluate import PIPELINE, Evaluation, Record, Rules, chosen, overall, scorings
-from mtl_perception.training.tables import markdown
+from mtl_perception.training.evaluation import evaluate
+from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation, Record, Rules, chosen, overall, scorings
+from mtl_perception.training.evaluation.tables import markdown
 
 HEIGHT, WIDTH = 48, 96
 STREET_OF_KITTI6 = [8, 3, 0, 1, 7, 11]

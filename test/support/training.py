@@ -19,7 +19,7 @@ import yaml
 from mtl_perception.__main__ import main
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.labels import STREET
-from mtl_perception.training.paste import CAMERA_HEIGHT
+from mtl_perception.training.augmentation.paste import CAMERA_HEIGHT
 from mtl_perception.types import UNLABELED, Frame, Sample
 from support.images import noise_image
 

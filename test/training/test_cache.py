@@ -15,8 +15,8 @@ import yaml
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.synthetic.render import raycasting
-from mtl_perception.training.cache import depth_picture, write_folder
-from mtl_perception.training.datasets import open_datasets
+from mtl_perception.training.data.open import open_datasets
+from mtl_perception.training.data.writer import depth_picture, write_folder
 from mtl_perception.types import Frame, Sample
 
 ROOT = Path(__file__).resolve().parents[2]

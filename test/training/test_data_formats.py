@@ -11,8 +11,8 @@ from support.data import ids, kitti2015, photo, stored, write_picture, write_tex
 
 from mtl_perception.errors import CameraError, ConfigError, PerceptionError, SourceError
 from mtl_perception.labels import NYUD40, STREET
-from mtl_perception.training.datasets import Dataset, open_sets
-from mtl_perception.training.formats import nyudv2
+from mtl_perception.training.data.formats import nyudv2
+from mtl_perception.training.data.open import Dataset, open_sets
 from mtl_perception.types import Frame, Sample
 
 NAMES = STREET.names
@@ -339,7 +339,7 @@ def test_synthetic_pictures_are_the_renderers(tmp_path: Path, monkeypatch: pytes
     ("keys", "words"),
     [
         ({}, "count is missing"),
-        ({"count": 0}, "count: 0 is not a whole number of at least 1"),
+        ({"count": 0}, "count: 0 is not an integer of at least 1"),
         ({"count": 3, "kind": "scenery"}, "kind: 'scenery' is not one of scenes, drive; did you mean 'scenes'?"),
         ({"count": 3, "path": "."}, "has neither `path`"),
         ({"count": 3, "hight": 32}, "unknown key 'hight'; did you mean 'height'?"),

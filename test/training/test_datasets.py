@@ -13,8 +13,8 @@ from support.data import ids, kitti2015, photo, stored, write_picture, write_tex
 
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.labels import STREET
-from mtl_perception.training.datasets import Selected, open_datasets, open_sets, validate
-from mtl_perception.training.formats.folder import Folder
+from mtl_perception.training.data.formats.folder import Folder
+from mtl_perception.training.data.open import Selected, open_datasets, open_sets, validate
 
 CONFIG = Path(__file__).parents[2] / "config/data"
 TABLE = "name,width,height,fx,fy,cx,cy\n"
@@ -59,7 +59,7 @@ def test_variables_in_paths_come_from_the_environment(tmp_path: Path, monkeypatc
     kitti2015(tmp_path / "here/kitti2015", [0])
     path = _sets(tmp_path / "x.yaml", {"path": "${PLACE}/kitti2015", "format": "kitti2015"})
     monkeypatch.delenv("PLACE", raising=False)
-    with pytest.raises(ConfigError, match=r"x.yaml: set 1: path: .*needs the environment variable PLACE: set it"):
+    with pytest.raises(ConfigError, match=r"x.yaml: set 1: path: .*needs the environment variable PLACE; set it"):
         open_datasets(path)
     monkeypatch.setenv("PLACE", "here")
     assert open_datasets(path)[0].keys == ["000000_10"]
@@ -83,11 +83,11 @@ def test_a_list_of_names_selects(tmp_path: Path) -> None:
         ({"pathh": "k"}, "set 1: unknown key 'pathh'; did you mean 'path'?"),
         ({"format": "kitti-2015"}, "format: 'kitti-2015' is not one of"),
         ({"format": "kitti2015", "split": "val"}, "unknown key 'split'"),
-        ({"labels": "yes please"}, "labels: 'yes please' is neither true nor false"),
+        ({"labels": "yes please"}, "labels: 'yes please' is not true or false"),
         ({"name": ""}, "name: '' is not a text"),
         ({"name": "a/b"}, "name: 'a/b' is not a name"),
         ({"path": "nowhere"}, "nowhere does not exist"),
-        ({"path": "${k"}, "write variables as ${NAME}"),
+        ({"path": "${k"}, "invalid variable; write ${NAME}"),
         ({"path": None}, "path is missing"),
         ({"mapping": "citiscapes"}, "no label mapping 'citiscapes'"),
         ({"select": {"evry": 2}}, "select: unknown key 'evry'; did you mean 'every'?"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtl_perception.training.config import DepthTarget
-from mtl_perception.training.losses import TaskBalance, depth_loss, overlap_loss, overlap_sums, segmentation_loss, sky_loss
+from mtl_perception.training.loop.losses import TaskBalance, depth_loss, overlap_loss, overlap_sums, segmentation_loss, sky_loss
 
 
 def test_segmentation_loss_is_the_weighted_mean_over_known_pixels() -> None:

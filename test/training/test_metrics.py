@@ -12,7 +12,8 @@ from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.labels import ClassSet
 
 pytest.importorskip("torchmetrics")
-from mtl_perception.training.metrics import DepthMetrics, SegmentationMetrics, crop_window
+from mtl_perception.training.evaluation.depth import DepthMetrics, crop_window
+from mtl_perception.training.evaluation.segmentation import SegmentationMetrics
 
 NAN, INF = math.nan, math.inf
 FOUR = ClassSet("four", ("a", "b", "c", "d"), ((0, 0, 0),) * 4)
@@ -169,6 +170,6 @@ class TestDepth:
 
 def test_without_torchmetrics(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.classification", None)
-    monkeypatch.delitem(sys.modules, "mtl_perception.training.metrics")
+    monkeypatch.delitem(sys.modules, "mtl_perception.training.evaluation.segmentation")
     with pytest.raises(PerceptionError, match=r"needs torchmetrics.*pip install 'mtl_perception\[train\]'"):
-        import mtl_perception.training.metrics  # noqa: F401
+        import mtl_perception.training.evaluation.segmentation  # noqa: F401

@@ -9,8 +9,9 @@ import torch
 from support.training import training_sets, write_config
 
 from mtl_perception.errors import ConfigError
-from mtl_perception.training.config import TrainConfig, read_config
-from mtl_perception.training.schedule import learning_rate
+from mtl_perception.training.config import TrainConfig
+from mtl_perception.training.config_file import read_config
+from mtl_perception.training.loop.schedule import learning_rate
 
 data = training_sets()
 
@@ -20,11 +21,11 @@ data = training_sets()
     [
         ({"step": 5}, "unknown key step; did you mean steps?"),
         ({"optimizer": {"emma": 0.9}}, "unknown key optimizer.emma; did you mean ema?"),
-        ({"steps": "many"}, "steps: 'many' is not a whole number"),
+        ({"steps": "many"}, "steps: 'many' is not an integer"),
         ({"crop": [512]}, r"crop: \[512\] is not"),
         ({"tasks": ["normals"]}, "tasks"),
-        ({"depth": {"loss": "l3"}}, "depth.loss 'l3': one of log_l1, berhu, silog"),
-        ({"sets": []}, "at least one data set"),
+        ({"depth": {"loss": "l3"}}, "depth.loss 'l3': not one of log_l1, berhu, silog"),
+        ({"sets": []}, "sets: give at least one data set"),
         ({"augmentation": {"focal_length": [3, 2]}}, "augmentation.focal_length"),
     ],
 )
@@ -41,7 +42,7 @@ def test_a_configuration_builds_on_another_and_on_the_command_line(tmp_path: Pat
     config = read_config(tmp_path / "own.yaml", {"optimizer.clip": 5})
     assert (config.steps, config.optimizer.ema, config.optimizer.warm_up, config.optimizer.clip) == (11, 0.8, 7, 5.0)
     (tmp_path / "base.yaml").write_text("base: own.yaml\n")
-    with pytest.raises(ConfigError, match="leads back to itself"):
+    with pytest.raises(ConfigError, match="base own.yaml leads back to this file"):
         read_config(tmp_path / "own.yaml")
 
 
@@ -62,7 +63,7 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
 
 
 def test_batches_that_do_not_divide_are_refused() -> None:
-    from mtl_perception.training.processes import Processes
+    from mtl_perception.training.loop.processes import Processes
 
     with pytest.raises(ConfigError, match="batch 6 does not divide by 4 processes"):
         Processes(0, 4, torch.device("cpu")).check_batch(6)

@@ -11,14 +11,16 @@ from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, picture, training_
 
 from mtl_perception.labels import STREET
 from mtl_perception.pipeline import Pipeline
-from mtl_perception.training.augment import TAUGHT_DEPTH, TAUGHT_LABELS, Augmenter, Example, merged, mirrored, resized, window
-from mtl_perception.training.batches import Examples
-from mtl_perception.training.config import DepthTarget, Teacher, TrainConfig, read_config
-from mtl_perception.training.finish import _with_depth
-from mtl_perception.training.formats.base import Selected
-from mtl_perception.training.paste import CAMERA_HEIGHT, Paster
+from mtl_perception.training.augmentation.crop import Augmenter, mirrored, resized, window
+from mtl_perception.training.augmentation.paste import CAMERA_HEIGHT, Paster
+from mtl_perception.training.augmentation.sample import TAUGHT_DEPTH, TAUGHT_LABELS, Example, merged
+from mtl_perception.training.config import DepthTarget, Teacher, TrainConfig
+from mtl_perception.training.config_file import read_config
+from mtl_perception.training.data.dataset import Selected
+from mtl_perception.training.finalize import _with_depth
+from mtl_perception.training.loader import Examples
+from mtl_perception.training.pseudo_labels import teach
 from mtl_perception.training.run import open_training_sets
-from mtl_perception.training.teacher import teach
 from mtl_perception.types import UNLABELED, Sample
 
 data = training_sets()

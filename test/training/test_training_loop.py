@@ -16,15 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl_perception.errors import PerceptionError
 from mtl_perception.labels import STREET
-from mtl_perception.training import schedule as schedule_module
-from mtl_perception.training.batches import BatchNumbers, Examples, load
-from mtl_perception.training.config import TrainConfig, read_config
-from mtl_perception.training.learner import Batch
-from mtl_perception.training.loop import Trainer
-from mtl_perception.training.processes import Processes
+from mtl_perception.training.config import TrainConfig
+from mtl_perception.training.config_file import read_config
+from mtl_perception.training.initialize import start_network
+from mtl_perception.training.loader import BatchNumbers, Examples, load
+from mtl_perception.training.loop import schedule as schedule_module
+from mtl_perception.training.loop.learner import Batch
+from mtl_perception.training.loop.processes import Processes
+from mtl_perception.training.loop.schedule import FINAL_RATE, Schedule, TimeLimit, learning_rate
+from mtl_perception.training.loop.trainer import Trainer
 from mtl_perception.training.run import open_training_sets
-from mtl_perception.training.schedule import FINAL_RATE, Schedule, TimeLimit, learning_rate
-from mtl_perception.training.start import start_network
 from mtl_perception.weights.files import load_network
 
 data = training_sets()

@@ -17,7 +17,7 @@ import torch
 from support.training import FOCAL_LENGTH, log, train, training_sets, write_config, write_set
 
 from mtl_perception.errors import WeightsError
-from mtl_perception.training.config import read_config
+from mtl_perception.training.config_file import read_config
 from mtl_perception.weights.files import load_network
 
 data = training_sets()
@@ -99,7 +99,7 @@ def test_a_run_starts_from_own_weights_only_of_its_classes(data: Path, tmp_path:
     assert torch.allclose(start.state_dict()[name], after.state_dict()[name], atol=2e-3)
     assert after.description.depth_focal_length == FOCAL_LENGTH
     assert license in after.description.card["started_from"]
-    from mtl_perception.training.start import start_network
+    from mtl_perception.training.initialize import start_network
 
     with pytest.raises(WeightsError, match="classes"):
         start_network(read_config(path, {"classes": "nyud40"}))

@@ -21,8 +21,8 @@ import yaml
 from mtl_perception.config import Config, by_name
 from mtl_perception.errors import PerceptionError
 from mtl_perception.pipeline import Pipeline
-from mtl_perception.training.datasets import Dataset, open_datasets
-from mtl_perception.training.evaluate import PIPELINE, Evaluation, chosen, overall
+from mtl_perception.training.data.open import Dataset, open_datasets
+from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation, chosen, overall
 
 CONFIGS = Path(__file__).resolve().parents[2] / "config"
 PRESETS = ("cpu", "cpu-realtime")

@@ -13,9 +13,9 @@ from mtl_perception.errors import CameraError, ConfigError, SourceError
 from mtl_perception.labels import CLASS_SETS, ClassSet, LabelMapping, load_mapping, parse_mapping
 from mtl_perception.sources.base import natural_key
 from mtl_perception.sources.images import is_image_file
-from mtl_perception.training.fields import Fields, read_yaml
-from mtl_perception.training.formats.base import Item, PictureDataset, Setting
-from mtl_perception.training.formats.files import BEYOND, check_partners, read_stored_depth
+from mtl_perception.training.data.dataset import Item, PictureDataset, Setting
+from mtl_perception.training.data.fields import Fields, read_yaml
+from mtl_perception.training.data.formats.files import BEYOND, check_partners, read_stored_depth
 from mtl_perception.types import UNLABELED
 
 DESCRIPTION = "dataset.yaml"
@@ -44,7 +44,7 @@ class Folder(PictureDataset):
         fields.only(KEYS)
         fields.choice("format", ["folder"])
         self.root = root
-        self.depth_scale = fields.number("depth_scale", 256)
+        self.depth_scale = fields.number("depth_scale", 256, positive=True)
         mapping = setting.mapping or _mapping(fields, root)
         images = _tree(root / fields.text("images", "image"), fields, "images", needed=True)
         labels = _tree(root / fields.text("labels", "label"), fields, "labels")
@@ -93,7 +93,7 @@ class Cameras:
         elif isinstance(value, dict):
             inner = Fields(value, f"{fields.where}: camera")
             inner.only(CAMERA_COLUMNS[1:])
-            self._one = _camera({key: inner.number(key, positive=False) for key in CAMERA_COLUMNS[1:]}, inner.where)
+            self._one = _camera({key: inner.number(key) for key in CAMERA_COLUMNS[1:]}, inner.where)
         elif value is not None:
             raise ConfigError(
                 f"{fields.where}: camera: {value!r} is neither a file nor a mapping ({', '.join(CAMERA_COLUMNS[1:])})"

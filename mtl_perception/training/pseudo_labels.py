@@ -13,9 +13,9 @@ import numpy as np
 from mtl_perception.errors import SourceError
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar
-from mtl_perception.training.batches import TrainingSet
 from mtl_perception.training.config import Teacher
-from mtl_perception.training.formats.files import BEYOND, DEPTH_SCALE, read_labels, read_stored_depth
+from mtl_perception.training.data.formats.files import BEYOND, DEPTH_SCALE, read_labels, read_stored_depth
+from mtl_perception.training.data.training_set import TrainingSet
 from mtl_perception.types import Frame, Sample
 from mtl_perception.visualization.files import replacing
 

@@ -20,14 +20,14 @@ from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.inference.torch.engine import DTYPES, device_errors
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.progress import progress_bar
-from mtl_perception.training.average import WeightAverage
-from mtl_perception.training.batches import BatchNumbers, Examples, load
-from mtl_perception.training.checkpoint import LATEST, newest_checkpoint, read_checkpoint, save_checkpoint
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.journal import Journal, LoggedStep
-from mtl_perception.training.learner import Batch, Learner
-from mtl_perception.training.processes import Processes
-from mtl_perception.training.schedule import Schedule, TimeLimit, learning_rate
+from mtl_perception.training.loader import BatchNumbers, Examples, load
+from mtl_perception.training.loop.average import WeightAverage
+from mtl_perception.training.loop.checkpoint import LATEST, newest_checkpoint, read_checkpoint, save_checkpoint
+from mtl_perception.training.loop.journal import Journal, LoggedStep
+from mtl_perception.training.loop.learner import Batch, Learner
+from mtl_perception.training.loop.processes import Processes
+from mtl_perception.training.loop.schedule import Schedule, TimeLimit, learning_rate
 from mtl_perception.weights.files import save_weights
 
 READ_STEPS = 10

@@ -1,4 +1,4 @@
-"""A YAML mapping that is read key by key, each checked, and whose unknown keys are refused."""
+"""Checked access to the values of a YAML mapping."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mtl_perception.errors import ConfigError
 
 
 class Fields:
-    """The keys of one mapping. Every error names the place and the key.
+    """A YAML mapping whose values are checked on access. Every error names the place and the key.
 
     Args:
-        values: What YAML gave.
-        where: The place, which begins every message: the file, and the entry in it.
+        values: What YAML returned.
+        where: Start of every message: the file, and the entry in it.
 
     Raises:
-        ConfigError: It is not a mapping with texts for keys.
+        ConfigError: The value is not a mapping with text keys.
     """
 
     def __init__(self, values: object, where: str) -> None:
@@ -31,7 +31,11 @@ class Fields:
         self.where = where
 
     def only(self, known: Iterable[str]) -> None:
-        """Refuse every key that is not `known`, suggesting the nearest one that is."""
+        """Refuse every key that is not in `known`, and suggest the closest one.
+
+        Raises:
+            ConfigError: A key is unknown.
+        """
         known = list(known)
         for key in self.values:
             if key not in known:
@@ -43,67 +47,62 @@ class Fields:
         return key in self.values
 
     def raw(self, key: str) -> object:
-        """The value as YAML gave it; None where the key is not there."""
+        """Return the unchecked value; None for a missing key."""
         return self.values.get(key)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A text that is not empty; without a default the key must be there."""
-        value = self.values.get(key, default)
-        if value is None:
-            raise ConfigError(f"{self.where}: {key} is missing")
+        """Return a non-empty string; without a default the key is required."""
+        value = self._value(key, default)
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{self.where}: {key}: {value!r} is not a text")
         return value
 
     def name(self, key: str, default: str) -> str:
-        """A text that can also name a file: without slashes."""
+        """Return a string that is usable as a file name."""
         value = self.text(key, default) if key in self else default
         if "/" in value or "\\" in value or value.startswith("."):
-            raise ConfigError(f"{self.where}: {key}: {value!r} is not a name: no slashes, no dot at the start")
+            raise ConfigError(f"{self.where}: {key}: {value!r} is not a name; use no slashes and no dot at the start")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
+        """Return a boolean."""
         value = self.values.get(key, default)
         if not isinstance(value, bool):
-            raise ConfigError(f"{self.where}: {key}: {value!r} is neither true nor false")
+            raise ConfigError(f"{self.where}: {key}: {value!r} is not true or false")
         return value
 
     def integer(self, key: str, default: int | None = None, *, low: int = 0) -> int:
-        """A whole number of at least `low`; without a default the key must be there."""
-        value = self.values.get(key, default)
-        if value is None:
-            raise ConfigError(f"{self.where}: {key} is missing")
+        """Return an integer of at least `low`; without a default the key is required."""
+        value = self._value(key, default)
         if type(value) is not int or value < low:
-            raise ConfigError(f"{self.where}: {key}: {value!r} is not a whole number of at least {low}")
+            raise ConfigError(f"{self.where}: {key}: {value!r} is not an integer of at least {low}")
         return value
 
-    def number(self, key: str, default: float | None = None, *, positive: bool = True) -> float:
-        """A finite number, above 0 if it must be `positive`; without a default the key must be there."""
-        value = self.values.get(key, default)
-        if value is None:
-            raise ConfigError(f"{self.where}: {key} is missing")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    def number(self, key: str, default: float | None = None, *, low: float = -math.inf, positive: bool = False) -> float:
+        """Return a finite number of at least `low`, or above 0 if `positive`; without a default the key is required."""
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ConfigError(f"{self.where}: {key}: {value!r} is not a number")
+        if value < low:
+            raise ConfigError(f"{self.where}: {key}: {value!r} is below {low:g}")
         if positive and value <= 0:
             raise ConfigError(f"{self.where}: {key}: {value!r} is not above 0")
         return float(value)
 
     def path(self, key: str, base: Path, variables: Mapping[str, str]) -> Path:
-        """A path, which begins at `base` if it is relative; `~` and `${NAME}` in it are replaced."""
+        """Return a path, relative to `base`, with `~` and `${NAME}` expanded."""
         text = self.text(key)
         try:
             return base / Path(Template(text).substitute(variables)).expanduser()
         except KeyError as error:
-            name = error.args[0]
             raise ConfigError(
-                f"{self.where}: {key}: {text!r} needs the environment variable {name}: set it to the folder that it stands for"
+                f"{self.where}: {key}: {text!r} needs the environment variable {error.args[0]}; set it to a folder"
             ) from None
         except (ValueError, RuntimeError):
-            raise ConfigError(f"{self.where}: {key}: {text!r}: write variables as ${{NAME}}") from None
+            raise ConfigError(f"{self.where}: {key}: {text!r}: invalid variable; write ${{NAME}}") from None
 
     def choice(self, key: str, choices: Iterable[str], default: str | None = None) -> str:
-        """One of several words."""
+        """Return one of several strings."""
         value, choices = self.text(key, default), list(choices)
         if value not in choices:
             close = difflib.get_close_matches(value, choices, n=1)
@@ -111,17 +110,23 @@ class Fields:
             raise ConfigError(f"{self.where}: {key}: {value!r} is not one of {', '.join(choices)}{hint}")
         return value
 
+    def _value(self, key: str, default: object) -> object:
+        value = self.values.get(key, default)
+        if value is None:
+            raise ConfigError(f"{self.where}: {key} is missing")
+        return value
 
-def literal(path: Path) -> str:
-    """The path as `Fields.path` gives it back."""
+
+def escape_variables(path: Path) -> str:
+    """Return the absolute path as text that `Fields.path` expands to the same path."""
     return str(path.absolute()).replace("$", "$$")
 
 
 def read_yaml(path: Path) -> object:
-    """What a YAML file holds.
+    """Return the content of a YAML file.
 
     Raises:
-        ConfigError: It cannot be read, or is not YAML.
+        ConfigError: The file cannot be read, or is not YAML.
     """
     try:
         return yaml.safe_load(path.read_text("utf-8"))

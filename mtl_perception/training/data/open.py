@@ -10,10 +10,10 @@ from pathlib import Path
 
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import load_mapping
-from mtl_perception.training.fields import Fields, literal, read_yaml
-from mtl_perception.training.formats import camvid, folder, kitti, kitti_drive, nyudv2, synthetic
-from mtl_perception.training.formats.base import Dataset, PictureDataset, Selected, Setting
-from mtl_perception.training.select import select
+from mtl_perception.training.data.dataset import Dataset, PictureDataset, Selected, Setting
+from mtl_perception.training.data.fields import Fields, escape_variables, read_yaml
+from mtl_perception.training.data.formats import camvid, folder, kitti, kitti_drive, nyudv2, synthetic
+from mtl_perception.training.data.select import select
 
 __all__ = ["FORMATS", "Dataset", "Format", "PictureDataset", "Selected", "open_datasets", "open_sets", "validate"]
 
@@ -87,7 +87,7 @@ def open_datasets(path: str | Path, variables: Mapping[str, str] | None = None) 
         raise SourceError(f"data {path} is neither a folder nor a YAML file with `sets:`")
     values = read_yaml(path)
     if isinstance(values, dict) and values.get("format") == "folder":
-        return _open_entry({"path": literal(path), "format": "folder"}, path.parent, str(path), {})
+        return _open_entry({"path": escape_variables(path), "format": "folder"}, path.parent, str(path), {})
     fields = Fields(values, str(path))
     fields.only(["sets"])
     return open_sets(fields.raw("sets"), path.parent, where=str(path), variables=variables)
@@ -182,7 +182,7 @@ def _search(path: Path, depth: int) -> list[tuple[Path, dict[str, object]]]:
     for name, format_ in FORMATS.items():
         here = format_.find(path)
         if here:
-            return [(path, {"path": literal(path), "format": name, **keys}) for keys in here]
+            return [(path, {"path": escape_variables(path), "format": name, **keys}) for keys in here]
     if depth == 0:
         return []
     try:

@@ -14,11 +14,12 @@ import numpy as np
 from mtl_perception.config import by_name
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.labels import STREET, ClassSet, load_mapping, lookup
-from mtl_perception.training.metrics import DepthMetrics, DepthScore, SegmentationMetrics, SegmentationScore
+from mtl_perception.training.evaluation.depth import DepthMetrics, DepthScore
+from mtl_perception.training.evaluation.segmentation import SegmentationMetrics, SegmentationScore
 
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
-    from mtl_perception.training.datasets import Dataset
+    from mtl_perception.training.data.open import Dataset
     from mtl_perception.types import Sample
 
 PIPELINE = {"min_depth": 0.0, "max_depth": by_name("max_depth").high, "min_confidence": 0.0, "output_scale": 1.0}

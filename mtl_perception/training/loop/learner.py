@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from mtl_perception.network.grid import STRIDE, upsample
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.training.augment import TAUGHT_DEPTH, TAUGHT_LABELS
+from mtl_perception.training.augmentation.sample import TAUGHT_DEPTH, TAUGHT_LABELS
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.losses import TaskBalance, depth_loss, overlap_loss, overlap_sums, segmentation_loss, sky_loss
-from mtl_perception.training.processes import Processes
+from mtl_perception.training.loop.losses import TaskBalance, depth_loss, overlap_loss, overlap_sums, segmentation_loss, sky_loss
+from mtl_perception.training.loop.processes import Processes
 
 SKY_WEIGHT = 0.1
 

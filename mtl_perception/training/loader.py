@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -15,43 +15,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtl_perception.labels import ClassSet
-from mtl_perception.training.augment import Augmenter, Example, camera_of, merged
+from mtl_perception.training.augmentation.crop import Augmenter
+from mtl_perception.training.augmentation.paste import Paster
+from mtl_perception.training.augmentation.sample import Example, merged
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.datasets import Dataset as Pictures
-from mtl_perception.training.paste import Paster
+from mtl_perception.training.data.training_set import TrainingSet, camera_of
 from mtl_perception.types import Sample
 
 GOLDEN = 0.6180339887498949
 MAX_PREFETCH = 4
 BYTES_PER_PIXEL = 9
 """Of an example: image 3, labels 1, depth 4, pseudo-label bits 1."""
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """A data set with its part in the run.
-
-    Attributes:
-        pictures: The samples.
-        share: Its part of each batch, beside the others'.
-        focal_length: Assumed where a sample's camera is unknown, pixels; 0: KITTI's field of view.
-        teach: Whether a teacher shall fill what its samples leave open: not where the truth is whole, as a renderer's is.
-        figures: Whether its people and cyclists may be set into other pictures.
-        taught: What a teacher says of the same samples, in the same order; None: there is no teacher.
-    """
-
-    pictures: Pictures
-    share: float = 1.0
-    focal_length: float = 0.0
-    teach: bool = True
-    figures: bool = True
-    taught: Sequence[Sample] | None = None
-
-    def sample(self, index: int) -> Sample:
-        """A sample with a camera: its own or the assumed one."""
-        sample = self.pictures[index]
-        frame = replace(sample.frame, camera=camera_of(sample, self.focal_length))
-        return replace(sample, frame=frame)
 
 
 class Examples(Dataset[dict[str, Tensor]]):

@@ -18,7 +18,7 @@ import yaml
 
 from mtl_perception.errors import SourceError
 from mtl_perception.progress import progress_bar
-from mtl_perception.training.formats.files import BEYOND, DEPTH_SCALE
+from mtl_perception.training.data.formats.files import BEYOND, DEPTH_SCALE
 from mtl_perception.types import Sample
 
 COLUMNS = ("name", "width", "height", "fx", "fy", "cx", "cy")

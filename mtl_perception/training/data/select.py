@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mtl_perception.errors import ConfigError, SourceError
-from mtl_perception.training.fields import Fields
-from mtl_perception.training.formats.base import Dataset, Selected
+from mtl_perception.training.data.dataset import Dataset, Selected
+from mtl_perception.training.data.fields import Fields
 
 KEYS = ("block", "every", "offset", "list", "invert", "need")
 NEEDS = ("labels", "depth", "both")

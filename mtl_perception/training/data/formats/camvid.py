@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import load_mapping
-from mtl_perception.training.formats.base import Item, PictureDataset, Setting
-from mtl_perception.training.formats.files import by_stem, check_partners
+from mtl_perception.training.data.dataset import Item, PictureDataset, Setting
+from mtl_perception.training.data.formats.files import by_stem, check_partners
 
 LICENSE = "CamVid (Brostow et al., 2009): research use"
 SPLITS = ("train", "val", "test")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.labels import STREET
-from mtl_perception.training.formats.base import Setting
+from mtl_perception.training.data.dataset import Setting
 from mtl_perception.types import Sample
 
 LICENSE = "none: rendered by mtl_perception, free of others' rights"

@@ -12,11 +12,11 @@ from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import load_mapping
 from mtl_perception.sources.base import CameraResolver
-from mtl_perception.training.formats.base import Item, PictureDataset, Setting
-from mtl_perception.training.formats.files import by_stem, check_partners, need_folder
-from mtl_perception.training.formats.kitti import LICENSE
-from mtl_perception.training.formats.kitti_cameras import camera_by_size
-from mtl_perception.training.formats.velodyne import CAMERAS_FILE, laser_projection, project, read_sweep
+from mtl_perception.training.data.dataset import Item, PictureDataset, Setting
+from mtl_perception.training.data.formats.files import by_stem, check_partners, need_folder
+from mtl_perception.training.data.formats.kitti import LICENSE
+from mtl_perception.training.data.formats.kitti_cameras import camera_by_size
+from mtl_perception.training.data.formats.velodyne import CAMERAS_FILE, laser_projection, project, read_sweep
 
 CAMERAS = ("image_02", "image_03")
 """KITTI's left and right color camera."""

@@ -12,8 +12,8 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import NYUD40, lookup
-from mtl_perception.training.fields import literal
-from mtl_perception.training.formats.base import FRAME_ID, Setting
+from mtl_perception.training.data.dataset import FRAME_ID, Setting
+from mtl_perception.training.data.fields import escape_variables
 from mtl_perception.types import UNLABELED, Frame, Sample
 
 LICENSE = "NYU Depth v2 (Silberman et al., ECCV 2012): research use"
@@ -111,7 +111,7 @@ def find_nyudv2(path: Path) -> list[dict[str, object]]:
     if not (path / FILE).is_file():
         return []
     mapping = path / CLASS_MAPPING
-    return [{"class_mapping": literal(mapping)} if mapping.is_file() else {"labels": False}]
+    return [{"class_mapping": escape_variables(mapping)} if mapping.is_file() else {"labels": False}]
 
 
 def _need(package: str) -> Any:

@@ -21,10 +21,10 @@ from mtl_perception.inference.torch.engine import select_device
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar
-from mtl_perception.training.batches import TrainingSet
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.datasets import Dataset
-from mtl_perception.training.evaluate import PIPELINE, Evaluation
+from mtl_perception.training.data.open import Dataset
+from mtl_perception.training.data.training_set import TrainingSet
+from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation
 from mtl_perception.weights.files import read_description, save_weights
 from mtl_perception.weights.registry import resolve
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,10 +15,8 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import ConfigError
 from mtl_perception.labels import ClassSet
-from mtl_perception.training.augment import TAUGHT_DEPTH, Example
-
-if TYPE_CHECKING:
-    from mtl_perception.training.batches import TrainingSet
+from mtl_perception.training.augmentation.sample import TAUGHT_DEPTH, Example
+from mtl_perception.training.data.training_set import TrainingSet
 
 CAMERA_HEIGHT = 1.65
 """Meters above the road, KITTI's."""

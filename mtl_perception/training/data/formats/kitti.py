@@ -11,9 +11,9 @@ from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import load_mapping
-from mtl_perception.training.formats.base import Item, PictureDataset, Setting
-from mtl_perception.training.formats.files import by_stem, check_partners, need_folder, read_stored_depth
-from mtl_perception.training.formats.kitti_cameras import camera_by_size
+from mtl_perception.training.data.dataset import Item, PictureDataset, Setting
+from mtl_perception.training.data.formats.files import by_stem, check_partners, need_folder, read_stored_depth
+from mtl_perception.training.data.formats.kitti_cameras import camera_by_size
 
 LICENSE = "KITTI (Geiger et al., KIT and TTI-C): CC BY-NC-SA 3.0, non-commercial"
 DISPARITY_SCALE = 256.0
