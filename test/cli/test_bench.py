@@ -1,8 +1,9 @@
-"""`bench`: that it measures what it says; not how fast anything is."""
+"""`bench`: reports, agreement of implementations, and plots; latency itself is not tested."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import cv2
@@ -26,7 +27,7 @@ from mtl_perception.weights.files import load_network
 ARGUMENTS = ["--runs", "3", "--no-warm-up", "--device", "cpu"]
 
 
-def test_table_and_json(tmp_path, weights_file, capsys):
+def test_stages_are_printed_and_written_as_json(tmp_path, weights_file, capsys):
     arguments = ["--size", "48x32", "--runs", "3", "--json", str(tmp_path / "b.json"), "--no-warm-up", "--device", "cpu"]
     assert main(["bench", *arguments, "--weights", str(weights_file)]) == 0
     written = json.loads((tmp_path / "b.json").read_text())
@@ -43,7 +44,7 @@ def test_table_and_json(tmp_path, weights_file, capsys):
         )
 
 
-def test_normalizing_is_a_stage_where_it_is_one(tmp_path, weights_file):
+def test_normalization_is_a_stage_of_the_torch_backend(tmp_path, weights_file):
     for backend, expected in (("torch", True), ("auto", False)):
         if backend == "auto":
             pytest.importorskip("openvino", reason="needs openvino")
@@ -56,13 +57,12 @@ def test_normalizing_is_a_stage_where_it_is_one(tmp_path, weights_file):
 @pytest.mark.parametrize(
     "arguments", [["--runs", "2"], ["--size", "64"], ["--size", "0x9"], ["--size", "9x²"], ["--size", "axb"]]
 )
-def test_wrong_values(weights_file, arguments, capsys):
+def test_invalid_options_exit_with_code_2(weights_file, arguments, capsys):
     assert main(["bench", *arguments, "--no-warm-up", "--device", "cpu", "--weights", str(weights_file)]) == 2
     assert capsys.readouterr().err.startswith(f"mtl_perception bench: {arguments[0]} ")
 
 
-def test_compare(tmp_path, weights_file, capsys, monkeypatch):
-    """All ways agree, what cannot run says why, and the fields are there."""
+def test_implementations_agree_and_missing_ones_give_a_reason(tmp_path, weights_file, capsys, monkeypatch):
     real = bench_compare.need
 
     def need(package, *rest):
@@ -89,8 +89,7 @@ def test_compare(tmp_path, weights_file, capsys, monkeypatch):
         assert row["agreement"]["depth_p99"] < 1e-3
 
 
-def test_the_published_way(weights_file):
-    """Written out once more, and other where it should be other: pooling in one, no channels-last memory."""
+def test_published_implementation_uses_single_pooling_and_gives_the_same_results(weights_file):
     network = load_network(weights_file)
     network.description = replace(network.description, grid="stretched")
     calls = []
@@ -121,10 +120,11 @@ def test_the_published_way(weights_file):
     assert any(isinstance(module, nn.BatchNorm2d) for module in published_network(network).modules())
 
 
-def test_scaling_writes_a_plot(tmp_path, weights_file, monkeypatch, capsys):
-    monkeypatch.setattr(bench_scaling, "SIZE", (64, 48))
-    monkeypatch.setattr(bench_scaling, "SHARES", (0.5, 1.0))
-    monkeypatch.setattr(bench_scaling, "SMALL", (48, 32))
+def test_scaling_writes_report_and_plot(tmp_path, weights_file, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    monkeypatch.setattr(bench_scaling, "FULL_SIZE", (64, 48))
+    monkeypatch.setattr(bench_scaling, "PIXEL_RATIOS", (0.5, 1.0))
+    monkeypatch.setattr(bench_scaling, "SMALL_SIZE", (48, 32))
     monkeypatch.setattr(bench_scaling, "CLASSES", (2, 24))
     monkeypatch.setattr(bench_scaling, "CAMERAS", (1, 3))
     files = tmp_path / "plots" / "p.png", tmp_path / "s.json"
@@ -134,23 +134,44 @@ def test_scaling_writes_a_plot(tmp_path, weights_file, monkeypatch, capsys):
     assert found["classes"]["x"] == [2, 24]
     assert found["cameras"]["x"] == [1, 3]
     assert all(len(part["median_ms"]) == 2 and "linear_or_slower" in part for part in found.values())
-    picture = cv2.imread(str(files[0]))
-    assert picture is not None and picture.std() > 0
+    image = cv2.imread(str(files[0]))
+    assert image is not None and image.std() > 0
     assert "latency against pixels" in capsys.readouterr().out
 
 
-def test_growth_is_told():
+def test_scaling_plot_shows_the_measured_points():
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    row = {"exponent": 1.0}
+    report = {
+        "pixels": row | {"x": [500_000, 2_000_000], "median_ms": [10.0, 40.0]},
+        "cameras": row | {"x": [1, 2], "median_ms": [5.0, 9.0]},
+    }
+    pixels, cameras = bench_scaling.draw(report).axes
+    assert (pixels.get_xlabel(), cameras.get_xlabel()) == ("megapixels", "cameras")
+    linear, measured = pixels.get_lines()
+    np.testing.assert_allclose(measured.get_xydata(), [(0.5, 10), (2, 40)])
+    np.testing.assert_allclose(linear.get_xydata(), [(0, 0), (2, 40)])
+    np.testing.assert_allclose(cameras.get_lines()[1].get_xydata(), [(1, 5), (2, 9)])
+
+
+def test_scaling_without_matplotlib_names_the_extra(tmp_path, weights_file, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["bench", *ARGUMENTS, "--scaling", str(tmp_path / "p.png"), "--weights", str(weights_file)]) == 1
+    assert "pip install 'mtl_perception[plot]'" in capsys.readouterr().err
+
+
+def test_growth_is_classified():
     slow = bench_scaling._report([1, 2, 4], [[1.0] * 3, [2.0] * 3, [4.0] * 3])
     fast = bench_scaling._report([1, 2, 4], [[1.0] * 3, [4.0] * 3, [16.0] * 3])
     assert (slow["exponent"], slow["linear_or_slower"]) == (1, True)
     assert (fast["exponent"], fast["linear_or_slower"]) == (2, False)
 
 
-def test_peak_memory_is_what_the_block_held():
+def test_peak_memory_is_that_of_the_block():
     with PeakMemory() as memory:
         block = np.ones(200_000_000, np.uint8)
         del block
     if memory.megabytes is None:
-        pytest.skip("the high-water mark of memory cannot be set back here (Linux's /proc/self/clear_refs)")
-    # What the tests before it left may be freed meanwhile.
+        pytest.skip("the high-water mark cannot be reset here (Linux's /proc/self/clear_refs)")
+    # Memory of earlier tests may be freed meanwhile.
     assert 150 < memory.megabytes < 260
