@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["CameraModel", "Frame", "Pipeline", "Result", "load_network"]
 
-_HOMES = {
+_MODULES = {
     "CameraModel": "mtl_perception.camera.model",
     "Frame": "mtl_perception.types",
     "Pipeline": "mtl_perception.pipeline",
@@ -23,9 +23,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # PyTorch takes seconds to import; a command that does not need it should not wait for it.
-    if name not in _HOMES:
+    # Lazy, because importing PyTorch takes seconds and not every command needs it.
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

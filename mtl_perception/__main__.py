@@ -1,7 +1,7 @@
-"""The command line: `python -m mtl_perception COMMAND …`, and the console script `mtl_perception`.
+"""Command line: `python -m mtl_perception COMMAND …` and the console script `mtl_perception`.
 
-A command is a module with `add_arguments(parser)` and `run(args)`. It is imported only when it is called, so that one
-command starts fast and works without what only the others need (ROS, for all but node, play, record and demo).
+A command is a module with `add_arguments(parser)` and `run(args)`. Only the module of the given command is imported: commands
+start fast and do not need the dependencies of others, such as ROS.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ import os
 import sys
 from dataclasses import dataclass
 
-from mtl_perception.errors import ConfigError, PerceptionError
+from mtl_perception.errors import ConfigError, DependencyError, PerceptionError
 
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command lives, and one line on what it does."""
+    """A command.
+
+    Attributes:
+        module: Module that implements it.
+        help: One-line description.
+        takes_ros_arguments: Whether it is a ROS node that accepts `--ros-args`.
+    """
 
     module: str
     help: str
@@ -25,22 +31,18 @@ class Command:
 
 
 COMMANDS = {
-    "node": Command("mtl_perception.ros.main", "the ROS 2 node (takes --ros-args …)", takes_ros_arguments=True),
-    "infer": Command("mtl_perception.cli.infer", "labels, depth and cloud of picture files; no ROS"),
-    "play": Command("mtl_perception.ros.play", "publish a drive, folder or bag as a camera", takes_ros_arguments=True),
-    "process": Command("mtl_perception.cli.process", "bag to bag: the node's outputs for every frame; no ROS"),
-    "record": Command("mtl_perception.ros.record", "record topics into an mcap bag", takes_ros_arguments=True),
-    "demo": Command("mtl_perception.cli.demo", "node, player and recorder together; leaves a page that shows the result"),
-    "weights": Command("mtl_perception.cli.weights", "list, fetch, inspect and convert weights"),
-    "eval": Command("mtl_perception.cli.evaluate", "mIoU and depth errors of weights on data with truth, and the worst frames"),
-    "train": Command("mtl_perception.cli.train", "train weights from a configuration; resumes by itself"),
-    "export": Command(
-        "mtl_perception.cli.export", "weights as one ONNX file, pre- and post-processing inside, for any runtime"
-    ),
-    "bench": Command(
-        "mtl_perception.cli.bench", "time each stage on this machine, or compare with other ways to run the network"
-    ),
-    "parameters": Command("mtl_perception.cli.parameters", "print the table of parameters, as text, markdown or YAML"),
+    "node": Command("mtl_perception.ros.main", "run the ROS 2 node", takes_ros_arguments=True),
+    "infer": Command("mtl_perception.cli.infer", "write labels, depth and point clouds of image files"),
+    "play": Command("mtl_perception.ros.play", "publish a drive, image folder or bag as a camera", takes_ros_arguments=True),
+    "process": Command("mtl_perception.cli.process", "write the node's outputs for every frame of a bag, without ROS"),
+    "record": Command("mtl_perception.ros.record", "record topics to an MCAP bag", takes_ros_arguments=True),
+    "demo": Command("mtl_perception.cli.demo", "run node, player and recorder, and write a page with the result"),
+    "weights": Command("mtl_perception.cli.weights", "list, download, inspect and convert weights"),
+    "eval": Command("mtl_perception.cli.evaluate", "evaluate weights: mIoU, depth errors and the worst frames"),
+    "train": Command("mtl_perception.cli.train", "train weights from a configuration file"),
+    "export": Command("mtl_perception.cli.export", "export weights to ONNX, with pre- and post-processing"),
+    "bench": Command("mtl_perception.cli.bench", "measure latency by stage, or against other implementations"),
+    "parameters": Command("mtl_perception.cli.parameters", "print the parameter table as text, Markdown or YAML"),
 }
 
 
@@ -48,29 +50,29 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit code: 0 done, 2 wrong usage, 1 anything else (one line on stderr says what and why).
+        The exit code: 0 success, 2 wrong usage, 1 any other failure. A failure prints one line on stderr.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
-        prog="mtl_perception", description="Semantic segmentation, metric depth and a labeled point cloud in one forward pass."
+        prog="mtl_perception",
+        description="Semantic segmentation, metric depth and labeled point clouds in one forward pass.",
     )
-    parser.add_argument("--debug", action="store_true", help="on an error, show the traceback too")
+    parser.add_argument("--debug", action="store_true", help="print a traceback on errors")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
     for command_name, command in COMMANDS.items():
         subparser = subparsers.add_parser(
             command_name, help=command.help, description=command.help[0].upper() + command.help[1:]
         )
-        subparser.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help="on an error, show the traceback too"
-        )
+        subparser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="print a traceback on errors")
         if command_name == name:
             try:
                 module = importlib.import_module(command.module)
-            except ImportError as error:
+            except (ImportError, DependencyError) as error:
                 if "--debug" in arguments:
                     raise
-                hint = "; is ROS 2 sourced in this shell?" if command.takes_ros_arguments else ""
+                needs_ros = command.takes_ros_arguments and not isinstance(error, DependencyError)
+                hint = "; source ROS 2 in this shell first" if needs_ros else ""
                 print(f"mtl_perception {name}: {error}{hint}", file=sys.stderr)
                 return 1
             module.add_arguments(subparser)
@@ -88,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(args, None, "interrupted")
     except BrokenPipeError:
-        # The reader went away (`… | head`): not an error worth a word, but stdout must not be flushed again.
+        # The reader of a pipe exited, as in `… | head`. Python must not flush stdout again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -97,12 +99,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def perception_node() -> int:
-    """Entry point of `perception_node`: the command `node`."""
+    """Run the command `node`; entry point of the console script `perception_node`."""
     return main(["node", *sys.argv[1:]])
 
 
 def split_ros_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Our own arguments, and those from each `--ros-args` to its `--` or the end."""
+    """Split arguments into those of the command and those from each `--ros-args` to its `--` or the end."""
     own: list[str] = []
     ros: list[str] = []
     inside = False

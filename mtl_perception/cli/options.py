@@ -1,26 +1,34 @@
-"""Command-line options made from the table of parameters."""
+"""Command-line options generated from the parameter table, and messages that commands share."""
 
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from mtl_perception.config import Config, parameters
+from mtl_perception.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mtl_perception.network.description import Description
+    from mtl_perception.pipeline import Pipeline
 
 
 def add_parameters(parser: argparse.ArgumentParser, only: Collection[str] = ()) -> None:
-    """An option for each row that means something without a node: `--max-depth` for max_depth.
+    """Add an option for each parameter that is not specific to the node, such as `--max-depth` for max_depth.
 
     Args:
-        parser: Gets the options.
-        only: Names of the rows that mean something to this command; empty: all.
+        parser: Receives the options.
+        only: Names of the parameters to add; all if empty.
     """
     group = parser.add_argument_group("parameters")
     for row in parameters():
         if row.node_only or (only and row.name not in only):
             continue
-        bounds = row.range_text()
-        text = f"{row.doc}{f' ({bounds})' if bounds else ''}; default {row.default!r}".replace("%", "%%")
+        bounds = "" if row.choices else row.range_text()
+        text = f"{row.doc}{f' [{bounds}]' if bounds else ''} (default: {row.default!r})".replace("%", "%%")
         option = f"--{row.name.replace('_', '-')}"
         if row.type is bool:
             group.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=text)
@@ -30,10 +38,37 @@ def add_parameters(parser: argparse.ArgumentParser, only: Collection[str] = ()) 
 
 
 def config_from(args: argparse.Namespace, **defaults: object) -> Config:
-    """The parameters that were given, over `defaults`, over the table's own.
+    """Return the configuration given on the command line.
+
+    Args:
+        args: Parsed arguments.
+        defaults: Values that replace the defaults of the parameter table.
 
     Raises:
-        ConfigError: A value out of bounds.
+        ConfigError: A value is out of range.
     """
     given = {row.name: getattr(args, row.name, None) for row in parameters()}
     return Config.from_mapping({**defaults, **{name: value for name, value in given.items() if value is not None}})
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return width and height of the value of --size.
+
+    Raises:
+        ConfigError: The value is not WIDTHxHEIGHT.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text, re.ASCII)
+    if not match:
+        raise ConfigError(f"--size {text!r} is not WIDTHxHEIGHT")
+    return int(match[1]), int(match[2])
+
+
+def print_license(description: Description) -> None:
+    """Print name and license of the weights on stderr."""
+    print(f"weights {description.name!r}; license: {description.license}", file=sys.stderr)
+
+
+def print_notes(pipeline: Pipeline) -> None:
+    """Print the notes of a pipeline on stderr."""
+    for note in pipeline.notes:
+        print(note, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The command line as a whole: help, exit codes, one line on errors."""
+"""Command line: help, exit codes and one-line errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITH_PARAMETERS = ("infer", "process", "bench")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help(name, capsys):
+def test_help_of_each_command(name, capsys):
     if not ROS and COMMANDS[name].takes_ros_arguments:
         pytest.skip("needs rclpy")
     with pytest.raises(SystemExit) as ended:
@@ -57,14 +57,14 @@ def test_help_lists_all_commands(capsys):
         ["bench", "--runs", "many"],
     ],
 )
-def test_wrong_usage(arguments, capsys):
+def test_wrong_usage_exits_with_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_wrong_value(tmp_path, capsys):
+def test_invalid_parameter_value_exits_with_code_2(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(b"")
     assert main(["infer", str(tmp_path / "a.png"), "--out", str(tmp_path / "o"), "--min-confidence", "1.5"]) == 2
     assert capsys.readouterr().err == "mtl_perception infer: parameter min_confidence: 1.5 is outside 0 to 1\n"
@@ -81,52 +81,52 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("error", "line"),
         [
-            (SourceError("the bag\nis broken"), "the bag is broken"),
+            (SourceError("the bag\nis damaged"), "the bag is damaged"),
             (ValueError("a\n  b"), "ValueError: a b"),
             (KeyboardInterrupt(), "interrupted"),
         ],
     )
-    def test_one_line(self, failing, capsys, error, line):
+    def test_error_prints_one_line(self, failing, capsys, error, line):
         self.error = error
         assert main(["bench"]) == 1
         assert capsys.readouterr().err == f"mtl_perception bench: {line}\n"
 
     @pytest.mark.parametrize("arguments", [["--debug", "bench"], ["bench", "--debug"]])
     @pytest.mark.parametrize("kind", [SourceError, ValueError])
-    def test_debug(self, failing, arguments, kind):
+    def test_debug_raises_the_error(self, failing, arguments, kind):
         self.error = kind("broken")
         with pytest.raises(kind, match="broken"):
             main(arguments)
 
     @pytest.mark.parametrize("code", [None, 0, 3])
-    def test_exit_code_of_a_command(self, monkeypatch, code):
+    def test_return_value_is_the_exit_code(self, monkeypatch, code):
         monkeypatch.setattr(bench, "run", lambda args: code)
         assert main(["bench"]) == (code or 0)
 
 
 @pytest.mark.parametrize("place", ["before", "after", "without"])
-def test_traceback_only_with_debug(tmp_path, place):
+def test_traceback_is_printed_only_with_debug(tmp_path, place):
     arguments = ["infer", str(tmp_path / "none.png"), "--out", str(tmp_path / "out")]
     arguments = {"before": ["--debug", *arguments], "after": [*arguments, "--debug"], "without": arguments}[place]
     done = subprocess.run([sys.executable, "-m", "mtl_perception", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert ("Traceback" in done.stderr) == (place != "without")
-    assert "none.png: no such picture" in done.stderr.splitlines()[-1]
+    assert "none.png: no such image" in done.stderr.splitlines()[-1]
     assert place != "without" or len(done.stderr.splitlines()) == 1
 
 
-def test_without_ros(monkeypatch, capsys):
+def test_missing_ros_is_reported(monkeypatch, capsys):
     def no_ros(name: str):
         raise ModuleNotFoundError("No module named 'rclpy'")
 
     monkeypatch.setattr(command_line.importlib, "import_module", no_ros)
     assert main(["node", "--ros-args", "-p", "device:=cpu"]) == 1
-    assert capsys.readouterr().err == "mtl_perception node: No module named 'rclpy'; is ROS 2 sourced in this shell?\n"
+    assert capsys.readouterr().err == "mtl_perception node: No module named 'rclpy'; source ROS 2 in this shell first\n"
 
 
 @pytest.mark.parametrize("name", OFFLINE)
 def test_offline_commands_import_no_ros(name):
-    """In a process of its own, where rclpy cannot be imported."""
+    """Import each command in a process in which rclpy cannot be imported."""
     code = (
         "import sys, importlib; sys.modules['rclpy'] = None\n"
         "from mtl_perception.__main__ import COMMANDS\n"
@@ -135,7 +135,7 @@ def test_offline_commands_import_no_ros(name):
     subprocess.run([sys.executable, "-c", code, name], check=True)
 
 
-def test_ros_arguments_are_split_off():
+def test_ros_arguments_are_separated():
     assert split_ros_arguments(["play", "x", "--ros-args", "-r", "a:=b", "--", "--rate", "2", "--ros-args", "-p", "c:=d"]) == (
         ["play", "x", "--rate", "2"],
         ["--ros-args", "-r", "a:=b", "--", "--ros-args", "-p", "c:=d"],

@@ -1,4 +1,4 @@
-"""`infer`: which files it leaves, that they hold what the pipeline says, and how it fails."""
+"""`infer`: output files, their content, and failures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.__main__ import main
-from mtl_perception.cli.infer import depth_to_png
 from mtl_perception.labels import STREET
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.types import Result
 from mtl_perception.visualization.colors import overlay
+from mtl_perception.visualization.results import depth_to_png
 
 HEIGHT, WIDTH = 40, 64
 CAMERA_YAML = """\
@@ -36,9 +36,9 @@ FILES = ("labels.png", "depth.png", "color.png", "overlay.png", "ply")
 
 
 def write(path: Path, seed: int = 0) -> np.ndarray:
-    picture = noise_image(HEIGHT, WIDTH, seed)
-    assert cv2.imwrite(str(path), picture[..., ::-1])
-    return picture
+    image = noise_image(HEIGHT, WIDTH, seed)
+    assert cv2.imwrite(str(path), image[..., ::-1])
+    return image
 
 
 def read(path: Path) -> np.ndarray:
@@ -65,7 +65,7 @@ def pipe(weights_file) -> Pipeline:
 
 @pytest.fixture
 def infer(weights_file, capsys):
-    """Run the command in this process: exit code and the lines on stderr."""
+    """Run the command in this process and return its exit code and the lines of stderr."""
 
     def run(*arguments: object) -> tuple[int, list[str]]:
         code = main(["infer", *map(str, arguments), "--weights", str(weights_file), "--device", "cpu"])
@@ -95,51 +95,49 @@ def assert_files_hold(folder: Path, stem: str, result: Result) -> None:
     np.testing.assert_array_equal(np.stack([points[name] for name in ("red", "green", "blue")], axis=-1), result.image[finite])
 
 
-def test_in_a_process_of_its_own(tmp_path, weights_file, pipe):
-    """Two pictures, without a camera: the weights' own is used, scaled, and that is said."""
-    pictures = {name: write(tmp_path / f"{name}.png", seed) for seed, name in enumerate(("a", "b.c"))}
+def test_command_without_camera_uses_the_scaled_training_camera(tmp_path, weights_file, pipe):
+    images = {name: write(tmp_path / f"{name}.png", seed) for seed, name in enumerate(("a", "b.c"))}
     out = tmp_path / "new" / "out"
-    command = [sys.executable, "-m", "mtl_perception", "infer", *(tmp_path / f"{name}.png" for name in pictures)]
+    command = [sys.executable, "-m", "mtl_perception", "infer", *(tmp_path / f"{name}.png" for name in images)]
     done = subprocess.run([*command, "--out", out, "--weights", weights_file], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        ["classes.json", *(f"{name}.{file}" for name in pictures for file in FILES)]
+        ["classes.json", *(f"{name}.{file}" for name in images for file in FILES)]
     )
-    assert "no --camera: clouds are made with the weights' own training camera (1242x375), scaled" in done.stderr
+    assert "no --camera: clouds use the training camera of the weights (1242x375), scaled" in done.stderr
     assert "license: none" in done.stderr
     camera = CameraModel(**KITTI_CAMERA).scaled(WIDTH, HEIGHT)
-    for name, picture in pictures.items():
-        assert_files_hold(out, name, pipe(Frame(picture, camera)))
+    for name, image in images.items():
+        assert_files_hold(out, name, pipe(Frame(image, camera)))
     assert json.loads((out / "classes.json").read_text()) == [
         {"id": i, "name": name, "color": list(color)}
         for i, (name, color) in enumerate(zip(STREET.names, STREET.colors, strict=True))
     ]
 
 
-def test_camera_file(tmp_path, infer, pipe):
-    """The file is for twice the size."""
-    picture = write(tmp_path / "a.png")
+def test_calibration_of_twice_the_size_is_scaled(tmp_path, infer, pipe):
+    image = write(tmp_path / "a.png")
     (tmp_path / "front.yaml").write_text(CAMERA_YAML)
     code, lines = infer(tmp_path / "a.png", "--out", tmp_path / "out", "--camera", tmp_path / "front.yaml")
     assert code == 0
     assert not any("no --camera" in line for line in lines)
-    assert_files_hold(tmp_path / "out", "a", pipe(Frame(picture, CameraModel(WIDTH, HEIGHT, 40.0, 41.0, 30.0, 20.0))))
+    assert_files_hold(tmp_path / "out", "a", pipe(Frame(image, CameraModel(WIDTH, HEIGHT, 40.0, 41.0, 30.0, 20.0))))
 
 
-def test_raw_pictures_are_undistorted(tmp_path, infer, pipe):
-    picture = write(tmp_path / "a.png")
+def test_raw_images_are_undistorted(tmp_path, infer, pipe):
+    image = write(tmp_path / "a.png")
     (tmp_path / "front.yaml").write_text(CAMERA_YAML)
     arguments = ("--out", tmp_path / "out", "--camera", tmp_path / "front.yaml", "--no-input-rectified")
     assert infer(tmp_path / "a.png", *arguments)[0] == 0
     lens = CameraModel(WIDTH, HEIGHT, 45.0, 45.5, 32.0, 20.5, "plumb_bob", (-0.1, 0.02, 0.0, 0.0, 0.0))
-    assert_files_hold(tmp_path / "out", "a", pipe(Frame(picture, lens)))
+    assert_files_hold(tmp_path / "out", "a", pipe(Frame(image, lens)))
 
 
-def test_parameters_and_folders(tmp_path, infer):
+def test_folder_with_parameters(tmp_path, infer):
     (tmp_path / "in").mkdir()
     for seed in range(2):
         write(tmp_path / "in" / f"{seed}.png", seed)
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("not an image")
     code, _ = infer(tmp_path / "in", "--out", tmp_path / "out", "--max-depth", 20, "--output-scale", 0.5)
     assert code == 0
     for stem in "01":
@@ -150,47 +148,47 @@ def test_parameters_and_folders(tmp_path, infer):
 
 
 class TestFailures:
-    def test_one_bad_picture_does_not_stop_the_others(self, tmp_path, infer):
+    def test_unreadable_image_does_not_stop_the_others(self, tmp_path, infer):
         write(tmp_path / "good.png")
-        (tmp_path / "bad.png").write_bytes(b"no picture")
+        (tmp_path / "bad.png").write_bytes(b"not an image")
         code, lines = infer(tmp_path / "bad.png", tmp_path / "good.png", "--out", tmp_path / "out")
         assert code == 1
         assert sum("bad.png" in line for line in lines) == 1
-        assert lines[-1] == f"mtl_perception infer: 1 of 2 pictures failed; the others are in {tmp_path / 'out'}"
+        assert lines[-1] == f"mtl_perception infer: 1 of 2 images failed; the results of the others are in {tmp_path / 'out'}"
         assert {path.name.split(".")[0] for path in (tmp_path / "out").iterdir()} == {"good", "classes"}
 
-    def test_the_only_picture_is_bad(self, tmp_path, infer):
-        (tmp_path / "bad.png").write_bytes(b"no picture")
+    def test_single_unreadable_image_fails(self, tmp_path, infer):
+        (tmp_path / "bad.png").write_bytes(b"not an image")
         code, lines = infer(tmp_path / "bad.png", "--out", tmp_path / "out")
         assert code == 1
-        assert re.fullmatch(r"mtl_perception infer: .*bad\.png: damaged or not a picture \(10 bytes\); read are .*", lines[-1])
+        assert re.fullmatch(r"mtl_perception infer: .*bad\.png: damaged or not a picture \(12 bytes\); read are .*", lines[-1])
         assert sum("bad.png" in line for line in lines) == 1
 
-    def test_missing_picture(self, tmp_path, infer):
+    def test_missing_image(self, tmp_path, infer):
         assert infer(tmp_path / "none.png", "--out", tmp_path / "out") == (
             1,
-            [f"mtl_perception infer: {tmp_path / 'none.png'}: no such picture"],
+            [f"mtl_perception infer: {tmp_path / 'none.png'}: no such image"],
         )
 
     def test_empty_folder(self, tmp_path, infer):
         code, lines = infer(tmp_path, "--out", tmp_path / "out")
         assert (code, len(lines)) == (1, 1)
-        assert "a folder without pictures" in lines[0]
+        assert "the folder contains no images" in lines[0]
 
-    def test_same_names(self, tmp_path, infer):
+    def test_equal_file_names_are_rejected(self, tmp_path, infer):
         for name in ("x", "y"):
             (tmp_path / name).mkdir()
             write(tmp_path / name / "a.png")
         code, lines = infer(tmp_path / "x" / "a.png", tmp_path / "y", "--out", tmp_path / "out")
         assert (code, len(lines)) == (1, 1)
-        assert "2 pictures are named 'a'" in lines[0]
+        assert "2 images are named 'a'" in lines[0]
         assert not (tmp_path / "out").exists()
 
-    def test_out_is_a_file(self, tmp_path, infer):
+    def test_output_folder_that_is_a_file(self, tmp_path, infer):
         write(tmp_path / "a.png")
         code, lines = infer(tmp_path / "a.png", "--out", tmp_path / "a.png")
         assert code == 1
-        assert lines[-1].startswith(f"mtl_perception infer: {tmp_path / 'a.png'}: cannot be made")
+        assert lines[-1].startswith(f"mtl_perception infer: cannot create the output folder {tmp_path / 'a.png'}: ")
 
     @pytest.mark.parametrize(
         ("text", "problem"),
@@ -199,7 +197,7 @@ class TestFailures:
             ("hello", "front.yaml"),
         ],
     )
-    def test_camera_that_cannot_be_used(self, tmp_path, infer, text, problem):
+    def test_unusable_calibration_fails(self, tmp_path, infer, text, problem):
         write(tmp_path / "a.png")
         (tmp_path / "front.yaml").write_text(text)
         code, lines = infer(tmp_path / "a.png", "--out", tmp_path / "out", "--camera", tmp_path / "front.yaml")
@@ -208,7 +206,7 @@ class TestFailures:
         assert problem in lines[-1]
         assert lines[-1].startswith("mtl_perception infer: ")
 
-    def test_camera_of_another_picture_costs_only_the_cloud(self, tmp_path, infer):
+    def test_calibration_of_another_aspect_ratio_omits_only_the_cloud(self, tmp_path, infer):
         write(tmp_path / "a.png")
         (tmp_path / "front.yaml").write_text(CAMERA_YAML.replace("image_width: 128", "image_width: 100"))
         code, lines = infer(tmp_path / "a.png", "--out", tmp_path / "out", "--camera", tmp_path / "front.yaml")
@@ -219,13 +217,13 @@ class TestFailures:
         assert (tmp_path / "out" / "a.depth.png").exists()
         assert not (tmp_path / "out" / "a.ply").exists()
 
-    def test_unknown_weights(self, tmp_path, capsys):
+    def test_unknown_weights_suggest_a_name(self, tmp_path, capsys):
         write(tmp_path / "a.png")
         assert main(["infer", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--weights", "kity"]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("mtl_perception infer: no weights are called 'kity': did you mean 'kitti'?")
 
 
-def test_depth_picture_by_hand():
+def test_depth_is_encoded_as_kitti_png():
     depth = np.array([[1.0, 0.001, 255.99, 300.0], [np.nan, np.inf, -np.inf, 2.5 + 1 / 512]], np.float32)
     assert depth_to_png(depth).tolist() == [[256, 1, 65533, 65535], [0, 0, 0, 640]]

@@ -1,4 +1,4 @@
-"""`process`: bag in, bag out, with the pipeline's values under the node's names."""
+"""`process`: bag to bag, with the pipeline's results on the node's topics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OUTPUTS = {
 
 @pytest.fixture
 def process(weights_file, capsys):
-    """Run the command in this process: exit code, stdout, and stderr's last line."""
+    """Run the command in this process and return exit code, stdout and the last line of stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         code = main(["process", *map(str, arguments), "--weights", str(weights_file), "--device", "cpu"])
@@ -50,7 +50,7 @@ def pipe(weights_file) -> Pipeline:
 
 
 def messages_of(path: Path) -> dict[str, list]:
-    """Messages by topic, with their bag times."""
+    """Return bag time and message by topic."""
     found: dict[str, list] = {}
     with AnyReader([path]) as reader:
         types = {connection.topic: connection.msgtype for connection in reader.connections}
@@ -61,7 +61,7 @@ def messages_of(path: Path) -> dict[str, list]:
 
 
 @pytest.mark.parametrize(("kind", "name"), [("mcap", "out.mcap"), ("ros1", "out")])
-def test_values_stamps_and_names(tmp_path, process, pipe, kind, name):
+def test_messages_have_the_values_stamps_and_topics_of_the_node(tmp_path, process, pipe, kind, name):
     source = write_bag(tmp_path / "in", kind, drive(kind, COUNT, SIZE))
     code, out, _ = process(source, "--out", tmp_path / name)
     assert (code, out.strip()) == (0, f"{COUNT} frames -> {tmp_path / name}")
@@ -77,7 +77,7 @@ def test_values_stamps_and_names(tmp_path, process, pipe, kind, name):
             if topic.endswith("label_info") and i:
                 continue
             time_ns, message = entries[i]
-            assert time_ns == stamp + DELAY_NS, "received when the picture was"
+            assert time_ns == stamp + DELAY_NS, "received when the image was"
             assert (message.header.stamp.sec, message.header.stamp.nanosec) == divmod(stamp, 10**9)
             assert message.header.frame_id == "front_optical"
         one = {topic.removeprefix("/mtl_perception/"): entries[min(i, len(entries) - 1)][1] for topic, entries in found.items()}
@@ -97,7 +97,7 @@ def test_values_stamps_and_names(tmp_path, process, pipe, kind, name):
         assert [(entry.class_id, entry.class_name) for entry in classes] == list(enumerate(STREET.names))
 
 
-def test_offered_qos(tmp_path, process):
+def test_offered_qos_is_that_of_the_node(tmp_path, process):
     source = write_bag(tmp_path / "in", "mcap", drive("mcap", 1, SIZE))
     assert process(source, "--out", tmp_path / "out.mcap")[0] == 0
     with Reader(tmp_path / "out.mcap") as reader:
@@ -109,7 +109,7 @@ def test_offered_qos(tmp_path, process):
         assert profile.reliability == QosReliability.RELIABLE
 
 
-def test_with_input_at_half_size(tmp_path, process):
+def test_input_is_copied_and_outputs_are_scaled(tmp_path, process):
     source = write_bag(tmp_path / "in", "db3", drive("db3", 2, SIZE))
     assert process(source, "--out", tmp_path / "out.mcap", "--with-input", "--output-scale", 0.5)[0] == 0
     found = messages_of(tmp_path / "out.mcap")
@@ -125,7 +125,7 @@ def test_with_input_at_half_size(tmp_path, process):
     assert [frame.stamp_ns for frame in frames] == [START_NS, START_NS + STEP_NS]
 
 
-def test_without_camera_there_is_no_cloud(tmp_path, process):
+def test_bag_without_camera_info_yields_no_cloud(tmp_path, process):
     records = [record for record in drive("mcap", 2, SIZE) if record[0].endswith("image_raw")]
     source = write_bag(tmp_path / "in", "mcap", records)
     assert process(source, "--out", tmp_path / "out.mcap")[0] == 0
@@ -135,18 +135,18 @@ def test_without_camera_there_is_no_cloud(tmp_path, process):
     assert "/mtl_perception/depth/camera_info" not in found
 
 
-def test_bad_messages_are_left_out_and_counted(tmp_path, process):
+def test_malformed_messages_are_rejected_and_counted(tmp_path, process):
     make = Messages()
     bad = make.image(picture(9, *SIZE), START_NS)
     bad.step -= 1
     records = [*drive("mcap", 2, SIZE), ("/cam/image_raw", bad, START_NS + 5 * STEP_NS)]
     code, out, _ = process(write_bag(tmp_path / "in", "mcap", records), "--out", tmp_path / "out.mcap")
     assert code == 0
-    assert out.strip() == f"2 frames, 1 left out {{'step': 1}} -> {tmp_path / 'out.mcap'}"
+    assert out.strip() == f"2 frames, 1 rejected {{'step': 1}} -> {tmp_path / 'out.mcap'}"
 
 
-class TestRefused:
-    def test_an_output_that_is_there(self, tmp_path, process):
+class TestErrors:
+    def test_existing_output_is_kept_without_force(self, tmp_path, process):
         source = write_bag(tmp_path / "in", "mcap", drive("mcap", 1, SIZE))
         (tmp_path / "out.mcap").write_bytes(b"precious")
         code, _, line = process(source, "--out", tmp_path / "out.mcap")
@@ -156,20 +156,20 @@ class TestRefused:
         assert process(source, "--out", tmp_path / "out.mcap", "--force")[0] == 0
         assert set(messages_of(tmp_path / "out.mcap")["types"]) == set(OUTPUTS)
 
-    def test_no_bag(self, tmp_path, process):
+    def test_missing_bag(self, tmp_path, process):
         code, _, line = process(tmp_path / "none.mcap", "--out", tmp_path / "out.mcap")
         assert code == 1
         assert line.startswith(f"mtl_perception process: {tmp_path / 'none.mcap'} does not exist")
         assert not (tmp_path / "out.mcap").exists()
 
-    def test_a_bag_cut_short_gives_the_frames_before(self, tmp_path, process):
+    def test_truncated_bag_yields_the_frames_before_the_damage(self, tmp_path, process):
         folder = write_bag(tmp_path / "in", "mcap", drive("mcap", 4, SIZE))
         (whole,) = folder.glob("*.mcap")
         data = whole.read_bytes()
-        # In the middle of the last picture.
+        # In the middle of the last image.
         (tmp_path / "cut.mcap").write_bytes(data[: data.rindex(picture(3, *SIZE).tobytes()) + 100])
         code, _, line = process(tmp_path / "cut.mcap", "--out", tmp_path / "out.mcap")
         assert code == 1
         assert line.startswith("mtl_perception process: ")
-        assert line.endswith(f"; the 3 frames before that are in {tmp_path / 'out.mcap'}")
+        assert line.endswith(f"; the 3 frames before it are in {tmp_path / 'out.mcap'}")
         assert len(messages_of(tmp_path / "out.mcap")["/mtl_perception/points"]) == 3

@@ -238,20 +238,20 @@ def test_a_file_that_differs_is_not_left(
     out = tmp_path / "wrong.onnx"
     assert main(["export", str(metric_weights), "--out", str(out), "--size", "90x61"]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "not the pipeline's: " in message and "depth of the made-up picture 1 of 90x61 differs: " in message
+    assert "differs from the pipeline: " in message and "depth of the generated image 1 of 90x61 differs: " in message
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
-        (["--size", "0x5"], "--size '0x5' is neither WIDTHxHEIGHT nor dynamic", 2),
+        (["--size", "0x5"], "--size '0x5' is not WIDTHxHEIGHT", 2),
         (["--opset", "9"], "opset 9: choose one from 13 to 20", 2),
         (["--outputs", "labels,points"], "these weights have no output 'points': choose among labels, confidence, depth", 2),
         (["--outputs", "normals"], "these weights have no output 'normals'", 2),
         (["--outputs", ""], "no output is asked for", 2),
         (["--max-depth", "3", "--min-depth", "4"], "min_depth", 2),
-        (["--picture", "none.png", "--size", "9x9"], "none.png", 1),
+        (["--image", "none.png", "--size", "9x9"], "none.png", 1),
     ],
 )
 def test_refusals(

@@ -1,0 +1,64 @@
+"""Writer of results to a bag, as the messages that the node publishes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mtl_perception.camera.model import Calibration
+from mtl_perception.messages.encode import Fields, MessageEncoder, camera_info_fields, image_fields
+from mtl_perception.messages.topics import CAMERA_INFO, IMAGE, LABEL_INFO, NODE_NAME, OUTPUT_TOPICS
+from mtl_perception.sources.bag.messages import LABEL_INFO_DEFINITIONS, header, to_bag_message
+from mtl_perception.types import Frame, Result
+
+if TYPE_CHECKING:
+    from mtl_perception.sources.bag.writer import BagWriter
+
+NODE = f"/{NODE_NAME}"
+INPUT = "/camera"
+"""Namespace of the copied input."""
+
+
+class ResultWriter:
+    """Writes the messages of each result.
+
+    Args:
+        writer: Open bag.
+        encoder: Encoder of the messages.
+        with_input: Whether to write the images and their CameraInfo as well.
+    """
+
+    def __init__(self, writer: BagWriter, encoder: MessageEncoder, with_input: bool = False) -> None:
+        self.frames = 0
+        self._writer, self._encoder, self._with_input = writer, encoder, with_input
+        for kind, definition in LABEL_INFO_DEFINITIONS:
+            writer.add_type(kind, definition)
+        for row in OUTPUT_TOPICS:
+            writer.add_topic(f"{NODE}/{row.name}", row.type, latched=row.latched)
+
+    def write(self, time_ns: int, frame: Frame, result: Result) -> None:
+        """Write the messages of one frame.
+
+        Args:
+            time_ns: Bag time of the frame, nanoseconds.
+            frame: The input.
+            result: Its result with all outputs.
+        """
+        stamp = header(self._writer.typestore, frame.stamp_ns, frame.frame_id)
+        if self.frames == 0:
+            self._put(f"{NODE}/segmentation/label_info", LABEL_INFO, self._encoder.label_info(), stamp, time_ns)
+        if self._with_input:
+            self._put(f"{INPUT}/image", IMAGE, image_fields(frame.image, "rgb8"), stamp, time_ns)
+            if frame.camera is not None:
+                fields = camera_info_fields(Calibration.of(frame.camera))
+                self._put(f"{INPUT}/camera_info", CAMERA_INFO, fields, stamp, time_ns)
+        for row in OUTPUT_TOPICS:
+            if row.latched:
+                continue
+            encoded = row.encode(self._encoder, result)
+            if encoded is not None:
+                self._put(f"{NODE}/{row.name}", row.type, encoded, stamp, time_ns)
+        self.frames += 1
+
+    def _put(self, topic: str, kind: str, fields: Fields, stamp: Any, time_ns: int) -> None:
+        message = to_bag_message(self._writer.typestore, kind, fields, stamp)
+        self._writer.write_message(topic, message, time_ns)
