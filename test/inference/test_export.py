@@ -138,7 +138,7 @@ def test_command_writes_a_file_of_fixed_size_that_says_its_license(
     assert main([*arguments, "--outputs", "depth,labels", "--opset", "20"]) == 0
     printed = capsys.readouterr()
     assert "license: none" in printed.err
-    assert "labels, depth of pictures of 90x61, fp32" in printed.out and "compared with the pipeline" in printed.out
+    assert "labels, depth of 90x61 images, fp32" in printed.out and "agrees with the pipeline" in printed.out
     model = onnx.load(str(out))
     onnx.checker.check_model(model, full_check=True)
     shapes = {
