@@ -10,7 +10,11 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.synthetic.appearance.light import Light
-from mtl_perception.synthetic.layout.drive_street import LANE, build_street, traveled
+from mtl_perception.synthetic.geometry.mesh import join
+from mtl_perception.synthetic.layout.drive_crowd import AHEAD, BEHIND, drive_crowd, traveled
+from mtl_perception.synthetic.layout.street import build_street
+from mtl_perception.synthetic.layout.styles import drive_style
+from mtl_perception.synthetic.parts.library import Library
 from mtl_perception.synthetic.render.raycasting import Tracer, load_open3d, render
 from mtl_perception.types import Frame, Sample
 
@@ -58,8 +62,11 @@ class SyntheticDrive:
         self._frames = frames
         rng = np.random.default_rng([seed, 0])
         self._light = Light(rng)
-        self._street = build_street(rng, frames / rate_hz)
-        self._tracer = Tracer(self._street.static)
+        duration, library = frames / rate_hz, Library(seed)
+        self._street = build_street(rng, library, drive_style(rng, traveled(duration)))
+        self._users = drive_crowd(rng, self._street, library, duration)
+        self._tracer = Tracer(join(self._street.parts))
+        self._street.parts.clear()
 
     def __len__(self) -> int:
         return self._frames
@@ -79,9 +86,10 @@ class SyntheticDrive:
         time = index / self.rate_hz
         y, road = traveled(time), self._street.road
         heading = road.heading(y)
-        lateral = LANE / 2 + 0.12 * float(np.sin(0.4 * time))
+        lateral = self._street.lane / 2 + 0.12 * float(np.sin(0.4 * time))
         position = np.array([*road.at(lateral, y), CAMERA_HEIGHT])
-        moment = self._tracer.at(self._street.moving(time))
+        near = [user for user in self._users if -BEHIND < user.y_at(time) - y < AHEAD]
+        moment = self._tracer.at([user.mesh(road, time) for user in near])
         noise = np.random.default_rng([self.seed, 1, index])
         image, labels, depth = render(moment, self._light, self.camera, position, heading, noise)
         stamp = START_NS + round(index * 1e9 / self.rate_hz)

@@ -14,10 +14,11 @@ from mtl_perception.labels import STREET
 from mtl_perception.synthetic.appearance.light import Light, Weather, any_weather
 from mtl_perception.synthetic.appearance.textures import Textures
 from mtl_perception.synthetic.drive import FRAME_ID, KITTI_FOCAL, KITTI_WIDTH
-from mtl_perception.synthetic.layout.crowd import crowd, moving
-from mtl_perception.synthetic.layout.drive_street import NOTHING
-from mtl_perception.synthetic.layout.plan import Plan
-from mtl_perception.synthetic.layout.street import draw_plan, still
+from mtl_perception.synthetic.geometry.mesh import join
+from mtl_perception.synthetic.layout.plan import StreetPlan
+from mtl_perception.synthetic.layout.scene_crowd import scene_crowd
+from mtl_perception.synthetic.layout.street import build_street
+from mtl_perception.synthetic.layout.styles import SCENE_REACH, scene_style
 from mtl_perception.synthetic.parts.library import Library
 from mtl_perception.synthetic.render.raycasting import Tracer, load_open3d, render
 from mtl_perception.types import Frame, Sample
@@ -81,7 +82,7 @@ class SyntheticScenes:
         self._count = count
         self._library = Library(seed)
         self._textures = Textures(np.random.default_rng([seed, 2]))
-        self._street: tuple[int, Plan, Tracer] | None = None
+        self._street: tuple[int, StreetPlan, Tracer] | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -125,7 +126,7 @@ class SyntheticScenes:
             view, place = self._look(rng, plan)
             if attempt < 8 and any(np.hypot(x - place[0], y - place[1]) < radius + 1.0 for x, y, radius in plan.obstacles):
                 continue
-            moment = tracer.at(moving(crowd(rng, plan, self._library, *place), NOTHING))
+            moment = tracer.at([user.mesh(plan.road) for user in scene_crowd(rng, plan, self._library, *place)])
             light = Light(rng, view.weather, self._textures)
             grain = float(rng.gamma(1.5, 0.7))
             tilt = (view.pitch, view.roll)
@@ -135,15 +136,16 @@ class SyntheticScenes:
         image = _lens(rng, image)
         return view, Sample(Frame(image, view.camera, 0, FRAME_ID), labels, depth, self._key(index))
 
-    def _on(self, number: int) -> tuple[Plan, Tracer]:
+    def _on(self, number: int) -> tuple[StreetPlan, Tracer]:
         if self._street is None or self._street[0] != number:
-            plan = draw_plan(np.random.default_rng([self.seed, 3, number]), self._library)
-            self._street = (number, plan, Tracer(still(plan), threads=1))
+            rng = np.random.default_rng([self.seed, 3, number])
+            plan = build_street(rng, self._library, scene_style(rng))
+            self._street = (number, plan, Tracer(join(plan.parts), threads=1))
         return self._street[1:]
 
-    def _look(self, rng: np.random.Generator, plan: Plan) -> tuple[View, tuple[float, float]]:
+    def _look(self, rng: np.random.Generator, plan: StreetPlan) -> tuple[View, tuple[float, float]]:
         """A view, and its place on the street: lateral and y."""
-        y = float(rng.uniform(0, 45))
+        y = float(rng.uniform(0, SCENE_REACH))
         where = rng.random()
         half = plan.lane * plan.lanes
         if where < 0.62:

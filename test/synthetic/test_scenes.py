@@ -118,7 +118,7 @@ def test_cameras_and_light_vary_within_bounds(drawn: list[tuple[View, Sample]]) 
 @pytest.mark.parametrize(("kind", "label", "tallest"), [("person", PERSON, 2.05), ("cyclist", CYCLIST, 2.15)])
 def test_figures_stand_on_the_ground_and_have_the_size_of_people(kind: str, label: int, tallest: float) -> None:
     library, rng = Library(0), np.random.default_rng(0)
-    shapes = [library.pick(kind, rng) for _ in range(12)]
+    shapes = [library.pick(kind, rng).mesh for _ in range(12)]
     heights = np.array([mesh.points[..., 2].max() for mesh in shapes])
     assert heights.min() > 0.9 and heights.max() < tallest
     assert 1.5 < np.median(heights) < 1.85
@@ -132,7 +132,7 @@ def test_a_library_gives_the_same_shapes_in_any_order() -> None:
     for seed in (5, 6):
         one.pick("car", np.random.default_rng(seed))
     a, b = (library.pick("car", np.random.default_rng(7)) for library in (one, two))
-    assert a.points.tobytes() == b.points.tobytes()
+    assert a.mesh.points.tobytes() == b.mesh.points.tobytes()
     assert one.pick("car", np.random.default_rng(7)) is a
 
 

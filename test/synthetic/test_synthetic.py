@@ -15,7 +15,6 @@ from mtl_perception.labels import STREET
 from mtl_perception.synthetic.appearance.light import Light
 from mtl_perception.synthetic.drive import CAMERA_HEIGHT, SyntheticDrive, kitti_camera
 from mtl_perception.synthetic.geometry.mesh import Material, Stuff, box, srgb
-from mtl_perception.synthetic.layout.drive_street import NOTHING
 from mtl_perception.synthetic.render import raycasting
 from mtl_perception.types import Sample
 
@@ -33,7 +32,7 @@ def load_or_skip() -> None:
 @pytest.fixture(scope="module")
 def drive() -> SyntheticDrive:
     load_or_skip()
-    return SyntheticDrive(30, *SIZE, seed=3)
+    return SyntheticDrive(30, *SIZE, seed=6)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def test_iterating_gives_every_frame_with_stamps_a_period_apart() -> None:
 
 def test_the_same_seed_gives_the_same_bytes_and_another_another_street(drive: SyntheticDrive, samples: list[Sample]) -> None:
     state = np.random.get_state()[1].copy()
-    again = SyntheticDrive(30, *SIZE, seed=3).sample(6)
+    again = SyntheticDrive(30, *SIZE, seed=6).sample(6)
     for name in ("labels", "depth"):
         assert getattr(again, name).tobytes() == getattr(samples[2], name).tobytes()
     assert again.frame.image.tobytes() == samples[2].frame.image.tobytes()
@@ -134,7 +133,7 @@ def test_depth_of_a_box_is_exact_along_the_optical_axis(heading: float) -> None:
     stuff = Stuff("building", Material.PLAIN, srgb(200, 180, 160))
     wall = box(stuff, (-2.0, 10.0, 0.0), (2.0, 12.0, 3.0))
     camera = CameraModel(64, 48, 40.0, 40.0, 31.5, 23.5)
-    moment = raycasting.Tracer(wall).at(NOTHING)
+    moment = raycasting.Tracer(wall).at([])
     eye = np.array([0.0, 0.0, 1.5])
     rng = np.random.default_rng(0)
     _, labels, depth = raycasting.render(moment, Light(rng), camera, eye, heading, rng)

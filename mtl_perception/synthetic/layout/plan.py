@@ -1,4 +1,4 @@
-"""What is drawn of a street, and how things are stood in it."""
+"""The plan of a street: its dimensions, its surfaces, and everything that stands in it."""
 
 from __future__ import annotations
 
@@ -11,66 +11,39 @@ from mtl_perception.synthetic.geometry.mesh import Mesh, Stuff
 from mtl_perception.synthetic.layout.road import Road
 from mtl_perception.synthetic.parts.library import Library
 
-START, END = -16.0, 170.0
-"""Where a street begins and ends, meters along it; cameras stand near 0 to 45."""
 
-
-@dataclass
+@dataclass(frozen=True)
 class Side:
-    """One side of a street, distances from the center line in meters: its curb, its walk from `walk` to `front`."""
+    """One side of a street. Distances are in meters from the center line.
+
+    Attributes:
+        curb: Edge of the carriageway.
+        walk: Inner edge of the sidewalk; a verge lies between curb and sidewalk.
+        front: Outer edge of the sidewalk, where the adjoining land begins.
+        parking: The outermost 2.2 m of the carriageway are a parking lane.
+        height: Height of the sidewalk above the road, m; 0 where there is no sidewalk.
+    """
 
     curb: float
     walk: float
     front: float
-    parks: bool
+    parking: bool
     height: float
-
-
-@dataclass
-class Plan:
-    """A street drawn by lot.
-
-    Attributes:
-        road: Its center line.
-        hand: 1 where one drives on the right, -1 on the left.
-        lane: Width of a lane.
-        lanes: Lanes each way.
-        sides: Left (-1) and right (1).
-        crossing: Where a street crosses, from and to; None where none does.
-        town: Dense: many people.
-        parts: What stands there.
-        obstacles: What one cannot stand in: lateral, y, radius.
-    """
-
-    road: Road
-    hand: int
-    lane: float
-    lanes: int
-    sides: dict[int, Side]
-    crossing: tuple[float, float] | None
-    town: bool
-    parts: list[Mesh] = field(default_factory=list)
-    obstacles: list[tuple[float, float, float]] = field(default_factory=list)
-
-    def put(self, mesh: Mesh, lateral: float, y: float, turn: float = 0.0, z: float = 0.0, radius: float = 0.0) -> None:
-        """Stand a shape `lateral` meters right of the center line at y; people keep `radius` meters off."""
-        self.parts.append(self.road.put(mesh, lateral, y, turn, z))
-        if radius:
-            self.obstacles.append((lateral, y, radius))
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What a street's ground is made of, and its plants' looks.
+    """Surfaces of a street and the look of its plants.
 
     Attributes:
-        asphalt: Of the road.
-        paving: Of the walks.
-        curb: Of the curbs.
-        lawn: What is green.
-        soil: What is bare.
-        green: RGB factors of the trees' color.
-        winter: The trees have no leaves.
+        asphalt: Road surface.
+        paving: Sidewalk surface.
+        curb: Curbstones.
+        lawn: Grass.
+        soil: Bare ground.
+        green: RGB factors on the color of trees.
+        winter: Trees have no leaves.
+        mark: Lane markings, one of MARKS.
     """
 
     asphalt: Stuff
@@ -80,34 +53,92 @@ class Ground:
     soil: Stuff
     green: np.ndarray
     winter: bool
+    mark: str
+
+
+@dataclass
+class StreetPlan:
+    """A street from `start` to `end`, in meters along its center line.
+
+    Attributes:
+        road: Center line.
+        hand: 1 for right-hand traffic, -1 for left-hand traffic.
+        lane: Lane width, m.
+        lanes: Lanes in each direction.
+        sides: Left (-1) and right (1) side.
+        crossings: Start and end of each crossing street, in order.
+        town: Built-up area, with more people.
+        start: Where the street begins.
+        end: Where the street ends.
+        reach: Cameras stand between 0 and here.
+        parts: Meshes of everything that stands in the street.
+        obstacles: Lateral position, y and radius of objects that nobody can walk or drive through.
+    """
+
+    road: Road
+    hand: int
+    lane: float
+    lanes: int
+    sides: dict[int, Side]
+    crossings: tuple[tuple[float, float], ...]
+    town: bool
+    start: float
+    end: float
+    reach: float
+    parts: list[Mesh] = field(default_factory=list)
+    obstacles: list[tuple[float, float, float]] = field(default_factory=list)
+
+    def blocks(self) -> list[tuple[float, float]]:
+        """Return start and end of each block: the stretches between crossing streets."""
+        edges = [self.start, *(y for crossing in self.crossings for y in crossing), self.end]
+        return list(zip(edges[::2], edges[1::2], strict=True))
+
+    def nearest_crossing(self, y: float) -> tuple[float, float] | None:
+        """Return start and end of the crossing street nearest to y, None if there is none."""
+        return min(self.crossings, key=lambda crossing: abs(sum(crossing) / 2 - y), default=None)
+
+    def put(self, mesh: Mesh, lateral: float, y: float, turn: float = 0.0, z: float = 0.0, radius: float = 0.0) -> None:
+        """Place an object.
+
+        Args:
+            mesh: The object at the origin, facing +y.
+            lateral: Meters to the right of the center line.
+            y: Meters along the center line.
+            turn: Rotation against the road, radians to the left.
+            z: Height of the ground, m.
+            radius: Radius in which the object is an obstacle, m; 0 for none.
+        """
+        self.parts.append(self.road.put(mesh, lateral, y, turn, z))
+        if radius:
+            self.obstacles.append((lateral, y, radius))
 
 
 class Builder:
-    """Stands shapes of a library in a street.
+    """Places shapes of a library in a street.
 
     Args:
-        rng: Source of choice.
-        library: The shapes.
-        plan: The street.
-        ground: Its materials.
+        rng: Random number generator.
+        library: Shapes.
+        plan: Street to fill.
+        ground: Surfaces of the street.
     """
 
-    def __init__(self, rng: np.random.Generator, library: Library, plan: Plan, ground: Ground) -> None:
+    def __init__(self, rng: np.random.Generator, library: Library, plan: StreetPlan, ground: Ground) -> None:
         self.rng, self.library, self.plan, self.ground = rng, library, plan, ground
 
     def pick(self, kind: str) -> Mesh:
-        """A shape of this kind."""
-        return self.library.pick(kind, self.rng)
+        """Return a random shape of this kind."""
+        return self.library.pick(kind, self.rng).mesh
 
     def put(self, kind: str, lateral: float, y: float, turn: float = 0.0, z: float = 0.0, radius: float = 0.0) -> None:
-        """Stand a shape of this kind, a little larger or smaller, lighter or darker, as `Plan.put` does."""
+        """Place a random shape of this kind with a small variation of size and brightness; see `StreetPlan.put`."""
         shade = self.rng.uniform(0.85, 1.15)
         self.plan.put(self.pick(kind).scaled(self.rng.uniform(0.93, 1.07), shade), lateral, y, turn, z, radius)
 
-    def tree(self, lateral: float, y: float, z: float, radius: float = 0.5) -> None:
-        """Stand a tree of the season."""
+    def tree(self, lateral: float, y: float, z: float, radius: float = 0.5, conifers: float = 0.18) -> None:
+        """Place a random tree in the color of the season; `conifers` is the probability of a conifer."""
         rng = self.rng
-        kind = "bare tree" if self.ground.winter else "conifer" if rng.random() < 0.18 else "tree"
+        kind = "bare tree" if self.ground.winter else "conifer" if rng.random() < conifers else "tree"
         mesh = self.pick(kind).scaled(rng.uniform(0.9, 1.15), self.ground.green * rng.uniform(0.85, 1.2))
         self.plan.put(mesh, lateral, y, rng.uniform(0, 6), z, radius)
 

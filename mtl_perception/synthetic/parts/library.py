@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,7 +11,29 @@ from mtl_perception.synthetic.geometry.mesh import Mesh, join
 from mtl_perception.synthetic.parts import buildings, furniture, plants, traffic
 from mtl_perception.synthetic.parts.people import Figure, bicycle, scooter
 
-Maker = Callable[[np.random.Generator], Mesh]
+
+@dataclass(frozen=True)
+class Shape:
+    """An object at the origin, facing +y.
+
+    Attributes:
+        mesh: Its triangles.
+        figure: The person to animate; None for rigid objects.
+        phase: Phase of the step or of the pedals in `mesh`, radians.
+    """
+
+    mesh: Mesh
+    figure: Figure | None = None
+    phase: float = 0.0
+
+    def after(self, distance: float) -> Mesh:
+        """Return the mesh after it has moved `distance` meters; people move their limbs."""
+        if self.figure is None:
+            return self.mesh
+        return self.figure.mesh(self.figure.advance(self.phase, distance))
+
+
+Maker = Callable[[np.random.Generator], Mesh | Shape]
 
 SECTION = 6.0
 """Meters of each piece of fence, hedge, wall or guard rail."""
@@ -20,18 +43,19 @@ TUFTS = 0.9
 
 
 def _person(sides: int) -> Maker:
-    def make(rng: np.random.Generator) -> Mesh:
-        figure = Figure(rng, sides=sides, any_age=True)
-        return figure.mesh(rng.uniform(0, 2 * np.pi), moving=bool(rng.random() < 0.75))
+    def make(rng: np.random.Generator) -> Shape:
+        figure, phase = Figure(rng, sides=sides), rng.uniform(0, 2 * np.pi)
+        return Shape(figure.mesh(phase, moving=bool(rng.random() < 0.75)), figure, phase)
 
     return make
 
 
 def _cyclist(sides: int) -> Maker:
-    def make(rng: np.random.Generator) -> Mesh:
+    def make(rng: np.random.Generator) -> Shape:
         if rng.random() < 0.12:
-            return scooter(rng, sides)
-        return Figure(rng, cycling=True, sides=sides, any_age=True).mesh(rng.uniform(0, 2 * np.pi))
+            return Shape(scooter(rng, sides))
+        figure, phase = Figure(rng, cycling=True, sides=sides), rng.uniform(0, 2 * np.pi)
+        return Shape(figure.mesh(phase), figure, phase)
 
     return make
 
@@ -94,13 +118,14 @@ class Library:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._shapes: dict[tuple[str, int], Mesh] = {}
+        self._shapes: dict[tuple[str, int], Shape] = {}
 
-    def pick(self, kind: str, rng: np.random.Generator) -> Mesh:
-        """One of this kind by lot, at the origin, facing +y."""
+    def pick(self, kind: str, rng: np.random.Generator) -> Shape:
+        """Return a random shape of this kind."""
         count, make = KINDS[kind]
         number = int(rng.integers(count))
         if (kind, number) not in self._shapes:
             own = np.random.default_rng([self.seed, list(KINDS).index(kind), number])
-            self._shapes[kind, number] = make(own)
+            made = make(own)
+            self._shapes[kind, number] = made if isinstance(made, Shape) else Shape(made)
         return self._shapes[kind, number]

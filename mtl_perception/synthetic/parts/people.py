@@ -35,16 +35,16 @@ class Figure:
         rng: Source of the looks.
         cycling: On a bicycle; label `cyclist`, bicycle included.
         sides: Of the round limbs: fewer for figures that are only seen from afar.
-        any_age: Children and stout people too, not only adults of average build.
+        adult: An adult of average build with the arms free.
     """
 
-    def __init__(self, rng: np.random.Generator, cycling: bool = False, sides: int = 8, any_age: bool = False) -> None:
+    def __init__(self, rng: np.random.Generator, cycling: bool = False, sides: int = 8, adult: bool = False) -> None:
         self.cycling, self.sides = cycling, sides
         self.label = "cyclist" if cycling else "person"
         self.size = float(rng.uniform(0.9, 1.06))
-        self.girth = float(np.clip(rng.normal(1.02, 0.12), 0.85, 1.4)) if any_age else 1.0
+        self.girth = float(np.clip(rng.normal(1.02, 0.12), 0.85, 1.4)) if not adult else 1.0
         self.head = 1.0
-        if any_age and rng.random() < (0.08 if cycling else 0.14):
+        if not adult and rng.random() < (0.08 if cycling else 0.14):
             self.size = float(rng.uniform(0.6, 0.85))
             self.head = 1.0 + 0.6 * (0.95 - self.size)
         self.top = self._stuff(cloth(rng, CLOTHES))
@@ -61,9 +61,13 @@ class Figure:
         self.dress = bool(rng.random() < 0.6)
         self.long_hair = bool(rng.random() < 0.35)
         self.hat = self._stuff(cloth(rng, CLOTHES)) if rng.random() < (0.55 if cycling else 0.15) else None
-        self.arms = ARMS[rng.integers(len(ARMS))] if any_age else "swing"
-        self.lean = float(rng.uniform(0.2, 0.5)) if any_age else 0.32
+        self.arms = ARMS[rng.integers(len(ARMS))] if not adult else "swing"
+        self.lean = float(rng.uniform(0.2, 0.5)) if not adult else 0.32
         self.basket = bool(rng.random() < 0.2)
+
+    def advance(self, phase: float, distance: float) -> float:
+        """Return the phase after `distance` meters: two steps of 0.8 m, or a wheel's circumference, are one turn."""
+        return phase - distance / 0.33 if self.cycling else phase + distance / 0.25
 
     def mesh(self, phase: float, moving: bool = True) -> Mesh:
         """The figure at the origin, facing +y."""
@@ -197,7 +201,7 @@ def bicycle(rng: np.random.Generator) -> Mesh:
 
 def scooter(rng: np.random.Generator, sides: int = 8) -> Mesh:
     """A motor scooter and its rider, facing +y."""
-    rider = Figure(rng, cycling=True, sides=sides)
+    rider = Figure(rng, cycling=True, sides=sides, adult=True)
     paint = Stuff("cyclist", Material.PAINT, cloth(rng, FRAMES))
     dark = rider.dark
     parts = []

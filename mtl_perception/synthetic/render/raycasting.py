@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ from mtl_perception.errors import SourceError
 from mtl_perception.labels import STREET
 from mtl_perception.synthetic.appearance.light import Light
 from mtl_perception.synthetic.appearance.textures import Hits
-from mtl_perception.synthetic.geometry.mesh import Material, Mesh
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh, join
 
 SKY = STREET.names.index("sky")
 MISSED = -1
@@ -54,9 +55,11 @@ class Tracer:
         self.static = static
         self._static_scene = self._scene(static)
 
-    def at(self, moving: Mesh) -> Moment:
+    def at(self, moving: Sequence[Mesh]) -> Moment:
         """The scene with these moving things in their places."""
-        return Moment(self.open3d, (self.static, moving), (self._static_scene, self._scene(moving)), self.threads)
+        meshes = [self.static, *([join(moving)] if moving else [])]
+        scenes = [self._static_scene, *(self._scene(mesh) for mesh in meshes[1:])]
+        return Moment(self.open3d, meshes, scenes, self.threads)
 
     def _scene(self, mesh: Mesh) -> Any:
         # One thread: the tree, and with it which of two touching triangles is met first, is the same at every run.
@@ -70,19 +73,20 @@ class Tracer:
 class Moment:
     """The scene at one time. Its triangles are numbered through: those that stand still, then those that move."""
 
-    def __init__(self, open3d: ModuleType, meshes: tuple[Mesh, Mesh], scenes: tuple[Any, Any], threads: int) -> None:
+    def __init__(self, open3d: ModuleType, meshes: Sequence[Mesh], scenes: Sequence[Any], threads: int) -> None:
         self._threads = threads
         self._tensor = open3d.core.Tensor
         self._meshes = meshes
         self._scenes = scenes
-        self._offsets = (0, len(meshes[0]))
+        self._offsets = (0, len(meshes[0]))[: len(meshes)]
 
     def of(self, triangles: np.ndarray, attribute: str) -> np.ndarray:
         """An attribute of Mesh for the triangles of these numbers."""
-        still, moving = (getattr(mesh, attribute) for mesh in self._meshes)
-        values: np.ndarray = still[np.minimum(triangles, len(still) - 1)]
-        moves = np.flatnonzero(triangles >= len(still))
-        values[moves] = moving[triangles[moves] - len(still)]
+        first, *others = (getattr(mesh, attribute) for mesh in self._meshes)
+        values: np.ndarray = first[np.minimum(triangles, len(first) - 1)]
+        for other in others:
+            moves = np.flatnonzero(triangles >= len(first))
+            values[moves] = other[triangles[moves] - len(first)]
         return values
 
     def cast(self, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
