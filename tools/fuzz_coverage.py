@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Coverage-guided fuzzing of what reads foreign bytes: `python tools/fuzz_coverage.py [TARGET] --seconds N`.
+"""Coverage-guided fuzzing of the readers of untrusted input: `python tools/fuzz_coverage.py [TARGET] --seconds N`.
 
-Without a target, each has its share of the time, in a process of its own. What is found lies in build/fuzz/TARGET: the inputs
-that reach new lines, and `crash-…`, `timeout-…`, `oom-…` for a fault; `TARGET --replay FILE` tries one again.
-Needs atheris (requirements/fuzz.txt), and says so where it is not installed.
+Without a target, all targets run one after another, each in its own process. build/fuzz/TARGET receives the corpus of inputs
+that reach new lines, and `crash-…`, `timeout-…` and `oom-…` for faults; `TARGET --replay FILE` runs one input again.
+Requires atheris (requirements/fuzz.txt); without it the tool prints a message and does nothing.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
-FOUND = ROOT / "build" / "fuzz"
+OUTPUT = ROOT / "build" / "fuzz"
 LIMITS = ("-timeout=20", "-rss_limit_mb=3000", "-max_len=8192")
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 Target = tuple[Callable[[bytes], object], Iterable[bytes]]
 
 
-def picture_header() -> Target:
-    from pictures_making import PICTURES
+def image_header() -> Target:
+    from support.image_files import PICTURES
 
     from mtl_perception.messages.image_header import image_size, is_truncated
 
@@ -41,16 +41,16 @@ def picture_header() -> Target:
 
 
 def compressed_image() -> Target:
-    from pictures_making import PICTURES
+    from support.image_files import PICTURES
 
     from mtl_perception.messages.decode import decode_compressed_image
 
     def check(data: bytes) -> None:
-        picture = decode_compressed_image(SimpleNamespace(format="jpeg", data=data))
-        assert picture.ndim == 3
-        assert picture.shape[2] == 3
-        assert picture.size
-        assert picture.dtype == "uint8"
+        decoded = decode_compressed_image(SimpleNamespace(format="jpeg", data=data))
+        assert decoded.ndim == 3
+        assert decoded.shape[2] == 3
+        assert decoded.size
+        assert decoded.dtype == "uint8"
 
     return check, PICTURES.values()
 
@@ -64,9 +64,9 @@ def image() -> Target:
         fields = {name: int.from_bytes(data[4 * i : 4 * i + 4], "little") for i, name in enumerate(("width", "height", "step"))}
         encoding = encodings[data[12] % len(encodings)] if len(data) > 12 else ""
         message = SimpleNamespace(**fields, encoding=encoding, is_bigendian=data[13:14] == b"\1", data=data[14:])
-        picture = decode_image(message)
-        assert picture.shape == (fields["height"], fields["width"], 3)
-        assert picture.dtype == "uint8"
+        decoded = decode_image(message)
+        assert decoded.shape == (fields["height"], fields["width"], 3)
+        assert decoded.dtype == "uint8"
 
     def seed(number: int) -> bytes:
         step = 4 * PIXEL_LAYOUTS[encodings[number]].channels * PIXEL_LAYOUTS[encodings[number]].item_bytes
@@ -76,7 +76,7 @@ def image() -> Target:
 
 
 def bags(suffix: str) -> list[bytes]:
-    from bag_making import drive, write_bag
+    from support.bags import drive, write_bag
 
     kinds = {".bag": ("ros1", ("", "bz2")), ".mcap": ("mcap", ("", "zstd"))}
     kind, compressions = kinds[suffix]
@@ -96,7 +96,7 @@ def bag_scan() -> Target:
         except DamageError:
             pass
 
-    return in_a_file(check, ".bag"), [*bags(".bag"), *bags(".mcap")]
+    return with_file(check, ".bag"), [*bags(".bag"), *bags(".mcap")]
 
 
 def bag_records(suffix: str) -> Target:
@@ -107,18 +107,18 @@ def bag_records(suffix: str) -> Target:
             assert frame.image.ndim == 3
             assert frame.image.shape[2] == 3
 
-    return in_a_file(check, suffix), bags(suffix)
+    return with_file(check, suffix), bags(suffix)
 
 
 def calibration() -> Target:
-    from test_calibration_files import KITTI_ODOMETRY, KITTI_RAW, ROS_YAML
+    from camera.test_calibration_files import KITTI_ODOMETRY, KITTI_RAW, ROS_YAML
 
     from mtl_perception.camera.calibration import load_calibration
 
     def check(path: Path) -> None:
         assert load_calibration(path, size=(640, 480)).camera(rectified=True).fx > 0
 
-    return in_a_file(check, ".yaml"), [text.encode() for text in (KITTI_ODOMETRY, KITTI_RAW, ROS_YAML)]
+    return with_file(check, ".yaml"), [text.encode() for text in (KITTI_ODOMETRY, KITTI_RAW, ROS_YAML)]
 
 
 def small_description() -> str:
@@ -136,9 +136,9 @@ def description() -> Target:
             text = data.decode()
         except UnicodeDecodeError:
             return
-        made = Description.from_json(text)
-        assert len(made.class_set()[0]) >= 1
-        assert Description.from_json(made.to_json()) == made
+        parsed = Description.from_json(text)
+        assert len(parsed.class_set()[0]) >= 1
+        assert Description.from_json(parsed.to_json()) == parsed
 
     return check, [small_description().encode()]
 
@@ -157,11 +157,11 @@ def weights() -> Target:
         assert made.classes
         assert all(isinstance(name, str) for name in state)
 
-    return in_a_file(check, ".safetensors"), [whole]
+    return with_file(check, ".safetensors"), [whole]
 
 
 TARGETS: dict[str, Callable[[], Target]] = {
-    "picture_header": picture_header,
+    "image_header": image_header,
     "image": image,
     "compressed_image": compressed_image,
     "bag_scan": bag_scan,
@@ -173,13 +173,13 @@ TARGETS: dict[str, Callable[[], Target]] = {
 }
 
 
-def in_a_file(check: Callable[[Path], None], suffix: str) -> Callable[[bytes], None]:
-    """`check` of bytes, by a file in memory."""
+def with_file(check: Callable[[Path], None], suffix: str) -> Callable[[bytes], None]:
+    """Return a check of bytes that writes them to a file in memory and passes its path."""
     memory = Path("/dev/shm")
     path = (memory if memory.is_dir() else Path(tempfile.gettempdir())) / f"fuzz-{os.getpid()}{suffix}"
 
     def check_bytes(data: bytes) -> None:
-        # A new one each time: the old one may still be mapped.
+        # A new file each time, because the previous one may still be mapped.
         path.unlink(missing_ok=True)
         path.write_bytes(data)
         try:
@@ -191,7 +191,7 @@ def in_a_file(check: Callable[[Path], None], suffix: str) -> Callable[[bytes], N
 
 
 def fuzz(name: str, seconds: float, replay: Path | None) -> None:
-    """Never returns: libFuzzer ends the process."""
+    """Fuzz one target. Does not return, because libFuzzer exits the process."""
     import atheris
 
     with atheris.instrument_imports(include=["mtl_perception"]):
@@ -199,16 +199,16 @@ def fuzz(name: str, seconds: float, replay: Path | None) -> None:
         from mtl_perception.errors import PerceptionError
 
     def one_input(data: bytes) -> None:
-        text = "one that was taken"
+        text = "input accepted"
         try:
             check(data)
         except PerceptionError as error:
             text = str(error)
-        # What is refused is told in one line of bounded length.
+        # An error message is one line of limited length.
         assert text.isprintable(), repr(text)
         assert 10 < len(text) < 1000, text[:2000]
 
-    folder = FOUND / name
+    folder = OUTPUT / name
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds):
         (folder / "corpus" / f"seed-{number}").write_bytes(seed)
@@ -218,12 +218,12 @@ def fuzz(name: str, seconds: float, replay: Path | None) -> None:
 
 
 def fuzz_all(seconds: float) -> int:
-    """Each target in its own process; a table of how many inputs it was given."""
+    """Fuzz each target in its own process and print the number of inputs."""
     failed = 0
     quiet = {**os.environ, "OPENCV_LOG_LEVEL": "SILENT"}
     for name in TARGETS:
-        (FOUND / name).mkdir(parents=True, exist_ok=True)
-        log = FOUND / name / "log.txt"
+        (OUTPUT / name).mkdir(parents=True, exist_ok=True)
+        log = OUTPUT / name / "log.txt"
         command = [sys.executable, __file__, name, "--seconds", str(seconds / len(TARGETS))]
         with log.open("wb") as file:
             code = subprocess.run(command, stdout=file, stderr=file, env=quiet).returncode
@@ -232,18 +232,18 @@ def fuzz_all(seconds: float) -> int:
         counts = re.findall(r"^#(\d+)\t", text, re.MULTILINE)
         runs = int(done[1]) if done else int(counts[-1]) if counts else 0
         failed += bool(code)
-        print(f"{name:<34} {runs:>8,} inputs" + (f", a FAULT (exit code {code}): see {log}" if code else ""), flush=True)
+        print(f"{name:<34} {runs:>8,} inputs" + (f", FAULT (exit code {code}); see {log}" if code else ""), flush=True)
     return int(failed > 0)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", nargs="?", choices=sorted(TARGETS), help="what to fuzz; default: all, one after the other")
-    parser.add_argument("--seconds", type=float, default=600.0, help="for all together, or for the one (default 600)")
-    parser.add_argument("--replay", type=Path, help="try this input alone")
+    parser.add_argument("target", nargs="?", choices=sorted(TARGETS), help="target to fuzz (default: all, one after another)")
+    parser.add_argument("--seconds", type=float, default=600.0, help="total time (default: %(default)s)")
+    parser.add_argument("--replay", type=Path, help="run only this input")
     args = parser.parse_args()
     if importlib.util.find_spec("atheris") is None:
-        print("coverage-guided fuzzing: not run, as atheris is not installed (requirements/fuzz.txt)")
+        print("coverage-guided fuzzing skipped: atheris is not installed; run pip install -r requirements/fuzz.txt")
         return 0
     if args.target is None:
         return fuzz_all(args.seconds)

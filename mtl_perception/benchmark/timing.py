@@ -43,12 +43,17 @@ def time_in_turn(stages: Mapping[str, Callable[[], Any]], runs: int) -> dict[str
     milliseconds: dict[str, list[float]] = {name: [] for name in stages}
     for _ in range(runs):
         for name, stage in stages.items():
-            started = time.perf_counter()
-            stage()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            milliseconds[name].append(1000 * (time.perf_counter() - started))
+            milliseconds[name].append(1000 * elapsed(stage))
     return milliseconds
+
+
+def elapsed(call: Callable[[], Any]) -> float:
+    """Return the duration of a call in seconds, including the work that it leaves on a GPU."""
+    started = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def summary(milliseconds: list[float]) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""What it costs a picture that cameras and devices are watched: the time of each watching part, and its share of the picture's.
+"""Cost of monitoring: time that the checks for faults of camera and device take per image, relative to the pipeline.
 
     python -m tools.benchmarks.monitoring --size 1242x375
 
-The parts are those that every good picture goes through and would not, if faults were nobody's concern: what comes is compared
-with what came before, results are looked at for numbers, the device's record is kept, frames are counted. All are timed in turn
-with the pipeline, in one process: medians, and medians of the shares of each turn. What the node does by timers, pictures or
-none, is given as a share of a core's time. Exit code 1 if the sum is above 1 %.
+Covers what every valid image passes through only because faults are possible: comparison with the previous image, the check for
+non-finite outputs, the record of device errors, and counts. All parts are timed interleaved with the pipeline in one process;
+reported are medians, and medians of the ratios of each round. Periodic work of the node's timers is reported as a fraction of
+one core. The exit code is 1 if the sum exceeds 1 %.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import argparse
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 os.environ["ROS_DOMAIN_ID"] = os.environ.get("MEASURE_DOMAIN", str(101 + os.getpid() % 100))
@@ -25,6 +23,7 @@ import numpy as np
 import rclpy
 from sensor_msgs.msg import Image
 
+from mtl_perception.benchmark.timing import elapsed
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.machine import device_name
 from mtl_perception.messages.encode import image_fields
@@ -39,13 +38,13 @@ from mtl_perception.ros.node import PerceptionNode
 from mtl_perception.runtime.recovery import Recovery
 from mtl_perception.types import Frame, Result
 
-PERCENT = 1.0
+MAX_PERCENT = 1.0
 CALLS = 20
-"""Of a part in a turn: it takes microseconds."""
+"""Calls of a part per round, because each takes only microseconds."""
 
 
-class Ready:
-    """Stands in for the pipeline: what is left is the time of whoever calls it."""
+class ConstantPipeline:
+    """Replacement of the pipeline that returns a result at once, which leaves the time of its caller."""
 
     def __init__(self, pipeline: Any, result: Result) -> None:
         self.config, self.device, self.precision, self._result = pipeline.config, pipeline.device, pipeline.precision, result
@@ -56,9 +55,9 @@ class Ready:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", default="1242x375", help="of the pictures; default 1242x375")
-    parser.add_argument("--weights", default="street", help="of the node; default street")
-    parser.add_argument("--turns", type=int, default=40, help="default 40")
+    parser.add_argument("--size", default="1242x375", help="image size (default: %(default)s)")
+    parser.add_argument("--weights", default="street", help="weights of the node (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=40, help="measured rounds (default: %(default)s)")
     args = parser.parse_args()
     width, height = map(int, args.size.split("x"))
     initialize(["measure", "--ros-args", "-p", f"weights:={args.weights}"])
@@ -66,16 +65,16 @@ def main() -> int:
     try:
         node.trigger_configure()
         node.trigger_activate()
-        print(f"pictures of {width} x {height} on {device_name(node.pipeline.device)}; medians of {args.turns} turns\n")
-        return report(*measure(node, width, height, args.turns), by_timers(node, args.turns))
+        print(f"{width} x {height} images on {device_name(node.pipeline.device)}; medians of {args.rounds} rounds\n")
+        return report(*measure(node, width, height, args.rounds), timer_load(node, args.rounds))
     finally:
         node.close()
         node.destroy_node()
         rclpy.try_shutdown()
 
 
-def measure(node: PerceptionNode, width: int, height: int, turns: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of the pipeline, and of each part for a picture, turn by turn."""
+def measure(node: PerceptionNode, width: int, height: int, rounds: int) -> tuple[list[float], dict[str, list[float]]]:
+    """Return the time of the pipeline and of each part per image, seconds, for each round."""
     rng = np.random.default_rng(0)
     camera_model = CameraModel(**{**KITTI_CAMERA, "width": width, "height": height})
     frames = [
@@ -85,7 +84,7 @@ def measure(node: PerceptionNode, width: int, height: int, turns: int) -> tuple[
     pipeline, camera = node.pipeline, Camera(node)
     outputs = {"labels", "depth", "cloud"}
     result = pipeline(frames[0], outputs)
-    ready, recovery = Ready(pipeline, result), Recovery(lambda: "retry", print, node.get_logger())
+    ready, recovery = ConstantPipeline(pipeline, result), Recovery(lambda: "retry", print, node.get_logger())
 
     def compare(i: int) -> None:
         camera.watch.saw(camera._arrival(messages[i]))
@@ -98,33 +97,33 @@ def measure(node: PerceptionNode, width: int, height: int, turns: int) -> tuple[
         camera.statistics.count_processed(0.1, 0.1)
 
     parts = {
-        "the picture beside the one before (stamps, bytes, clock, size)": compare,
-        "the result's numbers, the device's record": keep_record,
+        "comparison with the previous image (stamp, data, clock, size)": compare,
+        "non-finite outputs, device errors": keep_record,
         "counts and latencies": count,
     }
     whole: list[float] = []
     found: dict[str, list[float]] = {name: [] for name in parts}
-    for turn in range(turns):
-        whole.append(seconds(lambda turn=turn: pipeline(frames[turn % CALLS], outputs)))
+    for index in range(rounds):
+        whole.append(elapsed(lambda index=index: pipeline(frames[index % CALLS], outputs)))
         for name, part in parts.items():
-            found[name].append(seconds(lambda part=part: [part(i) for i in range(CALLS)]) / CALLS)
+            found[name].append(elapsed(lambda part=part: [part(i) for i in range(CALLS)]) / CALLS)
     return whole, found
 
 
-def by_timers(node: PerceptionNode, turns: int) -> dict[str, float]:
-    """Percent of a core's time that goes into what timers do."""
+def timer_load(node: PerceptionNode, rounds: int) -> dict[str, float]:
+    """Return the time of periodic work in percent of one core."""
     camera = node.cameras[0]
     works = {
-        f"diagnostics, looked for news every {CHECK_PERIOD:g} s": (node._publish_diagnostics, CHECK_PERIOD),
-        f"publishers and their offers, every {LOOK_PERIOD:g} s": (camera.input._look, LOOK_PERIOD),
+        f"diagnostics, checked for changes every {CHECK_PERIOD:g} s": (node._publish_diagnostics, CHECK_PERIOD),
+        f"publishers and their QoS, every {LOOK_PERIOD:g} s": (camera.input._look, LOOK_PERIOD),
     }
     return {
-        name: 100 * statistics.median(seconds(work) for _ in range(turns)) / period for name, (work, period) in works.items()
+        name: 100 * statistics.median(elapsed(work) for _ in range(rounds)) / period for name, (work, period) in works.items()
     }
 
 
 def header(node: PerceptionNode, frame: Frame) -> Any:
-    """A picture's, of the present but for a few milliseconds."""
+    """Return the header of an image with a stamp of now, up to a few milliseconds."""
     message = Image().header
     message.stamp = node.get_clock().now().to_msg()
     message.stamp.nanosec = message.stamp.nanosec // 10**6 * 10**6 + frame.stamp_ns // 10**8
@@ -132,15 +131,9 @@ def header(node: PerceptionNode, frame: Frame) -> Any:
     return message
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
 def report(whole: list[float], parts: dict[str, list[float]], timers: dict[str, float]) -> int:
-    """A table for docs/benchmarks.md."""
-    print("| part | a picture | of the pipeline's time |\n|---|---|---|")
+    """Print the table of docs/benchmarks.md and return the exit code."""
+    print("| part | per image | of the pipeline's time |\n|---|---|---|")
     print(f"| labels, depth and cloud | {1e3 * statistics.median(whole):.0f} ms | |")
     total = 0.0
     for name, times in parts.items():
@@ -150,8 +143,8 @@ def report(whole: list[float], parts: dict[str, list[float]], timers: dict[str, 
     for name, share in timers.items():
         total += share
         print(f"| {name} | | {share:.4f} % of a core |")
-    print(f"| together | | {total:.3f} % |")
-    return 0 if total < PERCENT else 1
+    print(f"| total | | {total:.3f} % |")
+    return 0 if total < MAX_PERCENT else 1
 
 
 if __name__ == "__main__":

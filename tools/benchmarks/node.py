@@ -1,13 +1,13 @@
-"""Measure the node among other processes: what it adds to the pipeline, and what a foreign subscriber gets of it.
+"""Benchmark of the node among other processes: its overhead over the pipeline, and what other subscribers receive.
 
     python -m tools.benchmarks.node path --size 1242x375
     python -m tools.benchmarks.node stream --params config/perception.yaml --rate 10 --seconds 60
     python -m tools.benchmarks.node stream --cameras 3
 
-`path` runs the node in this process, camera and subscriber in others, and takes each frame's time apart, from the middleware's
-reception of the picture to the last output published. Between frames it publishes the very same messages, already made: the
-floor that the node's share is held against. `stream` runs every part in a process of its own, as in use: a reliable camera, the
-node with the given parameters, and a best-effort subscriber that knows nothing of this package.
+`path` runs the node in this process, with camera and subscriber in others, and divides the time of each frame into parts, from
+reception by the middleware to the last publication. Between frames it publishes the same messages again, already encoded, as
+the lower bound of the node's overhead. `stream` runs every part in its own process, as in operation: a reliable camera, the
+node with the given parameters, and a best-effort subscriber that does not use this package.
 """
 
 from __future__ import annotations
@@ -34,30 +34,33 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 
 from mtl_perception.inference.machine import device_name
-from mtl_perception.messages.topics import NODE_NAME
+from mtl_perception.messages.topics import NODE_NAME, OUTPUT_TOPICS
 from mtl_perception.ros.environment import initialize
-from tools.benchmarks import node_parts as parts
+from tools.benchmarks.node_processes import delivery
+from tools.benchmarks.timed_node import republish, timed_node
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
+PATH_OUTPUTS = ("segmentation/image", "segmentation/overlay", "segmentation/labels", "depth/image", "points")
+STREAM_OUTPUTS = ("segmentation/image", "segmentation/labels", "depth/image", "points")
 NAMES = ("front", "left", "right", "rear", "front_left", "front_right", "rear_left", "rear_right")
 
 
 def main() -> None:
-    """Measure, print a table, keep the figures."""
+    """Measure, print a table, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = parser.add_subparsers(dest="kind", required=True)
-    path = kinds.add_parser("path", help="what the node adds to the pipeline")
-    path.add_argument("--frames", type=int, default=60, help="measured frames; default 60")
-    path.add_argument("--pause", type=float, default=0.3, help="seconds between a frame's end and the next; default 0.3")
-    stream = kinds.add_parser("stream", help="what a foreign best-effort subscriber gets")
-    stream.add_argument("--rate", type=float, default=10.0, help="Hz of each camera; default 10")
-    stream.add_argument("--seconds", type=float, default=60.0, help="default 60")
-    stream.add_argument("--cameras", type=int, default=1, help=f"1 to {len(NAMES)}; default 1")
+    path = kinds.add_parser("path", help="overhead of the node over the pipeline")
+    path.add_argument("--frames", type=int, default=60, help="measured frames (default: %(default)s)")
+    path.add_argument("--pause", type=float, default=0.3, help="seconds between frames (default: %(default)s)")
+    stream = kinds.add_parser("stream", help="losses and latencies of a best-effort subscriber")
+    stream.add_argument("--rate", type=float, default=10.0, help="rate of each camera, Hz (default: %(default)s)")
+    stream.add_argument("--seconds", type=float, default=60.0, help="duration (default: %(default)s)")
+    stream.add_argument("--cameras", type=int, default=1, help=f"number of cameras, 1 to {len(NAMES)} (default: %(default)s)")
     for each in (path, stream):
-        each.add_argument("--size", default="1242x375", help="of the pictures; default 1242x375")
-        each.add_argument("--params", type=Path, help="ROS parameters file for the node")
-        each.add_argument("--outputs", default="", help="subscribed to, separated by commas")
-        each.add_argument("--json", type=Path, help="write the figures there, too")
+        each.add_argument("--size", default="1242x375", help="image size (default: %(default)s)")
+        each.add_argument("--params", type=Path, help="ROS parameters file of the node")
+        each.add_argument("--outputs", default="", help="comma-separated outputs to subscribe to")
+        each.add_argument("--json", type=Path, help="also write the figures to a JSON file")
     args = parser.parse_args()
     figures = {"machine": machine(), "arguments": {k: str(v) for k, v in vars(args).items()}}
     print(", ".join(f"{key} {value}" for key, value in figures["machine"].items()))
@@ -67,8 +70,13 @@ def main() -> None:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
+def type_of(output: str) -> str:
+    """Return the ROS type name of an output."""
+    return next(row.type for row in OUTPUT_TOPICS if row.name == output)
+
+
 def machine() -> dict[str, str]:
-    """What the figures were measured on and with."""
+    """Return hardware and versions."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,15 +89,15 @@ def machine() -> dict[str, str]:
     }
 
 
-# What the node adds.
+# Overhead of the node.
 
 
 def measure_path(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Times of the parts of a frame's way through the node."""
-    outputs = args.outputs.split(",") if args.outputs else list(parts.FIVE)
+    """Measure the parts of a frame's path through the node."""
+    outputs = args.outputs.split(",") if args.outputs else list(PATH_OUTPUTS)
     parameters = ["--params-file", str(args.params)] if args.params else []
     initialize(["measure", "--ros-args", *parameters])
-    node = parts.timed_node()
+    node = timed_node()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     node.trigger_configure()
@@ -99,11 +107,9 @@ def measure_path(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         raise SystemExit(f"the node cannot be configured: {node.failure}")
     print(f"node: {pipeline.backend} on {pipeline.device}, {pipeline.precision}; outputs {', '.join(outputs)}", flush=True)
     topics = [f"/{NODE_NAME}/{name}" for name in outputs]
-    listener = child(
-        "listen", "--topics", *topics, "--kinds", *map(parts.kind_of, outputs), "--out", str(folder / "heard.json")
-    )
+    listener = child("listen", "--topics", *topics, "--kinds", *map(type_of, outputs), "--out", str(folder / "received.json"))
     camera = child("camera", "--topics", "/image", "--size", args.size, "--count", str(args.frames + 5), "--on-demand")
-    floors: list[dict[str, float]] = []
+    bounds: list[dict[str, float]] = []
     try:
         wait(executor, lambda: len(node.cameras[0].wanted()) == len(outputs) and node.cameras[0].last_size is None)
         for _ in range(args.frames + 5):
@@ -115,7 +121,7 @@ def measure_path(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             until = time.monotonic() + args.pause / 2
             while time.monotonic() < until:
                 executor.spin_once(timeout_sec=0.01)
-            floors.append(parts.publish_again(node, outputs))
+            bounds.append(republish(node, outputs))
             time.sleep(args.pause / 2)
     finally:
         end(camera, listener)
@@ -124,22 +130,22 @@ def measure_path(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         rclpy.try_shutdown()
     frames = [frame.parts() for frame in node.frames[5:]]
     rows = {name: summary([frame[name] for frame in frames]) for name in frames[0]}
-    rows |= {f"floor, {name}": summary([floor[name] for floor in floors[5:]]) for name in floors[0]}
-    added, floor = rows["node's share: all but pipeline"], rows["floor, all"]
+    rows |= {f"lower bound, {name}": summary([bound[name] for bound in bounds[5:]]) for name in bounds[0]}
+    added, bound = rows["node overhead: total without pipeline"], rows["lower bound, all"]
     print_rows(rows)
-    ratio = added["median_ms"] / floor["median_ms"]
-    print(f"\nnode's share over the floor in this run: {ratio:.2f} (medians; aim <= 1.5)")
-    return {"parts": rows, "ratio_to_floor": round(ratio, 3), "frames": len(frames)}
+    ratio = added["median_ms"] / bound["median_ms"]
+    print(f"\nnode overhead relative to the lower bound: {ratio:.2f} (medians; target <= 1.5)")
+    return {"parts": rows, "ratio_to_lower_bound": round(ratio, 3), "frames": len(frames)}
 
 
-# What others get.
+# Delivery to other processes.
 
 
 def measure_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Losses, latencies and the node's own counts."""
+    """Measure losses, latencies and the node's counts."""
     if not 1 <= args.cameras <= len(NAMES):
         raise SystemExit(f"--cameras {args.cameras}: 1 to {len(NAMES)}")
-    outputs = args.outputs.split(",") if args.outputs else list(parts.FOUR)
+    outputs = args.outputs.split(",") if args.outputs else list(STREAM_OUTPUTS)
     names = list(NAMES[: args.cameras]) if args.cameras > 1 else [""]
     under = {name: f"{name}/" if name else "" for name in names}
     settings = ["--params-file", str(args.params)] if args.params else []
@@ -163,17 +169,17 @@ def measure_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     executor = SingleThreadedExecutor()
     executor.add_node(watch)
     topics = [f"/{NODE_NAME}/{under[name]}{output}" for name in names for output in outputs]
-    kinds = [parts.kind_of(output) for _ in names for output in outputs]
-    listener = child("listen", "--topics", *topics, "--kinds", *kinds, "--out", str(folder / "heard.json"))
+    kinds = [type_of(output) for _ in names for output in outputs]
+    listener = child("listen", "--topics", *topics, "--kinds", *kinds, "--out", str(folder / "received.json"))
     images = [f"/{under[name]}image" for name in names]
     camera_arguments = ("--topics", *images, "--size", args.size, "--rate", str(args.rate))
     cameras: list[subprocess.Popen[bytes]] = []
 
     def play(count: int, out: Path) -> dict[str, list[int]]:
         cameras.append(child("camera", *camera_arguments, "--count", str(count), "--out", str(out)))
-        wait(executor, lambda: cameras[-1].poll() is not None, PATIENCE + 2 * count / args.rate)
+        wait(executor, lambda: cameras[-1].poll() is not None, TIMEOUT + 2 * count / args.rate)
         settled = len(seen)
-        # The last frame, and a message that tells of it.
+        # Diagnostics that include the last frame.
         wait(executor, lambda: len(seen) >= settled + 3)
         return json.loads(out.read_text())
 
@@ -186,7 +192,7 @@ def measure_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         wait(executor, lambda: b"waiting for" in log.read_bytes() or node.poll() is not None)
         if node.poll() is not None:
             raise SystemExit(log.read_text())
-        # Caches are warm after that, and both sides know each other.
+        # Fills caches and completes discovery.
         play(20, folder / "warm.json")
         before = counts()
         sent = play(round(args.rate * args.seconds), folder / "sent.json")
@@ -194,12 +200,12 @@ def measure_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     finally:
         end(*cameras, listener, node)
         rclpy.try_shutdown()
-    heard = json.loads((folder / "heard.json").read_text())
+    received = json.loads((folder / "received.json").read_text())
     results: dict[str, Any] = {"topics": {}, "node": {}, "network": statuses.get("network", {})}
     print(f"\n{'topic':<44}{'sent':>7}{'lost':>7}{'median':>10}{'p99':>10}{'p99/median':>12}   latency in ms, stamp to arrival")
     for topic in topics:
         name = next(name for name in names if topic.startswith(f"/{NODE_NAME}/{under[name]}"))
-        row = parts.losses(sent[f"/{under[name]}image"], heard[topic])
+        row = delivery(sent[f"/{under[name]}image"], received[topic])
         results["topics"][topic] = row
         print(
             f"{topic:<44}{row['sent']:>7}{row['lost']:>7}{row['median_ms']:>10}{row['p99_ms']:>10}{row['p99_over_median']:>12}"
@@ -211,12 +217,12 @@ def measure_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return results
 
 
-# Help.
+# Processes and tables.
 
 
 def child(role: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """A camera or listener in a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", parts.__name__, role, *arguments], stdin=subprocess.PIPE)
+    """Start a camera or listener process."""
+    return subprocess.Popen([sys.executable, "-m", "tools.benchmarks.node_processes", role, *arguments], stdin=subprocess.PIPE)
 
 
 def end(*children: subprocess.Popen[bytes]) -> None:
@@ -227,15 +233,15 @@ def end(*children: subprocess.Popen[bytes]) -> None:
     for process in children:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
 
 
-def wait(executor: SingleThreadedExecutor, condition: Any, seconds: float = PATIENCE) -> None:
-    """Spin until the condition holds."""
+def wait(executor: SingleThreadedExecutor, condition: Any, seconds: float = TIMEOUT) -> None:
+    """Spin until a condition is true."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise SystemExit(f"waited {seconds:.0f} s in vain")
+            raise SystemExit(f"timed out after {seconds:.0f} s")
         executor.spin_once(timeout_sec=0.01)
 
 

@@ -1,9 +1,9 @@
-"""What a preset of config/ costs in accuracy, on data with truth.
+"""Accuracy of the presets in config/ on data with ground truth.
 
-    DATA=<folder of the data> python -m tools.benchmarks.presets --limit 20 --out build/presets
+    DATA=<data folder> python -m tools.benchmarks.presets --limit 20 --out build/presets
 
-For each preset: mIoU and the depth errors of `eval` at full output size (the network sees what the preset lets it see), and
-how its labels and depth agree with those of the full-size network, both at the preset's own output size.
+Reports mIoU and depth errors of each preset as `eval` does, at full output size, and the agreement of labels and depth with
+the full-size network at the preset's output size.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SETS = ("street-heldout", "street-drive")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), metavar="NAME", help="names in config/, or files")
-    parser.add_argument("--data", type=Path, action="append", metavar="D", help=f"data sets; default {', '.join(SETS)}")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only N frames a set, evenly spread; 0: all")
+    parser.add_argument("--data", type=Path, action="append", metavar="D", help=f"data sets (default: {', '.join(SETS)})")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="evenly spaced frames per set; 0 uses all")
     parser.add_argument("--weights", default="street")
-    parser.add_argument("--device", default="", help="instead of the presets' own")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write presets.json and presets.md there")
+    parser.add_argument("--device", default="", help="device that replaces that of the presets")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for presets.json and presets.md")
     args = parser.parse_args()
     try:
         paths = args.data or [CONFIGS / "data" / f"{name}.yaml" for name in SETS]
@@ -58,14 +58,14 @@ def main() -> int:
 
 
 def read_preset(path: Path, weights: str = "street", device: str = "") -> Config:
-    """The pipeline's parameters of a ROS parameters file; those of the node alone are left out."""
+    """Return the pipeline's parameters from a ROS parameters file, without those specific to the node."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
     own = {name: value for name, value in values.items() if not by_name(name).node_only}
     return Config.from_mapping({**own, "weights": weights, "warm_up": False, **({"device": device} if device else {})})
 
 
 def accuracy(config: Config, sets: list[Dataset], limit: int) -> dict[str, Any]:
-    """Against the truth, as `eval` has it."""
+    """Evaluate against the ground truth as `eval` does."""
     pipeline = Pipeline(config=replace(config, **PIPELINE), reuse_outputs=True)
     evaluations = [Evaluation(pipeline, dataset) for dataset in sets]
     for evaluation in evaluations:
@@ -81,7 +81,7 @@ def accuracy(config: Config, sets: list[Dataset], limit: int) -> dict[str, Any]:
 
 
 def agreement(config: Config, sets: list[Dataset], limit: int) -> dict[str, Any]:
-    """With the full-size network in float32: share of equal labels, median relative difference of depth where both have one."""
+    """Compare with the full-size network in float32: fraction of equal labels, median relative difference of valid depth."""
     preset = Pipeline(config=config)
     full = Pipeline(config=replace(config, input_scale=1.0, upsampling="bicubic", precision="fp32"))
     labels, depths = [], []
@@ -90,9 +90,9 @@ def agreement(config: Config, sets: list[Dataset], limit: int) -> dict[str, Any]
             frame = dataset[index].frame
             found, expected = (pipeline(frame, ("labels", "depth")) for pipeline in (preset, full))
             labels.append(np.mean(found.labels == expected.labels))
-            both = np.isfinite(found.depth) & np.isfinite(expected.depth)
-            if both.any():
-                depths.append(np.median(np.abs(found.depth[both] / expected.depth[both] - 1)))
+            valid = np.isfinite(found.depth) & np.isfinite(expected.depth)
+            if valid.any():
+                depths.append(np.median(np.abs(found.depth[valid] / expected.depth[valid] - 1)))
     return {
         "labels_agree": float(np.mean(labels)),
         "depth_difference": float(np.median(depths)) if depths else None,
@@ -102,22 +102,22 @@ def agreement(config: Config, sets: list[Dataset], limit: int) -> dict[str, Any]
 
 
 def as_markdown(rows: dict[str, dict[str, Any]]) -> str:
-    """A row a preset."""
+    """Return a Markdown table with a row per preset."""
     sets = list(dict.fromkeys(name for row in rows.values() for name in row["mIoU"]))
     heads = ["preset", "input", "output", "frames", *(f"mIoU {name}" for name in sets), "AbsRel", "RMSE, m"]
-    heads += ["same labels as full size", "depth differs by (median)"]
+    heads += ["labels equal to full size", "depth difference (median)"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in rows.items():
         cells = [name, f"{row['input_scale']:g}", f"{row['output_scale']:g}", str(row["frames"])]
-        cells += [shown(row["mIoU"].get(classes), "{:.1%}") for classes in sets]
-        cells += [shown(row["abs_rel"], "{:.3f}"), shown(row["rmse_m"], "{:.2f}")]
-        cells += [shown(row["labels_agree"], "{:.1%}"), shown(row["depth_difference"], "{:.1%}")]
+        cells += [format_or_dash(row["mIoU"].get(classes), "{:.1%}") for classes in sets]
+        cells += [format_or_dash(row["abs_rel"], "{:.3f}"), format_or_dash(row["rmse_m"], "{:.2f}")]
+        cells += [format_or_dash(row["labels_agree"], "{:.1%}"), format_or_dash(row["depth_difference"], "{:.1%}")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def shown(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def format_or_dash(value: float | None, template: str) -> str:
+    return "-" if value is None else template.format(value)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Make the figures of the documentation from the recording of a demo.
+"""Figures of the documentation, from the recording of a demo.
 
     python -m mtl_perception demo --out demo
     python tools/figures/make_figure.py demo docs/images/street.jpg --frame 27
 
-With pictures that may not be published, from the recording of their drive, without them:
+For a drive whose images may not be published, without the images:
 
-    python tools/figures/make_figure.py demo docs/images/street-kitti.jpg --without-picture --frame 3 --frame 17 --frame 29
+    python tools/figures/make_figure.py demo docs/images/street-kitti.jpg --without-image --frame 3 --frame 17 --frame 29
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mtl_perception.visualization.colors import colorize_depth, colorize_labels,
 WIDTH = 1242
 
 
-def rows(frame: RecordedFrame, cloud: np.ndarray, max_depth: float, with_picture: bool) -> list[np.ndarray]:
-    """Picture and overlay over depth and points; or class colors beside depth."""
+def rows(frame: RecordedFrame, cloud: np.ndarray, max_depth: float, with_image: bool) -> list[np.ndarray]:
+    """Return image and overlay above depth and point cloud; without the image, class colors next to depth."""
     depth = colorize_depth(frame.depth, max_depth)
-    if not with_picture:
+    if not with_image:
         labels = np.ascontiguousarray(cloud["label"], np.uint8)
         return [np.hstack([colorize_labels(labels, STREET), depth])]
     height, width = frame.depth.shape
@@ -36,13 +36,13 @@ def rows(frame: RecordedFrame, cloud: np.ndarray, max_depth: float, with_picture
 
 
 def main() -> None:
-    """Compose and write."""
+    """Compose and write the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("demo", type=Path, help="folder that the demo left")
-    parser.add_argument("out", type=Path, help="picture to write")
-    parser.add_argument("--frame", type=int, action="append", required=True, help="which processed frame; may be repeated")
-    parser.add_argument("--without-picture", action="store_true", help="class colors and depth only")
-    parser.add_argument("--max-depth", type=float, default=80.0, help="end of the depth colors, meters")
+    parser.add_argument("demo", type=Path, help="folder of the demo")
+    parser.add_argument("out", type=Path, help="image file to write")
+    parser.add_argument("--frame", type=int, action="append", required=True, help="index of a recorded frame; may be repeated")
+    parser.add_argument("--without-image", action="store_true", help="omit the images: class colors and depth only")
+    parser.add_argument("--max-depth", type=float, default=80.0, help="upper end of the depth colors, m (default: %(default)s)")
     args = parser.parse_args()
     recording = Recording(args.demo / "recording.mcap")
     parts = []
@@ -50,10 +50,10 @@ def main() -> None:
         if index in args.frame:
             cloud = recording.cloud(frame.stamp_ns)
             if cloud is None:
-                raise SystemExit(f"{args.demo}: no cloud of frame {index}")
-            parts += rows(frame, cloud, args.max_depth, not args.without_picture)
+                raise SystemExit(f"{args.demo}: no cloud was recorded for frame {index}")
+            parts += rows(frame, cloud, args.max_depth, not args.without_image)
     if not parts:
-        raise SystemExit(f"{args.demo}: no such frame")
+        raise SystemExit(f"{args.demo}: none of the frames was recorded")
     grid = np.vstack(parts)
     grid = cv2.resize(grid, (WIDTH, round(grid.shape[0] * WIDTH / grid.shape[1])), interpolation=cv2.INTER_AREA)
     args.out.parent.mkdir(parents=True, exist_ok=True)
