@@ -268,7 +268,7 @@ def test_tabs_are_as_good_as_spaces(tmp_path: Path, warnings: list[str]) -> None
 
 def test_lists_of_any_depth_are_passed_over(tmp_path: Path) -> None:
     """rcl takes them at any depth, so that a reader that calls itself for each would overflow."""
-    path = written(tmp_path, section("mtl_perception", f"deep: {'[' * 100000}{']' * 100000}", "max_dept: 3.0"))
+    path = written(tmp_path, section("mtl_perception", f"deep: {'[' * 10_000}{']' * 10_000}", "max_dept: 3.0"))
     found = [o.name for o in overrides(["--ros-args", "--params-file", str(path)], "/mtl_perception", pytest.fail)]
     assert found == ["deep", "max_dept"]
 
