@@ -17,8 +17,8 @@ os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 # Keep the compiled networks of tests out of the user's cache.
 os.environ["MTL_PERCEPTION_CACHE"] = str(Path(__file__).parents[1] / "build" / "test_cache")
-# Threads of PyTorch that wait by spinning take the cores from the other test processes: passive waiting makes the suite three times
-# as fast. Read when PyTorch is imported, also by child processes.
+# Idle threads of PyTorch spin by default and take the cores from other test processes. Passive waiting saves two thirds of the
+# processor time. PyTorch reads this when it is imported, also in child processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ROS_LOG_DIR", str(Path(__file__).parents[1] / "build" / "ros_log"))
 
