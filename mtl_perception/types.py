@@ -1,4 +1,4 @@
-"""What flows through the house: Frame -> Prediction -> Result. Shapes, dtypes and units are stated here only."""
+"""Frames and results, with their shapes, data types and units."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ CLOUD_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4")
 """One point, 20 bytes: meters in the camera's optical frame (REP 103: x right, y down, z forward), 0x00RRGGBB, class id."""
 
 OUTPUTS = ("labels", "confidence", "depth", "cloud", "normals", "image")
-"""What a pipeline can be asked for."""
+"""What a pipeline computes unless told otherwise."""
+
+ALL_OUTPUTS = (*OUTPUTS, "scores")
+"""What a pipeline can compute."""
 
 
 @dataclass(frozen=True)
@@ -56,33 +59,26 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What one forward pass says of one picture, at the output size H x W. What was not asked for is None.
+class Result:
+    """The outputs for one frame, at the output size H x W; what was not requested is None.
 
     Attributes:
         labels: H x W uint8 class ids, 255 = unlabeled.
         confidence: H x W uint8, the softmax maximum scaled to 0..255.
         depth: H x W float32 meters along the optical Z axis (REP 118), NaN = invalid, +Inf = beyond `max_depth` (REP 117).
         normals: H x W x 3 float32 unit vectors; only from networks with that task.
+        cloud: H x W structured array of CLOUD_DTYPE; point (v, u) belongs to pixel (v, u); x, y, z are NaN where depth is
+            NaN or Inf. None without a camera.
+        camera: The camera of the outputs: the frame's, scaled to H x W. None without one.
+        image: H x W x 3 uint8 RGB, the frame's image at the output size; if that is its own, the frame's array itself.
+        scores: C x H x W float32 logits of the classes.
     """
 
     labels: np.ndarray | None = None
     confidence: np.ndarray | None = None
     depth: np.ndarray | None = None
     normals: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Result(Prediction):
-    """A prediction with the cloud made from it.
-
-    Attributes:
-        cloud: H x W structured array of CLOUD_DTYPE; point (v, u) belongs to pixel (v, u); x, y, z are NaN where depth is
-            NaN or Inf. None without a camera.
-        camera: The camera of the outputs: the frame's, scaled to H x W. None without one.
-        image: H x W x 3 uint8 RGB, the frame's picture at the output size; at its own, it is the frame's very array.
-    """
-
     cloud: np.ndarray | None = None
     camera: CameraModel | None = None
     image: np.ndarray | None = None
+    scores: np.ndarray | None = None

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mtl_perception.benchmark.published import PublishedWay, Raw, eager, published_network
+from mtl_perception.benchmark.stages import forward_pass
 from mtl_perception.benchmark.timing import PeakMemory, summary, time_in_turn
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.config import Config
@@ -150,7 +151,6 @@ def _ours(config: Config, image: np.ndarray, camera: CameraModel) -> Contender:
         _need_bfloat16()
     pipeline = Pipeline(config=config, reuse_outputs=True)
     frame = Frame(image, camera)
-    forward = pipeline.stages(frame)["forward"]
     if config.backend not in ("auto", pipeline.backend.partition(" ")[0]):
         raise PerceptionError("; ".join(pipeline.notes) or f"{pipeline.backend} ran instead")
 
@@ -158,7 +158,7 @@ def _ours(config: Config, image: np.ndarray, camera: CameraModel) -> Contender:
         result = pipeline(frame, OUTPUTS)
         return {name: getattr(result, name) for name in OUTPUTS}
 
-    return Contender(lambda: tuple(output.cpu().numpy() for output in forward()), whole)
+    return Contender(forward_pass(pipeline, image), whole)
 
 
 def _need_bfloat16() -> None:

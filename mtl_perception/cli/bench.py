@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 
 from mtl_perception.benchmark.compare import compare, table
+from mtl_perception.benchmark.stages import cpu_stages
 from mtl_perception.benchmark.timing import WARM_UPS, machine, summary, time_in_turn
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.errors import ConfigError
+from mtl_perception.inference.device import DTYPES
 from mtl_perception.inference.host.preprocess import Preprocessor
 from mtl_perception.inference.onnx.check import made_up_picture
-from mtl_perception.inference.torch.engine import DTYPES
 from mtl_perception.messages.decode import decode_image
 from mtl_perception.messages.encode import MessageEncoder, image_fields
 from mtl_perception.messages.topics import OUTPUT_TOPICS
@@ -118,7 +119,7 @@ def _measure_size(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str,
     encoder = MessageEncoder(pipeline.class_set, pipeline.config.overlay_opacity)
     frame = Frame(image, camera)
     # OpenVINO normalizes within the forward pass; this is what the others do before it.
-    preprocess = Preprocessor(pipeline.description, pipeline.device, DTYPES[pipeline.precision])
+    preprocess = Preprocessor(pipeline.description, DTYPES[pipeline.precision])
 
     def whole() -> None:
         result = pipeline(Frame(decode_image(message), camera))
@@ -126,11 +127,11 @@ def _measure_size(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str,
             row.encode(encoder, result)
 
     result = pipeline(frame)
-    normalize = {} if pipeline.backend.startswith("openvino") else {"normalize (part of forward)": lambda: preprocess(image)}
+    normalize = {} if not pipeline.backend.startswith("torch") else {"normalize (part of forward)": lambda: preprocess(image)}
     stages: dict[str, Callable[[], Any]] = {
         "decode bgr8": lambda: decode_image(message),
         **normalize,
-        **pipeline.stages(frame),
+        **(cpu_stages(pipeline, frame) if pipeline.device.type == "cpu" else {}),
         "labels, depth, cloud": lambda: pipeline(frame, ("labels", "depth", "cloud")),
         "message fields": lambda: [row.encode(encoder, result) for row in OUTPUT_TOPICS],
         WHOLE: whole,

@@ -1,40 +1,127 @@
-"""Which engine runs the network."""
+"""The interface of all backends, and the choice of one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
 import torch
 
+from mtl_perception.config import Config
 from mtl_perception.errors import ConfigError
-from mtl_perception.inference.openvino.engine import RuntimeEngine
-from mtl_perception.inference.torch.engine import Engine, select_device
+from mtl_perception.inference.cuda.backend import CudaBackend
+from mtl_perception.inference.cuda.runtime import CudaRuntime
+from mtl_perception.inference.device import device_errors, select_device, select_precision
+from mtl_perception.inference.host.backend import CpuBackend
+from mtl_perception.inference.openvino.engine import OpenVinoEngine
+from mtl_perception.inference.request import Request
+from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.types import Result
 
 
-def make_engine(
-    network: MultiTaskRefineNet, device: str = "auto", precision: str = "auto", threads: int = 0, backend: str = "auto"
-) -> Engine:
-    """The engine for a device.
+class Backend(Protocol):
+    """Everything between frames and results on one device. Not thread-safe.
+
+    Where results are not copied, they are valid until `result_sets` more calls of `infer`.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the network: fp32, fp16 or bf16."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Human-readable name of what runs the network."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Remarks for the user, such as why the network runs slower than it could; usually empty."""
+        ...
+
+    @property
+    def result_sets(self) -> int:
+        """Number of calls whose results are valid at a time where they are not copied."""
+        ...
+
+    @property
+    def batch_limit(self) -> int:
+        """Number of frames up to which processing them together is faster than one by one."""
+        ...
+
+    @property
+    def warm_up_runs(self) -> int:
+        """Number of runs after which each run of the same kind is as fast as the next."""
+        ...
+
+    def infer(self, requests: Sequence[Request]) -> list[list[Result]]:
+        """Return the results of several requests, one list a request, one result a frame, in order.
+
+        Raises:
+            DeviceError: The device failed or is out of memory.
+        """
+        ...
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[list[Result]]:
+        """Yield the results of each request in order.
+
+        On a GPU the copies of a request overlap the work of its neighbors: one request is read ahead. Where results are not
+        copied, they are valid until the next ones are taken.
+
+        Raises:
+            DeviceError: The device failed or is out of memory.
+        """
+        ...
+
+    def release(self) -> None:
+        """Free what can be rebuilt on demand."""
+        ...
+
+
+def create_backend(network: MultiTaskRefineNet, classes: tuple[int, int], config: Config, *, copies: bool = True) -> Backend:
+    """Create the backend that the configuration asks for.
 
     Args:
         network: What `load_network` returns; it is copied, not changed.
-        device: auto, cpu, cuda or cuda:N.
-        precision: auto, fp32, fp16 or bf16.
-        threads: Threads on a CPU; 0: all cores.
-        backend: auto (on a CPU OpenVINO where it is installed, else PyTorch), torch or openvino.
+        classes: First class and number of classes to choose among.
+        config: Parameters `device`, `precision`, `backend`, `cpu_threads` and those of the GPU.
+        copies: Results own their arrays; otherwise they lie in memory that later requests overwrite.
 
     Raises:
-        DeviceError: The device is absent or has no room.
-        ConfigError: The precision or the backend does not fit the device, or the backend asked for is not installed.
+        DeviceError: The device is absent or out of memory.
+        ConfigError: Precision or backend do not fit the device, or the requested backend is not installed.
     """
-    selected: torch.device = select_device(device)
-    if backend == "openvino" and selected.type != "cpu":
-        raise ConfigError(f"backend openvino runs on a CPU, not on device {selected}: use backend auto or torch, or device cpu")
-    if selected.type != "cpu" or backend == "torch":
-        return Engine(network, device, precision, threads)
+    device = select_device(config.device)
+    precision = select_precision(config.precision, device)
+    if device.type != "cuda":
+        return CpuBackend(create_engine(network, precision, config.cpu_threads, config.backend), classes, copies)
+    if config.backend == "openvino":
+        raise ConfigError(f"backend openvino runs on a CPU, not on device {device}: use backend auto or torch, or device cpu")
+    with device_errors(device, "being made ready"):
+        # Without TF32 for fp32, which would make it less precise than its name says.
+        runtime = CudaRuntime(device, config.cudnn_benchmark, exact=precision == "fp32")
+    return CudaBackend(network, runtime, precision, classes, use_graphs=config.cuda_graph, copies=copies)
+
+
+def create_engine(network: MultiTaskRefineNet, precision: str, threads: int = 0, backend: str = "auto") -> TorchEngine:
+    """Create what runs the network on a CPU: for backend auto, OpenVINO if it is installed, otherwise PyTorch.
+
+    Raises:
+        ConfigError: The requested backend is not installed.
+    """
+    if backend == "torch":
+        return TorchEngine(network, precision, threads)
     try:
-        return RuntimeEngine(network, precision, threads)
+        return OpenVinoEngine(network, precision, threads)
     except ConfigError as error:
         if backend == "openvino":
             raise
         note = f"PyTorch runs the network, several times slower than OpenVINO would: {error}"
-        return Engine(network, device, precision, threads, note)
+        return TorchEngine(network, precision, threads, note)

@@ -17,7 +17,7 @@ CONFIDENCE_LEVELS = 255
 
 
 def labels_from_scores(
-    scores: Tensor, min_confidence: float | Tensor, *, with_confidence: bool, max_skips_nan: bool = False
+    scores: Tensor, min_confidence: float | Tensor, *, with_confidence: bool = False, max_skips_nan: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Choose the class with the highest score, without a label where no probability can be computed.
 

@@ -1,4 +1,4 @@
-"""What is to be done with frames, in numbers: what a pipeline asks of whatever computes."""
+"""Inference requests: frames of one size with everything that a backend needs to know about them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mtl_perception.types import Frame
 
 
 @dataclass(frozen=True)
-class Job:
-    """Frames of one size to be done in one pass.
+class Request:
+    """Frames of one size to be processed in one pass.
 
     Attributes:
-        frames: The pictures, checked, and their cameras.
-        wanted: Of types.OUTPUTS, for each frame.
-        depth_factors: Meters over transformed depth, for each frame.
+        frames: Validated images and their cameras.
+        wanted: Names of outputs for each frame; see types.ALL_OUTPUTS.
+        depth_factors: Meters per unit of transformed depth, for each frame.
         output_size: Height and width.
-        grid: Of the network's description: how its outputs lie over the picture.
-        input_scale: The network sees the pictures shrunk to this part of their size.
+        grid: The description's: how the network's outputs lie over the image.
+        input_scale: Scale by which images are downsampled for the network.
         upsampling: bicubic or bilinear.
         min_depth: Meters.
         max_depth: Meters.
@@ -45,21 +45,31 @@ class Job:
         return [None if frame.camera is None else frame.camera.scaled(width, height) for frame in self.frames]
 
     def outputs(self, index: int) -> frozenset[str]:
-        """What frame `index` is to give: what is wanted, but no cloud without a camera."""
+        """Return the names of the outputs of frame `index`: a cloud only if it has a camera."""
         return self.wanted[index] - (frozenset() if self.frames[index].camera else {"cloud"})
+
+    def predictions(self, index: int) -> frozenset[str]:
+        """Return the names of what the network must predict for frame `index`: a cloud needs labels and depth."""
+        outputs = self.outputs(index)
+        return (outputs | {"labels", "depth"} if "cloud" in outputs else outputs) - {"cloud", "image"}
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        height, width = self.frames[0].image.shape[:2]
+        return int(height), int(width)
 
     @property
     def network_size(self) -> tuple[int, int]:
-        """Height and width that the network sees."""
-        height, width = self.frames[0].image.shape[:2]
-        return scaled_size(height, width, self.input_scale)
+        """Height and width of the network's input."""
+        return scaled_size(*self.image_size, self.input_scale)
 
     @property
-    def growth(self) -> ResizeSpec:
-        """How the network's outputs become those of the job."""
+    def resize_spec(self) -> ResizeSpec:
+        """How the network's outputs are resized to those of the request."""
         return ResizeSpec(self.output_size, uncropped_size(self.network_size, self.output_size, self.grid), self.upsampling)
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """A picture's height and width at another scale, whole pixels and at least one."""
+    """Return an image's height and width at another scale: whole pixels, at least one."""
     return max(round(height * scale), 1), max(round(width * scale), 1)

@@ -16,8 +16,8 @@ import torch
 
 from mtl_perception import __version__
 from mtl_perception.config import Config
+from mtl_perception.inference.device import select_device
 from mtl_perception.inference.machine import device_name
-from mtl_perception.inference.torch.engine import select_device
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar

@@ -119,7 +119,7 @@ class TestFigures:
         truth[:, WIDTH // 2 :] = STREET.names.index("road")
         evaluation = Evaluation(pipe, Fake([Sample(frame, truth, None, "a")]), ALL)
         evaluation.add(0)
-        logits = pipe._engine.forward(frame.image)[0].numpy()
+        logits = pipe._backend.engine.forward(frame.image)[0].numpy()
         scores = np.stack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in logits])
         six = scores[STREET_OF_KITTI6].argmax(0)[:, WIDTH // 2 :]
         twelve = scores.argmax(0)[:, WIDTH // 2 :]

@@ -12,7 +12,7 @@ from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline, load_network
 from mtl_perception.inference.cuda.area import AreaShrink, area_weights
-from mtl_perception.inference.cuda.path import DevicePath
+from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec, prepare_network
 from mtl_perception.inference.cuda.runtime import HostRuntime
 from mtl_perception.labels import STREET
@@ -33,7 +33,7 @@ def on_device(weights, reuse: bool = False, **parameters) -> Pipeline:
     pipe = Pipeline(weights=weights, device="cpu", backend="torch", warm_up=False, reuse_outputs=reuse, **parameters)
     _, first = pipe.description.class_set(pipe.config.classes)
     network, classes = load_network(weights), (first, len(pipe.class_set))
-    pipe._path = DevicePath(network, HostRuntime(), pipe.precision, classes, copies=not reuse)
+    pipe._backend = CudaBackend(network, HostRuntime(), pipe.precision, classes, copies=not reuse)
     return pipe
 
 
@@ -117,7 +117,7 @@ def test_the_pipelines_answers(both, parameters, rtol):
 
 def test_with_the_very_same_network_only_ties_differ(weights_file):
     pipe = on_device(weights_file)
-    pipe._path._network = load_network(weights_file).to(memory_format=torch.channels_last)
+    pipe._backend._network = load_network(weights_file).to(memory_format=torch.channels_last)
     expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(FRAME)
     assert_agree(pipe(FRAME), expected, ties=2e-4, rtol=1e-5)
 
@@ -134,10 +134,10 @@ def test_only_what_is_wanted(both, wanted):
     outputs = set(wanted.split())
     for scale in (1.0, 0.5):
         pipe, plain = both(output_scale=scale)
-        pipe._path.free()
+        pipe._backend.release()
         assert_agree(pipe(FRAME, outputs), plain(FRAME, outputs))
         computed = outputs - {"image"} if scale == 1.0 else outputs
-        assert [set(spec.outputs) for spec in pipe._path._plans] == ([computed] if computed else [])
+        assert [set(spec.outputs) for spec in pipe._backend._plans] == ([computed] if computed else [])
 
 
 @pytest.mark.parametrize("layout", ["padded rows", "BGR turned", "read-only"])
@@ -154,8 +154,8 @@ def test_any_layout_of_the_picture(both, layout):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_never_becomes_one(weights_file, value):
     pipe = on_device(weights_file)
-    pipe._path._network.get_parameter("segm.bias")[3] = value
-    pipe._path._network.get_parameter("depth.bias")[0] = value
+    pipe._backend._network.get_parameter("segm.bias")[3] = value
+    pipe._backend._network.get_parameter("depth.bias")[0] = value
     result = pipe(FRAME)
     assert np.isnan(result.depth).all() and np.isnan(result.cloud["x"]).all()
     assert (result.labels == 255).all() and (result.confidence == 0).all()
@@ -187,7 +187,7 @@ def test_published_form_with_groups_and_normals(tmp_path):
 
 def test_pictures_of_a_batch_do_not_mix(both):
     pipe, single = both()
-    pipe._path.free()
+    pipe._backend.release()
     frames = [
         Frame(noise_image(HEIGHT, WIDTH, seed), replace(CAMERA, cx=30.0 + seed), stamp_ns=seed)
         if seed != 2
@@ -200,7 +200,7 @@ def test_pictures_of_a_batch_do_not_mix(both):
     results = pipe.batch(frames, wanted)
     for frame, outputs, result in zip(frames, wanted, results, strict=True):
         assert_agree(result, single(frame, outputs))
-    assert sorted(spec.batch for spec in pipe._path._plans) == [1, 4]
+    assert sorted(spec.batch for spec in pipe._backend._plans) == [1, 4]
 
 
 def test_half_precision_agrees_mostly(both, weights_file):
@@ -240,14 +240,10 @@ def test_area_shrinking_is_opencvs(before, after):
     np.testing.assert_allclose(area_weights(before[0], after[0]).sum(axis=1), 1, rtol=1e-6)
 
 
-def test_labels_among_fewer_classes(both):
+def test_scores_are_the_upsampled_logits_of_the_classes(both):
     pipe, expected = both()
-    pipe(FRAME)
-    with pytest.raises(RuntimeError, match="without confidence"):
-        pipe.labels_among([0, 3])
-    for each in (pipe, expected):
-        each(FRAME, {"labels"})
-    np.testing.assert_array_equal(pipe.labels_among([5, 0, 3]), expected.labels_among([5, 0, 3]))
-    pipe(FRAME)
-    with pytest.raises(RuntimeError, match="without confidence"):
-        pipe.labels_among([0, 3])
+    found, plain = (each(FRAME, {"scores", "labels"}) for each in (pipe, expected))
+    assert found.scores.shape == (len(STREET), HEIGHT, WIDTH) and found.scores.dtype == np.float32
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-3 * np.abs(plain.scores).max())
+    np.testing.assert_array_equal(found.labels, found.scores.argmax(axis=0))
+    assert pipe(FRAME).scores is None

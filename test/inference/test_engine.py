@@ -11,9 +11,10 @@ import torch
 from support.images import noise_image
 
 from mtl_perception.errors import ConfigError, DeviceError
+from mtl_perception.inference.device import select_device, select_precision
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.host.workspace import Workspace
-from mtl_perception.inference.torch.engine import Engine, select_device, select_precision
+from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.grid import ResizeSpec
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame
@@ -69,7 +70,7 @@ def test_bf16_agrees_mostly(weights_file):
 
 def test_the_network_given_is_not_changed(weights_file):
     network = load_network(weights_file)
-    Engine(network, "cpu", "bf16")
+    TorchEngine(network, "bf16")
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
@@ -85,14 +86,16 @@ def test_threads(weights_file):
 
 def test_warm_up_runs_on_the_training_cameras_size(weights_file, monkeypatch):
     seen = []
-    forward = Engine.forward
-    monkeypatch.setattr(Engine, "forward", lambda self, image, scale=1.0: seen.append(image.shape) or forward(self, image, 0.1))
+    forward = TorchEngine.forward
+    monkeypatch.setattr(
+        TorchEngine, "forward", lambda self, image, scale=1.0: seen.append(image.shape) or forward(self, image, 0.1)
+    )
     Pipeline(weights=weights_file, device="cpu", backend="torch")
     assert seen == [(375, 1242, 3)]
 
 
 def test_buffers_are_kept_until_the_size_changes():
-    work = Workspace(torch.device("cpu"))
+    work = Workspace()
     first = work.get("a", (2, 3), torch.float32)
     assert work.get("a", (2, 3), torch.float32) is first
     assert work.get("b", (2, 3), torch.float32) is not first
@@ -115,7 +118,7 @@ def test_gpu_agrees_with_cpu(weights_file, precision, agreement, bound, reuse):
 @pytest.mark.parametrize("with_confidence", [False, True])
 def test_an_infinite_score_is_no_label(with_confidence):
     logits = torch.tensor([[[1.0, torch.inf, torch.nan]], [[3.0, 2.0, 2.0]]])
-    postprocess = Postprocessor(torch.device("cpu"), "abs", (0, 2))
+    postprocess = Postprocessor("abs", (0, 2))
     labels, confidence = postprocess.segmentation(logits, ResizeSpec((1, 3), (1, 3), "bicubic"), 0.0, with_confidence)
     assert labels.tolist() == [[1, 255, 255]]
     assert (None if confidence is None else confidence.tolist()) == ([[225, 0, 0]] if with_confidence else None)

@@ -18,14 +18,15 @@ pytest.importorskip("openvino", reason="needs openvino")
 from support.images import noise_image
 
 from mtl_perception import Frame, Pipeline, load_network
+from mtl_perception.config import Config
 from mtl_perception.errors import ConfigError, DeviceError
-from mtl_perception.inference.backend import make_engine
+from mtl_perception.inference.backend import create_backend, create_engine
 from mtl_perception.inference.openvino import artifacts as artifacts_module
 from mtl_perception.inference.openvino import engine as cpu_runtime
 from mtl_perception.inference.openvino import graph as openvino_graph
 from mtl_perception.inference.openvino.artifacts import Artifacts
-from mtl_perception.inference.openvino.engine import KEPT_FROM, KEPT_SIZES, RuntimeEngine
-from mtl_perception.inference.torch.engine import Engine
+from mtl_perception.inference.openvino.engine import KEPT_FROM, KEPT_SIZES, OpenVinoEngine
+from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.description import published_description
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.weights.files import save_weights
@@ -75,7 +76,7 @@ def files(kept: Artifacts) -> list[Path]:
     return sorted(kept._folder.iterdir())
 
 
-def used(engine: RuntimeEngine, image: np.ndarray = PICTURE) -> list[torch.Tensor]:
+def used(engine: OpenVinoEngine, image: np.ndarray = PICTURE) -> list[torch.Tensor]:
     """The outputs of the picture that has the compiled network kept."""
     for _ in range(KEPT_FROM):
         outputs = engine.forward(image)
@@ -86,21 +87,21 @@ class TestAgreement:
     @pytest.mark.parametrize("size", SIZES)
     def test_two_tasks(self, network, kept, size):
         image = picture(*size)
-        assert_same(RuntimeEngine(network, artifacts=kept).forward(image), Engine(network, "cpu").forward(image))
+        assert_same(OpenVinoEngine(network, artifacts=kept).forward(image), TorchEngine(network).forward(image))
 
     @pytest.mark.parametrize("form", [(6, 2), (46, 2), (40, 3)])
     def test_published_forms(self, kept, form):
         torch.manual_seed(5)
         network = MultiTaskRefineNet(published_description(*form)).eval()
-        assert_same(RuntimeEngine(network, artifacts=kept).forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
+        assert_same(OpenVinoEngine(network, artifacts=kept).forward(PICTURE), TorchEngine(network).forward(PICTURE))
 
     @pytest.mark.parametrize("scale", [0.5, 0.1])
     def test_input_scale(self, network, kept, scale):
         image = picture(61, 90)
-        assert_same(RuntimeEngine(network, artifacts=kept).forward(image, scale), Engine(network, "cpu").forward(image, scale))
+        assert_same(OpenVinoEngine(network, artifacts=kept).forward(image, scale), TorchEngine(network).forward(image, scale))
 
     def test_any_layout(self, network, kept):
-        engine = RuntimeEngine(network, artifacts=kept)
+        engine = OpenVinoEngine(network, artifacts=kept)
         expected = [output.clone() for output in engine.forward(PICTURE)]
         for image in (np.ascontiguousarray(PICTURE[:, ::-1])[:, ::-1], np.asfortranarray(PICTURE)):
             assert all(torch.equal(a, b) for a, b in zip(engine.forward(image), expected, strict=True))
@@ -108,15 +109,15 @@ class TestAgreement:
     def test_bf16_is_another_arithmetic(self, network, kept):
         if "BF16" not in cpu_runtime.openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this processor does not compute bfloat16")
-        rough = RuntimeEngine(network, "bf16", artifacts=kept).forward(PICTURE)[0].clone()
-        exact = Engine(network, "cpu").forward(PICTURE)[0]
+        rough = OpenVinoEngine(network, "bf16", artifacts=kept).forward(PICTURE)[0].clone()
+        exact = TorchEngine(network).forward(PICTURE)[0]
         error = float((rough - exact).abs().max() / exact.abs().max())
         assert 1e-4 < error < 0.2
 
 
 class TestSizes:
     def test_few_are_kept_and_the_least_used_goes(self, network, kept, compilations):
-        engine = RuntimeEngine(network, artifacts=kept)
+        engine = OpenVinoEngine(network, artifacts=kept)
         for width in range(8, 8 + KEPT_SIZES):
             engine.forward(picture(8, width))
         engine.forward(picture(8, 8))
@@ -125,7 +126,7 @@ class TestSizes:
         assert len(compilations) == KEPT_SIZES + 1
 
     def test_outputs_of_a_size_do_not_depend_on_what_came_between(self, network, kept):
-        engine = RuntimeEngine(network, artifacts=kept)
+        engine = OpenVinoEngine(network, artifacts=kept)
         first = [output.clone() for output in engine.forward(PICTURE)]
         engine.forward(picture(61, 90))
         assert all(torch.equal(a, b) for a, b in zip(engine.forward(PICTURE), first, strict=True))
@@ -134,16 +135,16 @@ class TestSizes:
 class TestDisk:
     def test_another_grid_is_another_network(self, network, kept, compilations):
         """Its parameters are the same, so nothing else tells what was compiled for the one from the other."""
-        used(RuntimeEngine(network, artifacts=kept))
+        used(OpenVinoEngine(network, artifacts=kept))
         other = copy.deepcopy(network)
         other.description = replace(network.description, grid="stretched")
-        outputs = RuntimeEngine(other, artifacts=kept).forward(PICTURE)
-        assert_same(outputs, Engine(other, "cpu").forward(PICTURE))
+        outputs = OpenVinoEngine(other, artifacts=kept).forward(PICTURE)
+        assert_same(outputs, TorchEngine(other).forward(PICTURE))
         assert compilations == [(33, 47)] * 2
 
     def test_a_second_start_compiles_nothing_and_says_the_same(self, network, kept, compilations):
-        first = used(RuntimeEngine(network, artifacts=kept))
-        second = RuntimeEngine(network, artifacts=kept).forward(PICTURE)
+        first = used(OpenVinoEngine(network, artifacts=kept))
+        second = OpenVinoEngine(network, artifacts=kept).forward(PICTURE)
         assert compilations == [(33, 47)]
         assert all(torch.equal(a, b) for a, b in zip(second, first, strict=True))
 
@@ -159,35 +160,35 @@ class TestDisk:
         ids=lambda item: item[0],
     )
     def test_a_spoilt_entry_is_made_again(self, network, kept, compilations, spoil):
-        expected = used(RuntimeEngine(network, artifacts=kept))
+        expected = used(OpenVinoEngine(network, artifacts=kept))
         (entry,) = files(kept)
         entry.write_bytes(spoil[1](entry.read_bytes()))
         for _ in range(2):
-            engine = RuntimeEngine(network, artifacts=kept)
+            engine = OpenVinoEngine(network, artifacts=kept)
             assert all(torch.equal(a, b) for a, b in zip(used(engine), expected, strict=True))
             assert engine.notes == ()
         assert compilations == [(33, 47)] * 2, "made again once, and then kept"
 
     def test_an_entry_that_openvino_refuses_is_made_again(self, network, kept, compilations):
-        engine = RuntimeEngine(network, artifacts=kept)
+        engine = OpenVinoEngine(network, artifacts=kept)
         kept.store({**engine._made_of, "picture": "47x33"}, b"no model")
-        assert_same(engine.forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
+        assert_same(engine.forward(PICTURE), TorchEngine(network).forward(PICTURE))
         assert (engine.notes, compilations) == ((), [(33, 47)])
 
     def test_each_of_weights_size_and_version_has_its_own(self, network, kept, compilations, monkeypatch):
-        used(RuntimeEngine(network, artifacts=kept))
+        used(OpenVinoEngine(network, artifacts=kept))
         network.get_parameter("depth.bias").add_(0.25)
-        changed = RuntimeEngine(network, artifacts=kept)
-        assert_same(used(changed), Engine(network, "cpu").forward(PICTURE))
+        changed = OpenVinoEngine(network, artifacts=kept)
+        assert_same(used(changed), TorchEngine(network).forward(PICTURE))
         used(changed, picture(34, 47))
         monkeypatch.setattr(cpu_runtime, "_cpu_flags", lambda: "another processor")
-        used(RuntimeEngine(network, artifacts=kept))
+        used(OpenVinoEngine(network, artifacts=kept))
         monkeypatch.setattr(cpu_runtime, "_sources", lambda: "another graph")
-        used(RuntimeEngine(network, artifacts=kept))
+        used(OpenVinoEngine(network, artifacts=kept))
         assert len(compilations) == len(files(kept)) == 5
 
     def test_a_size_that_comes_once_is_not_kept(self, network, kept):
-        engine = RuntimeEngine(network, artifacts=kept)
+        engine = OpenVinoEngine(network, artifacts=kept)
         for width in range(40, 44):
             engine.forward(picture(33, width))
         assert files(kept) == []
@@ -198,7 +199,7 @@ class TestDisk:
         def fail(*args: object) -> None:
             raise RuntimeError("export is not supported")
 
-        engine = RuntimeEngine(network, artifacts=kept)
+        engine = OpenVinoEngine(network, artifacts=kept)
         compiled = engine._compiled
 
         def unwilling(size: tuple[int, int]) -> object:
@@ -207,8 +208,8 @@ class TestDisk:
             return found
 
         monkeypatch.setattr(engine, "_compiled", unwilling)
-        assert_same(used(engine), Engine(network, "cpu").forward(PICTURE))
-        assert engine.backend.startswith("openvino ") and "export is not supported" in engine.notes[0]
+        assert_same(used(engine), TorchEngine(network).forward(PICTURE))
+        assert engine.name.startswith("openvino ") and "export is not supported" in engine.notes[0]
 
     def test_it_does_not_grow_without_bound(self, kept, monkeypatch):
         monkeypatch.setattr(artifacts_module, "MOST_ENTRIES", 3)
@@ -219,13 +220,13 @@ class TestDisk:
 
     def test_a_folder_that_others_can_write_is_not_used(self, network, tmp_path, compilations):
         folder = tmp_path / "cache" / "compiled"
-        used(RuntimeEngine(network, artifacts=Artifacts(folder)))
+        used(OpenVinoEngine(network, artifacts=Artifacts(folder)))
         folder.chmod(0o777)
-        engine = RuntimeEngine(network, artifacts=Artifacts(folder))
+        engine = OpenVinoEngine(network, artifacts=Artifacts(folder))
         used(engine)
         assert len(compilations) == 2
         assert "other users can write there" in engine.notes[0] and "each start compiles anew" in engine.notes[0]
-        assert engine.backend.startswith("openvino ")
+        assert engine.name.startswith("openvino ")
 
 
 class TestFallback:
@@ -244,12 +245,12 @@ class TestFallback:
     def test_asked_for_by_name_it_must_be_there(self, network, monkeypatch):
         monkeypatch.setitem(sys.modules, "openvino", None)
         with pytest.raises(ConfigError, match="backend openvino: it cannot be loaded.*pip install openvino"):
-            make_engine(network, "cpu", backend="openvino")
+            create_engine(network, "fp32", backend="openvino")
 
     def test_on_a_gpu(self, network, monkeypatch):
         monkeypatch.setattr("mtl_perception.inference.backend.select_device", torch.device)
         with pytest.raises(ConfigError, match="backend openvino runs on a CPU, not on device cuda"):
-            make_engine(network, "cuda", backend="openvino")
+            create_backend(network, (0, 12), Config(device="cuda", backend="openvino"))
 
     def test_it_does_not_compile(self, weights_file, monkeypatch):
         def fail(*args: object) -> None:
@@ -266,20 +267,20 @@ class TestFallback:
         np.testing.assert_array_equal(result.depth, expected.depth)
 
     def test_it_fails_later(self, network, kept):
-        engine = RuntimeEngine(network, artifacts=kept)
+        engine = OpenVinoEngine(network, artifacts=kept)
         engine.forward(PICTURE)
 
         def fail(*args: object, **kwargs: object) -> None:
             raise RuntimeError("gone")
 
         engine._requests[(33, 47)] = SimpleNamespace(infer=fail)
-        assert_same(engine.forward(PICTURE), Engine(network, "cpu").forward(PICTURE))
-        assert "gone" in engine.notes[0] and engine.backend.startswith("torch ")
+        assert_same(engine.forward(PICTURE), TorchEngine(network).forward(PICTURE))
+        assert "gone" in engine.notes[0] and engine.name.startswith("torch ")
         engine.forward(PICTURE)
-        assert engine.backend.startswith("openvino "), "one failure is no reason to stay slow"
+        assert engine.name.startswith("openvino "), "one failure is no reason to stay slow"
 
     def test_a_size_at_which_it_fails_is_left_to_pytorch_and_the_others_are_not(self, network, kept, monkeypatch):
-        engine = RuntimeEngine(network, artifacts=kept)
+        engine = OpenVinoEngine(network, artifacts=kept)
         compiled, tried = engine._compiled, []
 
         def small_only(size: tuple[int, int]) -> object:
@@ -291,58 +292,52 @@ class TestFallback:
         monkeypatch.setattr(engine, "_compiled", small_only)
         large = picture(61, 90)
         for _ in range(4):
-            assert_same(engine.forward(large), Engine(network, "cpu").forward(large))
+            assert_same(engine.forward(large), TorchEngine(network).forward(large))
         assert tried == [(61, 90)] * 2
         engine.forward(PICTURE)
-        assert engine.backend.startswith("openvino ") and "61" in engine.notes[0]
+        assert engine.name.startswith("openvino ") and "61" in engine.notes[0]
 
     def test_it_is_there_but_does_not_work(self, network, monkeypatch):
         def broken() -> None:
             raise RuntimeError("no plugin for CPU")
 
         monkeypatch.setattr(cpu_runtime.openvino(), "Core", broken)
-        engine = make_engine(network, "cpu")
-        assert engine.backend.startswith("torch ") and "no plugin for CPU" in engine.notes[0]
+        engine = create_engine(network, "fp32")
+        assert engine.name.startswith("torch ") and "no plugin for CPU" in engine.notes[0]
         with pytest.raises(ConfigError, match="does not work here.*no plugin for CPU"):
-            make_engine(network, "cpu", backend="openvino")
+            create_engine(network, "fp32", backend="openvino")
 
 
 class TestChoice:
     def test_backends(self, network):
-        assert make_engine(network, "cpu").backend.startswith("openvino ")
-        assert make_engine(network, "cpu", backend="openvino").backend.startswith("openvino ")
-        assert type(make_engine(network, "cpu", backend="torch")) is Engine
+        assert create_engine(network, "fp32").name.startswith("openvino ")
+        assert create_engine(network, "fp32", backend="openvino").name.startswith("openvino ")
+        assert type(create_engine(network, "fp32", backend="torch")) is TorchEngine
 
     def test_a_wrong_device_is_told_first(self, network):
         if torch.cuda.is_available():
             pytest.skip("this machine has a CUDA device")
         with pytest.raises(DeviceError):
-            make_engine(network, "cuda", backend="openvino")
+            create_backend(network, (0, 12), Config(device="cuda", backend="openvino"))
 
     def test_threads(self, weights_file):
         code = (
             "import sys; from mtl_perception import Frame, Pipeline; import numpy as np\n"
             "pipe = Pipeline(weights=sys.argv[1], device='cpu', cpu_threads=1, warm_up=False)\n"
             "pipe(Frame(np.zeros((16, 24, 3), np.uint8)), {'labels'})\n"
-            "(request,) = pipe._engine._requests.values()\n"
+            "(request,) = pipe._backend.engine._requests.values()\n"
             "print(request.get_compiled_model().get_property('INFERENCE_NUM_THREADS'))"
         )
         done = subprocess.run([sys.executable, "-c", code, str(weights_file)], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "1"
 
 
-def test_labels_among_the_pipelines_classes(weights_file):
-    """What `eval` asks for: the best of some classes only, from the scores of the last frame."""
-    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
-    pipe(Frame(PICTURE), {"labels"})
-    chosen = pipe.labels_among([4, 2, 9])
-    torch_pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False, backend="torch")
-    torch_pipe(Frame(PICTURE), {"labels"})
-    assert (chosen == torch_pipe.labels_among([4, 2, 9])).mean() > 0.999
-    assert set(np.unique(chosen)) <= {0, 1, 2}
-    pipe(Frame(PICTURE), {"labels", "confidence"})
-    with pytest.raises(RuntimeError, match="without confidence"):
-        pipe.labels_among([0])
+def test_scores_agree_with_those_of_pytorch(weights_file):
+    scores = [
+        Pipeline(weights=weights_file, device="cpu", warm_up=False, backend=backend)(Frame(PICTURE), {"scores"}).scores
+        for backend in ("openvino", "torch")
+    ]
+    assert np.abs(scores[0] - scores[1]).max() < 1e-4 * np.abs(scores[1]).max()
 
 
 def test_an_own_weights_file_by_precision(tmp_path, network):
@@ -351,5 +346,5 @@ def test_an_own_weights_file_by_precision(tmp_path, network):
     save_weights(path, network.state_dict(), network.description, half=False)
     pipe = Pipeline(weights=path, device="cpu", precision="fp32", warm_up=False)
     pipe(Frame(PICTURE), {"labels"})
-    (request,) = pipe._engine._requests.values()
+    (request,) = pipe._backend.engine._requests.values()
     assert "float32" in str(request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT"))

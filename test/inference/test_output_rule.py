@@ -68,7 +68,7 @@ def test_row_tiles_on_the_cpu_follow_the_rule(mode, min_confidence, with_confide
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(12, 23, 31, generator=generator)
     growth = ResizeSpec((90, 121), (92, 124), mode)
-    postprocess = Postprocessor(torch.device("cpu"), "abs", (0, 12))
+    postprocess = Postprocessor("abs", (0, 12))
     labels, confidence = postprocess.segmentation(logits, growth, min_confidence, with_confidence)
     expected, levels = labels_from_scores(resize(logits[None], growth), min_confidence, with_confidence=True)
     assert (labels != expected[0]).float().mean() < (1e-3 if min_confidence == 0 else 5e-3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtl_perception.inference.host.postprocess import Postprocessor
-from mtl_perception.inference.request import Job
+from mtl_perception.inference.request import Request
 from mtl_perception.network.grid import STRIDE, ResizeSpec, uncropped_size, upsample
 from mtl_perception.types import Frame
 
@@ -49,10 +49,10 @@ def test_stretched_maps_of_kittis_pictures_are_displaced():
     assert torch.equal(grown(coarse, finer, "stretched"), grown(coarse, finer, "exact"))
 
 
-def job(size: tuple[int, int], output_scale: float, input_scale: float, grid: str) -> Job:
+def job(size: tuple[int, int], output_scale: float, input_scale: float, grid: str) -> Request:
     output = max(round(size[0] * output_scale), 1), max(round(size[1] * output_scale), 1)
     frames = [Frame(np.zeros((*size, 3), np.uint8))]
-    return Job(frames, [frozenset({"depth"})], [1.0], output, grid, input_scale, "bilinear", 0.0, 1e9, 0.0)
+    return Request(frames, [frozenset({"depth"})], [1.0], output, grid, input_scale, "bilinear", 0.0, 1e9, 0.0)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
@@ -62,9 +62,9 @@ def job(size: tuple[int, int], output_scale: float, input_scale: float, grid: st
 def test_outputs_pixels_lie_where_the_network_saw_them(mode, output_scale, input_scale):
     whole = job(KITTI, output_scale, input_scale, "exact")
     seen, output = whole.network_size, whole.output_size
-    growth = ResizeSpec(output, whole.growth.uncropped, mode)
+    growth = ResizeSpec(output, whole.resize_spec.uncropped, mode)
     columns = centers(*seen, STRIDE)[0, 1:]
-    depth = Postprocessor(torch.device("cpu"), "abs", (0, 1)).depth(columns, growth, 0.0, 1e9)
+    depth = Postprocessor("abs", (0, 1)).depth(columns, growth, 0.0, 1e9)
     assert depth.shape == output and depth.is_contiguous()
     expected = ((torch.arange(output[1]) + 0.5) * seen[1] / output[1]).expand(output)
     # OpenCV's cubic waves by a tenth of a cell about a straight line.
@@ -80,7 +80,7 @@ def test_labels_change_at_the_very_pixel():
     scores[0, :, :300], scores[1, :, 300:] = 1, 1
     for grid, column in (("exact", 1200), ("stretched", 1198)):
         growth = ResizeSpec(KITTI, uncropped_size(KITTI, KITTI, grid), "bilinear")
-        labels, _ = Postprocessor(torch.device("cpu"), "abs", (0, 2)).segmentation(scores, growth, 0.0, False)
+        labels, _ = Postprocessor("abs", (0, 2)).segmentation(scores, growth, 0.0, False)
         assert int((labels[100] == 0).sum()) == column
 
 
@@ -88,10 +88,10 @@ def test_labels_change_at_the_very_pixel():
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_the_smallest_pictures_are_covered(size, scale):
     for output_scale in (1.0, 0.1):
-        growth = job(size, output_scale, scale, "exact").growth
+        growth = job(size, output_scale, scale, "exact").resize_spec
         assert all(grown >= kept >= 1 for grown, kept in zip(growth.uncropped, growth.size, strict=True))
 
 
 def test_published_networks_are_grown_to_the_very_size():
-    assert job(KITTI, 0.5, 1.0, "stretched").growth == ResizeSpec((188, 621), (188, 621), "bilinear")
-    assert job(KITTI, 1.0, 1.0, "exact").growth == ResizeSpec(KITTI, (376, 1244), "bilinear")
+    assert job(KITTI, 0.5, 1.0, "stretched").resize_spec == ResizeSpec((188, 621), (188, 621), "bilinear")
+    assert job(KITTI, 1.0, 1.0, "exact").resize_spec == ResizeSpec(KITTI, (376, 1244), "bilinear")

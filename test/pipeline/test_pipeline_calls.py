@@ -67,7 +67,36 @@ class TestBatch:
             pipe.batch([FRAME, Frame(IMAGE[..., 0])], [OUTPUTS, OUTPUTS])
 
     def test_on_a_cpu_frames_go_one_by_one(self, pipe):
-        assert (pipe.batch_limit, pipe.result_sets) == (1, 1)
+        assert (pipe.batch_limit, pipe.result_sets, pipe.notes) == (1, 1, ())
+
+
+class TestStream:
+    SMALL = Frame(IMAGE[:33, :47], CAMERA.cropped(0, 0, 47, 33))
+
+    @pytest.mark.parametrize("reuse", [False, True])
+    def test_results_are_those_of_calls_in_order(self, make, pipe, reuse):
+        frames = [FRAME, self.SMALL, replace(FRAME, image=255 - IMAGE), FRAME]
+        count = 0
+        for frame, result in zip(frames, make(reuse_outputs=reuse).stream(iter(frames)), strict=True):
+            expected = pipe(frame)
+            assert all(same(getattr(result, name), getattr(expected, name)) for name in SINGLE)
+            count += 1
+        assert count == len(frames)
+
+    def test_outputs_and_parameters_of_now(self, make):
+        pipe = make()
+        results = pipe.stream([FRAME] * 2, {"depth"})
+        first = next(results)
+        assert first.labels is None and first.depth.shape == (HEIGHT, WIDTH)
+        pipe.update(output_scale=0.5)
+        assert next(results).depth.shape == (HEIGHT // 2, WIDTH // 2)
+
+    def test_an_invalid_frame_ends_it_after_the_results_before(self, pipe):
+        results = pipe.stream([FRAME, Frame(IMAGE[..., 0])], {"labels"})
+        assert next(results).labels is not None
+        with pytest.raises(FrameError, match="H x W x 3"):
+            next(results)
+        assert list(pipe.stream([])) == []
 
 
 class TestRefused:

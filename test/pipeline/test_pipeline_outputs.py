@@ -93,6 +93,12 @@ class TestOutputs:
         assert all(getattr(result, name) is None for name in OUTPUTS)
         assert result.camera == CAMERA
 
+    def test_scores_are_the_upsampled_logits(self, make, full):
+        result = make()(FRAME, {"scores"})
+        assert (result.scores.shape, result.scores.dtype) == ((len(STREET), HEIGHT, WIDTH), np.float32)
+        assert (result.scores.argmax(axis=0) == full.labels).mean() > 0.999
+        assert full.scores is None and result.labels is None
+
     @pytest.mark.parametrize("outputs", [{"label"}, "labels", ["depth", "points"]])
     def test_unknown(self, pipe, outputs):
         with pytest.raises(ConfigError, match="labels, confidence, depth, cloud, normals"):
@@ -179,7 +185,7 @@ class TestRules:
     @pytest.mark.parametrize("upsampling", ["bicubic", "bilinear"])
     def test_what_is_no_number_never_becomes_one(self, make, value, upsampling):
         pipe = make(upsampling=upsampling, backend="torch")
-        network = pipe._engine._network
+        network = pipe._backend.engine._network
         network.get_parameter("segm.bias")[3] = value
         network.get_parameter("depth.bias")[0] = value
         result = pipe(FRAME)
@@ -211,7 +217,7 @@ class TestForms:
             pipe = Pipeline(weights=path, device="cpu", warm_up=False, classes=group)
             labels = pipe(FRAME, {"labels"}).labels
             assert (pipe.class_set.names, pipe.class_set.colors) == (classes.names, classes.colors)
-            logits = pipe._engine.forward(IMAGE)[0].numpy()
+            logits = pipe._backend.engine.forward(IMAGE)[0].numpy()
             first = 0 if group == "nyud40" else 40
             planes = logits[first : first + len(classes)]
             grown = np.stack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in planes])
@@ -225,7 +231,7 @@ class TestForms:
         result = pipe(FRAME)
         assert (result.normals.shape, result.normals.dtype) == ((HEIGHT, WIDTH, 3), np.float32)
         np.testing.assert_allclose(np.linalg.norm(result.normals, axis=-1), 1, rtol=1e-5)
-        raw = pipe._engine.forward(IMAGE)[2].numpy()
+        raw = pipe._backend.engine.forward(IMAGE)[2].numpy()
         grown = np.dstack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in raw])
         np.testing.assert_allclose((result.normals * grown).sum(axis=-1), np.linalg.norm(grown, axis=-1), rtol=1e-4)
         assert pipe(FRAME, {"depth"}).normals is None

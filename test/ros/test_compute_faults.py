@@ -24,7 +24,7 @@ from support.ros_client import Camera, Client
 from support.ros_messages import OUTPUTS, camera_info, cloud_of, depth_of, image, labels_of, values_of
 
 from mtl_perception import CameraModel, Frame, Pipeline
-from mtl_perception.inference.torch.engine import Engine
+from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.runtime import recovery
 
 WIDTH, HEIGHT = 64, 48
@@ -94,7 +94,7 @@ def network(at):
 
 def test_one_failure_costs_one_frame_and_nothing_else(gpu: Gpu, start) -> None:
     at = start()
-    before = at.node.pipeline._path
+    before = at.node.pipeline._backend
     failures = [torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")] * 2  # the frame is tried twice
     gpu.faults = list(failures)
     lost = at.camera.publish(image(PICTURE))
@@ -104,7 +104,7 @@ def test_one_failure_costs_one_frame_and_nothing_else(gpu: Gpu, start) -> None:
     assert all(lost not in received for received in at.camera.received.values())
     counts = at.client.counts()
     assert (counts["rejected: device"], counts["rejected"]) == (1, 1)
-    assert at.node.pipeline._path is before and gpu.made == 1
+    assert at.node.pipeline._backend is before and gpu.made == 1
     assert network(at).level == network(at).WARN  # that programs were freed
     assert values_of(network(at))["device failures"] == "1"
     assert values_of(network(at))["device recoveries"] == "0"
@@ -156,19 +156,19 @@ def test_cpu_goes_on_there_and_says_so_until_it_is_configured_anew(gpu: Gpu, sta
 
 def test_a_device_that_is_the_cpu_already_is_made_anew(start, monkeypatch) -> None:
     at = start(on_device_error="cpu", backend="torch")
-    before, fails = at.node.pipeline._engine, iter([True] * 2)
-    forward = Engine.forward
+    before, fails = at.node.pipeline._backend, iter([True] * 2)
+    forward = TorchEngine.forward
 
     def full(self, *arguments):
         if next(fails, False):
             raise MemoryError("Unable to allocate 8 GiB")
         return forward(self, *arguments)
 
-    monkeypatch.setattr(Engine, "forward", full)
+    monkeypatch.setattr(TorchEngine, "forward", full)
     found = publish_until(at, "network", lambda s: values_of(s)["device recoveries"] == "1")
     assert len(found.stamps) == 3
     assert (found.status.level, found.status.message) == (found.status.OK, "random on cpu")
-    assert at.node.pipeline._engine is not before
+    assert at.node.pipeline._backend is not before
     assert values_of(at.client.status("frames"))["last rejection"].startswith("device cpu: out of memory while processing")
 
 
@@ -220,7 +220,7 @@ def test_stop_ends_unconfigured_and_can_be_configured_again(gpu: Gpu, start) -> 
 
 def test_a_network_that_gives_no_numbers_is_loaded_anew_and_none_is_published(start) -> None:
     at = start(backend="torch")
-    at.node.pipeline._engine._network.get_parameter("depth.bias").fill_(float("nan"))
+    at.node.pipeline._backend.engine._network.get_parameter("depth.bias").fill_(float("nan"))
     lost = [at.camera.publish(image(PICTURE)) for _ in range(2) if at.camera.settle() is None]
     status = at.client.wait_status("frames", lambda s: values_of(s).get("rejected: not_finite") == "2")
     assert status.level == status.ERROR

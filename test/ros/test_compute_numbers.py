@@ -90,7 +90,7 @@ def test_a_cloud_of_a_network_without_numbers_is_not_given(weights_file: Path, r
     frames, outputs = [FRAME] * pictures, [wanted] * pictures
     found = recovery()
     assert np.isfinite(found.run(pipe, frames, outputs)[-1].cloud["z"]).any()
-    network = pipe._path._network if device == "cuda" else pipe._engine._network
+    network = pipe._backend._network if device == "cuda" else pipe._backend.engine._network
     with torch.no_grad():
         network.get_parameter("depth.bias").fill_(float("nan"))
     with pytest.raises(DeviceError, match="no number for the depth of a whole picture"):

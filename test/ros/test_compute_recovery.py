@@ -17,7 +17,8 @@ from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.errors import DeviceError, FrameError
-from mtl_perception.inference.torch.engine import Engine, device_errors
+from mtl_perception.inference.device import device_errors
+from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.runtime import recovery
 from mtl_perception.runtime.recovery import Recovery
 
@@ -257,9 +258,9 @@ def test_the_policy_may_change_while_the_device_is_lost(patient: Patient) -> Non
 def test_a_renewed_pipeline_gives_the_same_with_parameters_of_now(weights_file: Path) -> None:
     pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
     expected = pipe(FRAME).cloud.tobytes()
-    engine = pipe._engine
+    engine = pipe._backend
     pipe.renew()
-    assert pipe._engine is not engine
+    assert pipe._backend is not engine
     assert pipe(FRAME).cloud.tobytes() == expected
     pipe.update(output_scale=0.5)
     pipe.renew("cpu")
@@ -274,7 +275,7 @@ def test_a_device_that_fails_at_its_first_picture_leaves_what_there_was(weights_
         raise MemoryError("Unable to allocate 8 GiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "forward", full)
+        patch.setattr(TorchEngine, "forward", full)
         with pytest.raises(DeviceError, match="device cpu: out of memory while processing"):
             pipe.renew("cpu")
     assert str(pipe.device) == "cuda:0"

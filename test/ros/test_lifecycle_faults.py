@@ -20,7 +20,7 @@ from support.ros_client import Camera, Client
 from support.ros_messages import image, labels_of
 
 from mtl_perception.inference.torch import engine as run
-from mtl_perception.inference.torch.engine import Engine
+from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.ros import camera, camera_input
 
 WIDTH, HEIGHT = 64, 48
@@ -76,7 +76,11 @@ def assert_works(node, client: Client) -> None:
         ({"device": "cuda:99"}, None, "device 'cuda:99': "),
         ({"precision": "fp16", "device": "cpu"}, None, "precision fp16 needs a GPU"),
         ({}, (run.copy, "deepcopy", no_memory), "device cpu: out of memory while loading the network: "),
-        ({"warm_up": True}, (Engine, "forward", no_memory), "device cpu: out of memory while processing a picture of 1242x375"),
+        (
+            {"warm_up": True},
+            (TorchEngine, "forward", no_memory),
+            "device cpu: out of memory while processing a picture of 1242x375",
+        ),
         ({}, (camera.Camera, "create_outputs", refuse), "RuntimeError: the middleware has no more"),
     ],
     ids=["missing file", "unknown name", "wrong device", "wrong precision", "no memory", "no memory later", "no publisher"],

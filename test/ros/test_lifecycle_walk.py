@@ -200,8 +200,10 @@ def test_shutdown_from_each_state_is_the_end(node, client: Client, state: str) -
 
 def test_deactivated_means_no_work(node, client: Client, monkeypatch) -> None:
     calls: list[int] = []
-    forward = type(node.pipeline._engine).forward
-    monkeypatch.setattr(type(node.pipeline._engine), "forward", lambda self, *given: calls.append(1) or forward(self, *given))
+    forward = type(node.pipeline._backend.engine).forward
+    monkeypatch.setattr(
+        type(node.pipeline._backend.engine), "forward", lambda self, *given: calls.append(1) or forward(self, *given)
+    )
     with pictures(client):
         wait_until_working(node, client)
         assert calls

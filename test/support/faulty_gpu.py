@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
-from mtl_perception import pipeline
-from mtl_perception.inference.backend import make_engine
-from mtl_perception.inference.cuda import path as device_path
+from mtl_perception.inference import backend
+from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import HostRuntime
-from mtl_perception.inference.openvino.engine import RuntimeEngine
-from mtl_perception.inference.torch.engine import Engine, device_errors
+from mtl_perception.inference.openvino.engine import OpenVinoEngine
+from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.model import MultiTaskRefineNet
 
 LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later"
@@ -48,25 +45,22 @@ class Gpu:
         return Runtime()
 
 
-class OnGpu(Engine):
-    """Says that it is on a GPU."""
+class FakeCudaBackend(CudaBackend):
+    """Reports a GPU as its device, whose work CPU tensors do."""
 
-    def __init__(self, *args) -> None:
-        super().__init__(*args)
-        self.device = torch.device("cuda", 0)
+    device = torch.device("cuda", 0)
 
 
 def faulty_gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     """Pipelines made from now on are on it, unless they are asked to be on the CPU."""
     gpu = Gpu()
 
-    def engine(network: Any, device: str, *others: Any) -> Engine:
-        return make_engine(network, device, *others) if device == "cpu" else OnGpu(network, "cpu", "fp32")
-
-    monkeypatch.setattr(pipeline, "make_engine", engine)
-    monkeypatch.setattr(pipeline, "CudaRuntime", gpu.runtime)
-    monkeypatch.setattr(device_path, "device_errors", lambda _, doing: device_errors(torch.device("cuda", 0), doing))
-    monkeypatch.setattr(pipeline, "device_errors", lambda _, doing: device_errors(torch.device("cuda", 0), doing))
+    monkeypatch.setattr(backend, "select_device", lambda name: torch.device("cpu") if name == "cpu" else FakeCudaBackend.device)
+    monkeypatch.setattr(backend, "CudaRuntime", gpu.runtime)
+    # CPU tensors compute in float32, whatever precision is asked for.
+    monkeypatch.setattr(
+        backend, "CudaBackend", lambda *given, **named: FakeCudaBackend(*given[:2], "fp32", *given[3:], **named)
+    )
     return gpu
 
 
@@ -80,7 +74,7 @@ def spoil_outputs(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
             output[..., :5, :5] = value
         return outputs
 
-    for kind in (Engine, RuntimeEngine):
+    for kind in (TorchEngine, OpenVinoEngine):
         own = kind.forward
         monkeypatch.setattr(kind, "forward", lambda self, *given, own=own: spoilt(own(self, *given)))
     monkeypatch.setattr(MultiTaskRefineNet, "head", lambda self, *given: spoilt([head(self, *given)])[0])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-TOOLS = Path(__file__).parents[2] / "tools"
+TOOLS = Path(__file__).parents[2] / "tools" / "gpu"
 
 
 @pytest.fixture(scope="module")

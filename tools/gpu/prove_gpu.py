@@ -28,7 +28,7 @@ from prove_gpu_times import time_all
 
 from mtl_perception import Pipeline
 from mtl_perception.errors import PerceptionError
-from mtl_perception.inference.cuda.path import SLOTS
+from mtl_perception.inference.cuda.backend import SLOTS
 from mtl_perception.inference.machine import device_name
 from mtl_perception.types import Result
 
@@ -75,8 +75,8 @@ def prove_sameness(bench: Bench, report: Report) -> None:
     frames = bench.frames(size, bench.most)
     pipe = bench.pipeline(bench.best)
     single = [kept(pipe(frame, OUTPUTS)) for frame in frames]
-    assert pipe._path is not None
-    report.prove("runs as a graph", pipe._path.graphs > 0 and not pipe.notes, f"{pipe.backend} {pipe.notes}")
+    assert pipe._backend is not None
+    report.prove("runs as a graph", pipe._backend.graphs > 0 and not pipe.notes, f"{pipe.backend} {pipe.notes}")
     eager = bench.pipeline(bench.best, cuda_graph=False)
     report.prove(
         "graph and eager: same bytes", all(same(kept(eager(f, OUTPUTS)), s) for f, s in zip(frames, single, strict=True)), "all"
@@ -84,12 +84,7 @@ def prove_sameness(bench: Bench, report: Report) -> None:
     if not bench.args.tuning:
         again = bench.pipeline(bench.best)
         report.prove("another pipeline: same bytes", same(kept(again(frames[0], OUTPUTS)), single[0]), "all")
-    before, overlapped = None, []
-    for frame in [*frames, None]:
-        now = None if frame is None else pipe.submit(frame, OUTPUTS)
-        if before is not None:
-            overlapped.append(kept(before.result()))
-        before = now
+    overlapped = [kept(result) for result in pipe.stream(frames, OUTPUTS)]
     report.prove("overlapped frames: same bytes", all(map(same, overlapped, single)), f"{len(frames)} frames")
     together = [kept(result) for result in pipe.batch(frames, [OUTPUTS] * len(frames))]
     labels, depth = (min(values) for values in zip(*map(agreement, together, single), strict=True))
@@ -110,16 +105,16 @@ def prove_fallbacks(bench: Bench, report: Report) -> None:
     report.prove("the size changes back and forth", changed and not pipe.notes, f"{pipe.backend} {pipe.notes}")
 
     pipe = bench.pipeline(bench.best)
-    assert pipe._path is not None
-    pending = pipe.submit(small, OUTPUTS)
-    capture = pipe._path.runtime.capture
-    pipe._path.runtime.capture = _raises(torch.cuda.OutOfMemoryError("simulated"))  # type: ignore[method-assign]
+    assert pipe._backend is not None
+    # The second one is under way when the first is there.
+    pending = pipe.stream([small, small], OUTPUTS)
+    next(pending)
+    capture = pipe._backend.runtime.capture
+    pipe._backend.runtime.capture = _raises(torch.cuda.OutOfMemoryError("simulated"))  # type: ignore[method-assign]
     answer = [kept(pipe(large, OUTPUTS)) for _ in range(2 * SLOTS)][-1]
-    pipe._path.runtime.capture = capture  # type: ignore[method-assign]
+    pipe._backend.runtime.capture = capture  # type: ignore[method-assign]
     held = (
-        same(answer, expected[1])
-        and same(kept(pending.result()), expected[0])
-        and same(kept(pipe(small, OUTPUTS)), expected[0])
+        same(answer, expected[1]) and same(kept(next(pending)), expected[0]) and same(kept(pipe(small, OUTPUTS)), expected[0])
     )
     report.prove("out of memory: freed, goes on, nothing lost", held and len(pipe.notes) == 1, "; ".join(pipe.notes))
 
@@ -130,9 +125,9 @@ def prove_failed_capture(bench: Bench, report: Report) -> None:
     eager = bench.pipeline(bench.best, cuda_graph=False)
     expected = [kept(eager(frame, OUTPUTS)) for frame in frames]
     pipe = bench.pipeline(bench.best)
-    assert pipe._path is not None
+    assert pipe._backend is not None
     broken = _raises(RuntimeError("forced: no capture")) if bench.on_cpu else _broken_capture(pipe)
-    pipe._path.runtime.capture = broken  # type: ignore[method-assign]
+    pipe._backend.runtime.capture = broken  # type: ignore[method-assign]
     answers = [kept(pipe(frame, OUTPUTS)) for frame in frames * 2 * SLOTS]
     held = all(map(same, answers, expected * 2 * SLOTS)) and pipe.backend.endswith("eager")
     report.prove("a capture fails: eager, same bytes, and it says so", held and len(pipe.notes) == 1, "; ".join(pipe.notes))
@@ -147,8 +142,8 @@ def _raises(error: Exception) -> Callable[..., Any]:
 
 def _broken_capture(pipe: Pipeline) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """A real capture of something that cannot be captured: a value is read back."""
-    assert pipe._path is not None
-    runtime, capture = pipe._path.runtime, pipe._path.runtime.capture
+    assert pipe._backend is not None
+    runtime, capture = pipe._backend.runtime, pipe._backend.runtime.capture
 
     def broken(work: Callable[[], None]) -> Callable[[], None]:
         def reads_back() -> None:
@@ -168,14 +163,13 @@ def prove_flat_memory(bench: Bench, report: Report) -> None:
     total = 4 if bench.on_cpu else bench.args.frames
     process, seen = psutil.Process(os.getpid()), []
     for number in range(total):
-        pending = pipe.submit(frames[number % len(frames)], OUTPUTS)
-        pipe(frames[(number + 1) % len(frames)], OUTPUTS)
-        pending.result()
+        for _ in pipe.stream(frames[:2], OUTPUTS):
+            pipe(frames[(number + 1) % len(frames)], OUTPUTS)
         if number in (total // 8, total - 1):
             gc.collect()
             seen.append((process.memory_info().rss, 0 if bench.on_cpu else torch.cuda.memory_reserved()))
     host, device = (last - early for early, last in zip(*seen, strict=True))
-    detail = f"over {total} frames, twice each: host {host / 1e6:+.1f} MB, device {device / 1e6:+.1f} MB"
+    detail = f"over {4 * total} frames: host {host / 1e6:+.1f} MB, device {device / 1e6:+.1f} MB"
     report.prove("memory stays flat", host < MEMORY_SLACK and device <= 0, detail)
 
 

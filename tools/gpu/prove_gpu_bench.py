@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mtl_perception import CameraModel, Frame, Pipeline, load_network
-from mtl_perception.inference.cuda.path import DevicePath
+from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import HostRuntime
 from mtl_perception.inference.onnx.check import made_up_picture
 
@@ -54,7 +54,7 @@ class Bench:
             _, first = pipe.description.class_set()
             network, classes = load_network(self.args.weights), (first, len(pipe.class_set))
             graphs = bool(options.get("cuda_graph", True))
-            pipe._path = DevicePath(network, GraphsByHand(), precision, classes, use_graphs=graphs, copies=False)
+            pipe._backend = CudaBackend(network, GraphsByHand(), precision, classes, use_graphs=graphs, copies=False)
         return pipe
 
     def frames(self, size: tuple[int, int], count: int = 2) -> list[Frame]:

@@ -35,12 +35,8 @@ def time_all(bench: Bench, report: Report) -> None:
             report.time(f"batch of {count}, {of}", calls)
 
     def overlapped() -> None:
-        pending = pipe.submit(frame, OUTPUTS)
-        for _ in range(bench.chain - 1):
-            following = pipe.submit(frame, OUTPUTS)
-            pending.result()
-            pending = following
-        pending.result()
+        for _ in pipe.stream([frame] * bench.chain, OUTPUTS):
+            pass
 
     def in_turn() -> None:
         for _ in range(bench.chain):
@@ -55,8 +51,8 @@ def time_all(bench: Bench, report: Report) -> None:
 
 def _time_parts(pipe: Pipeline, report: Report) -> None:
     """What the GPU itself takes for a frame's copies and work, by its own clock."""
-    assert pipe._path is not None
-    for spec, plan in pipe._path._plans.items():
+    assert pipe._backend is not None
+    for spec, plan in pipe._backend._plans.items():
         slot = plan.slots[0]
         if spec.batch not in (1, 8) or set(spec.outputs) != set(OUTPUTS):
             continue

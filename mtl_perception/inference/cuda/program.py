@@ -37,6 +37,7 @@ class ProgramSpec:
         network_size: Height and width that the network sees.
         growth: How its outputs become the program's.
         with_probability: Whether the softmax is computed: for confidence, or for a least confidence above 0.
+        score_planes: Number of classes where the output `scores` is asked for, otherwise 0.
     """
 
     batch: int
@@ -45,6 +46,7 @@ class ProgramSpec:
     network_size: tuple[int, int]
     growth: ResizeSpec
     with_probability: bool = False
+    score_planes: int = 0
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -54,7 +56,7 @@ class ProgramSpec:
     @property
     def has_labels(self) -> bool:
         """Whether the segmentation head is needed."""
-        return bool({"labels", "confidence", "cloud"} & set(self.outputs))
+        return bool({"labels", "confidence", "cloud", "scores"} & set(self.outputs))
 
     @property
     def has_depth(self) -> bool:
@@ -77,6 +79,7 @@ class ProgramSpec:
             "cloud": ((*shape, CLOUD_FLOATS), torch.float32),
             "normals": ((*shape, 3), torch.float32),
             "image": ((*shape, 3), torch.uint8),
+            "scores": ((self.batch, self.score_planes, *self.output_size), torch.float32),
         }
         return Layout({name: forms[name] for name in self.outputs})
 
@@ -142,9 +145,10 @@ class DeviceProgram:
         if self.spec.has_labels or self.spec.has_depth or "normals" in out:
             shared = self._features(image)
         if self.spec.has_labels:
-            logits = self._network.head("segm", shared)[:, self._classes]
+            scores = self._grow(self._network.head("segm", shared)[:, self._classes])
+            _keep(out, "scores", scores)
             labels, confidence = labels_from_scores(
-                self._grow(logits), columns["min_confidence"], with_confidence=self.spec.with_probability
+                scores, columns["min_confidence"], with_confidence=self.spec.with_probability
             )
             _keep(out, "labels", labels)
             _keep(out, "confidence", confidence)

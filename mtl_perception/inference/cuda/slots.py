@@ -1,4 +1,4 @@
-"""Where jobs for a device lie while they are under way: pictures and numbers up, outputs down."""
+"""Where requests for a device lie while they are under way: images and numbers up, outputs down."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from torch import Tensor
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec
 from mtl_perception.inference.cuda.runtime import HostRuntime, Lane
-from mtl_perception.inference.request import Job
+from mtl_perception.inference.request import Request
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.types import CLOUD_DTYPE, OUTPUTS, Result
+from mtl_perception.types import ALL_OUTPUTS, CLOUD_DTYPE, Result
 
 
-def spec_of(job: Job, tasks: Sequence[str]) -> ProgramSpec:
-    """The program that a job needs, of a network with these tasks; without outputs: none."""
-    size = (int(job.frames[0].image.shape[0]), int(job.frames[0].image.shape[1]))
-    wanted = frozenset[str]().union(*(job.outputs(index) for index in range(len(job.frames))))
-    if job.output_size == size:
+def spec_of(request: Request, tasks: Sequence[str], classes: int) -> ProgramSpec:
+    """Return the program that a request needs, of a network with these tasks and classes; without outputs: none."""
+    size = request.image_size
+    wanted = frozenset[str]().union(*(request.outputs(index) for index in range(len(request.frames))))
+    if request.output_size == size:
         wanted -= {"image"}
     if "normals" not in tasks:
         wanted -= {"normals"}
     return ProgramSpec(
-        len(job.frames),
+        len(request.frames),
         size,
-        tuple(name for name in OUTPUTS if name in wanted),
-        job.network_size,
-        job.growth,
-        "confidence" in wanted or (job.min_confidence > 0 and bool({"labels", "cloud"} & wanted)),
+        tuple(name for name in ALL_OUTPUTS if name in wanted),
+        request.network_size,
+        request.resize_spec,
+        "confidence" in wanted or (request.min_confidence > 0 and bool({"labels", "cloud"} & wanted)),
+        classes if "scores" in wanted else 0,
     )
 
 
 class Slot:
-    """Memory for one job under way, on both sides, and the program bound to it.
+    """Memory for one request under way, on both sides, and the program bound to it.
 
     Args:
         runtime: The device.
@@ -49,8 +50,8 @@ class Slot:
         work: The program on this slot's memory.
         execute: What the compute lane is given: `work`, or a graph of it.
         is_captured: Whether it is a graph.
-        jobs: How many it has had.
-        settle: Takes the last job's results out of the slot's memory; None: there is nothing in it that anybody waits for.
+        requests: How many it has had.
+        settle: Takes the last request's results out of the slot's memory; None: there is nothing in it that anybody waits for.
     """
 
     def __init__(self, runtime: HostRuntime, program: DeviceProgram, rays: Tensor | None) -> None:
@@ -67,14 +68,15 @@ class Slot:
         self.work: Callable[[], None] = partial(program, inputs["image"], inputs["limits"], rays, outputs)
         self.execute = runtime.eager(self.work)
         self.is_captured = False
-        self.jobs = 0
+        self.requests = 0
         self.settle: Callable[[], object] | None = None
 
-    def stage(self, job: Job) -> None:
-        """Lay a job's pictures and numbers where they can be copied from. The slot's last job must be done."""
-        for place, frame in zip(self._image, job.frames, strict=True):
+    def stage(self, request: Request) -> None:
+        """Lay a request's images and limits where they can be copied from. The slot's last request must be done."""
+        for place, frame in zip(self._image, request.frames, strict=True):
             np.copyto(place, frame.image)
-        self._limits[:] = [(job.min_depth, job.max_depth, job.min_confidence, factor) for factor in job.depth_factors]
+        limits = request.min_depth, request.max_depth, request.min_confidence
+        self._limits[:] = [(*limits, factor) for factor in request.depth_factors]
 
     def upload(self) -> None:
         """Host to device."""
@@ -135,23 +137,23 @@ class Plan:
                 slot.settle()
 
 
-def results_of(job: Job, arrays: Mapping[str, np.ndarray], copy: bool) -> list[Result]:
+def results_of(request: Request, arrays: Mapping[str, np.ndarray], copy: bool) -> list[Result]:
     """One result a frame.
 
     Args:
-        job: Done.
+        request: Done.
         arrays: What came of it; see `Slot.arrays`.
         copy: Give arrays of their own, not views.
     """
     results = []
-    for index, (frame, camera) in enumerate(zip(job.frames, job.cameras, strict=True)):
-        wanted = job.outputs(index)
+    for index, (frame, camera) in enumerate(zip(request.frames, request.cameras, strict=True)):
+        wanted = request.outputs(index)
         values = {name: array[index] for name, array in arrays.items() if name in wanted}
         if copy:
             values = {name: array.copy() for name, array in values.items()}
         if "cloud" in values:
             values["cloud"] = values["cloud"].view(CLOUD_DTYPE)[..., 0]
-        if "image" in wanted and job.output_size == frame.image.shape[:2]:
+        if "image" in wanted and request.output_size == frame.image.shape[:2]:
             values["image"] = frame.image
         results.append(Result(**values, camera=camera))
     return results

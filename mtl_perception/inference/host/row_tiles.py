@@ -34,23 +34,23 @@ class StripReader:
         self._strips: list[_Strip] = []
         self._strips_of: tuple[int, ResizeSpec] | None = None
 
-    def read(self, scores: np.ndarray, growth: ResizeSpec, labels: np.ndarray, confidence: np.ndarray | None) -> None:
+    def read(self, scores: np.ndarray, spec: ResizeSpec, labels: np.ndarray, confidence: np.ndarray | None) -> None:
         """Write what the scores say.
 
         Args:
             scores: C x h x w float32, finite; see `readable`.
-            growth: How they become H x W pixels.
+            spec: How they are resized to H x W.
             labels: H x W uint8, gets the class of the highest score, the first of equals.
             confidence: None, or H x W float32, gets the softmax maximum, 0 to 1.
         """
         classes, height, _ = scores.shape
-        width = growth.uncropped[1]
+        width = spec.uncropped[1]
         if self._widened.shape != (classes, height, width):
             self._widened = np.empty((classes, height, width), np.float32)
-        if self._strips_of != (height, growth):
-            self._strips, self._strips_of = _cut(height, growth), (height, growth)
-        kept = self._widened[:, :, : growth.size[1]]
-        interpolation = cv2.INTER_CUBIC if growth.mode == "bicubic" else cv2.INTER_LINEAR
+        if self._strips_of != (height, spec):
+            self._strips, self._strips_of = _cut(height, spec), (height, spec)
+        kept = self._widened[:, :, : spec.size[1]]
+        interpolation = cv2.INTER_CUBIC if spec.mode == "bicubic" else cv2.INTER_LINEAR
 
         def widen(part: int) -> None:
             for plane, target in zip(scores[part :: self._threads], self._widened[part :: self._threads], strict=True):
@@ -117,8 +117,8 @@ def row_weights(source: int, target: int, mode: str) -> np.ndarray:
     return weights
 
 
-def _cut(source: int, growth: ResizeSpec) -> list[_Strip]:
-    weights = row_weights(source, growth.uncropped[0], growth.mode)[: growth.size[0]]
+def _cut(source: int, spec: ResizeSpec) -> list[_Strip]:
+    weights = row_weights(source, spec.uncropped[0], spec.mode)[: spec.size[0]]
     return [_Strip(weights[first : first + ROWS], first) for first in range(0, len(weights), ROWS)]
 
 

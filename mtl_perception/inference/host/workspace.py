@@ -1,4 +1,4 @@
-"""Buffers that live longer than a frame."""
+"""Buffers that outlive a frame."""
 
 from __future__ import annotations
 
@@ -7,24 +7,17 @@ from torch import Tensor
 
 
 class Workspace:
-    """Tensors by name, made anew only when a size changes.
+    """CPU tensors by name, reallocated only when their shape or type changes."""
 
-    Args:
-        device: Where the tensors lie.
-        pinned: Allocate in page-locked memory (host tensors that are copied to a GPU).
-    """
-
-    def __init__(self, device: torch.device, pinned: bool = False) -> None:
-        self.device = device
-        self.pinned = pinned
+    def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
 
     def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """The buffer of that name: contiguous, with whatever was left in it."""
+        """Return the buffer with this name: contiguous, with unspecified content."""
         tensor = self._tensors.get(name)
         if tensor is None or tensor.shape != shape or tensor.dtype != dtype:
-            # The old one goes first, so that a growing picture does not need room for both.
+            # Free the old buffer first, so that a larger image does not need memory for both.
             self._tensors.pop(name, None)
-            tensor = torch.empty(shape, dtype=dtype, device=self.device, pin_memory=self.pinned)
+            tensor = torch.empty(shape, dtype=dtype)
             self._tensors[name] = tensor
         return tensor

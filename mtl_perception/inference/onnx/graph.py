@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mtl_perception.errors import ConfigError
+from mtl_perception.inference.device import DTYPES
 from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
-from mtl_perception.inference.torch.engine import DTYPES
 from mtl_perception.network.grid import STRIDE, upsample
 from mtl_perception.network.model import MultiTaskRefineNet
 

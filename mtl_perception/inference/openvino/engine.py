@@ -16,10 +16,10 @@ from torch import Tensor
 
 import mtl_perception
 from mtl_perception.errors import ConfigError
-from mtl_perception.inference.host.preprocess import shrunk
+from mtl_perception.inference.host.preprocess import downsample
 from mtl_perception.inference.memory import give_back
 from mtl_perception.inference.openvino.artifacts import Artifacts
-from mtl_perception.inference.torch.engine import Engine
+from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.model import MultiTaskRefineNet
 
 KEPT_SIZES = 4
@@ -48,12 +48,12 @@ def openvino() -> Any:
     return openvino
 
 
-class RuntimeEngine(Engine):
+class OpenVinoEngine(TorchEngine):
     """A network on the CPU, run by OpenVINO. Where OpenVINO fails, by PyTorch: the same results, and `notes` say so.
 
     Args:
         network: What `load_network` returns; it is copied, not changed.
-        precision: auto, fp32 or bf16; fp32 is never computed in less.
+        precision: fp32 or bf16; fp32 is never computed in less.
         threads: 0: all cores.
         artifacts: Where compiled networks are kept.
 
@@ -62,10 +62,10 @@ class RuntimeEngine(Engine):
     """
 
     def __init__(
-        self, network: MultiTaskRefineNet, precision: str = "auto", threads: int = 0, artifacts: Artifacts | None = None
+        self, network: MultiTaskRefineNet, precision: str = "fp32", threads: int = 0, artifacts: Artifacts | None = None
     ) -> None:
         self._openvino = openvino()
-        super().__init__(network, "cpu", precision, threads)
+        super().__init__(network, precision, threads)
         self._source = network
         try:
             self._core = self._openvino.Core()
@@ -100,9 +100,9 @@ class RuntimeEngine(Engine):
         }
 
     @property
-    def backend(self) -> str:
-        """What runs the network, with its version."""
-        return super().backend if self._fell_back else f"openvino {self._openvino.__version__.partition('-')[0]}"
+    def name(self) -> str:
+        """The library that runs the network, with its version."""
+        return super().name if self._fell_back else f"openvino {self._openvino.__version__.partition('-')[0]}"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -113,8 +113,8 @@ class RuntimeEngine(Engine):
         )
         return tuple(filter(None, found))
 
-    def free(self) -> None:
-        """Let go of all compiled networks, and forget where OpenVINO failed."""
+    def release(self) -> None:
+        """Free all compiled networks, and forget where OpenVINO failed."""
         self._requests.clear()
         self._unkept.clear()
         self._failures.clear()
@@ -123,8 +123,8 @@ class RuntimeEngine(Engine):
 
     @torch.inference_mode()
     def forward(self, image: np.ndarray, input_scale: float = 1.0) -> tuple[Tensor, ...]:
-        """One forward pass; see `Engine.forward`. The outputs are valid until the next one."""
-        seen = np.ascontiguousarray(shrunk(image, input_scale))
+        """One forward pass; see `TorchEngine.forward`. The outputs are valid until the next one."""
+        seen = np.ascontiguousarray(downsample(image, input_scale))
         size = (seen.shape[0], seen.shape[1])
         self._fell_back = self._failures.get(size, 0) >= ATTEMPTS
         if not self._fell_back:

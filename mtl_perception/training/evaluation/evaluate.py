@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from mtl_perception.config import by_name
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
+from mtl_perception.inference.outputs import labels_from_scores
 from mtl_perception.labels import STREET, ClassSet, load_mapping, lookup
 from mtl_perception.training.evaluation.depth import DepthMetrics, DepthScore
 from mtl_perception.training.evaluation.segmentation import SegmentationMetrics, SegmentationScore
@@ -186,17 +188,26 @@ class Evaluation:
             # The first picture of a size pays for kernels and buffers.
             self._warm.add(sample.frame.image.shape)
             self.pipeline(sample.frame, ("labels", "depth"))
+        # Before the timed call, as its own results are valid until the next call only.
+        chosen_labels = self._labels_of_choices(sample)
         started = time.perf_counter()
         result = self.pipeline(sample.frame, ("labels", "depth"))
         milliseconds = 1000 * (time.perf_counter() - started)
         assert result.labels is not None
         assert result.depth is not None
-        everything = tuple(range(len(self.pipeline.class_set)))
-        answers = [
-            result.labels if scoring.choices == everything else self.pipeline.labels_among(scoring.choices)
-            for scoring in self.scorings
-        ]
+        answers = [chosen_labels.get(scoring.choices, result.labels) for scoring in self.scorings]
         return answers, result.depth, milliseconds
+
+    def _labels_of_choices(self, sample: Sample) -> dict[tuple[int, ...], np.ndarray]:
+        """Return the labels that a network of fewer classes would give, for each scoring that has fewer: their best score."""
+        everything = tuple(range(len(self.pipeline.class_set)))
+        restricted = {scoring.choices for scoring in self.scorings} - {everything}
+        if not restricted:
+            return {}
+        scores = self.pipeline(sample.frame, ("scores",)).scores
+        assert scores is not None
+        labels = {choices: labels_from_scores(torch.from_numpy(scores[None, list(choices)]), 0.0) for choices in restricted}
+        return {choices: found[0][0].numpy() for choices, found in labels.items()}
 
     def worst(self, count: int) -> list[Record]:
         """The frames to look at: in turn the lowest pixel accuracy and the highest AbsRel that is not yet among them."""

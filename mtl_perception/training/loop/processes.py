@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtl_perception.errors import ConfigError
-from mtl_perception.inference.torch.engine import select_device
+from mtl_perception.inference.device import select_device
 
 PATIENCE = timedelta(hours=12)
 

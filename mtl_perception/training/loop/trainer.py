@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_perception.errors import ConfigError, PerceptionError
-from mtl_perception.inference.torch.engine import DTYPES, device_errors
+from mtl_perception.inference.device import DTYPES, device_errors
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import TrainConfig

@@ -1,12 +1,12 @@
-"""Frames through a GPU: one copy up, one program, one copy down, and the next frame's copies beside this one's work.
+"""The CUDA backend: one copy up, one captured program, one copy down; the next frame's copies overlap this one's work.
 
-Which job goes where, what is kept and for how long, and what is done when the device cannot: no word of CUDA, which is in
-`device_runtime`.
+It decides which request uses which memory, how long programs are kept, and what happens when a capture fails or memory runs
+out. All calls to CUDA are in `runtime`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,79 +16,75 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.cuda.program import ProgramSpec, prepare_network
 from mtl_perception.inference.cuda.runtime import HostRuntime, Lane, is_out_of_memory
 from mtl_perception.inference.cuda.slots import Plan, Slot, results_of, spec_of
-from mtl_perception.inference.request import Job
-from mtl_perception.inference.torch.engine import DTYPES, device_errors
+from mtl_perception.inference.device import DTYPES, device_errors
+from mtl_perception.inference.request import Request
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.types import Result
 
 SLOTS = 2
-"""Jobs under way at once: one computes while the next goes up and the last comes down. Also for how many jobs results stay."""
+"""Requests under way at once, and sets of results that are valid at a time: one computes while its neighbors are copied."""
 PROGRAMS = 32
-"""Programs kept; the least recently used goes first. Each holds its inputs and outputs, here and on the device.
-Eight cameras out of step, one with other subscribers, make fifteen kinds of job."""
+"""Programs kept; the least recently used goes first. Each holds its inputs and outputs on the host and on the device.
+Eight cameras out of step, one with other subscribers, make fifteen kinds of request."""
 CAPTURED_AT = 2
-"""Which job in a slot has its program captured: a picture whose size comes only once is not worth it."""
+"""Number of the request in a slot whose program is captured: an image size that comes only once is not worth a capture."""
 CACHED_CAMERAS = 16
 NOTES = 8
 BATCH = 8
-"""Pictures in one pass, as of so many cameras."""
+"""Images in one pass, as of eight cameras."""
 
 
 class Ticket:
-    """A job under way."""
+    """A request under way."""
 
-    def __init__(self, path: DevicePath, job: Job) -> None:
-        self._path, self._job = path, job
+    def __init__(self, backend: CudaBackend, request: Request) -> None:
+        self._backend, self._request = backend, request
         self._mark: Any = None
         self._slot: Slot | None = None
         self._results: list[Result] | None = None
 
     def result(self) -> list[Result]:
-        """One result a frame, in order; waits until they are there.
+        """Wait for the results, one a frame, in order.
 
-        Where the path does not copy, their arrays are valid until `SLOTS` more jobs of the same kind are begun: one may be
-        published while the next is computed.
+        Where the backend does not copy, their arrays are valid until `SLOTS` more requests of the same kind were submitted: one
+        may be published while the next is computed.
 
         Raises:
             DeviceError: The device failed.
         """
-        return self._take(self._path.copies) if self._results is None else self._results
+        return self._take(self._backend.copies) if self._results is None else self._results
 
     def _start(self, slot: Slot, overlap: bool) -> None:
-        self._mark = slot.start(self._path.runtime, overlap)
+        self._mark = slot.start(self._backend.runtime, overlap)
         self._slot = slot
         slot.settle = lambda: self._take(copy=True)
 
     def _take(self, copy: bool) -> list[Result]:
         slot = self._slot
         if slot is not None:
-            with device_errors(self._path.device, "waiting for results"):
-                self._path.runtime.wait(self._mark)
+            with device_errors(self._backend.device, "waiting for results"):
+                self._backend.runtime.wait(self._mark)
             slot.settle = self._slot = None
-        self._results = results_of(self._job, {} if slot is None else slot.arrays, copy)
+        self._results = results_of(self._request, {} if slot is None else slot.arrays, copy)
         return self._results
 
 
-class DevicePath:
-    """Everything between frames and results on one device. Not for two threads at once.
+class CudaBackend:
+    """Compute results on one GPU; see `Backend`. Not thread-safe.
 
     Args:
         network: What `load_network` returns; it is copied, not changed.
         runtime: The device.
         precision: fp32, fp16 or bf16.
         classes: First class and number of classes to choose among.
-        use_graphs: Capture programs as graphs, where the device can.
-        copies: Results own their arrays; without it they lie in memory that later jobs overwrite.
-        programs: How many programs to keep.
-
-    Attributes:
-        notes: What was not as it should be, newest last.
-        result_sets: How many calls' results are valid at a time where they are not copied.
-        batch_limit: How many frames are taken together at most.
+        use_graphs: Capture programs as CUDA graphs.
+        copies: Results own their arrays; otherwise they lie in memory that later requests overwrite.
+        programs: Number of programs to keep.
     """
 
     result_sets = SLOTS
     batch_limit = BATCH
+    warm_up_runs = CAPTURED_AT * SLOTS
 
     def __init__(
         self,
@@ -102,6 +98,7 @@ class DevicePath:
         programs: int = PROGRAMS,
     ) -> None:
         self.runtime = runtime
+        self.precision = precision
         self.copies = copies
         self.notes: list[str] = []
         self._classes = classes
@@ -115,86 +112,87 @@ class DevicePath:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Where the network runs."""
         return self.runtime.device
 
     @property
-    def backend(self) -> str:
-        """How programs are run, for people."""
+    def name(self) -> str:
+        """Whether programs run as graphs."""
         return f"{self.device.type} graph" if self._use_graphs else f"{self.device.type} eager"
 
     @property
-    def warm_up_jobs(self) -> int:
-        """How many jobs of a kind it takes until each is the replay of a graph."""
-        return CAPTURED_AT * SLOTS
-
-    @property
     def graphs(self) -> int:
-        """How many graphs there are."""
+        """Number of captured graphs."""
         return sum(slot.is_captured for plan in self._plans.values() for slot in plan.slots)
 
-    def run(self, job: Job) -> list[Result]:
-        """One result a frame, in order, in the least time.
-
-        Raises:
-            DeviceError: The device failed or has no room.
-        """
-        return self.submit(job, overlap=False).result()
-
-    def run_all(self, jobs: Sequence[Job]) -> list[list[Result]]:
-        """The results of several jobs of different kinds; where there are two or more, their copies overlap.
-
-        Raises:
-            DeviceError: The device failed or has no room.
-        """
-        if len(jobs) == 1:
-            return [self.run(jobs[0])]
-        tickets = [self.submit(job) for job in jobs]
+    def infer(self, requests: Sequence[Request]) -> list[list[Result]]:
+        """Return the results of several requests, in order; the copies of two or more overlap."""
+        # A single request runs in one stream: events between streams cost it some microseconds.
+        tickets = [self.submit(request, overlap=len(requests) > 1) for request in requests]
         return [ticket.result() for ticket in tickets]
 
+    def stream(self, requests: Iterable[Request]) -> Iterator[list[Result]]:
+        """Yield the results of each request in order, with the next one submitted before; see `Backend.stream`."""
+        source, previous = iter(requests), None
+        while True:
+            ticket = failure = None
+            try:
+                request = next(source, None)
+                ticket = None if request is None else self.submit(request)
+            except Exception as error:
+                # Raised after the results of the request before it, as on a device without overlap.
+                failure = error
+            if previous is not None:
+                yield previous.result()
+            if failure is not None:
+                raise failure
+            if ticket is None:
+                return
+            previous = ticket
+
     @torch.inference_mode()
-    def submit(self, job: Job, overlap: bool = True) -> Ticket:
-        """Set a job off and return before it is done.
+    def submit(self, request: Request, overlap: bool = True) -> Ticket:
+        """Start a request and return before it is done.
 
         Args:
-            job: What to do. Its pictures may change once this returns.
-            overlap: Let its copies run beside other jobs' work, which costs a lone job some microseconds.
+            request: Its images may change once this returns.
+            overlap: Let its copies run beside the work of other requests.
 
         Raises:
             DeviceError: The device failed or has no room.
         """
-        spec = spec_of(job, self._tasks)
-        ticket = Ticket(self, job)
+        spec = spec_of(request, self._tasks, self._classes[1])
+        ticket = Ticket(self, request)
         if not spec.outputs:
             return ticket
         with device_errors(self.device, f"processing {_name(spec)}"):
             try:
-                self._start(ticket, spec, job, overlap, self._use_graphs)
+                self._start(ticket, spec, request, overlap, self._use_graphs)
                 return ticket
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             # Out of the handler, so that the error's traceback holds nothing of what is to be freed.
             self._note(f"out of memory: programs and graphs were freed; {_name(spec)} now runs without a graph")
-            self.free()
-            self._start(ticket, spec, job, overlap, False)
+            self.release()
+            self._start(ticket, spec, request, overlap, False)
         return ticket
 
     @torch.inference_mode()
-    def free(self) -> None:
-        """Let go of all programs, graphs and buffers; results that are still to be fetched are kept."""
+    def release(self) -> None:
+        """Free all programs, graphs and buffers; results that are still to be fetched are kept."""
         for plan in self._plans.values():
             plan.settle()
         self._plans.clear()
         self._rays.clear()
         self.runtime.release()
 
-    def _start(self, ticket: Ticket, spec: ProgramSpec, job: Job, overlap: bool, use_graph: bool) -> None:
+    def _start(self, ticket: Ticket, spec: ProgramSpec, request: Request, overlap: bool, use_graph: bool) -> None:
         plan = self._plan(spec, use_graph)
         slot = self._slot(plan)
-        slot.stage(job)
+        slot.stage(request)
         if plan.rays is not None:
-            self._aim(plan, job)
+            self._aim(plan, request)
         ticket._start(slot, overlap)
 
     def _plan(self, spec: ProgramSpec, use_graph: bool) -> Plan:
@@ -210,7 +208,7 @@ class DevicePath:
         return plan
 
     def _slot(self, plan: Plan) -> Slot:
-        """The next in turn, with nothing in it."""
+        """Return the plan's next slot, emptied."""
         number = plan.next
         plan.next = (number + 1) % SLOTS
         if number >= len(plan.slots):
@@ -218,8 +216,8 @@ class DevicePath:
         slot = plan.slots[number]
         if slot.settle is not None:
             slot.settle()
-        slot.jobs += 1
-        if slot.jobs == CAPTURED_AT and plan.use_graph and self._use_graphs:
+        slot.requests += 1
+        if slot.requests == CAPTURED_AT and plan.use_graph and self._use_graphs:
             self._capture(plan, slot)
         return slot
 
@@ -235,14 +233,14 @@ class DevicePath:
             reason = str(error).split("\n", 1)[0]
             self._note(f"no graph of {_name(plan.program.spec)}, and none from now on: {reason}")
 
-    def _aim(self, plan: Plan, job: Job) -> None:
-        """Put the cameras' rays in place, where they are not those of the last job."""
-        for index, camera in enumerate(job.cameras):
+    def _aim(self, plan: Plan, request: Request) -> None:
+        """Copy the cameras' rays to the device where they are not those of the last request."""
+        for index, camera in enumerate(request.cameras):
             if camera is None or camera == plan.cameras[index]:
                 continue
             assert plan.rays is not None
             target, source = plan.rays[index], self._rays_of(camera)
-            # In the lane that reads them, behind the jobs that still need the old ones.
+            # In the lane that reads them, behind the requests that still need the old ones.
             self.runtime.run(Lane.COMPUTE, lambda target=target, source=source: target.copy_(source))  # type: ignore[misc]
             plan.cameras[index] = camera
 
@@ -251,7 +249,7 @@ class DevicePath:
         if rays is None:
             while len(self._rays) >= CACHED_CAMERAS:
                 self._rays.pop(next(iter(self._rays)))
-            rays = self.runtime.make(lambda: torch.from_numpy(camera.rays()).to(self.device))
+            rays = self.runtime.make(lambda: torch.from_numpy(camera.rays()).to(self.runtime.device))
         self._rays[camera] = rays
         return rays
 

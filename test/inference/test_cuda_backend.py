@@ -15,14 +15,14 @@ import torch
 import yaml
 from support.images import noise_image
 
-from mtl_perception import CameraModel, Frame, Pipeline, load_network, pipeline
+from mtl_perception import CameraModel, Frame, Pipeline, load_network
 from mtl_perception.config import Config
 from mtl_perception.errors import DeviceError
+from mtl_perception.inference import backend
 from mtl_perception.inference.cuda import slots as device_slots
-from mtl_perception.inference.cuda.path import SLOTS, DevicePath
+from mtl_perception.inference.cuda.backend import SLOTS, CudaBackend
 from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, Lane, is_out_of_memory
-from mtl_perception.inference.request import Job
-from mtl_perception.inference.torch.engine import Engine
+from mtl_perception.inference.request import Request
 from mtl_perception.types import Result
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
@@ -117,21 +117,21 @@ def network(weights_file):
 def make(network, monkeypatch):
     monkeypatch.setattr(device_slots, "DeviceProgram", Arithmetic)
 
-    def path(runtime: HostRuntime, **options) -> DevicePath:
-        return DevicePath(network, runtime, "fp32", (0, 12), **options)
+    def path(runtime: HostRuntime, **options) -> CudaBackend:
+        return CudaBackend(network, runtime, "fp32", (0, 12), **options)
 
     return path
 
 
-def job(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[str] | None = None, count: int = 1) -> Job:
+def job(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[str] | None = None, count: int = 1) -> Request:
     """Noise, limits and a camera that all go with the seed."""
     camera = CameraModel(size[1], size[0], 5.0, 6.0, 4.0 + seed, 3.0)
     frames = [Frame(noise_image(*size, seed=10 * seed + i), camera) for i in range(count)]
     outputs = frozenset(wanted or {"labels", "depth", "cloud"})
-    return Job(frames, [outputs] * count, [1.0 + seed] * count, size, "exact", 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
+    return Request(frames, [outputs] * count, [1.0 + seed] * count, size, "exact", 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
 
 
-def assert_of(results: list[Result], done: Job) -> None:
+def assert_of(results: list[Result], done: Request) -> None:
     """They are that job's, all of it."""
     for frame, result, factor in zip(done.frames, results, done.depth_factors, strict=True):
         depth = frame.image[..., 1].astype(np.float32) * np.float32(factor) + np.float32(done.min_depth)
@@ -145,11 +145,11 @@ def assert_of(results: list[Result], done: Job) -> None:
 def test_jobs_do_not_mix_however_late_the_device_is(make, seed, copies):
     path = make(LateRuntime(seed), copies=copies)
     order = random.Random(seed)
-    waiting: list[tuple[Any, Job]] = []
+    waiting: list[tuple[Any, Request]] = []
     for number in range(16):
         new = job(number, count=1 + number // 12)
         if order.random() < 0.3:
-            assert_of(path.run(new), new)
+            assert_of(path.infer([new])[0], new)
         else:
             ticket = path.submit(new)
             waiting.append((ticket, new))
@@ -177,11 +177,11 @@ def test_results_that_nobody_fetched_are_kept(make):
 def test_whose_memory(make):
     for copies in (True, False):
         path = make(LateRuntime(), copies=copies)
-        first = path.run(job(1))[0]
+        first = path.infer([job(1)])[0][0]
         before = first.labels.copy()
-        assert_of(path.run(job(2)), job(2))
+        assert_of(path.infer([job(2)])[0], job(2))
         assert (first.labels == before).all(), "it may be published while the next is computed"
-        third = path.run(job(3))[0]
+        third = path.infer([job(3)])[0][0]
         assert np.shares_memory(first.labels, third.labels) != copies
         assert (first.labels == before).all() == copies
 
@@ -189,10 +189,10 @@ def test_whose_memory(make):
 def test_what_changes_from_frame_to_frame_needs_no_new_graph(make):
     runtime = LateRuntime()
     path = make(runtime)
-    path.run(job(0))
+    path.infer([job(0)])
     assert runtime.captures == 0, "what comes only once is not worth it"
     for number in range(4):
-        path.run(job(number))
+        path.infer([job(number)])
     tickets = [path.submit(job(number)) for number in range(4)]
     assert runtime.captures == path.graphs == SLOTS
     for ticket in tickets:
@@ -200,7 +200,7 @@ def test_what_changes_from_frame_to_frame_needs_no_new_graph(make):
     for other in (job(1, wanted={"depth"}), job(1, size=(4, 4)), job(1, count=3), replace(job(1), upsampling="bilinear")):
         before = runtime.captures
         for _ in range(5):
-            path.run(other)
+            path.infer([other])
         assert runtime.captures == before + SLOTS
 
 
@@ -208,17 +208,17 @@ def test_the_least_recently_used_program_goes(make):
     runtime = LateRuntime()
     path = make(runtime, programs=2)
     one, two, three = (job(1, size=(4, width)) for width in (4, 5, 6))
-    path.run(one)
+    path.infer([one])
     kept = path.submit(one, overlap=False)
-    path.run(two)
-    path.run(one)
+    path.infer([two])
+    path.infer([one])[0]
     assert path.graphs == 1
-    path.run(three)
+    path.infer([three])
     assert [spec.size for spec in path._plans] == [(4, 4), (4, 6)]
     kept_too = path.submit(one, overlap=False)
     for _ in range(4):
-        path.run(three)
-    assert_of(path.run(two), two)
+        path.infer([three])
+    assert_of(path.infer([two])[0], two)
     assert path.graphs == SLOTS, "those of the first went with its program, the third has its own"
     assert_of(kept.result(), one)
     assert_of(kept_too.result(), one)
@@ -228,19 +228,19 @@ def test_the_least_recently_used_program_goes(make):
 def test_without_capture_it_goes_on_and_says_so(make):
     runtime = LateRuntime()
     path = make(runtime)
-    assert path.backend == "cpu graph"
+    assert path.name == "cpu graph"
     runtime.faults.append(RuntimeError("operation not permitted when stream is capturing\nmore"))
     for number in (1, 2, 3):
-        assert_of(path.run(job(number)), job(number))
-    assert path.backend == "cpu eager"
+        assert_of(path.infer([job(number)])[0], job(number))
+    assert path.name == "cpu eager"
     assert path.notes == [
         "no graph of a picture of 8x6 for labels, depth, cloud, and none from now on: "
         "operation not permitted when stream is capturing"
     ]
     for number in (1, 2, 3):
-        assert_of(path.run(job(number, size=(5, 5))), job(number, size=(5, 5)))
+        assert_of(path.infer([job(number, size=(5, 5))])[0], job(number, size=(5, 5)))
     assert (runtime.captures, path.graphs) == (1, 0)
-    assert make(LateRuntime(), use_graphs=False).backend == make(HostRuntime()).backend == "cpu eager"
+    assert make(LateRuntime(), use_graphs=False).name == make(HostRuntime()).name == "cpu eager"
 
 
 @pytest.mark.parametrize(
@@ -251,19 +251,19 @@ def test_out_of_memory_frees_everything_and_goes_on_without_a_graph(make, fault)
     path = make(runtime, copies=False)
     large = job(3, size=(20, 30))
     for _ in range(SLOTS):
-        assert_of(path.run(large), large)
+        assert_of(path.infer([large])[0], large)
     under_way = [path.submit(job(number)) for number in (1, 2)]
     runtime.faults.append(fault)
-    assert_of(path.run(large), large)
+    assert_of(path.infer([large])[0], large)
     assert runtime.releases == 1
     assert [spec.size for spec in path._plans] == [(20, 30)]
     for number, ticket in zip((1, 2), under_way, strict=True):
         assert_of(ticket.result(), job(number))
     for _ in range(3):
-        assert_of(path.run(large), large)
+        assert_of(path.infer([large])[0], large)
     assert path.graphs == 0, "this one stays without"
     for number in (4, 5, 6):
-        path.run(job(number))
+        path.infer([job(number)])
     assert path.graphs == 1, "others have theirs"
     assert path.notes == [
         "out of memory: programs and graphs were freed; a picture of 30x20 for labels, depth, cloud now runs without a graph"
@@ -273,7 +273,7 @@ def test_out_of_memory_frees_everything_and_goes_on_without_a_graph(make, fault)
 def test_no_room_even_then(make, monkeypatch):
     runtime = LateRuntime()
     path = make(runtime)
-    path.run(job(1))
+    path.infer([job(1)])
 
     def full(nbytes):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
@@ -283,15 +283,15 @@ def test_no_room_even_then(make, monkeypatch):
         with pytest.raises(
             DeviceError, match="out of memory while processing a picture of 50x40 for labels.*Tried to allocate 3 GiB"
         ):
-            path.run(job(2, size=(40, 50)))
-    assert_of(path.run(job(3)), job(3))
+            path.infer([job(2, size=(40, 50))])
+    assert_of(path.infer([job(3)])[0], job(3))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(make, monkeypatch):
     path = make(LateRuntime())
     monkeypatch.setattr(Arithmetic, "__call__", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        path.run(job(1))
+        path.infer([job(1)])
     texts = ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
     assert all(is_out_of_memory(RuntimeError(text)) for text in texts)
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
@@ -301,20 +301,20 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make, monkeypatch):
 def test_several_sizes_at_once(make):
     path = make(LateRuntime(3), copies=False)
     jobs = [job(1), job(2, size=(4, 5), count=2), job(3, wanted={"labels", "depth", "cloud", "image"}, size=(9, 9))]
-    for results, done in zip(path.run_all(jobs), jobs, strict=True):
+    for results, done in zip(path.infer(jobs), jobs, strict=True):
         assert_of(results, done)
 
 
 @pytest.mark.parametrize("use_graphs", [True, False])
 def test_what_is_dropped_is_gone_at_once(make, use_graphs):
     path = make(LateRuntime(), programs=1, use_graphs=use_graphs)
-    path.run(job(1))
+    path.infer([job(1)])
     path.runtime.release()
     path.runtime.lanes = {lane: [] for lane in Lane}
     slot = weakref.ref(next(iter(path._plans.values())).slots[0])
     gc.disable()
     try:
-        path.run(job(2, size=(4, 4)))
+        path.infer([job(2, size=(4, 4))])
         assert slot() is None
     finally:
         gc.enable()
@@ -326,24 +326,18 @@ def test_the_preset_is_one_that_a_node_takes():
 
 
 @pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("bf16", False)])
-def test_a_pipeline_on_a_gpu_takes_this_path(weights_file, monkeypatch, precision, exact):
+def test_a_pipeline_on_a_gpu_uses_this_backend(weights_file, monkeypatch, precision, exact):
     runtime, asked = LateRuntime(), []
 
-    class OnGpu(Engine):
-        def __init__(self, *args) -> None:
-            super().__init__(*args)
-            self.device = torch.device("cuda", 0)
-
     monkeypatch.setattr(device_slots, "DeviceProgram", Arithmetic)
-    monkeypatch.setattr(pipeline, "make_engine", lambda *args: OnGpu(*args[:4]))
-    monkeypatch.setattr(pipeline, "CudaRuntime", lambda *args, **named: asked.append((args, named)) or runtime)
+    monkeypatch.setattr(backend, "select_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(backend, "CudaRuntime", lambda *args, **named: asked.append((args, named)) or runtime)
     pipe = Pipeline(weights=weights_file, device="cpu", precision=precision, cudnn_benchmark=True, reuse_outputs=True)
     assert asked == [((torch.device("cuda", 0), True), {"exact": exact})]
-    assert runtime.captures == pipe._path.graphs == SLOTS, "the warm-up ends with graphs"
+    assert runtime.captures == pipe._backend.graphs == SLOTS, "the warm-up ends with graphs"
     frames = [Frame(noise_image(HEIGHT, WIDTH, seed), CAMERA) for seed in range(4)]
-    under_way = [pipe.submit(frame, {"labels"}) for frame in frames[:2]]
-    for frame, pending in zip(frames, under_way, strict=False):
-        np.testing.assert_array_equal(pending.result().labels, frame.image[..., 0])
+    for frame, result in zip(frames, pipe.stream(frames, {"labels"}), strict=True):
+        np.testing.assert_array_equal(result.labels, frame.image[..., 0])
     results = [pipe(frame, {"labels"}) for frame in frames]
     for result, frame in zip(results[-SLOTS:], frames[-SLOTS:], strict=True):
         np.testing.assert_array_equal(result.labels, frame.image[..., 0])
@@ -356,11 +350,41 @@ def test_a_pipeline_on_a_gpu_takes_this_path(weights_file, monkeypatch, precisio
     assert off.backend == "cpu eager"
 
 
-def test_a_frame_submitted_to_a_cpu_is_done(weights_file):
-    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
-    frame = Frame(noise_image(20, 30), CameraModel(30, 20, 30.0, 30.0, 15.0, 10.0))
-    assert pipe.submit(frame).result().cloud.tobytes() == pipe(frame).cloud.tobytes()
-    assert (pipe.result_sets, pipe.batch_limit, pipe.notes) == (1, 1, ())
+def test_stream_keeps_the_order_and_submits_one_request_ahead(make):
+    runtime = LateRuntime()
+    path = make(runtime, copies=False)
+    read = []
+
+    def requests():
+        for number in range(5):
+            read.append(number)
+            yield job(number)
+
+    for number, results in enumerate(path.stream(requests())):
+        assert_of(results, job(number))
+        assert read == list(range(min(number + 2, 5)))
+    assert list(path.stream([])) == []
+
+
+def test_stream_yields_what_came_before_an_error_and_then_raises_it(make, monkeypatch):
+    path = make(LateRuntime())
+
+    def requests():
+        yield job(1)
+        raise ValueError("no more frames")
+
+    found = path.stream(requests())
+    assert_of(next(found), job(1))
+    with pytest.raises(ValueError, match="no more frames"):
+        next(found)
+
+
+def test_other_requests_between_those_of_a_stream_do_not_mix(make):
+    path = make(LateRuntime(5), copies=False)
+    for number, results in enumerate(path.stream(job(number) for number in range(4))):
+        assert_of(results, job(number))
+        for other in (10, 11, 12):
+            assert_of(path.infer([job(other + number)])[0], job(other + number))
 
 
 @needs_cuda
@@ -369,12 +393,12 @@ def test_graph_and_eager_give_the_same_bytes_on_a_gpu(network, precision):
     device = torch.device("cuda")
     answers = []
     for use_graphs in (True, False):
-        path = DevicePath(network, CudaRuntime(device, exact=True), precision, (0, 12), use_graphs=use_graphs)
+        path = CudaBackend(network, CudaRuntime(device, exact=True), precision, (0, 12), use_graphs=use_graphs)
         jobs = [job(number, size=(61, 90)) for number in range(5)]
         tickets = [path.submit(each) for each in jobs]
         answers.append([ticket.result()[0].cloud.tobytes() for ticket in tickets])
-        assert [path.run(each)[0].cloud.tobytes() for each in jobs] == answers[-1]
-        assert path.backend == f"cuda {'graph' if use_graphs else 'eager'}" and path.notes == []
+        assert [path.infer([each])[0][0].cloud.tobytes() for each in jobs] == answers[-1]
+        assert path.name == f"cuda {'graph' if use_graphs else 'eager'}" and path.notes == []
     assert answers[0] == answers[1]
 
 
@@ -384,9 +408,9 @@ def test_a_capture_that_fails_on_a_gpu_does_no_harm(network):
         def capture(self, work):
             return super().capture(lambda: (work(), torch.zeros(1, device=self.device).item()))
 
-    path = DevicePath(network, Unlucky(torch.device("cuda")), "fp32", (0, 12))
-    eager = DevicePath(network, CudaRuntime(torch.device("cuda")), "fp32", (0, 12), use_graphs=False)
+    path = CudaBackend(network, Unlucky(torch.device("cuda")), "fp32", (0, 12))
+    eager = CudaBackend(network, CudaRuntime(torch.device("cuda")), "fp32", (0, 12), use_graphs=False)
     for number in range(3):
         each = job(number, size=(61, 90))
-        assert path.run(each)[0].cloud.tobytes() == eager.run(each)[0].cloud.tobytes()
-    assert path.backend == "cuda eager" and "none from now on" in path.notes[0]
+        assert path.infer([each])[0][0].cloud.tobytes() == eager.infer([each])[0][0].cloud.tobytes()
+    assert path.name == "cuda eager" and "none from now on" in path.notes[0]

@@ -1,0 +1,91 @@
+"""Selection of the device and the precision, and translation of device errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import torch
+
+from mtl_perception.errors import ConfigError, DeviceError
+from mtl_perception.inference.cuda.runtime import is_out_of_memory
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+GPU_ERRORS = ("CUDA error", "CUDA driver", "CUDA unknown error", "No CUDA GPUs", "CUDNN_STATUS", "CUBLAS_STATUS", "NVML")
+"""Parts of messages that tell a failed GPU from a programming error that mentions CUDA, such as tensors on two devices."""
+
+
+def select_device(name: str) -> torch.device:
+    """Return the device that a parameter value names.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        DeviceError: CUDA is requested and this machine, or this build of PyTorch, has none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"device {name!r}: {_first_line(error)}") from error
+    if device.type == "cuda":
+        if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+            raise DeviceError(
+                f"device {name!r}: this PyTorch ({torch.__version__}) is built without CUDA; "
+                "install a CUDA build, or use device cpu"
+            )
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (device.index or 0) >= count:
+            raise DeviceError(
+                f"device {name!r}: PyTorch sees {count} CUDA devices here (nvidia-smi tells more); use device cpu"
+            )
+    return device
+
+
+def select_precision(name: str, device: torch.device) -> str:
+    """Return the precision that a parameter value names on a device: fp32, fp16 or bf16.
+
+    Raises:
+        ConfigError: fp16 on a CPU, which computes it slower than fp32.
+    """
+    if name == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("precision fp16 needs a GPU; on a CPU use fp32 or bf16")
+    return name
+
+
+@contextmanager
+def device_errors(device: torch.device, doing: str) -> Iterator[None]:
+    """Convert the exceptions that PyTorch, NumPy and OpenCV raise for a failing device to DeviceError.
+
+    Args:
+        device: Where the block computes.
+        doing: What the block does, for the message.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, cv2.error) as error:
+        if _is_out_of_memory(error):
+            raise DeviceError(f"device {device}: out of memory while {doing}: {_first_line(error)}") from error
+        if device.type == "cpu" or not _is_gpu_error(error):
+            raise
+        raise DeviceError(f"device {device} failed while {doing}: {_first_line(error)}") from error
+
+
+def _is_gpu_error(error: BaseException) -> bool:
+    return isinstance(error, torch.AcceleratorError) or any(words in str(error) for words in GPU_ERRORS)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Recognize it on any device: PyTorch, NumPy and OpenCV report it differently."""
+    if isinstance(error, cv2.error):
+        return bool(error.code == cv2.Error.StsNoMem)
+    return isinstance(error, MemoryError) or is_out_of_memory(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0]

@@ -1,0 +1,119 @@
+"""The CPU backend: frames one by one through an engine, postprocessing on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtl_perception.camera.model import CameraModel
+from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
+from mtl_perception.inference.device import device_errors
+from mtl_perception.inference.host.postprocess import Postprocessor
+from mtl_perception.inference.host.preprocess import resize_area
+from mtl_perception.inference.host.workspace import Workspace
+from mtl_perception.inference.request import Request
+from mtl_perception.inference.torch.engine import TorchEngine
+from mtl_perception.types import CLOUD_DTYPE, Result
+
+CACHED_CAMERAS = 32
+
+
+class CpuBackend:
+    """Compute results on the CPU; see `Backend`. Not thread-safe.
+
+    Args:
+        engine: Runs the network.
+        classes: First class and number of classes to choose among.
+        copies: Results own their arrays; otherwise the next request overwrites them.
+    """
+
+    result_sets = batch_limit = warm_up_runs = 1
+
+    def __init__(self, engine: TorchEngine, classes: tuple[int, int], copies: bool) -> None:
+        self.engine = engine
+        self.device, self.precision = engine.device, engine.precision
+        self._postprocess = Postprocessor(engine.description.depth_transform, classes)
+        self._copies = copies
+        self._clouds = Workspace()
+        self._rays: dict[CameraModel, Tensor] = {}
+
+    @property
+    def name(self) -> str:
+        """The library that runs the network, with its version."""
+        return self.engine.name
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Remarks for the user on how the network runs."""
+        return self.engine.notes
+
+    def infer(self, requests: Sequence[Request]) -> list[list[Result]]:
+        """Return the results of several requests, in order."""
+        # All frames share the same buffers, so the results of several are copied.
+        copies = self._copies or sum(len(request.frames) for request in requests) > 1
+        return [self._process(request, copies) for request in requests]
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[list[Result]]:
+        """Yield the results of each request in order."""
+        for request in requests:
+            yield self._process(request, self._copies or len(request.frames) > 1)
+
+    def release(self) -> None:
+        """Free what can be rebuilt on demand; results keep their own memory."""
+        self.engine.release()
+        self._rays.clear()
+
+    @torch.inference_mode()
+    def _process(self, request: Request, copies: bool) -> list[Result]:
+        height, width = request.image_size
+        with device_errors(self.device, f"processing a picture of {width}x{height}"):
+            return [self._compute(request, index, copies) for index in range(len(request.frames))]
+
+    def _compute(self, request: Request, index: int, copies: bool) -> Result:
+        frame, camera, outputs = request.frames[index], request.cameras[index], request.outputs(index)
+        values = self._predict(request, index)
+        image = resize_area(frame.image, request.output_size) if outputs & {"cloud", "image"} else None
+        if camera is not None and image is not None and "cloud" in outputs:
+            values["cloud"] = self._cloud(values["depth"], camera, image, values["labels"])
+        arrays = {name: values[name].to("cpu", copy=copies).numpy() for name in outputs if name in values}
+        if "cloud" in arrays:
+            arrays["cloud"] = arrays["cloud"].view(CLOUD_DTYPE)[..., 0]
+        return Result(**arrays, camera=camera, image=image if "image" in outputs else None)
+
+    def _predict(self, request: Request, index: int) -> dict[str, Tensor]:
+        """Compute what the outputs of a frame need from the network, by name."""
+        needed, spec, post = request.predictions(index), request.resize_spec, self._postprocess
+        if not needed:
+            return {}
+        raw = self.engine.forward(request.frames[index].image, request.input_scale)
+        values: dict[str, Tensor] = {}
+        if "labels" in needed or "confidence" in needed:
+            labels, confidence = post.segmentation(raw[0], spec, request.min_confidence, "confidence" in needed)
+            values["labels"] = labels
+            if confidence is not None:
+                values["confidence"] = confidence
+        if "depth" in needed:
+            limits = request.min_depth, request.max_depth
+            values["depth"] = post.depth(raw[1], spec, *limits, request.depth_factors[index])
+        if "normals" in needed and len(raw) > 2:
+            values["normals"] = post.normals(raw[2], spec)
+        if "scores" in needed:
+            values["scores"] = post.scores(raw[0], spec)
+        return values
+
+    def _cloud(self, depth: Tensor, camera: CameraModel, image: np.ndarray, labels: Tensor) -> Tensor:
+        rays = self._rays.pop(camera, None)
+        if rays is None:
+            while len(self._rays) >= CACHED_CAMERAS:
+                self._rays.pop(next(iter(self._rays)))
+            rays = torch.from_numpy(camera.rays())
+        # Reinserted last, so that the least recently used camera comes first.
+        self._rays[camera] = rays
+        out = self._clouds.get("cloud", (*depth.shape, CLOUD_FLOATS), torch.float32)
+        # A view of the message's memory may be read-only, which PyTorch does not accept: only then is it copied.
+        pixels: Any = image if image.flags.writeable and image.flags.c_contiguous else np.array(image)
+        return pack_cloud(depth, rays, torch.from_numpy(pixels), labels, out)
