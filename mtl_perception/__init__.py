@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mtl_perception.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mtl_perception.camera.model import CameraModel
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.types import Frame, Result
     from mtl_perception.weights.files import load_network
 
-__version__ = "0.1.0"
 __all__ = ["CameraModel", "Frame", "Pipeline", "Result", "load_network"]
 
 _MODULES = {

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from mtl_perception import __version__
 from mtl_perception.config import Config
 from mtl_perception.inference.device import select_device
 from mtl_perception.inference.machine import device_name
@@ -25,6 +24,7 @@ from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.data.open import Dataset
 from mtl_perception.training.data.training_set import TrainingSet
 from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation
+from mtl_perception.version import __version__
 from mtl_perception.weights.files import read_description, save_weights
 from mtl_perception.weights.registry import resolve
 

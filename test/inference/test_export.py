@@ -21,9 +21,10 @@ from mtl_perception.__main__ import main
 from mtl_perception.errors import PerceptionError
 from mtl_perception.inference.onnx.check import TOLERANCES, OnnxFile, compare
 from mtl_perception.inference.onnx.export import metadata, write_onnx
-from mtl_perception.inference.onnx.graph import ExportGraph, ExportOptions, fold_batch_norm
+from mtl_perception.inference.onnx.graph import ExportGraph, ExportOptions
 from mtl_perception.labels import STREET
 from mtl_perception.network.description import Description, published_description
+from mtl_perception.network.folding import fold_batch_norm
 from mtl_perception.weights.files import read_weights, save_weights
 
 OUTPUTS = ("labels", "confidence", "depth")

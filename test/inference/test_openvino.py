@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import subprocess
 import sys
@@ -183,7 +184,7 @@ class TestDisk:
         used(changed, picture(34, 47))
         monkeypatch.setattr(cpu_runtime, "_cpu_flags", lambda: "another processor")
         used(OpenVinoEngine(network, artifacts=kept))
-        monkeypatch.setattr(cpu_runtime, "_sources", lambda: "another graph")
+        monkeypatch.setattr(cpu_runtime, "GRAPH_VERSION", 0)
         used(OpenVinoEngine(network, artifacts=kept))
         assert len(compilations) == len(files(kept)) == 5
 
@@ -348,3 +349,12 @@ def test_an_own_weights_file_by_precision(tmp_path, network):
     pipe(Frame(PICTURE), {"labels"})
     (request,) = pipe._backend.engine._requests.values()
     assert "float32" in str(request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT"))
+
+
+def test_a_changed_graph_needs_another_graph_version():
+    """Compiled networks in the cache of users are told apart by the version alone: increase it, and change the digest here."""
+    network = MultiTaskRefineNet(published_description(40, 3)).eval()
+    operators = openvino_graph.openvino_model(network, 33, 47).get_ops()
+    lines = sorted(f"{op.get_type_name()} {op.get_output_partial_shape(0)}" for op in operators)
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    assert (cpu_runtime.GRAPH_VERSION, digest) == (1, "59cf92faef60c00f")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
 from mtl_perception.inference.cuda.area import AreaShrink
-from mtl_perception.inference.onnx.graph import fold_batch_norm
 from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
+from mtl_perception.network.folding import fold_batch_norm
 from mtl_perception.network.grid import ResizeSpec, resize
 from mtl_perception.network.model import MultiTaskRefineNet
 

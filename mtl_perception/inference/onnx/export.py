@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import mtl_perception
 from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.inference.onnx.graph import ExportGraph, ExportOptions
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.version import __version__
 from mtl_perception.weights.files import METADATA_KEY
 
 OPSETS = range(13, 21)
@@ -74,7 +74,7 @@ def metadata(network: MultiTaskRefineNet, options: ExportOptions) -> dict[str, s
         "classes": json.dumps(description.classes[first : first + count], ensure_ascii=False),
         "export": json.dumps(asdict(options)),
         "license": description.license,
-        "version": mtl_perception.__version__,
+        "version": __version__,
     }
     if description.depth_focal_length:
         texts["depth_focal_length"] = repr(description.depth_focal_length)
@@ -134,7 +134,7 @@ def _finish(model: Any, graph: ExportGraph, network: MultiTaskRefineNet) -> None
                 dimension.dim_value = sizes[dimension.dim_param]
         value.doc_string = _documentation(value.name, graph, description.depth_focal_length)
     model.producer_name = "mtl_perception"
-    model.producer_version = mtl_perception.__version__
+    model.producer_version = __version__
     model.doc_string = f"{description.name}: semantic segmentation and depth of RGB pictures. License: {description.license}"
     for name, text in metadata(network, options).items():
         entry = model.metadata_props.add()

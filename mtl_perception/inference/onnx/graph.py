@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.inference.device import DTYPES
 from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
+from mtl_perception.network.folding import fold_batch_norm
 from mtl_perception.network.grid import STRIDE, upsample
 from mtl_perception.network.model import MultiTaskRefineNet
 
@@ -127,19 +126,6 @@ class ExportGraph(nn.Module):
 
     def _grow(self, planes: Tensor, size: tuple[int, int]) -> Tensor:
         return upsample(STRIDE, planes, size, self.network.description.grid, self.options.upsampling)
-
-
-def fold_batch_norm(network: MultiTaskRefineNet) -> MultiTaskRefineNet:
-    """A copy of a network whose batch norms are inside the convolutions before them: the same function, fewer steps."""
-    network = copy.deepcopy(network)
-    for module in list(network.modules()):
-        if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
-            convolution = module[0]
-            assert isinstance(convolution, nn.Conv2d)
-            # In double precision, so that folding itself rounds once.
-            module[0] = fuse_conv_bn_eval(convolution.double(), module[1].double()).float()
-            module[1] = nn.Identity()
-    return network.eval().requires_grad_(False)
 
 
 def _checked(outputs: Collection[str], tasks: Collection[str]) -> tuple[str, ...]:

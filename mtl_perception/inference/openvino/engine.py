@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import platform
@@ -14,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import mtl_perception
 from mtl_perception.errors import ConfigError
 from mtl_perception.inference.host.preprocess import downsample
 from mtl_perception.inference.memory import give_back
 from mtl_perception.inference.openvino.artifacts import Artifacts
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.version import __version__
 
 KEPT_SIZES = 4
 """Picture sizes whose compiled networks stay in memory, each with its weights and its maps: about 150 MB at 1242 x 375."""
@@ -29,8 +28,8 @@ KEPT_FROM = 2
 ATTEMPTS = 2
 """So often in a row OpenVINO may fail at a size before it is not asked again."""
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
-SOURCES = ("graph.py", "../onnx/graph.py", "../../network/grid.py")
-"""What says how the graph is written: a change of theirs makes other compiled networks."""
+GRAPH_VERSION = 1
+"""Increase it with each change of `graph.py` that changes its models: networks compiled from others are not reused."""
 
 
 def openvino() -> Any:
@@ -92,8 +91,8 @@ class OpenVinoEngine(TorchEngine):
         # What does not depend on the picture's size.
         self._made_of = {
             "weights": _digest(network),
-            "mtl_perception": mtl_perception.__version__,
-            "graph": _sources(),
+            "mtl_perception": __version__,
+            "graph": str(GRAPH_VERSION),
             "openvino": version,
             "hardware": f"{processor}, {_cpu_flags()}",
             "options": repr(sorted(self._options.items())),
@@ -199,15 +198,6 @@ class OpenVinoEngine(TorchEngine):
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _sources() -> str:
-    """Of the code that writes the graph."""
-    digest = hashlib.sha256()
-    for name in SOURCES:
-        with contextlib.suppress(OSError):
-            digest.update((Path(__file__).parent / name).read_bytes())
-    return digest.hexdigest()
 
 
 def _digest(network: MultiTaskRefineNet) -> str:

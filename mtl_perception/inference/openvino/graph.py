@@ -23,7 +23,7 @@ import torch
 from openvino import opset13 as ops
 from torch import nn
 
-from mtl_perception.inference.onnx.graph import fold_batch_norm
+from mtl_perception.network.folding import fold_batch_norm
 from mtl_perception.network.grid import upsampled_size
 from mtl_perception.network.mobilenetv2 import STAGES, InvertedResidual
 from mtl_perception.network.model import MultiTaskRefineNet
