@@ -1,4 +1,4 @@
-"""`bench --compare`: every way there is here to run the network, side by side with the published one."""
+"""`bench --compare`: all implementations that run here, against the published one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtl_perception.benchmark.published import PublishedWay, Raw, eager, published_network
+from mtl_perception.benchmark.inputs import example_camera
+from mtl_perception.benchmark.published import PublishedPipeline, RawOutputs, eager, published_network
 from mtl_perception.benchmark.stages import forward_pass
-from mtl_perception.benchmark.timing import PeakMemory, summary, time_in_turn
+from mtl_perception.benchmark.timing import PeakMemory, summarize, time_interleaved
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.config import Config
 from mtl_perception.errors import PerceptionError
@@ -26,6 +27,7 @@ from mtl_perception.weights.files import load_network
 
 OUTPUTS = ("labels", "depth", "cloud")
 PUBLISHED = "published (PyTorch eager, NCHW)"
+ONNX_RUNTIME = "ONNX Runtime, plain export"
 OURS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ours: torch, fp32", {"device": "cpu", "backend": "torch", "precision": "fp32"}),
     ("ours: openvino, fp32", {"device": "cpu", "backend": "openvino", "precision": "fp32"}),
@@ -37,27 +39,27 @@ OURS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One way to run it.
+class Implementation:
+    """One way to run the network on a fixed image.
 
     Attributes:
-        raw: The network alone: a prepared input, or for ours the picture, to its own outputs.
-        whole: Picture in; labels, depth and cloud out.
+        network: Runs the network alone: from the prepared input, or for ours from the image, to the raw outputs.
+        total: Runs image to labels, depth and cloud.
     """
 
-    raw: Callable[[], Raw]
-    whole: Callable[[], Mapping[str, np.ndarray]]
+    network: Callable[[], RawOutputs]
+    total: Callable[[], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a contender's outputs compare with the published way's, on one picture.
+    """Differences between the outputs of an implementation and the published one for one image.
 
     Attributes:
-        network: Largest difference of the network's own outputs, as a share of the largest of their values.
-        labels: Share of the pixels with the same label.
-        depth_median: Relative difference of depth where both have one (0 where neither has): the median, and
-        depth_p99: the 99th percentile.
+        network: Maximum difference of the raw outputs, relative to their maximum.
+        labels: Fraction of pixels with the same label.
+        depth_median: Relative difference of depth where both are valid, median; 0 without such pixels.
+        depth_p99: The same, 99th percentile.
     """
 
     network: float
@@ -67,47 +69,47 @@ class Agreement:
 
 
 def compare(config: Config, image: np.ndarray, runs: int) -> dict[str, Any]:
-    """Measure all contenders on one picture.
+    """Measure all implementations on one image.
 
     Args:
-        config: Gives weights, classes, threads; sizes and bounds are those of the published way.
-        image: H x W x 3 uint8, RGB.
-        runs: Counted runs of each.
+        config: Weights, classes and threads; sizes and limits are those of the published implementation.
+        image: H x W x 3 uint8 RGB.
+        runs: Measured runs of each.
 
     Returns:
-        By contender: network and whole (median_ms, iqr_ms, ratio to the published way), peak_mb, agreement; or skipped: why.
+        By implementation: network and total (median_ms, iqr_ms, ratio to published), peak_mb and agreement; or skipped, the
+        reason why it cannot run.
     """
-    height, width = image.shape[:2]
-    camera = CameraModel(width, height, 0.58 * width, 0.58 * width, width / 2, height / 2)
-    contenders: dict[str, Contender] = {}
+    camera = example_camera(image.shape[1], image.shape[0])
+    implementations: dict[str, Implementation] = {}
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in _makers(config, image, camera, Path(folder)):
+        for name, create in _implementations(config, image, camera, Path(folder)):
             gc.collect()
             try:
                 with PeakMemory() as memory:
-                    made = make()
-                    made.whole()
-                contenders[name], rows[name] = made, {"peak_mb": memory.megabytes}
+                    implementation = create()
+                    implementation.total()
+                implementations[name], rows[name] = implementation, {"peak_mb": memory.megabytes}
             except PerceptionError as error:
                 rows[name] = {"skipped": str(error)}
         stages: dict[str, Callable[[], Any]] = {}
-        for name, contender in contenders.items():
-            stages[f"network {name}"], stages[f"whole {name}"] = contender.raw, contender.whole
-        times = {stage: summary(milliseconds) for stage, milliseconds in time_in_turn(stages, runs).items()}
-    expected = _outputs(contenders[PUBLISHED])
-    for name, contender in contenders.items():
-        for part in ("network", "whole"):
+        for name, implementation in implementations.items():
+            stages[f"network {name}"], stages[f"total {name}"] = implementation.network, implementation.total
+        times = {stage: summarize(milliseconds) for stage, milliseconds in time_interleaved(stages, runs).items()}
+    expected = _outputs(implementations[PUBLISHED])
+    for name, implementation in implementations.items():
+        for part in ("network", "total"):
             row = times[f"{part} {name}"]
             ratio = row["median_ms"] / times[f"{part} {PUBLISHED}"]["median_ms"]
             rows[name][part] = {**row, "ratio": round(ratio, 4)}
-        rows[name]["agreement"] = asdict(_agreement(_outputs(contender), expected))
+        rows[name]["agreement"] = asdict(_agreement(_outputs(implementation), expected))
     return rows
 
 
-def table(rows: Mapping[str, Any]) -> str:
-    """The rows of `compare` as text."""
-    head = f"  {'':<34}{'network':>9}{'iqr':>8}{'ratio':>7}{'whole':>9}{'iqr':>8}{'ratio':>7}{'peak MB':>9}"
+def format_table(rows: Mapping[str, Any]) -> str:
+    """Return the result of `compare` as text."""
+    head = f"  {'':<34}{'network':>9}{'iqr':>8}{'ratio':>7}{'total':>9}{'iqr':>8}{'ratio':>7}{'peak MB':>9}"
     lines = [f"{head}{'outputs':>10}{'labels':>10}{'depth':>9}{'p99':>9}"]
     for name, row in rows.items():
         if "skipped" in row:
@@ -115,7 +117,7 @@ def table(rows: Mapping[str, Any]) -> str:
             continue
         times = "".join(
             f"{row[part]['median_ms']:>9.1f}{row[part]['iqr_ms']:>8.1f}{row[part]['ratio']:>7.3f}"
-            for part in ("network", "whole")
+            for part in ("network", "total")
         )
         agreement = Agreement(**row["agreement"])
         memory = "-" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
@@ -126,50 +128,53 @@ def table(rows: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _makers(
+def _implementations(
     config: Config, image: np.ndarray, camera: CameraModel, folder: Path
-) -> Iterator[tuple[str, Callable[[], Contender]]]:
+) -> Iterator[tuple[str, Callable[[], Implementation]]]:
+    """Yield the name and the constructor of each implementation."""
     network = load_network(config.weights)
-    as_published = published_network(network)
+    unmodified = published_network(network)
 
-    def published(call: Callable[[np.ndarray], Raw]) -> Contender:
-        way = PublishedWay(network.description, call)
-        prepared = way.prepare(image)
-        return Contender(lambda: way.raw(prepared), lambda: way(image, camera))
+    def published(run: Callable[[np.ndarray], RawOutputs]) -> Implementation:
+        pipeline = PublishedPipeline(network.description, run)
+        prepared = pipeline.prepare(image)
+        return Implementation(lambda: pipeline.raw(prepared), lambda: pipeline(image, camera))
 
-    yield PUBLISHED, lambda: published(eager(as_published))
-    yield "plain ONNX Runtime", lambda: published(_onnx_runtime(as_published, image.shape[:2], folder / "plain.onnx"))
+    yield PUBLISHED, lambda: published(eager(unmodified))
+    yield ONNX_RUNTIME, lambda: published(_onnx_runtime(unmodified, image.shape[:2], folder / "plain.onnx"))
     for name, parameters in OURS:
         if parameters["device"] == "cuda" and not torch.cuda.is_available():
             continue
-        wanted = replace(config, **parameters, warm_up=False, input_scale=1.0, output_scale=1.0, upsampling="bicubic")
-        yield name, lambda wanted=wanted: _ours(wanted, image, camera)  # type: ignore[misc]
+        ours = replace(config, **parameters, warm_up=False, input_scale=1.0, output_scale=1.0, upsampling="bicubic")
+        yield name, lambda ours=ours: _ours(ours, image, camera)  # type: ignore[misc]
 
 
-def _ours(config: Config, image: np.ndarray, camera: CameraModel) -> Contender:
+def _ours(config: Config, image: np.ndarray, camera: CameraModel) -> Implementation:
     if config.precision == "bf16" and config.backend == "openvino":
-        _need_bfloat16()
+        _require_bfloat16()
     pipeline = Pipeline(config=config, reuse_outputs=True)
     frame = Frame(image, camera)
     if config.backend not in ("auto", pipeline.backend.partition(" ")[0]):
-        raise PerceptionError("; ".join(pipeline.notes) or f"{pipeline.backend} ran instead")
+        raise PerceptionError("; ".join(pipeline.notes) or f"the pipeline used {pipeline.backend} instead")
 
-    def whole() -> dict[str, np.ndarray]:
+    def total() -> dict[str, np.ndarray]:
         result = pipeline(frame, OUTPUTS)
         return {name: getattr(result, name) for name in OUTPUTS}
 
-    return Contender(forward_pass(pipeline, image), whole)
+    return Implementation(forward_pass(pipeline, image), total)
 
 
-def _need_bfloat16() -> None:
+def _require_bfloat16() -> None:
     from mtl_perception.inference.openvino.engine import openvino
 
     if "BF16" not in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise PerceptionError("this processor does not compute bfloat16")
+        raise PerceptionError("this processor does not support bfloat16")
 
 
-def _onnx_runtime(module: torch.nn.Module, size: tuple[int, ...], path: Path) -> Callable[[np.ndarray], Raw]:
-    """The published network exported as it is, in ONNX Runtime as it comes, but for the number of threads.
+def _onnx_runtime(module: torch.nn.Module, size: tuple[int, ...], path: Path) -> Callable[[np.ndarray], RawOutputs]:
+    """Export the published network unchanged and return a function that runs it in ONNX Runtime.
+
+    ONNX Runtime has its default options except for the number of threads.
 
     Raises:
         PerceptionError: onnx or onnxruntime is not installed.
@@ -187,17 +192,17 @@ def _onnx_runtime(module: torch.nn.Module, size: tuple[int, ...], path: Path) ->
     return lambda prepared: tuple(session.run(None, {name: prepared}))
 
 
-def _outputs(contender: Contender) -> dict[str, Any]:
-    """Copies, as what ours gives is valid until its next call."""
-    raw = tuple(output.astype(np.float32) for output in contender.raw())
-    return {"raw": raw, **{name: np.array(array) for name, array in contender.whole().items() if name != "cloud"}}
+def _outputs(implementation: Implementation) -> dict[str, Any]:
+    """Return copies of all outputs, because ours are overwritten by the next call."""
+    raw = tuple(output.astype(np.float32) for output in implementation.network())
+    return {"raw": raw, **{name: np.array(array) for name, array in implementation.total().items() if name != "cloud"}}
 
 
 def _agreement(found: Mapping[str, Any], expected: Mapping[str, Any]) -> Agreement:
     raw = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(found["raw"], expected["raw"], strict=True)]
-    depth, truth = found["depth"], expected["depth"]
-    both = np.isfinite(depth) & np.isfinite(truth) & (truth > 0)
-    relative = np.abs(depth[both] / truth[both] - 1) if both.any() else np.zeros(1)
+    depth, reference = found["depth"], expected["depth"]
+    valid = np.isfinite(depth) & np.isfinite(reference) & (reference > 0)
+    relative = np.abs(depth[valid] / reference[valid] - 1) if valid.any() else np.zeros(1)
     return Agreement(
         network=float(max(raw)),
         labels=float(np.mean(found["labels"] == expected["labels"])),

@@ -1,8 +1,8 @@
-"""The network and what is around it as published: what `bench --compare` measures everything else against.
+"""The published implementation, the baseline of `bench --compare`.
 
-Written after the paper's own example: modules as defined, batch norms not folded, 5x5 pooling in one, NCHW memory; float64
-normalization; logits grown by OpenCV's bicubic resize and compared then; a cloud by the formula of each pixel. It is no part
-of the product.
+It follows the authors' example: modules as defined, separate batch norms, 5x5 max pooling, NCHW memory, normalization in
+float64, bicubic upsampling of the logits with OpenCV before argmax, and a point cloud by the pinhole formula. Nothing else uses
+it.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.network.refinenet import ChainedResidualPooling
 from mtl_perception.types import CLOUD_DTYPE
 
-Raw = tuple[np.ndarray, ...]
-"""The network's own outputs of one picture: C x h x w logits, 1 x h x w depth, …"""
+RawOutputs = tuple[np.ndarray, ...]
+"""Outputs of the network for one image: C x h x w logits, 1 x h x w depth, and further tasks."""
 
 
-class PublishedWay:
-    """Pictures to labels, depth and cloud.
+class PublishedPipeline:
+    """Pre- and post-processing around the published network.
 
     Args:
-        description: The network's.
-        network: 1 x 3 x H x W float32 array to the network's outputs, each with N = 1.
+        description: Description of the network.
+        network: Maps a 1 x 3 x H x W float32 array to the outputs of the network with N = 1.
     """
 
-    def __init__(self, description: Description, network: Callable[[np.ndarray], Raw]) -> None:
+    def __init__(self, description: Description, network: Callable[[np.ndarray], RawOutputs]) -> None:
         self._description = description
         self._network = network
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """The network's input, 1 x 3 x H x W float32, of H x W x 3 uint8; in float64, as NumPy makes it of bytes."""
+        """Normalize an H x W x 3 uint8 image in float64 and return the input of the network, 1 x 3 x H x W float32."""
         mean, std = np.array(self._description.mean), np.array(self._description.std)
         normalized = (image / 255.0 - mean) / std
         return np.ascontiguousarray(normalized.transpose(2, 0, 1)[None], np.float32)
 
-    def raw(self, prepared: np.ndarray) -> Raw:
-        """The network alone."""
+    def raw(self, prepared: np.ndarray) -> RawOutputs:
+        """Run the network alone."""
         return tuple(output[0] for output in self._network(prepared))
 
     def __call__(self, image: np.ndarray, camera: CameraModel) -> dict[str, np.ndarray]:
-        """H x W labels (int64), H x W depth (float32, meters, no bounds) and H x W cloud (CLOUD_DTYPE) of a picture."""
+        """Return labels (H x W int64), depth (H x W float32 meters, unlimited) and cloud (H x W CLOUD_DTYPE) of an image."""
         logits, raw_depth = self.raw(self.prepare(image))[:2]
         height, width = image.shape[:2]
-        # To the picture's very size, with the published weights.
+        # Equal to the image size for the published weights.
         size = uncropped_size((height, width), (height, width), self._description.grid)[::-1]
-        grown = cv2.resize(np.ascontiguousarray(logits.transpose(1, 2, 0)), size, interpolation=cv2.INTER_CUBIC)
-        labels = grown.reshape(*size[::-1], -1)[:height, :width].argmax(axis=2)
+        upsampled = cv2.resize(np.ascontiguousarray(logits.transpose(1, 2, 0)), size, interpolation=cv2.INTER_CUBIC)
+        labels = upsampled.reshape(*size[::-1], -1)[:height, :width].argmax(axis=2)
         depth = cv2.resize(np.ascontiguousarray(raw_depth[0]), size, interpolation=cv2.INTER_CUBIC)[:height, :width]
         depth = np.exp(depth) if self._description.depth_transform == "exp" else np.abs(depth)
         if self._description.depth_focal_length:
@@ -66,7 +66,7 @@ class PublishedWay:
 
 
 def published_network(network: MultiTaskRefineNet) -> nn.Module:
-    """A copy as it was published: pooling in one, contiguous memory."""
+    """Return a copy of a network as published: single 5x5 pooling, contiguous (NCHW) memory."""
     network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in list(network.modules()):
         for name, child in module.named_children():
@@ -75,10 +75,10 @@ def published_network(network: MultiTaskRefineNet) -> nn.Module:
     return network.eval()
 
 
-def eager(module: nn.Module) -> Callable[[np.ndarray], Raw]:
-    """A network in PyTorch, eager, as `PublishedWay` wants it."""
+def eager(module: nn.Module) -> Callable[[np.ndarray], RawOutputs]:
+    """Return a function that runs a module in eager PyTorch, for `PublishedPipeline`."""
 
-    def call(prepared: np.ndarray) -> Raw:
+    def call(prepared: np.ndarray) -> RawOutputs:
         with torch.inference_mode():
             outputs: tuple[Tensor, ...] = module(torch.from_numpy(prepared))
             return tuple(output.numpy() for output in outputs)
@@ -87,7 +87,7 @@ def eager(module: nn.Module) -> Callable[[np.ndarray], Raw]:
 
 
 class _PublishedPooling(nn.Module):
-    """Chained residual pooling with one 5x5 pooling a stage."""
+    """Chained residual pooling with one 5x5 pooling per stage."""
 
     def __init__(self, pooling: ChainedResidualPooling) -> None:
         super().__init__()

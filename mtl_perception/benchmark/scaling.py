@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtl_perception.benchmark.timing import summary, time_in_turn
-from mtl_perception.camera.model import CameraModel
+from mtl_perception.benchmark.inputs import example_frame
+from mtl_perception.benchmark.timing import summarize, time_interleaved
 from mtl_perception.config import Config
 from mtl_perception.errors import require
-from mtl_perception.inference.onnx.check import made_up_picture
 from mtl_perception.pipeline import Pipeline
-from mtl_perception.types import Frame
 from mtl_perception.visualization.files import replacing
 from mtl_perception.weights.files import load_network, save_weights
 
@@ -88,23 +86,23 @@ def _over_pixels(config: Config, runs: int) -> dict[str, Any]:
     pipeline = Pipeline(config=replace(config, warm_up=False), reuse_outputs=True)
     sizes = [tuple(round(side * math.sqrt(ratio)) for side in FULL_SIZE) for ratio in PIXEL_RATIOS]
     # Sequentially: interleaved sizes would exceed the number of compiled networks that are kept.
-    times = [time_in_turn({"total": partial(pipeline, _frame(*size), OUTPUTS)}, runs)["total"] for size in sizes]
+    times = [time_interleaved({"total": partial(pipeline, example_frame(*size), OUTPUTS)}, runs)["total"] for size in sizes]
     return _report([width * height for width, height in sizes], times)
 
 
 def _over_classes(config: Config, runs: int) -> dict[str, Any]:
-    frame = _frame(*SMALL_SIZE)
+    frame = example_frame(*SMALL_SIZE)
     with tempfile.TemporaryDirectory() as folder:
         pipelines = {count: _pipeline_with_classes(config, count, Path(folder)) for count in CLASSES}
     stages = {str(count): partial(pipeline, frame, OUTPUTS) for count, pipeline in pipelines.items()}
-    return _report(list(CLASSES), list(time_in_turn(stages, runs).values()))
+    return _report(list(CLASSES), list(time_interleaved(stages, runs).values()))
 
 
 def _over_cameras(config: Config, runs: int) -> dict[str, Any]:
     """Measure one call with the images of all cameras: sequential on a CPU, a batch on a GPU."""
     pipeline = Pipeline(config=replace(config, warm_up=False), reuse_outputs=True)
-    calls = {str(count): partial(pipeline.batch, [_frame(*SMALL_SIZE)] * count, [OUTPUTS] * count) for count in CAMERAS}
-    return _report(list(CAMERAS), list(time_in_turn(calls, runs).values()))
+    calls = {str(count): partial(pipeline.batch, [example_frame(*SMALL_SIZE)] * count, [OUTPUTS] * count) for count in CAMERAS}
+    return _report(list(CAMERAS), list(time_interleaved(calls, runs).values()))
 
 
 def _pipeline_with_classes(config: Config, count: int, folder: Path) -> Pipeline:
@@ -125,13 +123,8 @@ def _pipeline_with_classes(config: Config, count: int, folder: Path) -> Pipeline
     return Pipeline(config=replace(config, weights=str(path), classes="", warm_up=False), reuse_outputs=True)
 
 
-def _frame(width: int, height: int) -> Frame:
-    camera = CameraModel(width, height, 0.58 * width, 0.58 * width, width / 2, height / 2)
-    return Frame(made_up_picture(height, width), camera)
-
-
 def _report(x: Sequence[int], times: Sequence[list[float]]) -> dict[str, Any]:
-    rows = [summary(milliseconds) for milliseconds in times]
+    rows = [summarize(milliseconds) for milliseconds in times]
     medians = [row["median_ms"] for row in rows]
     exponent = float(np.polyfit(np.log(x), np.log(medians), 1)[0])
     return {

@@ -1,49 +1,104 @@
-"""The parts of a pipeline call, each callable alone."""
+"""Latency of the stages of a pipeline call, each timed alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
+from mtl_perception.benchmark.inputs import example_camera
+from mtl_perception.benchmark.published import RawOutputs
+from mtl_perception.benchmark.timing import summarize, time_interleaved
 from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
 from mtl_perception.inference.backend import create_engine
 from mtl_perception.inference.cuda.program import prepare_network
 from mtl_perception.inference.device import DTYPES
 from mtl_perception.inference.host.postprocess import Postprocessor
+from mtl_perception.inference.host.preprocess import Preprocessor
+from mtl_perception.messages.decode import decode_image
+from mtl_perception.messages.encode import MessageEncoder, image_fields
+from mtl_perception.messages.topics import OUTPUT_TOPICS
 from mtl_perception.network.grid import ResizeSpec, uncropped_size
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame
 from mtl_perception.weights.files import load_network
 
-Raw = tuple[np.ndarray, ...]
+TOTAL = "total: message to fields"
 
 
-def forward_pass(pipeline: Pipeline, image: np.ndarray) -> Callable[[], Raw]:
-    """Return the forward pass alone, as the pipeline's device runs it: to logits, raw depth and normals in host memory.
+def time_stages(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str, dict[str, float]]:
+    """Time the stages from an Image message to the message fields of all outputs.
 
-    The network is loaded by the first call.
+    Args:
+        pipeline: The pipeline. Only those on a CPU are divided further.
+        image: H x W x 3 uint8 RGB.
+        runs: Measured runs of each stage.
+
+    Returns:
+        median_ms and iqr_ms of each stage.
+    """
+    frame = Frame(image, example_camera(image.shape[1], image.shape[0]))
+    message = SimpleNamespace(**image_fields(image, "bgr8"))
+    encoder = MessageEncoder(pipeline.class_set, pipeline.config.overlay_opacity)
+    result = pipeline(frame)
+    stages: dict[str, Callable[[], Any]] = {"decode bgr8": lambda: decode_image(message)}
+    if pipeline.backend.startswith("torch"):
+        # Other backends normalize within the forward pass.
+        preprocess = Preprocessor(pipeline.description, DTYPES[pipeline.precision])
+        stages["normalize (part of forward)"] = lambda: preprocess(image)
+    if pipeline.device.type == "cpu":
+        stages |= cpu_stages(pipeline, frame)
+
+    def total() -> None:
+        result = pipeline(Frame(decode_image(message), frame.camera))
+        for row in OUTPUT_TOPICS:
+            row.encode(encoder, result)
+
+    stages |= {
+        "labels, depth, cloud": lambda: pipeline(frame, ("labels", "depth", "cloud")),
+        "message fields": lambda: [row.encode(encoder, result) for row in OUTPUT_TOPICS],
+        TOTAL: total,
+    }
+    return {name: summarize(milliseconds) for name, milliseconds in time_interleaved(stages, runs).items()}
+
+
+def format_stages(stages: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the result of `time_stages` as text."""
+    total = stages[TOTAL]["median_ms"]
+    lines = [f"  {'stage':<34}{'median':>10}{'iqr':>10}{'share':>8}"]
+    lines += [
+        f"  {stage:<34}{row['median_ms']:>10.2f}{row['iqr_ms']:>10.2f}{row['median_ms'] / total:>8.0%}"
+        for stage, row in stages.items()
+    ]
+    return "\n".join(lines)
+
+
+def forward_pass(pipeline: Pipeline, image: np.ndarray) -> Callable[[], RawOutputs]:
+    """Return a function that runs the network alone on the pipeline's device and copies the outputs to the host.
+
+    Its first call loads the network.
     """
     run = cache(lambda: _cpu_pass(pipeline) if pipeline.device.type == "cpu" else _cuda_pass(pipeline))
     return lambda: run()(image)
 
 
-def _cpu_pass(pipeline: Pipeline) -> Callable[[np.ndarray], Raw]:
+def _cpu_pass(pipeline: Pipeline) -> Callable[[np.ndarray], RawOutputs]:
     config = pipeline.config
     engine = create_engine(load_network(config.weights), pipeline.precision, config.cpu_threads, config.backend)
     return lambda image: tuple(output.numpy() for output in engine.forward(image))
 
 
-def _cuda_pass(pipeline: Pipeline) -> Callable[[np.ndarray], Raw]:
+def _cuda_pass(pipeline: Pipeline) -> Callable[[np.ndarray], RawOutputs]:
     device, dtype, description = pipeline.device, DTYPES[pipeline.precision], pipeline.description
     network = prepare_network(load_network(pipeline.config.weights), device, dtype)
     mean, std = (torch.tensor(values, device=device) for values in (description.mean, description.std))
 
     @torch.inference_mode()
-    def run(image: np.ndarray) -> Raw:
+    def run(image: np.ndarray) -> RawOutputs:
         pixels = (torch.from_numpy(image).to(device).float() / 255 - mean) / std
         x = pixels.permute(2, 0, 1)[None].to(dtype).contiguous(memory_format=torch.channels_last)
         return tuple(output[0].float().cpu().numpy() for output in network(x))
@@ -52,7 +107,7 @@ def _cuda_pass(pipeline: Pipeline) -> Callable[[np.ndarray], Raw]:
 
 
 def cpu_stages(pipeline: Pipeline, frame: Frame) -> dict[str, Callable[[], Any]]:
-    """Return the stages of a call on the CPU for a frame with a camera, at the image's own size, by name, in order."""
+    """Return the stages of a call on the CPU by name, in order, for a frame with a camera at the size of its image."""
     config, description, image, camera = pipeline.config, pipeline.description, frame.image, frame.camera
     assert camera is not None
     engine = create_engine(load_network(config.weights), pipeline.precision, config.cpu_threads, config.backend)
@@ -68,8 +123,8 @@ def cpu_stages(pipeline: Pipeline, frame: Frame) -> dict[str, Callable[[], Any]]
     points = torch.empty(*size, CLOUD_FLOATS)
     stages: dict[str, Callable[[], Any]] = {
         "forward": lambda: engine.forward(image),
-        "resize, argmax": lambda: post.segmentation(raw[0], spec, 0.0, False),
-        "resize, argmax, confidence": lambda: post.segmentation(raw[0], spec, 0.0, True),
+        "upsampling, argmax": lambda: post.segmentation(raw[0], spec, 0.0, False),
+        "upsampling, argmax, confidence": lambda: post.segmentation(raw[0], spec, 0.0, True),
         "depth": lambda: post.depth(raw[1], spec, 0.0, pipeline.max_depth),
         "cloud": lambda: pack_cloud(depth, rays, pixels, labels, points),
     }

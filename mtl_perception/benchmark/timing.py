@@ -1,11 +1,11 @@
-"""How `bench` measures: in turn, and what it says of the machine and the memory."""
+"""Interleaved timing, peak memory, and a description of the machine."""
 
 from __future__ import annotations
 
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,31 +14,36 @@ import torch
 
 from mtl_perception.inference.machine import device_name
 
-WARM_UPS = 2
+WARM_UP_RUNS = 2
 PACKAGES = ("torch", "numpy", "opencv-python", "openvino", "onnxruntime")
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on: processor or GPU, threads, versions."""
-    found: dict[str, Any] = {"device": device_name(device)}
+def describe_machine(device: torch.device, packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """Return the processor or GPU, the number of threads, and the versions of Python and of packages."""
+    facts: dict[str, Any] = {"device": device_name(device)}
     if device.type == "cuda":
-        found["cpu"] = device_name(torch.device("cpu"))
-    found |= {"threads": torch.get_num_threads(), "python": platform.python_version()}
-    for package in PACKAGES:
+        facts["cpu"] = device_name(torch.device("cpu"))
+    facts |= {"threads": torch.get_num_threads(), "python": platform.python_version()}
+    for package in packages:
         try:
-            found[package] = version(package)
+            facts[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            facts[package] = "not installed"
+    return facts
 
 
-def time_in_turn(stages: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
-    """Milliseconds of each stage, `runs` times after `WARM_UPS` uncounted ones.
+def time_interleaved(stages: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
+    """Time several calls in rounds, so that changes in clock or load affect all of them.
 
-    The stages take turns: a machine that slows down then slows all of them. Nothing of a GPU is left running.
+    Args:
+        stages: Calls by name.
+        runs: Number of measured rounds, after `WARM_UP_RUNS` calls of each.
+
+    Returns:
+        Duration of each run by name, milliseconds.
     """
     for stage in stages.values():
-        for _ in range(WARM_UPS):
+        for _ in range(WARM_UP_RUNS):
             stage()
     milliseconds: dict[str, list[float]] = {name: [] for name in stages}
     for _ in range(runs):
@@ -56,17 +61,19 @@ def elapsed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def summary(milliseconds: list[float]) -> dict[str, float]:
-    """Median and interquartile range."""
-    low, middle, high = statistics.quantiles(milliseconds, n=4)
-    return {"median_ms": round(middle, 3), "iqr_ms": round(high - low, 3)}
+def summarize(milliseconds: Sequence[float]) -> dict[str, float]:
+    """Return median_ms and iqr_ms, the interquartile range."""
+    low, median, high = statistics.quantiles(milliseconds, n=4)
+    return {"median_ms": round(median, 3), "iqr_ms": round(high - low, 3)}
 
 
 class PeakMemory:
-    """The most memory that a block of code held beyond what the process held before it.
+    """Maximum resident memory of a block beyond what the process held before; a context manager.
 
-    Linux's high-water mark of resident memory, set back first; what the allocators had to spare is not seen. Elsewhere,
-    and where the mark cannot be set back, `megabytes` is None.
+    Uses Linux's high-water mark, which is reset at the start. Memory that allocators already held is not included.
+
+    Attributes:
+        megabytes: The result in MiB; None where the high-water mark cannot be reset.
     """
 
     megabytes: float | None = None
@@ -85,10 +92,10 @@ class PeakMemory:
 
 
 def _status(name: str) -> int:
-    """A line of /proc/self/status, kB.
+    """Return an entry of /proc/self/status in kB.
 
     Raises:
-        ValueError: There is no such line.
+        ValueError: The entry does not exist.
     """
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{name}:"):

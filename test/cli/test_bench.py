@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from mtl_perception.__main__ import main
 from mtl_perception.benchmark import compare as bench_compare
 from mtl_perception.benchmark import scaling as bench_scaling
-from mtl_perception.benchmark.published import PublishedWay, eager, published_network
+from mtl_perception.benchmark.published import PublishedPipeline, eager, published_network
 from mtl_perception.benchmark.timing import PeakMemory
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import PerceptionError
@@ -34,7 +34,7 @@ def test_stages_are_printed_and_written_as_json(tmp_path, weights_file, capsys):
     assert written["runs"] == 3
     assert (written["machine"]["precision"], written["machine"]["weights"]) == ("fp32", str(weights_file))
     stages = written["sizes"]["48x32"]
-    assert {"decode bgr8", "forward", "resize, argmax", "depth", "cloud", "message fields"} <= stages.keys()
+    assert {"decode bgr8", "forward", "upsampling, argmax", "depth", "cloud", "message fields"} <= stages.keys()
     assert all(row["median_ms"] > 0 and row["iqr_ms"] >= 0 for row in stages.values())
     shown = capsys.readouterr().out
     assert "48x32" in shown
@@ -76,14 +76,14 @@ def test_implementations_agree_and_missing_ones_give_a_reason(tmp_path, weights_
     rows = json.loads((tmp_path / "c.json").read_text())["compare"]["90x61"]
     shown = capsys.readouterr().out
     assert all(name in shown for name in rows)
-    assert rows.pop("plain ONNX Runtime") == {"skipped": "no onnxruntime here"}
+    assert rows.pop(bench_compare.ONNX_RUNTIME) == {"skipped": "no onnxruntime here"}
     published = rows[bench_compare.PUBLISHED]
-    assert published["network"]["ratio"] == published["whole"]["ratio"] == 1
+    assert published["network"]["ratio"] == published["total"]["ratio"] == 1
     assert (published["agreement"]["labels"], published["agreement"]["network"]) == (1, 0)
     fp32 = [row for name, row in rows.items() if name.endswith("fp32") and "skipped" not in row]
     assert fp32
     for row in fp32:
-        assert row["network"]["median_ms"] > 0 and row["whole"]["iqr_ms"] >= 0
+        assert row["network"]["median_ms"] > 0 and row["total"]["iqr_ms"] >= 0
         assert row["agreement"]["network"] < 1e-3
         assert row["agreement"]["labels"] > 0.999
         assert row["agreement"]["depth_p99"] < 1e-3
@@ -99,18 +99,18 @@ def test_published_implementation_uses_single_pooling_and_gives_the_same_results
         calls.append(kwargs.get("kernel_size", args[1] if len(args) > 1 else None))
         return max_pool(*args, **kwargs)
 
-    way = PublishedWay(network.description, eager(published_network(network)))
+    pipeline = PublishedPipeline(network.description, eager(published_network(network)))
     image, camera = noise_image(61, 90), CameraModel(90, 61, 70.0, 71.0, 44.5, 30.5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "max_pool2d", counting)
-        found = way(image, camera)
+        found = pipeline(image, camera)
     assert calls == [5] * 16
-    x = way.prepare(image)
+    x = pipeline.prepare(image)
     assert (x.shape, x.dtype, x.flags.c_contiguous) == ((1, 3, 61, 90), np.float32, True)
     with torch.inference_mode():
         logits, raw = (output[0].numpy() for output in network(torch.from_numpy(x)))
-    grown = np.stack([cv2.resize(plane, (90, 61), interpolation=cv2.INTER_CUBIC) for plane in logits])
-    assert (found["labels"] == grown.argmax(axis=0)).mean() > 0.999
+    upsampled = np.stack([cv2.resize(plane, (90, 61), interpolation=cv2.INTER_CUBIC) for plane in logits])
+    assert (found["labels"] == upsampled.argmax(axis=0)).mean() > 0.999
     meters = np.exp(cv2.resize(raw[0], (90, 61), interpolation=cv2.INTER_CUBIC))
     np.testing.assert_allclose(found["depth"], meters, rtol=1e-4)
     cloud = found["cloud"]

@@ -17,12 +17,10 @@ import json
 import os
 import platform
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +28,11 @@ os.environ["ROS_DOMAIN_ID"] = os.environ.get("MEASURE_DOMAIN", str(101 + os.getp
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 import rclpy
+import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 
-from mtl_perception.inference.machine import device_name
+from mtl_perception.benchmark.timing import describe_machine, summarize
 from mtl_perception.messages.topics import NODE_NAME, OUTPUT_TOPICS
 from mtl_perception.ros.environment import initialize
 from tools.benchmarks.node_processes import delivery
@@ -75,17 +74,14 @@ def type_of(output: str) -> str:
     return next(row.type for row in OUTPUT_TOPICS if row.name == output)
 
 
-def machine() -> dict[str, str]:
-    """Return hardware and versions."""
-    import torch
-
+def machine() -> dict[str, Any]:
+    """Return hardware, versions and load."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    names = ("mtl_perception", "torch", "numpy", "rclpy")
-    load = f"{os.getloadavg()[0]:.1f}"
-    versions = {name: version(name) for name in names}
-    return {"device": device_name(device), "system": platform.platform(), "python": platform.python_version(), **versions} | {
+    return {
+        **describe_machine(device, ("mtl_perception", "torch", "numpy", "rclpy")),
+        "system": platform.platform(),
         "rmw": rclpy.get_rmw_implementation_identifier(),
-        "load before": load,
+        "load before": f"{os.getloadavg()[0]:.1f}",
     }
 
 
@@ -129,8 +125,8 @@ def measure_path(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         node.destroy_node()
         rclpy.try_shutdown()
     frames = [frame.parts() for frame in node.frames[5:]]
-    rows = {name: summary([frame[name] for frame in frames]) for name in frames[0]}
-    rows |= {f"lower bound, {name}": summary([bound[name] for bound in bounds[5:]]) for name in bounds[0]}
+    rows = {name: summarize([1000 * frame[name] for frame in frames]) for name in frames[0]}
+    rows |= {f"lower bound, {name}": summarize([1000 * bound[name] for bound in bounds[5:]]) for name in bounds[0]}
     added, bound = rows["node overhead: total without pipeline"], rows["lower bound, all"]
     print_rows(rows)
     ratio = added["median_ms"] / bound["median_ms"]
@@ -243,11 +239,6 @@ def wait(executor: SingleThreadedExecutor, condition: Any, seconds: float = TIME
         if time.monotonic() > deadline:
             raise SystemExit(f"timed out after {seconds:.0f} s")
         executor.spin_once(timeout_sec=0.01)
-
-
-def summary(seconds: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles([1000 * value for value in seconds], n=4)
-    return {"median_ms": round(middle, 3), "iqr_ms": round(high - low, 3)}
 
 
 def print_rows(rows: dict[str, dict[str, float]]) -> None:

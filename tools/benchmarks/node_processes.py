@@ -19,7 +19,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from mtl_perception.camera.model import Calibration, CameraModel
+from mtl_perception.benchmark.inputs import example_camera
+from mtl_perception.camera.model import Calibration
 from mtl_perception.messages.encode import camera_info_fields, image_fields
 from mtl_perception.messages.topics import CAMERA_INFO, IMAGE
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message
@@ -32,7 +33,7 @@ def run_camera(args: argparse.Namespace) -> None:
     node = rclpy.create_node("camera")
     width, height = map(int, args.size.split("x"))
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    info = camera_info_fields(Calibration.of(CameraModel(width, height, 0.58 * width, 0.58 * width, width / 2, height / 2)))
+    info = camera_info_fields(Calibration.of(example_camera(width, height)))
     qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
     images = {topic: node.create_publisher(Image, topic, qos) for topic in args.topics}
     infos = [node.create_publisher(CameraInfo, f"{topic.rpartition('/')[0]}/camera_info", qos) for topic in args.topics]
