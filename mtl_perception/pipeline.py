@@ -112,7 +112,7 @@ class Pipeline:
         self._max_depth(config)
         self.config = config
 
-    def renew(self, device: str = "") -> None:
+    def rebuild(self, device: str = "") -> None:
         """Rebuild everything on the device, as after a failure, with the same weights and parameters.
 
         Args:

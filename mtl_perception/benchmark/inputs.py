@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.inference.onnx.check import made_up_picture
+from mtl_perception.inference.onnx.check import synthetic_image
 from mtl_perception.types import Frame
 
 FOCAL_LENGTH_RATIO = 0.58
@@ -18,4 +18,4 @@ def example_camera(width: int, height: int) -> CameraModel:
 
 def example_frame(width: int, height: int) -> Frame:
     """Return a generated image with a camera."""
-    return Frame(made_up_picture(height, width), example_camera(width, height))
+    return Frame(synthetic_image(height, width), example_camera(width, height))

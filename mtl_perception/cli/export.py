@@ -12,7 +12,7 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.cli.options import add_parameters, config_from, parse_size, print_license
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
-from mtl_perception.inference.onnx.check import TOLERANCES, OnnxFile, compare, made_up_picture, network_outputs
+from mtl_perception.inference.onnx.check import TOLERANCES, OnnxFile, compare, network_outputs, synthetic_image
 from mtl_perception.inference.onnx.export import OPSETS, need, write_onnx
 from mtl_perception.inference.onnx.graph import EXPORTABLE, ExportGraph, ExportOptions
 from mtl_perception.types import Frame
@@ -134,7 +134,7 @@ def _check_images(given: Path | None, size: tuple[int, int] | None) -> dict[str,
     """Return the images of the comparison by name."""
     images = {}
     for number, (height, width) in enumerate([size] if size else CHECKED_SIZES, start=1):
-        images[f"generated image {number}"] = made_up_picture(height, width)
+        images[f"generated image {number}"] = synthetic_image(height, width)
     if given is not None:
         from mtl_perception.sources.images import read_image_file
 

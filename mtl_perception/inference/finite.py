@@ -13,7 +13,7 @@ SPARSE = 16
 """Each so many rows and columns are looked at before all are."""
 
 
-def head_without_numbers(result: Result, min_confidence: float = 0.0, min_depth: float = 0.0) -> str:
+def find_nonfinite_head(result: Result, min_confidence: float = 0.0, min_depth: float = 0.0) -> str:
     """The head that gave no finite number for any pixel: labels or depth; empty if none is known to be so.
 
     Single pixels without a number are NaN, 255 or 0 in the outputs. It costs some microseconds: planes are read whole only
@@ -35,7 +35,7 @@ def head_without_numbers(result: Result, min_confidence: float = 0.0, min_depth:
     return ""
 
 
-def has_only_an_empty_cloud(result: Result) -> bool:
+def has_only_empty_cloud(result: Result) -> bool:
     """Whether it has a cloud without any point and no depth, which alone tells what is too far from what is no number."""
     return result.cloud is not None and result.depth is None and _all(result.cloud["z"], math.nan)
 

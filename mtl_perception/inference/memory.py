@@ -25,7 +25,7 @@ SETTINGS = {
 """Of glibc's mallopt, by the names of its environment variables less MALLOC_: parameter, value."""
 
 
-def settle() -> None:
+def configure_malloc() -> None:
     """One heap, and the largest blocks outside it; for a process's start, before there are threads.
 
     What the user has set by glibc's environment variables stays as it is.
@@ -38,7 +38,7 @@ def settle() -> None:
             setting(parameter, value)
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Hand free memory back to the system, also from between what is in use; milliseconds, so for after much was freed."""
     trim = _function("malloc_trim")
     if trim is not None:

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mtl_perception.errors import PerceptionError
-from mtl_perception.inference.memory import settle
+from mtl_perception.inference.memory import configure_malloc
 from mtl_perception.ros.signals import Answer, StopSignals
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def spin_node(arguments: list[str]) -> int:
         PerceptionError: There is no ROS.
     """
     signals = StopSignals(Answer.LEAVE)
-    settle()
+    configure_malloc()
     # Not before: these take seconds to import, and a signal may come meanwhile.
     try:
         import rclpy

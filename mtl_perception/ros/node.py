@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile
 
 from mtl_perception.errors import PerceptionError
-from mtl_perception.inference.memory import give_back
+from mtl_perception.inference.memory import trim_heap
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.pipeline import Pipeline
@@ -209,7 +209,7 @@ class PerceptionNode(LifecycleNode):
             except RuntimeError as error:
                 # A device that has failed gives nothing back before the process ends.
                 self.get_logger().warning(f"the GPU's memory could not be given back: {error}")
-        give_back()
+        trim_heap()
 
     def _make_cameras(self) -> None:
         """Those of the configuration, with nothing counted yet."""

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from mtl_perception.config import Config
 from mtl_perception.errors import DeviceError, PerceptionError
-from mtl_perception.inference.finite import has_only_an_empty_cloud, head_without_numbers
+from mtl_perception.inference.finite import find_nonfinite_head, has_only_empty_cloud
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame, Result
 
@@ -92,7 +92,7 @@ class Recovery:
         self._home = self._home or (str(pipeline.device), self._error)
         self._renewed = False
         try:
-            pipeline.renew("cpu" if policy == "cpu" else "")
+            pipeline.rebuild("cpu" if policy == "cpu" else "")
         except Exception as error:
             self.failures += 1
             self._in_row += 1
@@ -158,7 +158,7 @@ class Recovery:
 def _numbers(pipeline: Pipeline, frames: Sequence[Frame], outputs: Sequence[Collection[str]]) -> list[Result]:
     before = pipeline.config
     results = _compute(pipeline, frames, outputs)
-    if not before.min_depth and any(has_only_an_empty_cloud(result) for result in results):
+    if not before.min_depth and any(has_only_empty_cloud(result) for result in results):
         # Rare, and so once more with depth: it would cost each frame to have it always.
         results = _compute(pipeline, frames, [{*wanted, "depth"} for wanted in outputs])
     _check_numbers(results, pipeline, before)
@@ -174,7 +174,7 @@ def _check_numbers(results: list[Result], pipeline: Pipeline, before: Config) ->
     min_confidence = max(before.min_confidence, pipeline.config.min_confidence)
     min_depth = max(before.min_depth, pipeline.config.min_depth)
     for result in results:
-        head = head_without_numbers(result, min_confidence, min_depth)
+        head = find_nonfinite_head(result, min_confidence, min_depth)
         if head:
             raise DeviceError(
                 f"device {pipeline.device}, {pipeline.precision}: the network gave no number for the {head} of a whole picture",

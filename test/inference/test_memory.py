@@ -36,7 +36,7 @@ full = resident()
 for block in blocks[::2]:
     libc.free(block)
 print(full - resident())
-memory.give_back()
+memory.trim_heap()
 print(full - resident())
 """
 HEAPS = """
@@ -76,22 +76,22 @@ def run(script: str, **environment: str) -> str:
 
 
 def test_memory_freed_between_what_is_in_use_goes_back():
-    kept, given_back = map(int, run("memory.settle()\n" + HOLES).split())
+    kept, given_back = map(int, run("memory.configure_malloc()\n" + HOLES).split())
     assert kept < 20
     assert given_back > 40
 
 
 def test_a_settled_process_has_one_heap_however_many_threads_allocate():
-    assert run("memory.settle()\n" + HEAPS).count("<heap nr=") == 1
+    assert run("memory.configure_malloc()\n" + HEAPS).count("<heap nr=") == 1
     assert run(HEAPS).count("<heap nr=") > 1
 
 
 def test_large_blocks_go_back_at_once_also_the_second_time():
-    assert int(run("memory.settle()\n" + LARGE)) >= 16
+    assert int(run("memory.configure_malloc()\n" + LARGE)) >= 16
     # What glibc does by itself: the first block that is freed makes the second a part of the heap, of which it is not the end.
     assert int(run(LARGE)) < 5
 
 
 @pytest.mark.parametrize("setting", [{"MALLOC_ARENA_MAX": "8"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=8"}])
 def test_what_the_user_set_for_the_heaps_stays(setting):
-    assert run("memory.settle()\n" + HEAPS, **setting).count("<heap nr=") > 1
+    assert run("memory.configure_malloc()\n" + HEAPS, **setting).count("<heap nr=") > 1

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mtl_perception.inference.host.row_tiles import StripReader, readable, row_weights
+from mtl_perception.inference.host.row_tiles import TileReader, is_readable, row_weights
 from mtl_perception.network.grid import ResizeSpec
 
 MODES = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}
@@ -39,7 +39,7 @@ def grown(planes: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
 def test_as_opencv(mode, threads, source, target):
     planes = scores(12, *source)
     labels, confidence = np.empty(target, np.uint8), np.empty(target, np.float32)
-    reader = StripReader(threads)
+    reader = TileReader(threads)
     for _ in range(2):
         reader.read(planes, ResizeSpec(target, target, mode), labels, confidence)
         expected = grown(planes, target, mode)
@@ -54,7 +54,7 @@ def test_as_opencv(mode, threads, source, target):
 
 def test_the_first_of_equals():
     labels = np.empty((8, 8), np.uint8)
-    StripReader(1).read(np.ones((5, 2, 2), np.float32), ResizeSpec((8, 8), (8, 8), "bicubic"), labels, None)
+    TileReader(1).read(np.ones((5, 2, 2), np.float32), ResizeSpec((8, 8), (8, 8), "bicubic"), labels, None)
     assert (labels == 0).all()
 
 
@@ -71,6 +71,6 @@ def test_weights_are_opencvs(mode, source, target):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
 def test_what_is_no_number_is_not_readable(value):
     planes = np.zeros((3, 4, 4), np.float32)
-    assert readable(planes)
+    assert is_readable(planes)
     planes[1, 2, 3] = value
-    assert not readable(planes)
+    assert not is_readable(planes)

@@ -15,7 +15,7 @@ from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.errors import DeviceError
-from mtl_perception.inference.finite import head_without_numbers
+from mtl_perception.inference.finite import find_nonfinite_head
 from mtl_perception.runtime.recovery import Recovery
 
 WIDTH, HEIGHT = 64, 48
@@ -64,20 +64,20 @@ def test_a_picture_without_any_number_is_told_from_a_poor_one() -> None:
     size = (50, 90)
     nothing, unsure = np.full(size, 255, np.uint8), np.full(size, 30, np.uint8)
     void = np.full(size, np.nan, np.float32)
-    assert head_without_numbers(_result(labels=nothing)) == "labels"
-    assert head_without_numbers(_result(labels=nothing), min_confidence=0.9) == "", "none may be sure enough"
-    assert head_without_numbers(_result(labels=nothing, confidence=unsure), min_confidence=0.9) == ""
-    assert head_without_numbers(_result(confidence=np.zeros(size, np.uint8)), min_confidence=0.9) == "labels"
-    assert head_without_numbers(_result(depth=void)) == "depth"
-    assert head_without_numbers(_result(depth=void), min_depth=1.0) == "", "all may be nearer"
-    assert head_without_numbers(_result(depth=np.full(size, np.inf, np.float32))) == "", "the sky"
+    assert find_nonfinite_head(_result(labels=nothing)) == "labels"
+    assert find_nonfinite_head(_result(labels=nothing), min_confidence=0.9) == "", "none may be sure enough"
+    assert find_nonfinite_head(_result(labels=nothing, confidence=unsure), min_confidence=0.9) == ""
+    assert find_nonfinite_head(_result(confidence=np.zeros(size, np.uint8)), min_confidence=0.9) == "labels"
+    assert find_nonfinite_head(_result(depth=void)) == "depth"
+    assert find_nonfinite_head(_result(depth=void), min_depth=1.0) == "", "all may be nearer"
+    assert find_nonfinite_head(_result(depth=np.full(size, np.inf, np.float32))) == "", "the sky"
     for plane in (nothing, void):
         plane[13, 17] = 1
-    assert head_without_numbers(_result(labels=nothing, depth=void)) == "", "one pixel is enough"
+    assert find_nonfinite_head(_result(labels=nothing, depth=void)) == "", "one pixel is enough"
     cloud = np.zeros(size, [("label", np.uint32)])
-    assert head_without_numbers(_result(cloud=cloud)) == ""
+    assert find_nonfinite_head(_result(cloud=cloud)) == ""
     cloud["label"] = 255
-    assert head_without_numbers(_result(cloud=cloud)) == "labels"
+    assert find_nonfinite_head(_result(cloud=cloud)) == "labels"
 
 
 @pytest.mark.parametrize("wanted", [{"cloud"}, NAVIGATION], ids=["points alone", "for navigation"])

@@ -68,7 +68,7 @@ class Patient:
     def compute(self, frame, outputs):
         return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=None)
 
-    def renew(self, device=""):
+    def rebuild(self, device=""):
         self.renewals.append(self.clock.now)
         if self.incurable:
             raise DeviceError("still lost")
@@ -233,10 +233,10 @@ def test_any_error_while_it_is_made_anew_is_told_and_tried_again(patient: Patien
     patient.ill = True
     for _ in range(2):
         assert not _try(found, patient)
-    patient.renew = lambda device="": 1 // 0
+    patient.rebuild = lambda device="": 1 // 0
     assert not _try(found, patient)
     assert found.trouble.startswith("ZeroDivisionError: ") and "attempt 1, the next with a picture after 1 s" in found.trouble
-    del patient.renew
+    del patient.rebuild
     patient.ill = False
     patient.clock.now += 1
     assert _try(found, patient) and not found.trouble
@@ -259,11 +259,11 @@ def test_a_renewed_pipeline_gives_the_same_with_parameters_of_now(weights_file: 
     pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
     expected = pipe(FRAME).cloud.tobytes()
     engine = pipe._backend
-    pipe.renew()
+    pipe.rebuild()
     assert pipe._backend is not engine
     assert pipe(FRAME).cloud.tobytes() == expected
     pipe.update(output_scale=0.5)
-    pipe.renew("cpu")
+    pipe.rebuild("cpu")
     assert pipe(FRAME).labels.shape == (HEIGHT // 2, WIDTH // 2)
 
 
@@ -277,7 +277,7 @@ def test_a_device_that_fails_at_its_first_picture_leaves_what_there_was(weights_
     with monkeypatch.context() as patch:
         patch.setattr(TorchEngine, "forward", full)
         with pytest.raises(DeviceError, match="device cpu: out of memory while processing"):
-            pipe.renew("cpu")
+            pipe.rebuild("cpu")
     assert str(pipe.device) == "cuda:0"
     np.testing.assert_array_equal(pipe(FRAME).labels, expected)
 
@@ -287,11 +287,11 @@ def test_a_device_that_fails_again_leaves_what_there_was(weights_file: Path, gpu
     expected = pipe(FRAME).labels
     gpu.fault = RuntimeError(LOST)
     with pytest.raises(DeviceError, match="device cuda:0 failed while loading the network: CUDA error"):
-        pipe.renew()
+        pipe.rebuild()
     assert str(pipe.device) == "cuda:0"
     gpu.fault = None
     np.testing.assert_array_equal(pipe(FRAME).labels, expected)
-    pipe.renew("cpu")
+    pipe.rebuild("cpu")
     assert (str(pipe.device), pipe.precision, pipe.result_sets) == ("cpu", "fp32", 1), "a CPU has no fp16"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from mtl_perception import CameraModel, Frame, Pipeline, load_network
 from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import HostRuntime
-from mtl_perception.inference.onnx.check import made_up_picture
+from mtl_perception.inference.onnx.check import synthetic_image
 
 SIZES = ((375, 1242), (188, 621), (480, 640))
 PRECISIONS = ("fp16", "bf16", "fp32")
@@ -61,7 +61,7 @@ class Bench:
         """Pictures given, resized, or made up, all different; with KITTI's camera, for that size."""
         height, width = size
         camera = CameraModel(1242, 375, 721.5377, 721.5377, 609.5593, 172.854).scaled(width, height)
-        made_up = made_up_picture(height, width)
+        made_up = synthetic_image(height, width)
         images = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in self._given]
         images += [np.ascontiguousarray(np.roll(made_up, 37 * shift, axis=1)) for shift in range(max(count - len(images), 0))]
         return [Frame(image, camera) for image in images[:count]]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_perception.inference.host.row_tiles import StripReader, readable
+from mtl_perception.inference.host.row_tiles import TileReader, is_readable
 from mtl_perception.inference.host.workspace import Workspace
 from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
 from mtl_perception.network.grid import ResizeSpec
@@ -25,7 +25,7 @@ class Postprocessor:
 
     def __init__(self, depth_transform: str, classes: tuple[int, int], threads: int = 0) -> None:
         self._work = Workspace()
-        self._strips = StripReader(threads or torch.get_num_threads())
+        self._strips = TileReader(threads or torch.get_num_threads())
         self._depth_transform = depth_transform
         self._classes = slice(classes[0], classes[0] + classes[1])
 
@@ -46,7 +46,7 @@ class Postprocessor:
         logits = logits[self._classes]
         with_probability = with_confidence or min_confidence > 0
         labels = self._work.get("labels", spec.size, torch.uint8)
-        if readable(logits.numpy()):
+        if is_readable(logits.numpy()):
             levels = self._read_tiles(logits, spec, min_confidence, labels, with_probability)
         else:
             scores = self._resize("logits", logits, spec)

@@ -18,7 +18,7 @@ LARGEST = 1e30
 """Scores beyond it are taken for no numbers: their sums need not be any."""
 
 
-class StripReader:
+class TileReader:
     """Labels and confidence of C x h x w scores at another size, as if the planes were grown by OpenCV's resize.
 
     Columns grow first, in OpenCV, for all rows; that is h rows, not H. Rows grow strip by strip, as small matrix products.
@@ -38,7 +38,7 @@ class StripReader:
         """Write what the scores say.
 
         Args:
-            scores: C x h x w float32, finite; see `readable`.
+            scores: C x h x w float32, finite; see `is_readable`.
             spec: How they are resized to H x W.
             labels: H x W uint8, gets the class of the highest score, the first of equals.
             confidence: None, or H x W float32, gets the softmax maximum, 0 to 1.
@@ -81,7 +81,7 @@ class _Strip:
         self.weights = np.ascontiguousarray(weights[:, self.sources])
 
 
-def readable(scores: np.ndarray) -> bool:
+def is_readable(scores: np.ndarray) -> bool:
     """Whether all scores are numbers, and none so large that sums of them might not be."""
     return bool(max(scores.max(), -scores.min()) < LARGEST)
 

@@ -135,7 +135,7 @@ def _verdict(name: str, found: np.ndarray, expected: np.ndarray, tolerance: Tole
     return f"{'' if share >= tolerance.share else 'differs: '}{share:.3%} {what}"
 
 
-def made_up_picture(height: int, width: int) -> np.ndarray:
+def synthetic_image(height: int, width: int) -> np.ndarray:
     """H x W x 3 uint8, RGB: waves of many lengths in every color, so that all of a network has something to answer to."""
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     planes = []

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.inference.host.preprocess import downsample
-from mtl_perception.inference.memory import give_back
+from mtl_perception.inference.memory import trim_heap
 from mtl_perception.inference.openvino.artifacts import Artifacts
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.model import MultiTaskRefineNet
@@ -118,7 +118,7 @@ class OpenVinoEngine(TorchEngine):
         self._unkept.clear()
         self._failures.clear()
         self._failure = ""
-        give_back()
+        trim_heap()
 
     @torch.inference_mode()
     def forward(self, image: np.ndarray, input_scale: float = 1.0) -> tuple[Tensor, ...]:
@@ -148,7 +148,7 @@ class OpenVinoEngine(TorchEngine):
                 self._drop(next(iter(self._requests)))
             request = self._compiled(size).create_infer_request()
             # What compiling took, and the network that had to go.
-            give_back()
+            trim_heap()
         self._requests[size] = request
         request.infer({0: image[None]}, share_inputs=True, share_outputs=True)
         if size in self._unkept:
@@ -190,7 +190,7 @@ class OpenVinoEngine(TorchEngine):
         else:
             self._artifacts.store(self._made_for(size), body)
             del body
-            give_back()
+            trim_heap()
 
     def _made_for(self, size: tuple[int, int]) -> dict[str, str]:
         return {**self._made_of, "picture": f"{size[1]}x{size[0]}"}
