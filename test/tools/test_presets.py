@@ -1,4 +1,4 @@
-"""The presets of config/ are parameters that the node knows, and the tool that says what they cost says it."""
+"""Presets of config/, and the tool that measures their accuracy."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ PRESETS = sorted(path for path in ROOT.glob("config/cpu*.yaml"))
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_each_value_is_valid(path):
+def test_preset_values_are_valid(path):
     values = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
     Config.from_mapping(values)
-    assert all(type(value) is by_name(name).type for name, value in values.items()), "ROS does not convert"
+    assert all(type(value) is by_name(name).type for name, value in values.items()), "ROS does not convert types"
 
 
-def test_realtime_sees_a_quarter_of_the_pixels():
+def test_realtime_preset_halves_input_and_output():
     config = presets.read_preset(ROOT / "config/cpu-realtime.yaml")
     assert (config.device, config.precision, config.input_scale, config.output_scale) == ("cpu", "fp32", 0.5, 0.5)
     assert presets.read_preset(ROOT / "config/cpu.yaml").input_scale == 1.0
 
 
-def test_the_tool(tmp_path, weights_file, monkeypatch, capsys):
+def test_tool_reports_accuracy_and_agreement(tmp_path, weights_file, monkeypatch, capsys):
     data = kitti2015(tmp_path / "data", [0, 1])
     sets = tmp_path / "set.yaml"
     sets.write_text(f"sets:\n  - {{path: {data}, format: kitti2015, name: tiny}}\n")
@@ -40,7 +40,7 @@ def test_the_tool(tmp_path, weights_file, monkeypatch, capsys):
     assert presets.main() == 0
     rows = json.loads((out / "presets.json").read_text())["presets"]
     assert list(rows) == ["cpu", "cpu-realtime"]
-    assert (rows["cpu"]["labels_agree"], rows["cpu"]["depth_difference"]) == (1, 0), "it is compared with itself"
+    assert (rows["cpu"]["labels_agree"], rows["cpu"]["depth_difference"]) == (1, 0), "the preset cpu is the reference itself"
     assert rows["cpu-realtime"]["labels_agree"] < 1
     assert all({"mIoU", "abs_rel", "rmse_m", "frames"} <= row.keys() and row["frames"] == 1 for row in rows.values())
     assert capsys.readouterr().out == (out / "presets.md").read_text()
