@@ -15,7 +15,6 @@ import numpy as np
 from mtl_perception.benchmark.inputs import example_frame
 from mtl_perception.benchmark.timing import summarize, time_interleaved
 from mtl_perception.config import Config
-from mtl_perception.errors import require
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.visualization.files import replacing
 from mtl_perception.weights.files import load_network, save_weights
@@ -47,10 +46,8 @@ def scaling(config: Config, runs: int, path: Path) -> dict[str, Any]:
         For each of pixels, classes and cameras: x, median_ms, iqr_ms, exponent of the fitted power law, and linear_or_slower.
 
     Raises:
-        DependencyError: matplotlib is not installed.
         SourceError: The plot cannot be written.
     """
-    require("matplotlib.figure", extra="plot", purpose="bench --scaling")
     report = {
         "pixels": _over_pixels(config, runs),
         "classes": _over_classes(config, runs),

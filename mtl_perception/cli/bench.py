@@ -15,7 +15,7 @@ from mtl_perception.benchmark.inputs import example_frame
 from mtl_perception.benchmark.stages import format_stages, time_stages
 from mtl_perception.benchmark.timing import WARM_UP_RUNS, describe_machine
 from mtl_perception.cli.options import add_parameters, config_from, parse_size
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, require
 from mtl_perception.pipeline import Pipeline
 
 SIZES = ("1242x375", "621x188", "640x480")
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> None:
     """Measure, and print medians and interquartile ranges in milliseconds."""
     if args.runs < 3:
         raise ConfigError(f"--runs must be at least 3, not {args.runs}")
+    if args.scaling:
+        require("matplotlib.figure", extra="plot", purpose="bench --scaling")
     sizes = [parse_size(size) for size in args.size or SIZES]
     config = config_from(args)
     pipeline = Pipeline(config=config, reuse_outputs=True)

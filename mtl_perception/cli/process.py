@@ -33,10 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Process every frame in the order of the bag."""
-    require("rosbags", extra="bags", purpose="writing bags")
     from mtl_perception.pipeline import Pipeline
-    from mtl_perception.sources.bag.result_writer import ResultWriter
-    from mtl_perception.sources.bag.writer import BagWriter
     from mtl_perception.sources.open import open_source
 
     config = config_from(args, warm_up=False)
@@ -47,6 +44,10 @@ def run(args: argparse.Namespace) -> None:
         image_topic=args.image,
         camera_info_topic=args.camera_info,
     )
+    require("rosbags", extra="bags", purpose="writing bags")
+    from mtl_perception.sources.bag.result_writer import ResultWriter
+    from mtl_perception.sources.bag.writer import BagWriter
+
     pipeline = Pipeline(config=config, reuse_outputs=True)
     print_license(pipeline.description)
     outputs = needed_results([row.name for row in OUTPUT_TOPICS])
