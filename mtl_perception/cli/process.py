@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _timed_frames(source: Any) -> Iterator[tuple[int, Frame]]:
     """Yield bag time and frame; for sources other than bags, the stamp is the time."""
-    if hasattr(source, "records"):
-        yield from source.records()
+    if hasattr(source, "timed_frames"):
+        yield from source.timed_frames()
     else:
         for frame in source:
             yield frame.stamp_ns, frame

@@ -12,7 +12,7 @@ import numpy as np
 
 from mtl_perception.messages.decode import decode_cloud, decode_depth, decode_image, stamp_ns
 from mtl_perception.messages.topics import NODE_NAME
-from mtl_perception.sources.bag.records import deserialize, open_bag
+from mtl_perception.sources.bag.reader import deserialize, open_bag
 from mtl_perception.visualization.report import TopicRow
 
 NODE = f"/{NODE_NAME}"
@@ -58,7 +58,7 @@ class Recording:
         self._bag = open_bag(path)
 
     def _messages(self, *topics: str) -> Iterator[tuple[str, int, Any]]:
-        for record in self._bag.records(set(topics) & set(self._bag.topics)):
+        for record in self._bag.messages(set(topics) & set(self._bag.topics)):
             yield record.topic, record.time_ns, deserialize(record, self._bag.is_ros1)
 
     def frames(self) -> Iterator[RecordedFrame]:

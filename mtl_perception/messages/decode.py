@@ -1,7 +1,7 @@
-"""ROS messages to plain values: Image and CompressedImage to RGB, CameraInfo to a calibration.
+"""Decoders of ROS messages: Image and CompressedImage to RGB, CameraInfo to a calibration.
 
-Nothing here imports ROS: any object with the message's attributes will do, from rclpy or from a bag. Every field is
-checked before it is used, since a camera driver can send anything.
+Messages may come from rclpy or from a bag; only their attributes are used. Every field is validated first because a driver can
+send anything.
 """
 
 from __future__ import annotations
@@ -18,19 +18,25 @@ from mtl_perception.messages.image_header import IMAGE_FORMATS, image_size, is_t
 from mtl_perception.types import CLOUD_DTYPE
 
 MAX_PIXELS = 2**25
-"""Larger pictures (33 megapixels) are refused: no camera of a vehicle has them, and they would exhaust the memory."""
+"""Limit of 33 megapixels; larger images could exhaust the memory and no vehicle camera produces them."""
 
 
 @dataclass(frozen=True)
 class PixelLayout:
-    """How the pixels of an encoding lie: channels, bytes a channel, OpenCV's conversion to RGB (None: it is RGB)."""
+    """Memory layout of an encoding.
+
+    Attributes:
+        channels: Channels per pixel.
+        item_bytes: Bytes per channel.
+        to_rgb: OpenCV's color conversion to RGB; None for RGB.
+    """
 
     channels: int
     item_bytes: int
     to_rgb: int | None
 
 
-# OpenCV names a Bayer pattern by its second row's second and third pixel, ROS by its first two rows: RGGB is OpenCV's BG.
+# OpenCV names a Bayer pattern by the second and third pixel of the second row, ROS by the first two rows: RGGB is OpenCV's BG.
 _BAYER = {
     "rggb": cv2.COLOR_BayerBG2RGB,
     "bggr": cv2.COLOR_BayerRG2RGB,
@@ -47,7 +53,7 @@ _COLOR = {
 PIXEL_LAYOUTS: dict[str, PixelLayout] = {
     **{f"{name}{8 * size}": PixelLayout(c, size, code) for name, (c, code) in _COLOR.items() for size in (1, 2)},
     **{f"bayer_{name}{8 * size}": PixelLayout(1, size, code) for name, code in _BAYER.items() for size in (1, 2)},
-    # The generic names, as OpenCV orders colors.
+    # Generic encodings are in OpenCV's channel order.
     **{f"{bits}UC1": PixelLayout(1, bits // 8, cv2.COLOR_GRAY2RGB) for bits in (8, 16)},
     **{f"{bits}UC3": PixelLayout(3, bits // 8, cv2.COLOR_BGR2RGB) for bits in (8, 16)},
     **{f"{bits}UC4": PixelLayout(4, bits // 8, cv2.COLOR_BGRA2RGB) for bits in (8, 16)},
@@ -57,27 +63,26 @@ PIXEL_LAYOUTS: dict[str, PixelLayout] = {
 
 
 def decode_image(message: Any) -> np.ndarray:
-    """The picture of a sensor_msgs/Image.
+    """Decode a sensor_msgs/Image.
 
     Args:
-        message: Anything with height, width, encoding, is_bigendian, step and data.
+        message: Object with height, width, encoding, is_bigendian, step and data.
 
     Returns:
-        height x width x 3 uint8, RGB; 16-bit values are scaled by 255 / 65535 and rounded, as cv_bridge does. It may share
-        the message's memory and must not be written to.
+        H x W x 3 uint8, RGB; 16-bit values are scaled by 255 / 65535 and rounded as in cv_bridge. The array may share the
+        message's memory: do not write to it.
 
     Raises:
-        FrameError: Size, encoding, step or length of data do not make a picture; `reason` tells which.
+        FrameError: Size, encoding, step and data length do not match; `reason` names the field.
     """
     height, width, step = int(message.height), int(message.width), int(message.step)
     check_size(width, height)
     layout = PIXEL_LAYOUTS.get(message.encoding)
     if layout is None:
         if not message.encoding:
-            raise FrameError("image without an encoding", "encoding")
+            raise FrameError("image has no encoding", "encoding")
         raise FrameError(
-            f"image encoding {truncated_repr(message.encoding)} is not one that is read as color or gray "
-            f"(known: {', '.join(PIXEL_LAYOUTS)})",
+            f"unsupported image encoding {truncated_repr(message.encoding)} (supported: {', '.join(PIXEL_LAYOUTS)})",
             "encoding",
         )
     pixel_bytes = layout.channels * layout.item_bytes
@@ -92,7 +97,7 @@ def decode_image(message: Any) -> np.ndarray:
     if layout.to_rgb in (cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2) and width % 2:
         raise FrameError(f"image encoding {truncated_repr(message.encoding)} needs an even width, not {width}", "size")
     if message.encoding.startswith("bayer_") and min(width, height) < 3:
-        # There are no neighbors to interpolate from: OpenCV makes it black and says nothing.
+        # Without neighbors to interpolate from, OpenCV returns black pixels.
         raise FrameError(
             f"image encoding {truncated_repr(message.encoding)} needs at least 3x3 pixels, not {width}x{height}", "size"
         )
@@ -113,7 +118,7 @@ def _to_rgb(pixels: np.ndarray, layout: PixelLayout) -> np.ndarray:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise FrameError unless a picture may have this size."""
+    """Raise FrameError if an image of this size is empty or exceeds MAX_PIXELS."""
     if width < 1 or height < 1:
         raise FrameError(f"image of {width}x{height} pixels is empty", "size")
     if width * height > MAX_PIXELS:
@@ -121,59 +126,61 @@ def check_size(width: int, height: int) -> None:
 
 
 def decode_compressed_image(message: Any) -> np.ndarray:
-    """The picture of a sensor_msgs/CompressedImage (JPEG, PNG, TIFF, BMP, WebP or GIF).
+    """Decode a sensor_msgs/CompressedImage with JPEG, PNG, TIFF, BMP, WebP or GIF data.
 
     Args:
-        message: Anything with format and data.
+        message: Object with format and data.
 
     Returns:
-        H x W x 3 uint8, RGB. A rotation in EXIF is ignored: calibrations are for the picture as the sensor took it.
+        H x W x 3 uint8, RGB, in the sensor's orientation: a rotation in EXIF is ignored.
 
     Raises:
-        FrameError: No data, depth instead of color, or not a picture that can be decoded.
+        FrameError: The data are empty, depth, or not a valid image.
     """
     if "compressedDepth" in message.format:
-        raise FrameError(f"compressed image of format {truncated_repr(message.format)} is depth, not color or gray", "encoding")
+        raise FrameError(
+            f"compressed image of format {truncated_repr(message.format)} contains depth, not color or gray", "encoding"
+        )
     if len(message.data) == 0:
-        raise FrameError("compressed image without data", "data_length")
+        raise FrameError("compressed image has no data", "data_length")
     try:
         return decode_image_bytes(bytes(memoryview(message.data)))
     except FrameError as error:
-        raise FrameError(f"compressed image, format {truncated_repr(message.format)}: {error}", error.reason) from error
+        raise FrameError(f"compressed image of format {truncated_repr(message.format)}: {error}", error.reason) from error
 
 
 def decode_image_bytes(data: bytes) -> np.ndarray:
-    """The picture in the bytes of a JPEG, PNG, TIFF, BMP, WebP or GIF, as far as OpenCV reads it; of an animation, the first.
+    """Decode the content of a JPEG, PNG, TIFF, BMP, WebP or GIF file; the first frame of an animation.
 
     Returns:
-        H x W x 3 uint8, RGB; 16 bits are scaled down to 8, transparency is dropped, a rotation in EXIF is ignored.
+        H x W x 3 uint8, RGB; 16 bits are scaled to 8, transparency is dropped, a rotation in EXIF is ignored.
 
     Raises:
-        FrameError: It is damaged, cut off, too large, or not a picture.
+        FrameError: The image is damaged, truncated, too large, or of an unsupported format.
     """
-    announced = image_size(data)
-    if announced is None:
-        raise FrameError(f"damaged or not a picture ({len(data)} bytes); read are {IMAGE_FORMATS}", "compressed")
-    check_size(*announced)
+    size = image_size(data)
+    if size is None:
+        raise FrameError(f"damaged or not a supported image ({len(data)} bytes); supported: {IMAGE_FORMATS}", "compressed")
+    check_size(*size)
     if is_truncated(data):
-        # OpenCV 4 would fill the rest with gray and say nothing.
-        raise FrameError(f"a picture without its end ({len(data)} bytes): it was cut off", "compressed")
+        # OpenCV 4 would fill the missing part with gray.
+        raise FrameError(f"truncated image ({len(data)} bytes)", "compressed")
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise FrameError(f"cannot be decoded ({len(data)} bytes): {error.err}", "compressed") from error
+        raise FrameError(f"image cannot be decoded ({len(data)} bytes): {error.err}", "compressed") from error
     if pixels is None:
-        raise FrameError(f"damaged or not a picture ({len(data)} bytes)", "compressed")
+        raise FrameError(f"damaged or not a supported image ({len(data)} bytes)", "compressed")
     check_size(pixels.shape[1], pixels.shape[0])
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def decode_camera_info(message: Any) -> Calibration:
-    """The calibration in a sensor_msgs/CameraInfo, of ROS 2 (k, d, r, p) or ROS 1 (K, D, R, P).
+    """Decode a sensor_msgs/CameraInfo of ROS 2 (fields k, d, r, p) or ROS 1 (K, D, R, P).
 
     Raises:
-        CameraError: Its values are not those of a camera.
+        CameraError: The values are invalid.
     """
 
     def matrix(name: str) -> list[float]:
@@ -198,19 +205,22 @@ def decode_camera_info(message: Any) -> Calibration:
 
 
 def stamp_ns(header: Any) -> int:
-    """A header's stamp in nanoseconds."""
+    """Return the stamp of a header in nanoseconds."""
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
 def decode_depth(message: Any) -> np.ndarray:
-    """The depth of a 32FC1 sensor_msgs/Image: H x W float32, meters.
+    """Decode a 32FC1 sensor_msgs/Image.
+
+    Returns:
+        H x W float32, meters.
 
     Raises:
-        FrameError: It is of another encoding, or its data do not fit its size.
+        FrameError: The encoding differs, or the data length does not match the size.
     """
     height, width, step = int(message.height), int(message.width), int(message.step)
     if message.encoding != "32FC1":
-        raise FrameError(f"depth image of encoding {truncated_repr(message.encoding)}, not 32FC1", "encoding")
+        raise FrameError(f"depth image has encoding {truncated_repr(message.encoding)}, not 32FC1", "encoding")
     if step < 4 * width or len(message.data) != step * height:
         raise FrameError(f"depth image of {width}x{height}, step {step}, has {len(message.data)} bytes", "data_length")
     kind = ">f4" if message.is_bigendian else "<f4"
@@ -219,16 +229,19 @@ def decode_depth(message: Any) -> np.ndarray:
 
 
 def decode_cloud(message: Any) -> np.ndarray:
-    """The points of a sensor_msgs/PointCloud2 that this project made: height x width array of types.CLOUD_DTYPE.
+    """Decode a sensor_msgs/PointCloud2 that this package published.
+
+    Returns:
+        H x W array of types.CLOUD_DTYPE.
 
     Raises:
-        FrameError: It has other fields, or its data do not fit its size.
+        FrameError: The fields differ, or the data length does not match the size.
     """
     height, width = int(message.height), int(message.width)
     found = [(field.name, int(field.offset)) for field in message.fields]
     wanted = [(name, int(column[1])) for name, column in (CLOUD_DTYPE.fields or {}).items()]
     if found != wanted or message.point_step != CLOUD_DTYPE.itemsize:
-        raise FrameError(f"cloud with fields {found} and point step {message.point_step}, not {wanted}", "encoding")
+        raise FrameError(f"cloud has fields {found} and point step {message.point_step}, not {wanted}", "encoding")
     if len(message.data) != height * width * CLOUD_DTYPE.itemsize:
         raise FrameError(f"cloud of {width}x{height} points has {len(message.data)} bytes", "data_length")
     return np.frombuffer(memoryview(message.data), CLOUD_DTYPE).reshape(height, width)

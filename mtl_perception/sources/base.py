@@ -1,4 +1,4 @@
-"""What every source of frames is, and what several of them share."""
+"""Protocol of frame sources, and helpers shared by them."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from mtl_perception.errors import CameraError
 from mtl_perception.types import Frame
 
 DEFAULT_RATE_HZ = 10.0
-"""The rate of sources whose pictures have no stamps."""
+"""Rate of sources whose images have no stamps."""
 
 logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """Frames in the order in which they were taken; each `iter()` starts anew and loads a picture only when it is due.
+    """Frames in the order of acquisition; each iteration starts at the beginning and loads images on demand.
 
     Attributes:
-        name: What a person would call it: the folder's or file's name.
-        rate_hz: Nominal frames a second: the median of the stamps' distances, or 10 where there are no stamps.
+        name: Name of the folder or file.
+        rate_hz: Nominal frame rate: from the median interval of the stamps, or 10 Hz without stamps.
     """
 
     name: str
     rate_hz: float
 
     def __len__(self) -> int:
-        """Count of pictures, those that turn out to be unreadable included."""
+        """Return the number of images, including unreadable ones."""
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames. Each one's camera is for that very picture size, or None."""
+        """Return an iterator over the frames; a frame's camera has the size of its image, or is None."""
 
 
 class CameraResolver:
-    """The camera for pictures of any size, from calibrations; where there is none, a warning once for each cause.
+    """Makes camera models for images of any size from calibrations; warns once for each reason why it cannot.
 
     Args:
-        name: The source's, for the warning.
-        rectified: The pictures are rectified: P holds, otherwise K and the distortion.
+        name: Name of the source, for the warning.
+        rectified: Whether the images are rectified: use P; otherwise K and the distortion.
     """
 
     def __init__(self, name: str, rectified: bool) -> None:
@@ -54,7 +54,7 @@ class CameraResolver:
         self._camera: CameraModel | None = None
 
     def camera(self, calibration: Calibration | None, width: int, height: int) -> CameraModel | None:
-        """The camera of a picture of this size; None without a calibration, or when it cannot be this picture's."""
+        """Return the camera of an image of this size; None without a calibration that fits."""
         if calibration is None:
             return None
         key = (calibration, width, height)
@@ -63,23 +63,23 @@ class CameraResolver:
             try:
                 self._camera = calibration.for_image(width, height).camera(self.rectified)
             except CameraError as error:
-                self.warn(f"no camera for the picture of {width}x{height}: {error}")
+                self.warn(f"no camera for images of {width}x{height}: {error}")
         return self._camera
 
     def warn(self, text: str) -> None:
-        """Log a warning, unless it has been logged before."""
+        """Log a warning unless it was logged before."""
         if text not in self._warned:
             self._warned.add(text)
             logger.warning("%s: %s", self.name, text)
 
 
 def median_rate_hz(stamps_ns: Sequence[int]) -> float:
-    """Frames a second from the median distance of stamps; 10 where they tell nothing."""
-    distances = [after - before for before, after in pairwise(stamps_ns) if after > before]
-    return 1e9 / statistics.median(distances) if distances else DEFAULT_RATE_HZ
+    """Return the frame rate from the median interval of stamps; 10 Hz if no interval is positive."""
+    intervals = [after - before for before, after in pairwise(stamps_ns) if after > before]
+    return 1e9 / statistics.median(intervals) if intervals else DEFAULT_RATE_HZ
 
 
 def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    """Sorts names as people do: frame_9 before frame_10."""
+    """Return a sort key of the file name that orders numbers by value: frame_9 before frame_10."""
     parts = re.split(r"([0-9]+)", path.name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], path.name

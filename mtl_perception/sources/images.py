@@ -1,4 +1,4 @@
-"""Picture files: one, or a folder of them."""
+"""Image files and folders of image files."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from mtl_perception.types import Frame
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 CAMERA_FILES = ("camera.yaml", "calib_cam_to_cam.txt", "calib.txt")
-"""A folder's calibration, the first of these that is there."""
+"""Names of a folder's calibration file; the first existing one is used."""
 
 logger = logging.getLogger(__name__)
 
 
 def read_image_file(path: str | Path) -> np.ndarray:
-    """A picture file as the sensor took it: a rotation in EXIF is ignored, since calibrations are for the sensor's rows.
+    """Read an image file in the sensor's orientation: a rotation in EXIF is ignored because calibrations do not include it.
 
     Returns:
-        H x W x 3 uint8, RGB. Gray is repeated, 16 bits are scaled down to 8, transparency is dropped.
+        H x W x 3 uint8, RGB. Gray is replicated, 16 bits are scaled to 8, transparency is dropped.
 
     Raises:
-        FrameError: Missing, or not a picture that can be read (reason "unreadable").
+        FrameError: The file is missing or not a supported image (reason "unreadable").
     """
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise FrameError(f"picture {path} cannot be read: {error.strerror}", "unreadable") from None
+        raise FrameError(f"image {path} cannot be read: {error.strerror}", "unreadable") from None
     try:
         return decode_image_bytes(data)
     except FrameError as error:
-        raise FrameError(f"picture {path}: {error}", "unreadable") from error
+        raise FrameError(f"image {path}: {error}", "unreadable") from error
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The folder's picture files, not its subfolders', in natural order.
+    """Return the image files of a folder, without subfolders, in natural order.
 
     Raises:
         SourceError: The folder cannot be read.
@@ -56,24 +56,24 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether the name says so."""
+    """Return whether the path is a visible file with the suffix of an image."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 class ImageSource:
-    """Picture files as a source: stamps count from 0 at 10 Hz, or are those given. See `Source`.
+    """Source of image files; see `Source`.
 
-    A picture of a folder that cannot be read is left out, counted in `rejected` by its reason, and warned of; alone it
-    raises. Pictures may differ in size: the camera follows where they are the same picture resized, else it is None.
+    Unreadable images are skipped with a warning and counted in `rejected` by reason; a single one raises. Images may differ in
+    size: the camera is scaled where the aspect ratio allows it, else it is None.
 
     Args:
-        paths: The files, at least one.
-        name: The source's name.
+        paths: One or more files.
+        name: Name of the source.
         rectified: See `CameraResolver`.
-        camera_file: Calibration; None: the one beside the pictures (see CAMERA_FILES), if any.
-        calibration: Calibration that is loaded already; goes before the files.
-        stamps_ns: One for each file; None: from 0 at 10 Hz.
-        rate_hz: Frames a second, where stamps are given.
+        camera_file: Calibration file; by default one of `CAMERA_FILES` beside the images.
+        calibration: Calibration to use instead of a file.
+        stamps_ns: Stamp of each image, nanoseconds; by default from 0 at 10 Hz.
+        rate_hz: Frame rate that belongs to `stamps_ns`.
         frame_id: Name of the camera's optical frame.
 
     Raises:
@@ -99,7 +99,7 @@ class ImageSource:
         self.frame_id = frame_id
         self.rectified = rectified
         self.calibration = calibration
-        # A camera file that does not say the pictures' size waits for the first picture.
+        # A calibration file without an image size is loaded once the size of the first image is known.
         self._sizeless_file: Path | None = None
         camera_file = camera_file or _camera_file_beside(self.paths[0])
         if calibration is None and camera_file is not None:
@@ -115,7 +115,7 @@ class ImageSource:
 
     def __iter__(self) -> Iterator[Frame]:
         self.rejected.clear()
-        fit = CameraResolver(self.name, self.rectified)
+        cameras = CameraResolver(self.name, self.rectified)
         for path, stamp_ns in zip(self.paths, self.stamps_ns, strict=True):
             try:
                 image = read_image_file(path)
@@ -123,14 +123,14 @@ class ImageSource:
                 if len(self.paths) == 1:
                     raise
                 self.rejected[error.reason] += 1
-                logger.warning("%s: left out: %s", self.name, error)
+                logger.warning("%s: frame skipped: %s", self.name, error)
                 continue
             height, width = image.shape[:2]
             if self._sizeless_file is not None:
                 self.calibration = load_calibration(self._sizeless_file, size=(width, height))
                 self._sizeless_file = None
-            yield Frame(image, fit.camera(self.calibration, width, height), stamp_ns, self.frame_id)
+            yield Frame(image, cameras.camera(self.calibration, width, height), stamp_ns, self.frame_id)
 
 
-def _camera_file_beside(picture: Path) -> Path | None:
-    return next((path for name in CAMERA_FILES if (path := picture.parent / name).is_file()), None)
+def _camera_file_beside(image: Path) -> Path | None:
+    return next((path for name in CAMERA_FILES if (path := image.parent / name).is_file()), None)

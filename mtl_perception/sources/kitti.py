@@ -15,13 +15,13 @@ from mtl_perception.sources.base import median_rate_hz
 from mtl_perception.sources.images import ImageSource, list_images
 
 CAMERAS = ("02", "03", "00", "01")
-"""In the order of preference: left color, right color, left gray, right gray."""
+"""Cameras in order of preference: left color, right color, left gray, right gray."""
 
 logger = logging.getLogger(__name__)
 
 
 def find_camera_folder(path: Path) -> Path | None:
-    """The `image_0X` folder that is meant by a drive's folder, by itself, or by the `data` folder in it; else None."""
+    """Return the `image_0X` folder of a drive's folder, of itself or of its `data` folder; None if there is none."""
     if path.name == "data":
         path = path.parent
     for folder in (path, *(path / f"image_{camera}" for camera in CAMERAS)):
@@ -31,21 +31,21 @@ def find_camera_folder(path: Path) -> Path | None:
 
 
 def open_drive(folder: Path, *, rectified: bool = True, camera_file: Path | None = None) -> ImageSource:
-    """A drive's camera as a source, with the drive's calibration and stamps.
+    """Open one camera of a drive with the drive's calibration and stamps.
 
     Args:
         folder: `.../image_0X`.
-        rectified: See `CameraResolver`; a drive's own calibration is that of its rectified pictures and serves both.
-        camera_file: Calibration instead of the drive's own.
+        rectified: See `CameraResolver`; the drive's calibration describes its rectified images and is used in both cases.
+        camera_file: Calibration file to use instead of the drive's.
 
     Raises:
-        SourceError: No pictures, or timestamps.txt does not fit them.
-        CameraError: A calibration file that cannot be used; one that is not there is a warning.
+        SourceError: There are no images, or timestamps.txt does not match them.
+        CameraError: The calibration file cannot be used; a missing one is a warning.
     """
     number = folder.name[-2:]
     paths = list_images(folder / "data")
     if not paths:
-        raise SourceError(f"KITTI drive {folder.parent}: there are no pictures in {folder / 'data'}")
+        raise SourceError(f"KITTI drive {folder.parent} cannot be opened: there are no images in {folder / 'data'}")
     name = f"{folder.parent.name}/{folder.name}"
     stamps = _stamps(folder, paths, name)
     return ImageSource(
@@ -61,10 +61,10 @@ def open_drive(folder: Path, *, rectified: bool = True, camera_file: Path | None
 
 
 def parse_stamp(text: str) -> int:
-    """Nanoseconds since 1970 of "2011-09-26 13:02:25.964389445", taken as UTC; exact.
+    """Convert "2011-09-26 13:02:25.964389445" (UTC) to nanoseconds since 1970 without rounding.
 
     Raises:
-        ValueError: It is written in another way.
+        ValueError: The text has another format.
     """
     whole, _, fraction = text.strip().partition(".")
     if len(fraction) > 9 or (fraction and not (fraction.isascii() and fraction.isdecimal())):
@@ -76,28 +76,28 @@ def parse_stamp(text: str) -> int:
 def _calibration(folder: Path, name: str, number: str) -> Calibration | None:
     path = folder.parent.parent / "calib_cam_to_cam.txt"
     if not path.is_file():
-        logger.warning("%s: no calibration (%s is missing): frames have no camera", name, path)
+        logger.warning("%s: frames have no camera: %s is missing", name, path)
         return None
     return load_calibration(path, camera=number)
 
 
 def _stamps(folder: Path, paths: list[Path], name: str) -> list[int] | None:
-    """A stamp for each picture. The picture's number is the line's: single pictures may be missing from a drive."""
+    """Return the stamp of each image; the image's number is the line's because single images may be missing from a drive."""
     path = folder / "timestamps.txt"
     if not path.is_file():
-        logger.warning("%s: %s is missing: stamps count from 0 at 10 Hz", name, path)
+        logger.warning("%s: stamps start at 0 with 10 Hz: %s is missing", name, path)
         return None
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"timestamps file {path} cannot be read: {error}") from None
     stamps = []
-    for picture in paths:
-        if not (picture.stem.isascii() and picture.stem.isdecimal()):
-            raise SourceError(f"KITTI picture {picture} has no number for a name, so it has no line in {path}")
-        index = int(picture.stem)
+    for image in paths:
+        if not (image.stem.isascii() and image.stem.isdecimal()):
+            raise SourceError(f"KITTI image {image} has no stamp in {path}: its name is not a number")
+        index = int(image.stem)
         if index >= len(lines) or not lines[index].strip():
-            raise SourceError(f"timestamps file {path} has no line {index + 1}, which {picture.name} needs")
+            raise SourceError(f"timestamps file {path} has no line {index + 1} for {image.name}")
         try:
             stamps.append(parse_stamp(lines[index]))
         except ValueError as error:

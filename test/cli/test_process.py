@@ -9,7 +9,7 @@ import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader
-from support.bags import CAMERA_INFO, DELAY_NS, IMAGE, START_NS, STEP_NS, Messages, drive, picture, write_bag
+from support.bags import CAMERA_INFO, DELAY_NS, IMAGE, START_NS, STEP_NS, Messages, bag_image, drive, write_bag
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.__main__ import main
@@ -81,7 +81,7 @@ def test_messages_have_the_values_stamps_and_topics_of_the_node(tmp_path, proces
             assert (message.header.stamp.sec, message.header.stamp.nanosec) == divmod(stamp, 10**9)
             assert message.header.frame_id == "front_optical"
         one = {topic.removeprefix("/mtl_perception/"): entries[min(i, len(entries) - 1)][1] for topic, entries in found.items()}
-        expected = pipe(Frame(picture(i, *SIZE), camera))
+        expected = pipe(Frame(bag_image(i, *SIZE), camera))
         for topic, values in (("labels", expected.labels), ("confidence", expected.confidence)):
             np.testing.assert_array_equal(one[f"segmentation/{topic}"].data.reshape(SIZE), values)
             assert one[f"segmentation/{topic}"].encoding == "mono8"
@@ -90,7 +90,7 @@ def test_messages_have_the_values_stamps_and_topics_of_the_node(tmp_path, proces
         assert one["points"].is_dense == bool(np.isfinite(expected.depth).all())
         colors = colorize_labels(expected.labels, STREET)
         np.testing.assert_array_equal(decode_image(one["segmentation/image"]), colors)
-        blended = overlay(picture(i, *SIZE), expected.labels, STREET, 0.5)
+        blended = overlay(bag_image(i, *SIZE), expected.labels, STREET, 0.5)
         np.testing.assert_array_equal(decode_image(one["segmentation/overlay"]), blended)
         assert decode_camera_info(one["depth/camera_info"]).camera(rectified=True).matrix.tolist() == camera.matrix.tolist()
         classes = one["segmentation/label_info"].class_map
@@ -114,7 +114,7 @@ def test_input_is_copied_and_outputs_are_scaled(tmp_path, process):
     assert process(source, "--out", tmp_path / "out.mcap", "--with-input", "--output-scale", 0.5)[0] == 0
     found = messages_of(tmp_path / "out.mcap")
     assert set(found["types"]) == {*OUTPUTS, "/camera/image", "/camera/camera_info"}
-    np.testing.assert_array_equal(decode_image(found["/camera/image"][1][1]), picture(1, *SIZE))
+    np.testing.assert_array_equal(decode_image(found["/camera/image"][1][1]), bag_image(1, *SIZE))
     assert found["/camera/camera_info"][0][1].k.tolist() == [40, 0, 15.5, 0, 41, 11.5, 0, 0, 1]
     half = found["/mtl_perception/depth/camera_info"][0][1]
     assert (half.width, half.height) == (16, 12)
@@ -137,7 +137,7 @@ def test_bag_without_camera_info_yields_no_cloud(tmp_path, process):
 
 def test_malformed_messages_are_rejected_and_counted(tmp_path, process):
     make = Messages()
-    bad = make.image(picture(9, *SIZE), START_NS)
+    bad = make.image(bag_image(9, *SIZE), START_NS)
     bad.step -= 1
     records = [*drive("mcap", 2, SIZE), ("/cam/image_raw", bad, START_NS + 5 * STEP_NS)]
     code, out, _ = process(write_bag(tmp_path / "in", "mcap", records), "--out", tmp_path / "out.mcap")
@@ -151,7 +151,7 @@ class TestErrors:
         (tmp_path / "out.mcap").write_bytes(b"precious")
         code, _, line = process(source, "--out", tmp_path / "out.mcap")
         assert code == 1
-        assert line.startswith(f"mtl_perception process: output {tmp_path / 'out.mcap'} exists already")
+        assert line.startswith(f"mtl_perception process: output {tmp_path / 'out.mcap'} already exists")
         assert (tmp_path / "out.mcap").read_bytes() == b"precious"
         assert process(source, "--out", tmp_path / "out.mcap", "--force")[0] == 0
         assert set(messages_of(tmp_path / "out.mcap")["types"]) == set(OUTPUTS)
@@ -167,7 +167,7 @@ class TestErrors:
         (whole,) = folder.glob("*.mcap")
         data = whole.read_bytes()
         # In the middle of the last image.
-        (tmp_path / "cut.mcap").write_bytes(data[: data.rindex(picture(3, *SIZE).tobytes()) + 100])
+        (tmp_path / "cut.mcap").write_bytes(data[: data.rindex(bag_image(3, *SIZE).tobytes()) + 100])
         code, _, line = process(tmp_path / "cut.mcap", "--out", tmp_path / "out.mcap")
         assert code == 1
         assert line.startswith("mtl_perception process: ")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rosbags.rosbag2 import StoragePlugin, Writer
 from safetensors.torch import save
 from support.bad_input import anything, damaged, near_document, numbers, sometimes
-from support.bags import ROS2, START_NS, Messages, drive, picture, write_bag
+from support.bags import ROS2, START_NS, Messages, bag_image, drive, write_bag
 from support.fuzzing import attempt, fuzz
 from support.image_files import PICTURES
 
@@ -141,7 +141,7 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
 def _with_a_topic_of_two_types(path: Path) -> bytes:
     make = Messages()
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        messages = (make.image(picture(0, 6, 8), START_NS), make.compressed(picture(0, 6, 8), START_NS))
+        messages = (make.image(bag_image(0, 6, 8), START_NS), make.compressed(bag_image(0, 6, 8), START_NS))
         for i, message in enumerate(messages):
             connection = writer.add_connection("/cam/image_raw", message.__msgtype__, typestore=ROS2)
             writer.write(connection, START_NS + i, make.serialize(message))

@@ -1,4 +1,4 @@
-"""Messages to pictures: every encoding, every defect."""
+"""Decoding of images, compressed images, depth and clouds: every encoding, every defect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ YUV = {"yuv422": "uyvy", "uyvy": "uyvy", "yuv422_yuy2": "yuyv", "yuyv": "yuyv"}
 
 
 def message(pixels: np.ndarray, encoding: str, padding: int = 0, big_endian: bool = False, container: str = "bytes"):
-    """An Image of these samples, H x W or H x W x C."""
+    """Return an Image of these samples, H x W or H x W x C."""
     samples = pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "<"))
     rows = [row.tobytes() + b"\xa5" * padding for row in samples]
     return SimpleNamespace(
@@ -45,7 +45,7 @@ def message(pixels: np.ndarray, encoding: str, padding: int = 0, big_endian: boo
 
 
 def to_eight_bits(values: np.ndarray) -> np.ndarray:
-    """round(v * 255 / 65535), in whole numbers: there are no ties."""
+    """Return round(v * 255 / 65535) in integers; there are no ties."""
     return ((values.astype(np.int64) * 255 * 2 + 65535) // (2 * 65535)).astype(np.uint8)
 
 
@@ -59,7 +59,7 @@ def test_every_encoding_is_tested():
     height=st.integers(1, 9), width=st.integers(1, 9), padding=st.sampled_from([0, 1, 5, 16]), big_endian=st.booleans(),
     container=st.sampled_from(sorted(CONTAINERS)), seed=st.integers(0, 9),
 )  # fmt: skip
-def test_color_and_gray(encoding, height, width, padding, big_endian, container, seed):
+def test_color_and_gray_are_decoded(encoding, height, width, padding, big_endian, container, seed):
     order, bits = DIRECT[encoding]
     rng = np.random.default_rng(seed)
     samples = rng.integers(0, 2**bits, (height, width, len(order)), np.uint8 if bits == 8 else np.uint16)
@@ -76,7 +76,7 @@ def test_all_sixteen_bit_values_are_rounded():
 
 
 def mosaic(rgb: np.ndarray, pattern: str) -> np.ndarray:
-    """What a sensor with these filters sees: `pattern` is its first row's two filters, then its second's."""
+    """Return the raw image of a sensor with this filter pattern (two filters of the first row, then of the second)."""
     raw = np.empty(rgb.shape[:2], rgb.dtype)
     for i, letter in enumerate(pattern):
         raw[i // 2 :: 2, i % 2 :: 2] = rgb[i // 2 :: 2, i % 2 :: 2, "RGB".index(letter)]
@@ -91,14 +91,14 @@ class TestBayer:
         return decode_image(message(mosaic(samples, BAYER[name]), f"bayer_{name}{bits}", **options))
 
     @pytest.mark.parametrize("size", [(48, 64), (47, 61)])
-    def test_a_smooth_picture_comes_back(self, name, bits, size):
+    def test_smooth_image_is_restored(self, name, bits, size):
         v, u = np.mgrid[: size[0], : size[1]].astype(float)
         smooth = np.stack([40 + 2.5 * u, 220 - 2 * v - 0.8 * u, 30 + 1.5 * u + 2 * v], axis=-1).clip(0, 255).astype(np.uint8)
         image = self.decoded(smooth, name, bits, padding=6, big_endian=bits == 16)
         assert np.abs(image.astype(int) - smooth)[2:-2, 2:-2].max() <= 4
 
     @pytest.mark.parametrize("channel", [0, 1, 2])
-    def test_a_pure_color_stays_that_color(self, name, bits, channel):
+    def test_pure_color_is_preserved(self, name, bits, channel):
         pure = np.zeros((8, 10, 3), np.uint8)
         pure[..., channel] = 200
         assert (self.decoded(pure, name, bits)[2:-2, 2:-2] == pure[2:-2, 2:-2]).all()
@@ -107,19 +107,19 @@ class TestBayer:
 @pytest.mark.parametrize("encoding", YUV)
 class TestYuv:
     def samples(self, pixels: list[tuple[int, int, int, int]], encoding: str) -> np.ndarray:
-        """Pairs of pixels (u, y0, v, y1) as the encoding orders them: 1 x 2N x 2 bytes."""
+        """Return pairs of pixels (u, y0, v, y1) in the encoding's order: 1 x 2N x 2 bytes."""
         order = YUV[encoding]
         rows = [(u, y0, v, y1) if order == "uyvy" else (y0, u, y1, v) for u, y0, v, y1 in pixels]
         return np.array(rows, np.uint8).reshape(1, -1, 2)
 
-    def test_colors(self, encoding):
-        """BT.601 of video range: Y 16 is black, 235 white; red has V of 240, blue has U of 240."""
+    def test_colors_are_decoded(self, encoding):
+        """BT.601, video range: Y is 16 for black and 235 for white; V is 240 for red, U is 240 for blue."""
         pixels = [(128, 16, 128, 235), (90, 81, 240, 81), (240, 41, 110, 41), (54, 145, 34, 145)]
         image = decode_image(message(self.samples(pixels, encoding), encoding, padding=3))[0].astype(int)
         expected = [(0, 0, 0), (255, 255, 255)] + [(255, 0, 0)] * 2 + [(0, 0, 255)] * 2 + [(0, 255, 0)] * 2
         assert np.abs(image - expected).max() <= 3
 
-    def test_odd_width(self, encoding):
+    def test_odd_width_is_refused(self, encoding):
         with pytest.raises(FrameError, match="even width") as caught:
             decode_image(message(np.zeros((2, 5, 2), np.uint8), encoding))
         assert caught.value.reason == "size"
@@ -130,7 +130,7 @@ class TestMalformed:
         fields = vars(message(np.zeros((4, 6, 3), np.uint8), "rgb8"))
         return SimpleNamespace(**{**fields, **changes})
 
-    def test_good(self):
+    def test_valid_message_is_accepted(self):
         assert decode_image(self.good()).shape == (4, 6, 3)
 
     @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ class TestMalformed:
             ({"height": 0}, "size", "6x0 pixels is empty"),
             ({"width": 0}, "size", "0x4 pixels is empty"),
             ({"height": 60000, "width": 60000}, "size", "larger than"),
-            ({"encoding": ""}, "encoding", "without an encoding"),
-            ({"encoding": "32FC1"}, "encoding", "'32FC1' is not one"),
-            ({"encoding": "RGB8"}, "encoding", "'RGB8' is not one"),
+            ({"encoding": ""}, "encoding", "no encoding"),
+            ({"encoding": "32FC1"}, "encoding", "unsupported image encoding '32FC1'"),
+            ({"encoding": "RGB8"}, "encoding", "unsupported image encoding 'RGB8'"),
             ({"step": 17}, "step", "step 17 is too small: 6 pixels of rgb8 need 18 bytes"),
             ({"step": 0}, "step", "too small"),
             ({"data": bytes(71)}, "data_length", "71 bytes of data, but height 4 x step 18 = 72"),
@@ -151,16 +151,16 @@ class TestMalformed:
             ({"height": 5}, "data_length", "height 5"),
         ],
     )
-    def test_each_defect_has_its_reason(self, changes, reason, text):
+    def test_each_defect_has_its_own_reason(self, changes, reason, text):
         with pytest.raises(FrameError, match=text) as caught:
             decode_image(self.good(**changes))
         assert caught.value.reason == reason
 
-    def test_an_endless_text_is_told_shortly(self):
-        """It becomes a line of a log, and of diagnostics."""
+    def test_long_encoding_is_truncated_in_the_error(self):
+        """The error becomes a log line and a diagnostics message."""
         for decode, bad in (
             (decode_image, self.good(encoding="x" * 10**6)),
-            (decode_compressed_image, SimpleNamespace(format="x\n" * 10**6, data=b"no picture")),
+            (decode_compressed_image, SimpleNamespace(format="x\n" * 10**6, data=b"no image")),
         ):
             with pytest.raises(FrameError, match="image.* '?x") as caught:
                 decode(bad)
@@ -168,7 +168,7 @@ class TestMalformed:
             assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 8), (8, 1), (2, 2), (2, 9)])
-    def test_bayer_without_neighbors(self, size):
+    def test_bayer_image_without_neighbors_is_refused(self, size):
         with pytest.raises(FrameError, match="needs at least 3x3 pixels") as caught:
             decode_image(message(np.full(size, 90, np.uint8), "bayer_rggb8"))
         assert caught.value.reason == "size"
@@ -194,12 +194,12 @@ def png_bomb(width: int, height: int) -> bytes:
 
 def jpeg_with_size(width: int, height: int) -> bytes:
     data = encoded(".jpg", noise_image(16, 16))
-    place = data.index(b"\xff\xc0") + 5
-    return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
+    position = data.index(b"\xff\xc0") + 5
+    return data[:position] + struct.pack(">HH", height, width) + data[position + 4 :]
 
 
 def jpeg_with_a_decoy(width: int, height: int) -> bytes:
-    """A marker that stands alone, taken for a segment, would hide the true size behind a small one."""
+    """A marker without a length field, misread as a segment, would hide the true size."""
     decoy = jpeg_with_size(16, 16)[2:]
     large = jpeg_with_size(width, height)[2:]
     return b"\xff\xd8" + b"\xff\xd0" + struct.pack(">H", len(large) + 2) + large + decoy
@@ -211,7 +211,7 @@ def gif_bomb(width: int, height: int) -> bytes:
 
 
 def bmp_bomb(width: int, height: int) -> bytes:
-    """Run-length encoded, rows from the top."""
+    """Run-length encoded, top-down rows."""
     info = struct.pack("<IiiHHIIiiII", 40, width, -height, 1, 8, 1, 0, 0, 0, 0, 0)
     return b"BM" + struct.pack("<IHHI", 1078, 0, 0, 1078) + info + bytes(1100)
 
@@ -228,61 +228,63 @@ def tiff_bomb(width: int, height: int) -> bytes:
 
 class TestCompressed:
     @pytest.mark.parametrize("container", CONTAINERS)
-    def test_png_is_exact(self, container):
-        picture = noise_image(23, 31)
-        np.testing.assert_array_equal(decode_compressed_image(compressed(encoded(".png", picture), "png", container)), picture)
+    def test_png_is_decoded_exactly(self, container):
+        original = noise_image(23, 31)
+        np.testing.assert_array_equal(
+            decode_compressed_image(compressed(encoded(".png", original), "png", container)), original
+        )
 
-    def test_jpeg_is_near(self):
-        picture = cv2.GaussianBlur(noise_image(60, 81), (0, 0), 2)
-        image = decode_compressed_image(compressed(encoded(".jpg", picture), "rgb8; jpeg compressed bgr8"))
-        assert np.abs(image.astype(int) - picture).mean() < 3
+    def test_jpeg_is_decoded(self):
+        original = cv2.GaussianBlur(noise_image(60, 81), (0, 0), 2)
+        image = decode_compressed_image(compressed(encoded(".jpg", original), "rgb8; jpeg compressed bgr8"))
+        assert np.abs(image.astype(int) - original).mean() < 3
 
-    def test_gray_png(self):
+    def test_gray_png_is_replicated(self):
         gray = noise_image(9, 8)[..., 0]
         np.testing.assert_array_equal(decode_compressed_image(compressed(encoded(".png", gray))), np.dstack([gray] * 3))
 
-    def test_sixteen_bit_png(self):
+    def test_sixteen_bit_png_is_scaled(self):
         values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
         image = decode_compressed_image(compressed(encoded(".png", values)))
         assert np.abs(image[..., 0].astype(int) - to_eight_bits(values)).max() <= 1
 
     @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
     @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-    def test_cut_off(self, suffix, part):
+    def test_truncated_file_is_refused(self, suffix, part):
         data = encoded(suffix, noise_image(60, 80))
         with pytest.raises(FrameError) as caught:
             decode_compressed_image(compressed(data[: int(len(data) * part)]))
         assert caught.value.reason == "compressed"
 
-    def test_jpeg_without_only_its_end_marker(self):
-        with pytest.raises(FrameError, match="cut off"):
+    def test_jpeg_without_its_end_marker_is_refused(self):
+        with pytest.raises(FrameError, match="truncated image"):
             decode_compressed_image(compressed(encoded(".jpg", noise_image(60, 80))[:-2]))
 
-    def test_a_png_chunk_that_claims_more_than_there_is_is_not_decoded(self, monkeypatch):
-        """Had OpenCV fill 4 GB."""
+    def test_png_chunk_beyond_the_end_is_refused_before_decoding(self, monkeypatch):
+        """OpenCV would allocate 4 GB."""
         data = bytearray(encoded(".png", noise_image(12, 16)))
-        place = data.index(b"IDAT") - 4
-        data[place] = 0xFF
+        position = data.index(b"IDAT") - 4
+        data[position] = 0xFF
         monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("decoded"))
-        with pytest.raises(FrameError, match="cut off"):
+        with pytest.raises(FrameError, match="truncated image"):
             decode_compressed_image(compressed(bytes(data)))
 
-    def test_the_end_of_a_thumbnail_is_not_the_pictures_end(self):
+    def test_end_marker_of_a_thumbnail_is_ignored(self):
         whole = encoded(".jpg", noise_image(60, 80))
         thumbnail = encoded(".jpg", noise_image(6, 8))
         application = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
         with_thumbnail = whole[:2] + application + whole[2:]
         assert decode_compressed_image(compressed(with_thumbnail)).shape == (60, 80, 3)
-        with pytest.raises(FrameError, match="cut off"):
+        with pytest.raises(FrameError, match="truncated image"):
             decode_compressed_image(compressed(with_thumbnail[:-400]))
 
     @pytest.mark.parametrize("padding", [b"\0" * 700, b"\xff" * 3, b"\n"])
-    def test_padding_behind_the_end_is_no_harm(self, padding):
+    def test_padding_after_the_end_is_accepted(self, padding):
         data = encoded(".jpg", noise_image(60, 80))
         expected = decode_compressed_image(compressed(data))
         np.testing.assert_array_equal(decode_compressed_image(compressed(data + padding)), expected)
 
-    def test_progressive_jpeg(self):
+    def test_progressive_jpeg_is_decoded(self):
         data = cv2.imencode(".jpg", noise_image(60, 80), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
         assert decode_compressed_image(compressed(data)).shape == (60, 80, 3)
 
@@ -297,7 +299,7 @@ class TestCompressed:
         ("data", "form", "reason"),
         [
             (b"", "jpeg", "data_length"),
-            (b"no picture at all", "jpeg", "compressed"),
+            (b"not an image at all", "jpeg", "compressed"),
             (b"\xff\xd8", "jpeg", "compressed"),
             (b"\xff\xd8\xff\xd9", "jpeg", "compressed"),
             (b"\x89PNG\r\n\x1a\n", "png", "compressed"),
@@ -305,7 +307,7 @@ class TestCompressed:
             (encoded(".png", noise_image(9, 9)), "16UC1; compressedDepth png", "encoding"),
         ],
     )
-    def test_no_picture(self, data, form, reason):
+    def test_invalid_data_is_refused(self, data, form, reason):
         with pytest.raises(FrameError) as caught:
             decode_compressed_image(compressed(data, form))
         assert caught.value.reason == reason
@@ -313,7 +315,7 @@ class TestCompressed:
 
     @pytest.mark.parametrize("bomb", [png_bomb, jpeg_with_size, jpeg_with_a_decoy, gif_bomb, bmp_bomb, webp_bomb, tiff_bomb])
     @pytest.mark.parametrize("size", [(60000, 60000), (30000, 30000), (65000, 600)])
-    def test_bombs_are_refused_before_they_are_decoded(self, bomb, size, monkeypatch):
+    def test_bombs_are_refused_before_decoding(self, bomb, size, monkeypatch):
         monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("decoded"))
         with pytest.raises(FrameError, match=f"{size[0]}x{size[1]} pixels is larger") as caught:
             decode_compressed_image(compressed(bomb(*size)))
@@ -321,27 +323,27 @@ class TestCompressed:
 
     @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".bmp", ".webp"])
     @pytest.mark.parametrize("size", [(1, 1), (23, 31), (1, 20_000)])
-    def test_every_kind_is_read(self, suffix, size):
+    def test_every_format_is_decoded(self, suffix, size):
         if suffix == ".webp" and max(size) > 16383:
             size = (1, 16383)
-        picture = cv2.GaussianBlur(noise_image(*size), (0, 0), 3)
+        original = cv2.GaussianBlur(noise_image(*size), (0, 0), 3)
         options = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []
-        data = cv2.imencode(suffix, picture, options)[1].tobytes()
+        data = cv2.imencode(suffix, original, options)[1].tobytes()
         image = decode_compressed_image(compressed(data))
         assert image.shape == (*size, 3)
-        assert np.abs(image[..., ::-1].astype(int) - picture).mean() < 3
+        assert np.abs(image[..., ::-1].astype(int) - original).mean() < 3
 
-    def test_a_header_that_is_not_understood_is_not_believed(self, monkeypatch):
+    def test_unknown_header_is_refused_before_decoding(self, monkeypatch):
         monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("decoded"))
         for data in (b"P6\n30000 30000\n255\n", b"II*\0" + bytes(200), b"RIFF" + bytes(8), b"\xff\xd8" + bytes(200)):
-            with pytest.raises(FrameError, match="damaged or not a picture"):
+            with pytest.raises(FrameError, match="damaged or not a supported image"):
                 decode_compressed_image(compressed(data))
 
     @settings(max_examples=60, deadline=None)
-    @given(place=st.integers(0, 10**6), value=st.integers(0, 255), suffix=st.sampled_from([".jpg", ".png"]))
-    def test_one_wrong_byte_gives_a_picture_or_a_frame_error(self, place, value, suffix):
+    @given(position=st.integers(0, 10**6), value=st.integers(0, 255), suffix=st.sampled_from([".jpg", ".png"]))
+    def test_one_wrong_byte_gives_an_image_or_a_frame_error(self, position, value, suffix):
         data = bytearray(encoded(suffix, noise_image(24, 32)))
-        data[place % min(len(data), 700)] = value
+        data[position % min(len(data), 700)] = value
         try:
             image = decode_compressed_image(compressed(bytes(data)))
         except FrameError:
@@ -350,15 +352,15 @@ class TestCompressed:
         assert image.shape[2] == 3
 
 
-class TestOwnMessages:
-    """What the recorder reads back."""
+class TestPublishedMessages:
+    """Decoding of messages that this package publishes."""
 
-    def test_depth(self):
+    def test_depth_is_decoded(self):
         depth = np.array([[1.5, np.nan, np.inf], [0.25, 80, 3]], np.float32)
         np.testing.assert_array_equal(decode_depth(SimpleNamespace(**image_fields(depth, "32FC1"))), depth)
         np.testing.assert_array_equal(decode_depth(message(depth, "32FC1", padding=4, big_endian=True)), depth)
 
-    def test_depth_refused(self):
+    def test_mismatched_depth_is_refused(self):
         fields = image_fields(np.ones((2, 3), np.float32), "32FC1")
         for changes, reason in (
             ({"encoding": "16UC1"}, "encoding"),
@@ -376,11 +378,11 @@ class TestOwnMessages:
         fields["fields"] = [SimpleNamespace(**entry) for entry in fields["fields"]]
         return cloud, SimpleNamespace(**{**fields, **changes})
 
-    def test_cloud(self):
+    def test_cloud_is_decoded(self):
         cloud, good = self.cloud_message()
         np.testing.assert_array_equal(decode_cloud(good), cloud)
 
-    def test_cloud_refused(self):
+    def test_mismatched_cloud_is_refused(self):
         for changes, reason in (
             ({"point_step": 32}, "encoding"),
             ({"fields": []}, "encoding"),

@@ -1,4 +1,4 @@
-"""Results to message fields: what each topic carries, to the byte."""
+"""Fields of each output topic, byte by byte."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ class TestImages:
             ("depth/image", "32FC1", 12),
         ],
     )
-    def test_shape(self, result, topic, encoding, step):
+    def test_image_has_no_padding(self, result, topic, encoding, step):
         fields = encode(topic, result)
         assert set(fields) == {"height", "width", "encoding", "is_bigendian", "step", "data"}
         assert (fields["height"], fields["width"], fields["is_bigendian"]) == (2, 3, 0)
         assert (fields["encoding"], fields["step"], len(fields["data"])) == (encoding, step, 2 * step)
 
-    def test_values(self, result):
+    def test_labels_confidence_and_depth_are_unchanged(self, result):
         assert pixels(encode("segmentation/labels", result)).tolist() == [[0, 1, 255], [5, 2, 3]]
         assert pixels(encode("segmentation/confidence", result)).tolist() == [[0, 0, 127], [2, 1, 1]]
         np.testing.assert_array_equal(pixels(encode("depth/image", result), "<f4"), result.depth)
@@ -78,20 +78,20 @@ class TestImages:
         assert bgr[0].tolist() == [[128, 128, 128], [0, 0, 128], [0, 0, 0]], "sky, building, unlabeled"
         assert bgr[1].tolist() == [[128, 0, 64], [128, 64, 128], [192, 0, 0]], "car, road, sidewalk"
 
-    def test_overlay_blends_the_picture(self, result):
+    def test_overlay_blends_the_image(self, result):
         bgr = pixels(encode("segmentation/overlay", result, 0.25), channels=3)
-        assert bgr[0, 2].tolist() == result.image[0, 2, ::-1].tolist(), "no class: the picture"
+        assert bgr[0, 2].tolist() == result.image[0, 2, ::-1].tolist(), "unlabeled: the image"
         car = 0.75 * result.image[1, 0, ::-1].astype(float) + 0.25 * np.array([128, 0, 64])
         assert np.abs(bgr[1, 0] - car).max() <= 0.5
 
-    def test_a_part_of_a_larger_array(self):
+    def test_view_of_a_larger_array_is_copied(self):
         fields = image_fields(np.arange(24, dtype=np.uint8).reshape(4, 6)[1:3, 2:5], "mono8")
         assert fields["step"] == 3
         assert fields["data"].tolist() == [8, 9, 10, 14, 15, 16]
 
 
 class TestCloud:
-    def test_fields(self, result):
+    def test_point_fields_and_data(self, result):
         fields = encode("points", result)
         assert [(f["name"], f["offset"], f["datatype"], f["count"]) for f in fields["fields"]] == [
             ("x", 0, 7, 1),
@@ -104,14 +104,14 @@ class TestCloud:
         assert fields["is_bigendian"] is False
         assert fields["data"].tobytes() == result.cloud.tobytes()
 
-    def test_density(self, result):
+    def test_cloud_with_nan_is_not_dense(self, result):
         assert encode("points", result)["is_dense"] is False
         assert encode("points", result_of([[1, 2]], [[0, 0]]))["is_dense"] is True
         assert encode("points", result_of([[1, np.inf]], [[0, 0]]))["is_dense"] is False
 
 
 class TestCameraInfo:
-    def test_rectified(self, result):
+    def test_calibration_is_passed_on(self, result):
         fields = encode("depth/camera_info", result)
         assert (fields["height"], fields["width"], fields["distortion_model"]) == (2, 3, "plumb_bob")
         for name, values in (("k", K), ("d", D), ("r", R), ("p", P)):
@@ -120,7 +120,7 @@ class TestCameraInfo:
         assert (fields["binning_x"], fields["binning_y"]) == (0, 0)
         assert fields["roi"] == {"x_offset": 0, "y_offset": 0, "height": 0, "width": 0, "do_rectify": False}
 
-    def test_scaled_baseline_and_all(self, result):
+    def test_scaled_calibration_keeps_the_baseline(self, result):
         fields = encode("depth/camera_info", replace(result, camera=result.camera.scaled(6, 6)))
         assert (fields["height"], fields["width"]) == (6, 6)
         assert fields["k"].tolist() == pytest.approx([60, 0, 3, 0, 93, 1.5, 0, 0, 1])
@@ -128,31 +128,31 @@ class TestCameraInfo:
         assert fields["d"].tolist() == list(D)
 
     @pytest.mark.parametrize("p", [(), (0.0,) * 12])
-    def test_a_missing_projection_is_filled_in(self, result, p):
-        """A P of zeros would put a consumer's whole cloud at infinity."""
+    def test_missing_projection_is_made_from_k(self, result, p):
+        """With a P of zeros a subscriber's cloud would be infinite."""
         camera = Calibration(3, 2, K, D, "plumb_bob", R, p).camera(rectified=True)
         fields = encode("depth/camera_info", replace(result, camera=camera))
         assert fields["p"].tolist() == [30, 0, 1.5, 0, 0, 31, 0.5, 0, 0, 0, 1, 0]
 
-    def test_from_intrinsics_alone(self, result):
+    def test_camera_info_from_intrinsics(self, result):
         fields = encode("depth/camera_info", replace(result, camera=CameraModel(3, 2, 9.0, 8.0, 1.0, 0.5)))
         assert fields["k"].tolist() == [9, 0, 1, 0, 8, 0.5, 0, 0, 1]
         assert fields["p"].tolist() == [9, 0, 1, 0, 0, 8, 0.5, 0, 0, 0, 1, 0]
         assert fields["r"].tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 1]
 
 
-def test_label_info(result):
+def test_label_info_lists_the_classes(result):
     fields = encode("segmentation/label_info", result)
     assert [(entry["class_id"], entry["class_name"]) for entry in fields["class_map"]] == list(enumerate(KITTI6.names))
     assert fields["threshold"] == 0
 
 
 @pytest.mark.parametrize("topic", sorted(ALL - {"segmentation/label_info"}))
-def test_nothing_to_encode(topic):
+def test_result_without_the_needed_part_encodes_to_none(topic):
     assert ROWS[topic].encode(MessageEncoder(KITTI6), Result()) is None
 
 
-def test_needed_results():
+def test_needed_results_of_topics():
     assert needed_results([]) == frozenset()
     assert needed_results(["depth/image"]) == {"depth"}
     assert needed_results(["segmentation/overlay", "segmentation/confidence"]) == {"labels", "confidence", "image"}
@@ -160,7 +160,7 @@ def test_needed_results():
     assert needed_results(ALL) == {"labels", "confidence", "depth", "cloud", "image"}
 
 
-def test_the_table_is_the_interface():
+def test_topics_and_types_are_fixed():
     assert {row.name: (row.type, row.latched) for row in OUTPUT_TOPICS} == {
         "segmentation/image": ("sensor_msgs/msg/Image", False),
         "segmentation/overlay": ("sensor_msgs/msg/Image", False),

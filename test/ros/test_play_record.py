@@ -16,7 +16,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from support.bags import START_NS as BAG_START_NS
-from support.bags import STEP_NS, drive, picture, write_bag
+from support.bags import STEP_NS, bag_image, drive, write_bag
 from support.node_process import Process
 from support.ros_client import Client, profile
 from support.ros_messages import camera_info, image, put_header, stamp_of
@@ -71,7 +71,7 @@ def test_bag_is_published_as_it_was_recorded(tmp_path: Path, listener: Listener,
     assert [stamp_of(message) for message in listener.infos] == stamps
     assert {message.header.frame_id for message in (*listener.images, *listener.infos)} == {"front_optical"}
     for i, pixels in enumerate(listener.pixels()):
-        np.testing.assert_array_equal(pixels, picture(i))
+        np.testing.assert_array_equal(pixels, bag_image(i))
     info = listener.infos[-1]
     assert (info.width, info.height, info.p[0], info.p[5], info.p[2], info.p[6]) == (32, 24, 40.0, 41.0, 15.5, 11.5)
     assert set(listener.clocks) <= set(stamps)
@@ -82,7 +82,7 @@ def test_pictures_loop_restamped_until_a_signal(tmp_path: Path, listener: Listen
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(3):
-        cv2.imwrite(str(folder / f"{i}.png"), picture(i)[..., ::-1])
+        cv2.imwrite(str(folder / f"{i}.png"), bag_image(i)[..., ::-1])
     calibration = tmp_path / "camera.yaml"
     calibration.write_text(
         "image_width: 32\nimage_height: 24\ncamera_name: front\n"
@@ -102,7 +102,7 @@ def test_pictures_loop_restamped_until_a_signal(tmp_path: Path, listener: Listen
     assert stamps[-1] < listener.client.node.get_clock().now().nanoseconds
     # 10 Hz is the rate of pictures without stamps, also from the last to the first; never faster.
     assert min(np.diff(stamps)) > 0.05e9
-    order = [next(i for i in range(3) if np.array_equal(pixels, picture(i))) for pixels in listener.pixels()]
+    order = [next(i for i in range(3) if np.array_equal(pixels, bag_image(i))) for pixels in listener.pixels()]
     assert order == [(order[0] + i) % 3 for i in range(len(order))]
     assert (listener.infos[0].k[0], listener.infos[0].p[5]) == (30.0, 31.0)
 
@@ -121,7 +121,7 @@ def test_sigterm_ends_the_player_too(tmp_path: Path, listener: Listener, play) -
     ids=["rate", "remapping"],
 )
 def test_wrong_arguments_end_with_one_line(tmp_path: Path, play, arguments: list[str], words: str) -> None:
-    cv2.imwrite(str(tmp_path / "picture.png"), picture(0))
+    cv2.imwrite(str(tmp_path / "picture.png"), bag_image(0))
     process = play(str(tmp_path), *arguments)
     assert process.wait() == 2
     assert words in process.output.strip().splitlines()[-1]
@@ -148,7 +148,7 @@ def test_recording_reads_back_equal(tmp_path: Path, number: signal.Signals) -> N
         client.spin_for(0.5)
         sent = []
         for i in range(10):
-            message = image(picture(i))
+            message = image(bag_image(i))
             put_header(message, BAG_START_NS + i, "front")
             images.publish(message)
             words.publish(String(data=f"word {i} é"))
@@ -199,5 +199,5 @@ def test_existing_recording_is_not_overwritten(tmp_path: Path) -> None:
     out.write_bytes(b"precious")
     process = Process(["record", "--out", str(out)], tmp_path / "record.log")
     assert process.wait() == 1
-    assert "exists already" in process.output
+    assert "already exists" in process.output
     assert out.read_bytes() == b"precious"

@@ -63,7 +63,7 @@ class TestWriter:
 
     def test_types_that_ros_lacks_can_be_added(self, tmp_path):
         with BagWriter(tmp_path / "out.mcap") as writer:
-            with pytest.raises(SourceError, match="message type own_msgs/msg/Two of /two is not known"):
+            with pytest.raises(SourceError, match="unknown message type own_msgs/msg/Two of /two"):
                 writer.add_topic("/two", "own_msgs/msg/Two")
             for _ in range(2):
                 writer.add_type("own_msgs/msg/Two", "std_msgs/Header header\nuint8 two\n")
@@ -77,12 +77,12 @@ class TestWriter:
     def test_existing_output_is_not_touched(self, tmp_path):
         path = tmp_path / "out.mcap"
         path.write_text("precious")
-        with pytest.raises(SourceError, match=r"out\.mcap exists already"):
+        with pytest.raises(SourceError, match=r"out\.mcap already exists"):
             BagWriter(path)
         assert path.read_text() == "precious"
         (tmp_path / "home").mkdir()
         (tmp_path / "home" / "thesis").write_text("precious")
-        with pytest.raises(SourceError, match="is a folder that is not a bag"):
+        with pytest.raises(SourceError, match="is a folder but not a bag"):
             BagWriter(tmp_path / "home", force=True)
         assert (tmp_path / "home" / "thesis").exists()
 
@@ -101,7 +101,7 @@ class TestWriter:
         writer = BagWriter(path).__enter__()
         self.fill(writer, 2)
         path.write_text("precious")
-        with pytest.raises(SourceError, match=r"exists already.*; what was written is in \S+$") as caught:
+        with pytest.raises(SourceError, match=r"already exists.*; the bag is in \S+$") as caught:
             writer.__exit__(None, None, None)
         assert path.read_text() == "precious"
         assert len(open_source(str(caught.value).rpartition(" ")[2])) == 2
@@ -151,7 +151,7 @@ class TestWriter:
             writer._writer.storage.bio = full
             with pytest.raises(SourceError, match=r"out\.mcap cannot be written: No space left"):
                 writer.write("/a", "std_msgs/msg/String", bytes(2**21), 0)
-            with pytest.raises(SourceError, match=r"out\.mcap could not be finished; what was written is in \S+$"):
+            with pytest.raises(SourceError, match=r"out\.mcap could not be finished; the incomplete bag is in \S+$"):
                 writer.__exit__(None, None, None)
         assert not (tmp_path / "out.mcap").exists()
 

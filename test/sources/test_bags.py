@@ -1,4 +1,4 @@
-"""Bags of all three kinds, read; damaged and foreign ones."""
+"""Bags of all three kinds as sources; truncated, damaged and foreign files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from support.bags import (
     STEP_NS,
     Messages,
     assert_drive,
+    bag_image,
     drive,
-    picture,
     read_until_error,
     write_bag,
 )
@@ -45,58 +45,58 @@ class TestKinds:
         assert source.rate_hz == pytest.approx(20)
         assert_drive(list(source))
         assert_drive(list(source))
-        assert [time_ns for time_ns, _ in source.records()] == [START_NS + DELAY_NS + i * STEP_NS for i in range(4)]
+        assert [time_ns for time_ns, _ in source.timed_frames()] == [START_NS + DELAY_NS + i * STEP_NS for i in range(4)]
         assert source.rejected == {}
 
-    def test_compressed_pictures(self, tmp_path, kind):
+    def test_compressed_images(self, tmp_path, kind):
         make = Messages(kind == "ros1")
         records = [
             ("/cam/camera_info", make.camera_info(40.0), 1),
-            ("/cam/image_raw/compressed", make.compressed(picture(0), 5), 2),
+            ("/cam/image_raw/compressed", make.compressed(bag_image(0), 5), 2),
         ]
         source = open_source(write_bag(tmp_path / "bag", kind, records))
         (frame,) = source
         assert source.image_topic == "/cam/image_raw/compressed"
-        np.testing.assert_array_equal(frame.image, picture(0))
+        np.testing.assert_array_equal(frame.image, bag_image(0))
         assert (frame.stamp_ns, frame.camera.fx) == (5, 40)
 
-    def test_malformed_pictures_are_left_out_and_counted(self, tmp_path, kind, caplog):
+    def test_malformed_images_are_skipped_and_counted(self, tmp_path, kind, caplog):
         make = Messages(kind == "ros1")
-        good = [(START_NS + i * STEP_NS, make.image(picture(i), START_NS + i * STEP_NS)) for i in range(4)]
-        short = make.image(picture(9), START_NS)
+        good = [(START_NS + i * STEP_NS, make.image(bag_image(i), START_NS + i * STEP_NS)) for i in range(4)]
+        short = make.image(bag_image(9), START_NS)
         short.data = short.data[:-5]
-        cut = (IMAGE, make.serialize(make.image(picture(9), START_NS))[:90])
+        cut = (IMAGE, make.serialize(make.image(bag_image(9), START_NS))[:90])
         records = [("/cam/image_raw", message, time) for time, message in good]
-        bad = (short, cut, make.image(picture(9), 0, "wxyz8"), short)
+        bad = (short, cut, make.image(bag_image(9), 0, "wxyz8"), short)
         records[2:2] = [("/cam/image_raw", message, good[1][0] + 1 + i) for i, message in enumerate(bad)]
         source = open_source(write_bag(tmp_path / "bag", kind, records))
         with caplog.at_level(logging.WARNING):
             frames = list(source)
         assert [frame.stamp_ns for frame in frames] == [time for time, _ in good]
         for i, frame in enumerate(frames):
-            np.testing.assert_array_equal(frame.image, picture(i))
+            np.testing.assert_array_equal(frame.image, bag_image(i))
         assert source.rejected == {"data_length": 2, "message": 1, "encoding": 1}
         assert len(source) == 8
-        assert len([record for record in caplog.records if "left out" in record.getMessage()]) == 3
+        assert len([record for record in caplog.records if "frame skipped" in record.getMessage()]) == 3
 
-    def test_latest_camera_info_holds_and_the_first_one_reaches_back(self, tmp_path, kind, caplog):
+    def test_latest_camera_info_is_used_and_the_first_one_for_earlier_images(self, tmp_path, kind, caplog):
         make = Messages(kind == "ros1")
         records = [
-            ("/cam/image_raw", make.image(picture(0), 1), 10),
+            ("/cam/image_raw", make.image(bag_image(0), 1), 10),
             ("/cam/camera_info", make.camera_info(40.0), 20),
-            ("/cam/image_raw", make.image(picture(1), 2), 30),
+            ("/cam/image_raw", make.image(bag_image(1), 2), 30),
             ("/cam/camera_info", make.camera_info(80.0), 40),
-            ("/cam/image_raw", make.image(picture(2), 3), 50),
+            ("/cam/image_raw", make.image(bag_image(2), 3), 50),
             ("/cam/camera_info", make.camera_info(float("nan")), 60),
-            ("/cam/image_raw", make.image(picture(3), 4), 70),
+            ("/cam/image_raw", make.image(bag_image(3), 4), 70),
             ("/cam/camera_info", make.camera_info(90.0), 80),
-            ("/cam/image_raw", make.image(picture(4), 5), 90),
+            ("/cam/image_raw", make.image(bag_image(4), 5), 90),
         ]
         frames = list(open_source(write_bag(tmp_path / "bag", kind, records)))
         assert [frame.camera and frame.camera.fx for frame in frames] == [40, 40, 80, None, 90]
-        assert "camera_info cannot be used" in caplog.text
+        assert "no camera until the next camera_info" in caplog.text
 
-    def test_cut_short(self, tmp_path, kind):
+    def test_truncated_bag_is_read_up_to_the_damage(self, tmp_path, kind):
         size = (300, 400)
         path = write_bag(tmp_path / "bag", kind, drive(kind, 8, size))
         file = path if path.is_file() else next(path.glob(f"bag.{kind}"))
@@ -109,30 +109,30 @@ class TestKinds:
         for spec in {path, file}:
             source = open_source(spec)
             frames = []
-            with pytest.raises(SourceError, match=r"is damaged: .*; what comes before the damage was read"):
+            with pytest.raises(SourceError, match=r"is damaged: .*; the messages before the damage were read"):
                 read_until_error(source, frames)
             assert len(source) == len(frames) == 4
             assert_drive(frames, 4, size)
             assert source.rate_hz == pytest.approx(20)
 
-    def test_empty_file(self, tmp_path, kind):
+    def test_empty_file_is_refused(self, tmp_path, kind):
         path = tmp_path / f"none.{'bag' if kind == 'ros1' else kind}"
         path.write_bytes(b"")
         with pytest.raises(SourceError, match=rf"none\.{path.suffix[1:]} is empty \(0 bytes\)"):
             open_source(path)
 
     @pytest.mark.parametrize("content", [b"GIF89a" + bytes(500), bytes(range(256)) * 4, b"\n"])
-    def test_foreign_file(self, tmp_path, kind, content):
+    def test_foreign_file_is_refused(self, tmp_path, kind, content):
         path = tmp_path / f"foreign.{'bag' if kind == 'ros1' else kind}"
         path.write_bytes(content)
         with pytest.raises(SourceError, match=rf"bag .*foreign\.{path.suffix[1:]} cannot be read: ") as caught:
             open_source(path)
         assert "\n" not in str(caught.value)
 
-    def test_bag_without_pictures(self, tmp_path, kind):
+    def test_bag_without_images_is_refused(self, tmp_path, kind):
         make = Messages(kind == "ros1")
         path = write_bag(tmp_path / "bag", kind, [("/cam/camera_info", make.camera_info(40.0), 1)])
-        with pytest.raises(SourceError, match=r"has no pictures .* but sensor_msgs/msg/CameraInfo"):
+        with pytest.raises(SourceError, match=r"has no images .* but sensor_msgs/msg/CameraInfo"):
             open_source(path)
 
 
@@ -144,22 +144,22 @@ class TestDamage:
         return file
 
     @pytest.mark.parametrize(("kind", "compression"), [("ros1", "bz2"), ("ros1", "lz4"), ("mcap", "zstd")])
-    def test_compressed_chunks(self, tmp_path, kind, compression):
+    def test_truncated_compressed_chunk_is_read_partly(self, tmp_path, kind, compression):
         frames = []
         with pytest.raises(SourceError, match="is damaged"):
             read_until_error(BagSource(self.cut(tmp_path / "bag", kind, 0.6, compression)), frames)
-        assert len(frames) >= 3, "the whole chunk before the damage, at least"
+        assert len(frames) >= 3, "at least the complete chunk before the damage"
         assert_drive(frames, len(frames), (300, 400))
 
     @pytest.mark.parametrize("kind", ["ros1", "mcap"])
     @pytest.mark.parametrize("share", [0.001, 0.02])
-    def test_cut_before_the_first_picture(self, tmp_path, kind, share):
-        with pytest.raises(SourceError, match=r"bag .* (cannot be read|has no pictures)"):
+    def test_bag_truncated_before_the_first_image_is_refused(self, tmp_path, kind, share):
+        with pytest.raises(SourceError, match=r"bag .* (cannot be read|has no images)"):
             BagSource(self.cut(tmp_path / "bag", kind, share))
 
     @pytest.mark.parametrize("kind", ["ros1", "mcap"])
-    def test_only_the_index_is_lost(self, tmp_path, kind):
-        """An mcap says where its messages end; of a ROS 1 bag it cannot be known that nothing is missing."""
+    def test_bag_without_index_is_read_completely(self, tmp_path, kind):
+        """An mcap has a record that ends its messages; a ROS 1 bag does not, so something may be missing."""
         source = BagSource(self.cut(tmp_path / "bag", kind, 0.9999))
         frames = []
         if kind == "ros1":
@@ -169,22 +169,22 @@ class TestDamage:
             read_until_error(source, frames)
         assert_drive(frames, 8, (300, 400))
 
-    def test_overwritten_middle(self, tmp_path):
-        """The index is whole, a chunk is not: what comes before is given."""
+    def test_bag_with_a_damaged_chunk_is_read_up_to_it(self, tmp_path):
+        """The index is intact."""
         bag = write_bag(tmp_path / "bag", "mcap", drive("mcap", 8, (300, 400)))
         file = next(bag.glob("*.mcap"))
         content = bytearray(file.read_bytes())
-        start = content.index(picture(5, 300, 400).tobytes()[:64]) - 60
+        start = content.index(bag_image(5, 300, 400).tobytes()[:64]) - 60
         content[start - 200 : start] = b"\xff" * 200
         file.write_bytes(content)
         source = BagSource(bag)
         frames = []
-        with pytest.raises(SourceError, match=r"bag .* cannot be read: .*; what comes before the damage was read"):
+        with pytest.raises(SourceError, match=r"bag .* cannot be read: .*; the messages before the damage were read"):
             read_until_error(source, frames)
         assert 3 <= len(frames) < 8
         assert_drive(frames, len(frames), (300, 400))
 
-    def test_metadata_missing_or_broken(self, tmp_path):
+    def test_missing_or_invalid_metadata_is_refused(self, tmp_path):
         bag = write_bag(tmp_path / "bag", "db3", drive("db3"))
         metadata = bag / "metadata.yaml"
         whole = metadata.read_text()
@@ -193,13 +193,13 @@ class TestDamage:
             with pytest.raises(SourceError, match=r"bag .*bag cannot be read: "):
                 open_source(bag)
         metadata.unlink()
-        with pytest.raises(SourceError, match=r"no metadata\.yaml: give the bag file itself"):
+        with pytest.raises(SourceError, match=r"metadata\.yaml is missing; give the file .*bag\.db3"):
             open_source(bag)
         with pytest.raises(SourceError, match=r"metadata\.yaml is missing"):
             BagSource(bag)
         assert_drive(list(open_source(bag / "bag.db3")))
 
-    def test_random_damage_never_gives_another_error(self, tmp_path):
+    def test_random_damage_raises_source_error_only(self, tmp_path):
         rng = np.random.default_rng(0)
         for kind in ("ros1", "mcap"):
             bag = write_bag(tmp_path / f"whole_{kind}", kind, drive(kind, 3))
@@ -228,7 +228,7 @@ class TestTopics:
             elif isinstance(value, float):
                 message = make.camera_info(value)
             else:
-                message = make.compressed(picture(0), 1)
+                message = make.compressed(bag_image(0), 1)
             records.append((topic, message, i))
         return write_bag(path, "mcap", records)
 
@@ -246,46 +246,52 @@ class TestTopics:
             ({"/mtl_perception/segmentation/image": "rgb8", "/view": "rgb8"}, "/view"),
         ],
     )
-    def test_choice(self, tmp_path, topics, chosen):
+    def test_image_topic_is_selected_by_type_and_name(self, tmp_path, topics, chosen):
         assert BagSource(self.bag(tmp_path / "bag", topics)).image_topic == chosen
 
-    def test_several_cameras_must_be_chosen(self, tmp_path):
+    def test_one_of_several_cameras_must_be_selected(self, tmp_path):
         bag = self.bag(tmp_path / "bag", {"/left/image_raw": "rgb8", "/right/image_raw": "rgb8", "/right/camera_info": 9.0})
-        with pytest.raises(SourceError, match="several cameras: /left/image_raw, /right/image_raw; choose by --image TOPIC"):
+        with pytest.raises(
+            SourceError, match="several cameras: /left/image_raw, /right/image_raw; select one with --image TOPIC"
+        ):
             open_source(bag)
         source = open_source(bag, image_topic="right/image_raw")
         assert source.image_topic == "/right/image_raw"
         assert next(iter(source)).camera.fx == 9
 
-    def test_only_depth(self, tmp_path):
+    def test_depth_topic_is_read_only_on_request(self, tmp_path):
         bag = self.bag(tmp_path / "bag", {"/cam/image": "32FC1"})
-        with pytest.raises(SourceError, match="no color or gray pictures, but /cam/image; say --image TOPIC"):
+        with pytest.raises(SourceError, match="no color or gray images, but /cam/image; select one with --image TOPIC"):
             open_source(bag)
         source = open_source(bag, image_topic="/cam/image")
         assert list(source) == []
         assert source.rejected == {"encoding": 1}
 
-    def test_wrong_topics_are_answered_with_the_right_ones(self, tmp_path):
+    def test_unknown_topic_error_lists_candidates(self, tmp_path):
         bag = self.bag(tmp_path / "bag", {"/a/image_raw": "rgb8", "/b/camera_info": 5.0})
-        with pytest.raises(SourceError, match=r"no Image or CompressedImage messages on /nope; --image could be: /a/image_raw"):
+        with pytest.raises(
+            SourceError, match=r"no Image or CompressedImage messages on /nope; candidates for --image: /a/image_raw"
+        ):
             open_source(bag, image_topic="/nope")
-        with pytest.raises(SourceError, match="no CameraInfo messages on /a/image_raw; --camera-info could be: /b/camera_info"):
+        with pytest.raises(
+            SourceError, match="no CameraInfo messages on /a/image_raw; candidates for --camera-info: /b/camera_info"
+        ):
             open_source(bag, camera_info_topic="/a/image_raw")
         assert next(iter(open_source(bag, camera_info_topic="/b/camera_info"))).camera.fx == 5
 
-    def test_no_camera_info_is_a_warning(self, tmp_path, caplog):
+    def test_missing_camera_info_is_a_warning(self, tmp_path, caplog):
         source = open_source(self.bag(tmp_path / "bag", {"/a/image_raw": "rgb8", "/b/camera_info": 5.0}))
         assert next(iter(source)).camera is None
         assert "no camera_info on /a/camera_info" in caplog.text
 
-    def test_camera_info_of_another_picture_is_a_warning(self, tmp_path, caplog):
+    def test_camera_info_of_another_aspect_ratio_is_a_warning(self, tmp_path, caplog):
         make = Messages()
-        records = [("/camera_info", make.camera_info(40.0, 0, 64, 64), 0), ("/image_raw", make.image(picture(0), 1), 1)]
+        records = [("/camera_info", make.camera_info(40.0, 0, 64, 64), 0), ("/image_raw", make.image(bag_image(0), 1), 1)]
         (frame,) = open_source(write_bag(tmp_path / "bag", "mcap", records))
         assert frame.camera is None
         assert "64x64" in caplog.text
 
-    def test_camera_file_goes_before_the_topic(self, tmp_path):
+    def test_camera_file_overrides_the_topic(self, tmp_path):
         bag = self.bag(tmp_path / "bag", {"/a/image_raw": "rgb8", "/a/camera_info": 5.0})
         calib = tmp_path / "calib.txt"
         calib.write_text("P2: 77 0 16 0 0 77 12 0 0 0 1 0\n")
@@ -295,21 +301,21 @@ class TestTopics:
         with pytest.raises(CameraError, match=r"calib\.txt"):
             open_source(bag, camera_file=calib)
 
-    def test_raw_pictures_have_k_and_distortion(self, tmp_path):
+    def test_raw_images_use_k_and_distortion(self, tmp_path):
         make = Messages()
         info = make.camera_info(40.0)
         info.d, info.p = np.array([-0.2, 0.1, 0, 0, 0]), info.p * 2
-        bag = write_bag(tmp_path / "bag", "mcap", [("/camera_info", info, 0), ("/image_raw", make.image(picture(0), 1), 1)])
+        bag = write_bag(tmp_path / "bag", "mcap", [("/camera_info", info, 0), ("/image_raw", make.image(bag_image(0), 1), 1)])
         camera = next(iter(open_source(bag, rectified=False))).camera
         assert (camera.fx, camera.distortion) == (40, (-0.2, 0.1, 0, 0, 0))
         assert next(iter(open_source(bag))).camera.fx == 80
 
-    def test_unset_stamps_leave_the_rate_to_the_bag_times(self, tmp_path):
+    def test_rate_is_from_bag_times_where_stamps_are_unset(self, tmp_path):
         make = Messages()
-        bag = write_bag(tmp_path / "bag", "mcap", [("/i", make.image(picture(i), 0), i * 200_000_000) for i in range(3)])
+        bag = write_bag(tmp_path / "bag", "mcap", [("/i", make.image(bag_image(i), 0), i * 200_000_000) for i in range(3)])
         assert open_source(bag).rate_hz == pytest.approx(5)
 
-    def test_db3_of_old_ros_without_definitions(self, tmp_path):
+    def test_db3_without_message_definitions(self, tmp_path):
         bag = write_bag(tmp_path / "bag", "db3", drive("db3"))
         with sqlite3.connect(bag / "bag.db3") as database:
             database.executescript("DELETE FROM message_definitions")
@@ -330,26 +336,26 @@ MAKERS = {".mcap": (MCAP_MAGIC, mcap_chunk), ".bag": (ROS1_MAGIC, ros1_chunk)}
 
 
 @pytest.mark.parametrize("suffix", MAKERS)
-def test_chunks_within_chunks_are_no_way_down(tmp_path, suffix):
+def test_nested_chunks_are_refused(tmp_path, suffix):
     magic, chunk = MAKERS[suffix]
     content = b""
     for _ in range(3000):
         content = chunk(content)
     (tmp_path / f"a{suffix}").write_bytes(magic + content)
-    with pytest.raises(DamageError, match="a chunk within a chunk"):
+    with pytest.raises(DamageError, match="chunk inside a chunk"):
         list(scan(tmp_path / f"a{suffix}"))
     with pytest.raises(SourceError, match=f"a{suffix}"):
         open_source(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize(("suffix", "compression"), [(".mcap", "zstd"), (".bag", "bz2"), (".bag", "lz4")])
-def test_a_chunk_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, monkeypatch, suffix, compression):
+def test_chunk_that_decompresses_to_gigabytes_is_refused(tmp_path, monkeypatch, suffix, compression):
     monkeypatch.setattr(bag_scan, "MAX_CHUNK_BYTES", 2**20)
     magic, chunk = MAKERS[suffix]
     packed = pack(bytes(2**22), compression)
     assert len(packed) < 2**16
     (tmp_path / f"a{suffix}").write_bytes(magic + chunk(packed, compression.encode()))
-    with pytest.raises(DamageError, match=f"a chunk of {len(packed)} bytes unpacks to 1 MiB or more"):
+    with pytest.raises(DamageError, match=f"a chunk of {len(packed)} bytes decompresses to 1 MiB or more"):
         list(scan(tmp_path / f"a{suffix}"))
 
 
@@ -361,8 +367,8 @@ def pack(data: bytes, compression: str) -> bytes:
     return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd").compress(data)
 
 
-def test_split_bag_is_read_through_its_damaged_part(tmp_path):
-    """A recording in several files, of which the last was cut."""
+def test_split_bag_is_read_past_a_damaged_file(tmp_path):
+    """The last of several files is truncated."""
     whole = list(drive("mcap", 8, (300, 400)))
     first = write_bag(tmp_path / "bag", "mcap", whole[:8])
     second = write_bag(tmp_path / "more", "mcap", whole[8:])

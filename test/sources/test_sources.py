@@ -1,4 +1,4 @@
-"""Pictures, KITTI drives, and which source a path means."""
+"""Image files, KITTI drives, and the kinds of source that open_source accepts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CAM_TO_CAM = "".join(
 )
 
 
-def picture(seed: int, height: int = 20, width: int = 40) -> np.ndarray:
+def random_image(seed: int, height: int = 20, width: int = 40) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def write_picture(path: Path, rgb: np.ndarray) -> np.ndarray:
+def write_image(path: Path, rgb: np.ndarray) -> np.ndarray:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), rgb[..., ::-1])
     return rgb
@@ -35,11 +35,11 @@ def write_picture(path: Path, rgb: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Path:
-    """A drive of three frames, of which number 1 is missing."""
+    """A drive of three frames; number 1 is missing."""
     folder = tmp_path / "2011_09_26" / "2011_09_26_drive_0042_sync"
     for camera in ("02", "03"):
         for number in (0, 2, 3):
-            write_picture(folder / f"image_{camera}" / "data" / f"{number:010}.png", picture(number + 10 * int(camera)))
+            write_image(folder / f"image_{camera}" / "data" / f"{number:010}.png", random_image(number + 10 * int(camera)))
         (folder / f"image_{camera}" / "timestamps.txt").write_text(
             "2011-09-26 13:02:25.964389445\n2011-09-26 13:02:26.064389445\n"
             "2011-09-26 13:02:26.164389445\n2011-09-26 13:02:26.264389446\n"
@@ -48,47 +48,47 @@ def drive(tmp_path: Path) -> Path:
     return folder
 
 
-class TestReadPicture:
+class TestReadImageFile:
     def test_rgb_order_and_values(self, tmp_path):
-        rgb = write_picture(tmp_path / "a.png", picture(1))
+        rgb = write_image(tmp_path / "a.png", random_image(1))
         read = read_image_file(tmp_path / "a.png")
         assert read.dtype == np.uint8
         np.testing.assert_array_equal(read, rgb)
 
-    def test_gray_is_repeated_and_transparency_dropped(self, tmp_path):
-        gray = picture(2)[..., 0]
+    def test_gray_is_replicated_and_transparency_dropped(self, tmp_path):
+        gray = random_image(2)[..., 0]
         cv2.imwrite(str(tmp_path / "gray.png"), gray)
         np.testing.assert_array_equal(read_image_file(tmp_path / "gray.png"), np.dstack([gray] * 3))
-        bgra = np.dstack([picture(3), np.full((20, 40), 7, np.uint8)])
+        bgra = np.dstack([random_image(3), np.full((20, 40), 7, np.uint8)])
         cv2.imwrite(str(tmp_path / "alpha.png"), bgra)
         np.testing.assert_array_equal(read_image_file(tmp_path / "alpha.png"), bgra[..., 2::-1])
 
     def test_exif_rotation_is_ignored(self, tmp_path):
-        jpeg = cv2.imencode(".jpg", picture(4))[1].tobytes()
+        jpeg = cv2.imencode(".jpg", random_image(4))[1].tobytes()
         # Orientation 6: "rotate by 90 degrees".
         tiff = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
         tagged = jpeg[:2] + b"\xff\xe1" + (len(tiff) + 2).to_bytes(2, "big") + tiff + jpeg[2:]
         (tmp_path / "phone.jpg").write_bytes(tagged)
-        assert cv2.imread(str(tmp_path / "phone.jpg")).shape == (40, 20, 3), "the tag is not one that OpenCV heeds"
+        assert cv2.imread(str(tmp_path / "phone.jpg")).shape == (40, 20, 3), "OpenCV applies this tag"
         assert read_image_file(tmp_path / "phone.jpg").shape == (20, 40, 3)
 
-    @pytest.mark.parametrize("content", [b"", b"not a picture", cv2.imencode(".png", picture(5))[1].tobytes()[:60]])
-    def test_unreadable(self, tmp_path, content):
+    @pytest.mark.parametrize("content", [b"", b"not an image", cv2.imencode(".png", random_image(5))[1].tobytes()[:60]])
+    def test_damaged_file_is_refused(self, tmp_path, content):
         path = tmp_path / "bad.png"
         path.write_bytes(content)
-        with pytest.raises(FrameError, match=r"bad\.png: (damaged or not a picture|a picture without its end)") as caught:
+        with pytest.raises(FrameError, match=r"bad\.png: (damaged or not a supported image|truncated image)") as caught:
             read_image_file(path)
         assert caught.value.reason == "unreadable"
 
-    def test_missing(self, tmp_path):
+    def test_missing_file_is_refused(self, tmp_path):
         with pytest.raises(FrameError, match=r"none\.png cannot be read: No such file"):
             read_image_file(tmp_path / "none.png")
 
 
-class TestPictures:
+class TestImageFolder:
     def test_natural_order_stamps_and_suffixes(self, tmp_path):
-        written = [write_picture(tmp_path / name, picture(i)) for i, name in enumerate(("f2.png", "f10.PNG", "f100.bmp"))]
-        (tmp_path / "notes.txt").write_text("no picture")
+        written = [write_image(tmp_path / name, random_image(i)) for i, name in enumerate(("f2.png", "f10.PNG", "f100.bmp"))]
+        (tmp_path / "notes.txt").write_text("no image")
         (tmp_path / ".hidden.png").write_bytes(b"")
         source = open_source(str(tmp_path))
         frames = list(source)
@@ -97,21 +97,21 @@ class TestPictures:
             np.testing.assert_array_equal(frame.image, rgb)
         assert [frame.stamp_ns for frame in frames] == [0, 100_000_000, 200_000_000]
         assert [frame.camera for frame in frames] == [None] * 3
-        assert [frame.stamp_ns for frame in source] == [0, 100_000_000, 200_000_000], "a second reading is the same"
+        assert [frame.stamp_ns for frame in source] == [0, 100_000_000, 200_000_000], "the second iteration is identical"
 
-    def test_nothing_is_read_before_it_is_due(self, tmp_path):
-        write_picture(tmp_path / "0.png", picture(0))
-        write_picture(tmp_path / "1.png", picture(1))
+    def test_images_are_loaded_on_demand(self, tmp_path):
+        write_image(tmp_path / "0.png", random_image(0))
+        write_image(tmp_path / "1.png", random_image(1))
         frames = iter(open_source(tmp_path))
         next(frames)
-        changed = write_picture(tmp_path / "1.png", picture(7))
+        changed = write_image(tmp_path / "1.png", random_image(7))
         np.testing.assert_array_equal(next(frames).image, changed)
 
-    def test_camera_beside_the_pictures_follows_their_size(self, tmp_path, caplog):
-        write_picture(tmp_path / "0.png", picture(0, 100, 200))
-        write_picture(tmp_path / "1.png", picture(1, 50, 100))
-        write_picture(tmp_path / "2.png", picture(2, 60, 60))
-        write_picture(tmp_path / "3.png", picture(3, 60, 60))
+    def test_camera_file_beside_the_images_is_scaled_to_their_size(self, tmp_path, caplog):
+        write_image(tmp_path / "0.png", random_image(0, 100, 200))
+        write_image(tmp_path / "1.png", random_image(1, 50, 100))
+        write_image(tmp_path / "2.png", random_image(2, 60, 60))
+        write_image(tmp_path / "3.png", random_image(3, 60, 60))
         (tmp_path / "camera.yaml").write_text(
             "image_width: 200\nimage_height: 100\ncamera_matrix: {data: [150, 0, 99, 0, 151, 49, 0, 0, 1]}\n"
         )
@@ -125,23 +125,23 @@ class TestPictures:
         assert len(caplog.records) == 1
         assert "60x60" in caplog.text
 
-    def test_sizeless_calibration_is_for_the_first_picture(self, tmp_path):
-        write_picture(tmp_path / "0.png", picture(0, 376, 1241))
+    def test_calibration_without_a_size_gets_that_of_the_first_image(self, tmp_path):
+        write_image(tmp_path / "0.png", random_image(0, 376, 1241))
         (tmp_path / "calib.txt").write_text(CALIB_TXT)
         (frame,) = open_source(tmp_path)
         assert (frame.camera.width, frame.camera.height, frame.camera.fx) == (1241, 376, 718.856)
 
-    def test_camera_file_goes_before_the_folders(self, tmp_path):
-        write_picture(tmp_path / "pictures" / "0.png", picture(0))
-        (tmp_path / "pictures" / "calib.txt").write_text(CALIB_TXT)
+    def test_camera_file_overrides_the_folders_own(self, tmp_path):
+        write_image(tmp_path / "images" / "0.png", random_image(0))
+        (tmp_path / "images" / "calib.txt").write_text(CALIB_TXT)
         (tmp_path / "calib_cam_to_cam.txt").write_text(CAM_TO_CAM)
-        (frame,) = open_source(tmp_path / "pictures", camera_file=tmp_path / "calib_cam_to_cam.txt")
+        (frame,) = open_source(tmp_path / "images", camera_file=tmp_path / "calib_cam_to_cam.txt")
         assert frame.camera.fx == 31.5
 
-    def test_unreadable_picture_of_a_folder_is_left_out_and_counted(self, tmp_path, caplog):
-        first = write_picture(tmp_path / "0.png", picture(0))
+    def test_damaged_image_of_a_folder_is_skipped_and_counted(self, tmp_path, caplog):
+        first = write_image(tmp_path / "0.png", random_image(0))
         (tmp_path / "1.png").write_bytes(b"broken")
-        last = write_picture(tmp_path / "2.png", picture(2))
+        last = write_image(tmp_path / "2.png", random_image(2))
         source = open_source(tmp_path)
         frames = list(source)
         assert [frame.stamp_ns for frame in frames] == [0, 200_000_000]
@@ -150,14 +150,14 @@ class TestPictures:
         assert source.rejected == {"unreadable": 1}
         assert "1.png" in caplog.text
 
-    def test_single_picture(self, tmp_path):
-        rgb = write_picture(tmp_path / "one.jpeg", np.full((8, 8, 3), 90, np.uint8))
+    def test_single_image(self, tmp_path):
+        rgb = write_image(tmp_path / "one.jpeg", np.full((8, 8, 3), 90, np.uint8))
         source = open_source(tmp_path / "one.jpeg")
         (frame,) = source
         assert (source.name, len(source)) == ("one.jpeg", 1)
         np.testing.assert_array_equal(frame.image, rgb)
 
-    def test_single_unreadable_picture_raises(self, tmp_path):
+    def test_single_damaged_image_raises(self, tmp_path):
         (tmp_path / "one.png").write_bytes(b"broken")
         with pytest.raises(FrameError, match=r"one\.png"):
             list(open_source(tmp_path / "one.png"))
@@ -170,7 +170,7 @@ class TestKitti:
         assert source.name == "2011_09_26_drive_0042_sync/image_02"
         assert len(source) == 3
         for frame, number in zip(frames, (0, 2, 3), strict=True):
-            np.testing.assert_array_equal(frame.image, picture(number + 20))
+            np.testing.assert_array_equal(frame.image, random_image(number + 20))
         assert [frame.stamp_ns for frame in frames] == [1317042145964389445, 1317042146164389445, 1317042146264389446]
         assert source.rate_hz == pytest.approx(1 / 0.15)
         assert {frame.frame_id for frame in frames} == {"camera_02_optical_frame"}
@@ -179,9 +179,9 @@ class TestKitti:
         assert camera.calibration.p[3] == 4.0
 
     @pytest.mark.parametrize("where", ["image_03", "image_03/data"])
-    def test_other_camera_by_its_folder(self, drive, where):
+    def test_folder_selects_another_camera(self, drive, where):
         frames = list(open_source(drive / where))
-        np.testing.assert_array_equal(frames[0].image, picture(30))
+        np.testing.assert_array_equal(frames[0].image, random_image(30))
         assert frames[0].frame_id == "camera_03_optical_frame"
         assert frames[0].camera.calibration.p[3] == -300.0
 
@@ -204,23 +204,23 @@ class TestKitti:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("2011-09-26 13:02:25.964389445\n", r"timestamps\.txt has no line 3, which 0000000002\.png needs"),
+            ("2011-09-26 13:02:25.964389445\n", r"timestamps\.txt has no line 3 for 0000000002\.png"),
             ("yesterday\n" * 4, r"timestamps\.txt, line 1: time data 'yesterday'"),
             ("2011-09-26 13:02:25.9643894451\n" * 4, r"timestamps\.txt, line 1: .* is not YYYY-MM-DD"),
         ],
     )
-    def test_wrong_stamps(self, drive, text, message):
+    def test_invalid_stamps_are_refused(self, drive, text, message):
         (drive / "image_02" / "timestamps.txt").write_text(text)
         with pytest.raises(SourceError, match=message):
             open_source(drive)
 
-    def test_no_pictures(self, drive):
+    def test_drive_without_images_is_refused(self, drive):
         for path in (drive / "image_02" / "data").iterdir():
             path.unlink()
-        with pytest.raises(SourceError, match=r"no pictures in .*image_02/data"):
+        with pytest.raises(SourceError, match=r"no images in .*image_02/data"):
             open_source(drive)
 
-    def test_folder_of_drives_is_explained(self, drive):
+    def test_folder_of_drives_error_lists_the_drives(self, drive):
         with pytest.raises(SourceError, match="2011_09_26_drive_0042_sync"):
             open_source(drive.parent)
 
@@ -237,7 +237,7 @@ class TestKitti:
         monkeypatch.setenv("TZ", "Asia/Tokyo")
         assert parse_stamp(text) == stamp
 
-    @pytest.mark.skipif(not DRIVES.is_dir(), reason="the real KITTI drive is not in ../shared")
+    @pytest.mark.skipif(not DRIVES.is_dir(), reason="needs a KITTI drive in ../shared")
     def test_real_drive(self):
         source = open_source(DRIVES / "2011_09_26_drive_0009_sync")
         assert len(source) == 32
@@ -252,59 +252,61 @@ class TestKitti:
 
 
 class TestOpen:
-    def test_absent(self, tmp_path):
+    def test_missing_path_is_refused(self, tmp_path):
         with pytest.raises(SourceError, match="absent does not exist; accepted: a KITTI raw drive"):
             open_source(tmp_path / "absent")
 
-    def test_foreign_file(self, tmp_path):
+    def test_unsupported_file_type_is_refused(self, tmp_path):
         path = tmp_path / "film.mp4"
         path.write_bytes(b"x")
-        with pytest.raises(SourceError, match=r"film\.mp4 is a \.mp4 file, not a source; accepted: .*synthetic"):
+        with pytest.raises(SourceError, match=r"film\.mp4 is not a source: unsupported file type \.mp4; accepted: .*synthetic"):
             open_source(path)
 
-    def test_folder_of_something_else(self, tmp_path):
+    def test_folder_without_images_or_bag_is_refused(self, tmp_path):
         (tmp_path / "a.txt").write_text("x")
-        with pytest.raises(SourceError, match=r"neither pictures .* nor a bag in it, but a\.txt; accepted"):
+        with pytest.raises(SourceError, match=r"neither images .* nor a bag, but a\.txt; accepted"):
             open_source(tmp_path)
 
-    def test_empty_folder(self, tmp_path):
+    def test_empty_folder_is_refused(self, tmp_path):
         with pytest.raises(SourceError, match="but nothing; accepted"):
             open_source(tmp_path)
 
-    def test_bag_folder_without_metadata(self, tmp_path):
+    def test_bag_folder_without_metadata_is_refused(self, tmp_path):
         (tmp_path / "bag_0.mcap").write_bytes(b"x")
-        with pytest.raises(SourceError, match=r"no metadata\.yaml: give the bag file itself \(.*bag_0\.mcap\)"):
+        with pytest.raises(
+            SourceError, match=r"metadata\.yaml is missing; give the file .*bag_0\.mcap, or run ros2 bag reindex"
+        ):
             open_source(tmp_path)
 
-    def test_topics_are_for_bags(self, tmp_path):
-        write_picture(tmp_path / "0.png", picture(0))
-        with pytest.raises(SourceError, match="is not a bag: it has no topic /camera"):
+    def test_topic_of_an_image_folder_is_refused(self, tmp_path):
+        write_image(tmp_path / "0.png", random_image(0))
+        with pytest.raises(SourceError, match="has no topic /camera: it is not a bag"):
             open_source(tmp_path, image_topic="/camera")
 
     @pytest.mark.parametrize("numbers", ["", "-1", "1.5", "1:2:3", "ten", "0"])
-    def test_wrong_synthetic(self, numbers):
-        with pytest.raises(SourceError, match=f"'synthetic:{numbers}'(: | has)"):
+    def test_invalid_synthetic_spec_is_refused(self, numbers):
+        with pytest.raises(SourceError, match=f"invalid source 'synthetic:{numbers}'(: |; )"):
             open_source(f"synthetic:{numbers}")
 
     def test_synthetic(self):
-        pytest.importorskip("mtl_perception.synthetic.drive", reason="synthetic/drive.py is not there")
+        pytest.importorskip("mtl_perception.synthetic.drive", reason="needs the synthetic drive")
         source = open_source("synthetic:3:5")
         assert len(source) == 3
-        with pytest.raises(SourceError, match="has a camera of its own"):
+        with pytest.raises(SourceError, match="it has its own camera"):
             open_source("synthetic:3", camera_file=Path("camera.yaml"))
 
 
-def test_rate_is_the_median_and_ignores_a_gap():
+def test_rate_is_from_the_median_interval_and_ignores_a_gap():
     assert median_rate_hz([0, 50, 100, 150, 10_000_000_150]) == 1e9 / 50
     assert median_rate_hz([5]) == median_rate_hz([]) == median_rate_hz([3, 3, 3]) == 10.0
 
 
-def test_camera_fit_warns_once_for_each_cause(caplog):
+def test_camera_resolver_warns_once_for_each_reason(caplog):
     from mtl_perception.camera.model import Calibration
 
-    fit = CameraResolver("bag", rectified=True)
+    cameras = CameraResolver("bag", rectified=True)
     uncalibrated = Calibration(8, 4, (0.0,) * 9)
     for width in (8, 16, 8):
-        assert fit.camera(uncalibrated, width, width // 2) is None
-    assert fit.camera(None, 8, 4) is None
+        assert cameras.camera(uncalibrated, width, width // 2) is None
+    assert cameras.camera(None, 8, 4) is None
     assert [record.getMessage().count("uncalibrated") for record in caplog.records] == [1, 1]

@@ -22,7 +22,7 @@ COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 
-def picture(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
+def bag_image(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -91,13 +91,13 @@ def drive(kind: str, count: int = 4, size: tuple[int, int] = (24, 32), topic: st
         stamp = START_NS + i * STEP_NS
         info = topic.rpartition("/")[0] + "/camera_info"
         yield info, make.camera_info(40.0, stamp, size[1], size[0]), stamp + DELAY_NS - 1
-        yield topic, make.image(picture(i, *size), stamp), stamp + DELAY_NS
+        yield topic, make.image(bag_image(i, *size), stamp), stamp + DELAY_NS
 
 
 def assert_drive(frames, count: int = 4, size: tuple[int, int] = (24, 32)) -> None:
     assert len(frames) == count
     for i, frame in enumerate(frames):
-        np.testing.assert_array_equal(frame.image, picture(i, *size))
+        np.testing.assert_array_equal(frame.image, bag_image(i, *size))
         assert frame.stamp_ns == START_NS + i * STEP_NS
         assert frame.frame_id == "front_optical"
         assert (frame.camera.width, frame.camera.height) == size[::-1]

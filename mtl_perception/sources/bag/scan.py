@@ -1,7 +1,6 @@
-"""Reading .mcap and ROS 1 .bag files from front to back, without their index.
+"""Readers of .mcap and ROS 1 .bag files that need no index.
 
-For recordings that were cut short (a full disk, a crash, a copy broken off): the index is at the end of the file, so a reader
-that needs it gets nothing at all from them.
+The index is at the end of the file, so a recording that was truncated by a full disk or a crash has none.
 """
 
 from __future__ import annotations
@@ -21,11 +20,18 @@ from mtl_perception.errors import one_line, truncated_repr
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 ROS1_MAGIC = b"#ROSBAG V2.0\n"
 MAX_CHUNK_BYTES = 2**28
-"""Unpacked; recorders write chunks of about one megabyte, or of one message, and the largest picture that is read has 100."""
+"""Limit of a decompressed chunk; recorders write chunks of 1 MB or one message, and the largest accepted image has 100 MB."""
 
 
 class BagMessage(NamedTuple):
-    """A message as it was recorded: serialized, its type named as in ROS 2 (`package/msg/Name`), bag time in nanoseconds."""
+    """A serialized message of a bag.
+
+    Attributes:
+        topic: Topic name.
+        type: Message type as named in ROS 2 (`package/msg/Name`).
+        time_ns: Bag time, nanoseconds.
+        data: The message in CDR, or in ROS 1 serialization.
+    """
 
     topic: str
     type: str
@@ -34,7 +40,7 @@ class BagMessage(NamedTuple):
 
 
 class DamageError(Exception):
-    """Here the recording breaks off; the text says how."""
+    """The recording cannot be read further; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class _Topic:
 
 
 def can_scan(path: Path) -> bool:
-    """Whether the file begins like one that `scan` reads."""
+    """Return whether the file starts with the signature of a format that `scan` reads."""
     try:
         with path.open("rb") as file:
             head = file.read(len(ROS1_MAGIC))
@@ -54,16 +60,16 @@ def can_scan(path: Path) -> bool:
 
 
 def scan(path: Path) -> Iterator[BagMessage]:
-    """The messages of a file that `can_scan` accepts, in the order in which they were written.
+    """Return an iterator over the messages of a file that `can_scan` accepts, in the order in which they were written.
 
-    Types of messages that are not serialized as CDR (or as ROS 1 does, in a .bag) have the encoding appended.
+    The encoding is appended to the type of a message that is not in CDR (in a .bag: in ROS 1 serialization).
 
     Raises:
         DamageError: After the last message before the damage.
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
-        # Closed by the last view of it: records may still be looked at when this function ends.
+        # The map is closed with its last view; messages may outlive this function.
         view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     is_mcap = view[: len(MCAP_MAGIC)] == MCAP_MAGIC
     finished = False
@@ -73,13 +79,13 @@ def scan(path: Path) -> Iterator[BagMessage]:
         else:
             yield from _ros1_messages(view[len(ROS1_MAGIC) :], {})
     except (struct.error, KeyError, UnicodeDecodeError) as error:
-        raise DamageError(f"a record makes no sense ({type(error).__name__}: {one_line(error)})") from error
+        raise DamageError(f"invalid record ({type(error).__name__}: {one_line(error)})") from error
     if not finished:
         raise DamageError("the recording was not finished")
 
 
 def _decompress(name: str, data: memoryview) -> memoryview:
-    """As much as can be decompressed of a chunk that may be cut short."""
+    """Decompress as much as possible of a chunk that may be truncated."""
     decompressor: Any
     if name in ("", "none"):
         return data
@@ -91,24 +97,24 @@ def _decompress(name: str, data: memoryview) -> memoryview:
         module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
         decompressor = importlib.import_module(module).ZstdDecompressor()
     else:
-        raise DamageError(f"a chunk is compressed in an unknown way ({truncated_repr(name)})")
+        raise DamageError(f"unknown compression {truncated_repr(name)} of a chunk")
     try:
-        unpacked = decompressor.decompress(bytes(data), max_length=MAX_CHUNK_BYTES)
+        decompressed = decompressor.decompress(bytes(data), max_length=MAX_CHUNK_BYTES)
     except Exception as error:
-        # Each library has an error class of its own.
-        raise DamageError(f"a chunk cannot be decompressed ({one_line(error)})") from error
-    if len(unpacked) == MAX_CHUNK_BYTES:
-        raise DamageError(f"a chunk of {len(data)} bytes unpacks to {MAX_CHUNK_BYTES >> 20} MiB or more")
-    return memoryview(unpacked)
+        # Each library has its own error class.
+        raise DamageError(f"a chunk cannot be decompressed: {one_line(error)}") from error
+    if len(decompressed) == MAX_CHUNK_BYTES:
+        raise DamageError(f"a chunk of {len(data)} bytes decompresses to {MAX_CHUNK_BYTES >> 20} MiB or more")
+    return memoryview(decompressed)
 
 
 def _mcap_messages(
     buffer: memoryview, schemas: dict[int, str], topics: dict[int, _Topic], in_chunk: bool = False
 ) -> Generator[BagMessage, None, bool]:
-    """https://mcap.dev/spec: records of opcode (1 byte), length (8) and content; little endian.
+    """Parse records of https://mcap.dev/spec: opcode (1 byte), length (8 bytes), content; little endian.
 
     Returns:
-        Whether the record came that ends the messages.
+        Whether the record that ends the messages was found.
     """
     position = 0
     while position < len(buffer):
@@ -119,7 +125,7 @@ def _mcap_messages(
         whole = len(content) == length
         position += 9 + length
         if opcode == 0x06 and in_chunk:
-            raise DamageError("a chunk within a chunk")
+            raise DamageError("chunk inside a chunk")
         if opcode == 0x06 and len(content) >= 32:
             (name_length,) = struct.unpack_from("<I", content, 28)
             compression = str(content[32 : 32 + name_length], "utf-8")
@@ -149,7 +155,7 @@ def _string(buffer: memoryview, position: int) -> tuple[str, int]:
 
 
 def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic], in_chunk: bool = False) -> Iterator[BagMessage]:
-    """http://wiki.ros.org/Bags/Format/2.0: records of header length (4 bytes), header, data length (4), data."""
+    """Parse records of http://wiki.ros.org/Bags/Format/2.0: header length (4 bytes), header, data length (4 bytes), data."""
     position = 0
     while position < len(buffer):
         if position + 4 > len(buffer):
@@ -165,7 +171,7 @@ def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic], in_chunk: bool
         opcode = header["op"][0] if header.get("op") else 0
         if opcode == 0x05:
             if in_chunk:
-                raise DamageError("a chunk within a chunk")
+                raise DamageError("chunk inside a chunk")
             yield from _ros1_messages(_decompress(header["compression"].decode(), data), topics, True)
         if len(data) < length:
             raise DamageError("the file ends within a record")
@@ -191,7 +197,7 @@ def _ros1_fields(buffer: memoryview) -> dict[str, bytes]:
 
 
 def _ros1_topic(name: str) -> str:
-    """The name without doubled or trailing slashes, as rosbags gives it."""
+    """Return the name without duplicate or trailing slashes, as rosbags does."""
     return ("/" if name.startswith("/") else "") + "/".join(part for part in name.split("/") if part)
 
 

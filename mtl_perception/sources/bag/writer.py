@@ -1,4 +1,4 @@
-"""Writing bags: mcap, as ROS 2 Jazzy's recorder does, without ROS."""
+"""Bag writer for mcap files as the recorder of ROS 2 Jazzy writes them, without ROS."""
 
 from __future__ import annotations
 
@@ -8,39 +8,41 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from mtl_perception.errors import SourceError, require
 
-from mtl_perception.errors import SourceError
+if TYPE_CHECKING:
+    from rosbags.interfaces import Connection, Qos
 
-_INFINITE = QosTime(9_223_372_036, 854_775_807)
 _T = TypeVar("_T")
 
 
 class BagWriter:
-    """A bag that is being written; use it in a `with` statement.
+    """Context manager that writes a bag.
 
-    It is written beside `path` under a hidden name and moved there when the block ends, also by an error or Ctrl-C: what has
-    been written until then is kept. Only when nothing has been written before an error, no bag appears.
+    The bag is written beside `path` under a hidden name and moved there when the block ends, even by an exception or Ctrl-C, so
+    that everything written until then is kept. No bag appears if an exception ends the block before the first message.
     Methods may be called from any thread.
 
     Args:
-        path: `NAME.mcap` becomes a single file; any other name a folder with metadata.yaml. `ros2 bag play` takes both.
-        force: Replace a bag that is there.
+        path: `NAME.mcap` becomes a single file, any other name a folder with metadata.yaml. `ros2 bag play` reads both.
+        force: Replace an existing bag.
 
     Attributes:
-        typestore: Message types, of Jazzy: build messages with `writer.typestore.types["std_msgs/msg/Header"](...)`.
-        path: Where the bag will be.
-        count: Messages written.
+        typestore: Message types of Jazzy; build messages with `writer.typestore.types["std_msgs/msg/Header"](...)`.
+        path: Path of the finished bag.
+        count: Number of messages written.
 
     Raises:
-        SourceError: Something is at `path` already, or it cannot be written.
+        SourceError: `path` exists, or cannot be written.
+        DependencyError: rosbags is not installed.
     """
 
     def __init__(self, path: str | Path, force: bool = False) -> None:
+        require("rosbags", extra="bags", purpose=f"writing bag {path}")
+        from rosbags.typesys import Stores, get_typestore
+
         self.path = Path(path)
         self.force = force
         self.count = 0
@@ -52,7 +54,7 @@ class BagWriter:
             self._check_replaceable()
 
     def __enter__(self) -> BagWriter:
-        # One thread does all the writing, so that Ctrl-C, which the main thread gets, cannot tear a record apart.
+        # A single thread writes, so that a KeyboardInterrupt in the main thread cannot truncate a record.
         self._thread = ThreadPoolExecutor(1, "bag-writer")
         try:
             self._do(self._open)
@@ -67,64 +69,75 @@ class BagWriter:
         finally:
             self._thread.shutdown(wait=False)
 
-    def add_type(self, msgtype: str, definition: str) -> None:
-        """Make a message type known that Jazzy's base installation lacks.
+    def add_type(self, type_name: str, definition: str) -> None:
+        """Register a message type that is not part of Jazzy's base installation.
 
         Args:
-            msgtype: `package/msg/Name`.
-            definition: The text of its .msg file; types that it uses are known or added before.
+            type_name: `package/msg/Name`.
+            definition: Text of its .msg file; the types it uses must be registered before.
         """
-        if msgtype not in self.typestore.fielddefs:
-            self.typestore.register(get_types_from_msg(definition, msgtype))
+        from rosbags.typesys import get_types_from_msg
 
-    def add_topic(self, topic: str, msgtype: str, latched: bool = False) -> None:
-        """Announce a topic; needed only for latched ones (transient local), and for those that may stay empty."""
-        self._do(lambda: self._add_topic(topic, msgtype, latched))
+        if type_name not in self.typestore.fielddefs:
+            self.typestore.register(get_types_from_msg(definition, type_name))
 
-    def write(self, topic: str, msgtype: str, data: bytes, time_ns: int) -> None:
-        """Append a message that is CDR already; `time_ns` is the bag time, when it was received."""
+    def add_topic(self, topic: str, type_name: str, latched: bool = False) -> None:
+        """Add a topic; required only for transient local topics and for topics that may stay empty."""
+        self._do(lambda: self._add_topic(topic, type_name, latched))
+
+    def write(self, topic: str, type_name: str, data: bytes, time_ns: int) -> None:
+        """Append a serialized message.
+
+        Args:
+            topic: Topic name.
+            type_name: ROS message type.
+            data: The message in CDR.
+            time_ns: Bag time (time of reception), nanoseconds.
+        """
 
         def append() -> None:
-            self._writer.write(self._add_topic(topic, msgtype, latched=False), time_ns, data)
+            self._writer.write(self._add_topic(topic, type_name, latched=False), time_ns, data)
             self.count += 1
 
         self._do(append)
 
     def write_message(self, topic: str, message: Any, time_ns: int) -> None:
-        """Append a message made of the typestore's types."""
-        msgtype = message.__msgtype__
-        self.write(topic, msgtype, bytes(self.typestore.serialize_cdr(message, msgtype)), time_ns)
+        """Append a message of one of the typestore's types."""
+        type_name = message.__msgtype__
+        self.write(topic, type_name, bytes(self.typestore.serialize_cdr(message, type_name)), time_ns)
 
-    def _do(self, job: Callable[[], _T]) -> _T:
+    def _do(self, task: Callable[[], _T]) -> _T:
         try:
-            return self._thread.submit(job).result()
+            return self._thread.submit(task).result()
         except OSError as error:
             raise SourceError(f"output {self.path} cannot be written: {error.strerror or error}") from error
 
     def _check_replaceable(self) -> None:
         if not self.force:
-            raise SourceError(f"output {self.path} exists already; choose another name, or force it to be replaced")
+            raise SourceError(f"output {self.path} already exists; choose another name, or replace it with --force")
         if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
-            raise SourceError(f"output {self.path} is a folder that is not a bag: it is not replaced")
+            raise SourceError(f"output {self.path} is not replaced: it is a folder but not a bag; choose another name")
 
     def _open(self) -> None:
+        from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent))
         is_file = self.path.suffix == ".mcap"
         self._writer = Writer(
             self._folder / (self.path.stem if is_file else self.path.name), version=9, storage_plugin=StoragePlugin.MCAP
         )
-        # Chunks of the mcap, which every reader of mcap takes; labels and colors shrink to a few percent.
+        # Every mcap reader supports compressed chunks; labels and colors compress to a few percent.
         self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()
         self._result = self._writer.path / f"{self._writer.path.name}.mcap" if is_file else self._writer.path
 
-    def _add_topic(self, topic: str, msgtype: str, latched: bool) -> Connection:
+    def _add_topic(self, topic: str, type_name: str, latched: bool) -> Connection:
         if topic not in self._topics:
-            if msgtype not in self.typestore.fielddefs:
-                raise SourceError(f"output {self.path}: message type {msgtype} of {topic} is not known")
+            if type_name not in self.typestore.fielddefs:
+                raise SourceError(f"output {self.path}: unknown message type {type_name} of {topic}")
             self._topics[topic] = self._writer.add_connection(
-                topic, msgtype, typestore=self.typestore, offered_qos_profiles=[_qos(latched)]
+                topic, type_name, typestore=self.typestore, offered_qos_profiles=[_qos(latched)]
             )
         return self._topics[topic]
 
@@ -133,33 +146,36 @@ class BagWriter:
             self._writer.close()
         except BaseException:
             self._writer.abort()
-            raise SourceError(f"output {self.path} could not be finished; what was written is in {self._result}") from None
+            raise SourceError(f"output {self.path} could not be finished; the incomplete bag is in {self._result}") from None
         if keep:
             self._move_in_place()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _move_in_place(self) -> None:
         if self.path.exists():
-            # It may have come after the beginning.
+            # Another process may have created it in the meantime.
             try:
                 self._check_replaceable()
             except SourceError as error:
-                raise SourceError(f"{error}; what was written is in {self._result}") from None
+                raise SourceError(f"{error}; the bag is in {self._result}") from None
             if self.path.is_dir() or self._result.is_dir():
                 self.path.replace(self._folder / "replaced")
         self._result.replace(self.path)
 
 
 def _qos(latched: bool) -> Qos:
-    """Reliable, keep last 1; latched: transient local, so that late subscribers get the last one."""
+    """Return reliable, keep last 1; transient local if latched."""
+    from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+
+    infinite = QosTime(9_223_372_036, 854_775_807)
     return Qos(
         history=QosHistory.KEEP_LAST,
         depth=1,
         reliability=QosReliability.RELIABLE,
         durability=QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
-        deadline=_INFINITE,
-        lifespan=_INFINITE,
+        deadline=infinite,
+        lifespan=infinite,
         liveliness=QosLiveliness.AUTOMATIC,
-        liveliness_lease_duration=_INFINITE,
+        liveliness_lease_duration=infinite,
         avoid_ros_namespace_conventions=False,
     )

@@ -1,4 +1,4 @@
-"""Bags of all three kinds as one: topics, and serialized messages in the order of time."""
+"""Topics and serialized messages of ROS 1 and ROS 2 bags, without ROS."""
 
 from __future__ import annotations
 
@@ -6,64 +6,65 @@ import logging
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from rosbags.rosbag1 import Reader as Ros1Reader
-from rosbags.rosbag2 import Reader as Ros2Reader
-from rosbags.typesys import Stores, get_typestore
-
-from mtl_perception.errors import FrameError, SourceError, one_line
+from mtl_perception.errors import FrameError, SourceError, one_line, require
 from mtl_perception.sources.bag.scan import BagMessage, DamageError, can_scan, scan
 from mtl_perception.sources.base import natural_key
 
 logger = logging.getLogger(__name__)
 
-# The messages that are read here are the same in every ROS 1, and in every ROS 2: bags' own definitions are not needed,
-# which old db3 bags lack, and of which one that cannot be parsed would keep the whole bag from being read.
-_ros1 = get_typestore(Stores.ROS1_NOETIC)
-_ros2 = get_typestore(Stores.ROS2_JAZZY)
-
 
 @dataclass
 class Topic:
-    """A topic of a bag: type named as in ROS 2, and count of messages; should it have several types, the first one's."""
+    """A topic of a bag.
+
+    Attributes:
+        type: Message type as named in ROS 2; the first one if the topic has several.
+        count: Number of messages of that type.
+    """
 
     type: str
     count: int
 
 
 class Bag(Protocol):
-    """A bag that has been opened once and found readable.
+    """A readable bag.
 
     Attributes:
-        topics: By name.
-        is_ros1: Messages are serialized as ROS 1 does, not CDR.
+        topics: Topics by name.
+        is_ros1: Messages are in ROS 1 serialization instead of CDR.
     """
 
     topics: dict[str, Topic]
     is_ros1: bool
 
-    def records(self, topics: Collection[str]) -> Iterator[BagMessage]:
-        """The messages of some topics, by bag time; each call starts anew.
+    def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
+        """Return an iterator over the messages of some topics in order of bag time; each call starts at the beginning.
 
         Raises:
-            SourceError: After the last message before damage.
+            SourceError: After the last message before the damage.
         """
 
 
 def open_bag(path: Path) -> Bag:
-    """The bag at `path`: a ROS 1 .bag, a ROS 2 folder, or its bare .mcap or .db3.
+    """Open a ROS 1 .bag, a ROS 2 bag folder, or a bare .mcap or .db3.
 
-    A .bag or .mcap that breaks off is read as far as it goes, with a warning.
+    A truncated .bag or .mcap is read up to the damage, with a warning.
 
     Raises:
-        SourceError: Not a bag, or nothing in it can be read.
+        SourceError: The path is not a bag, or nothing in it can be read.
+        DependencyError: rosbags is not installed.
     """
+    require("rosbags", extra="bags", purpose=f"reading bag {path}")
     if path.is_file() and path.stat().st_size == 0:
         raise SourceError(f"bag {path} is empty (0 bytes)")
     if path.is_dir() and not (path / "metadata.yaml").is_file():
-        raise SourceError(f"folder {path} is not a ROS 2 bag: metadata.yaml is missing; give a file in it, or reindex it")
+        raise SourceError(
+            f"folder {path} is not a ROS 2 bag: metadata.yaml is missing; give a file in it, or run ros2 bag reindex"
+        )
     try:
         return _IndexedBag(path)
     except SourceError as error:
@@ -74,29 +75,43 @@ def open_bag(path: Path) -> Bag:
         with suppress(OSError):
             bag = _ScannedBag(path, files)
             if bag.topics:
-                logger.warning("%s; reading it from the front, without its index", error)
+                logger.warning("%s; reading it without its index", error)
                 return bag
         raise
 
 
-def deserialize(record: BagMessage, is_ros1: bool) -> Any:
-    """The message as an object with its fields as attributes.
+def deserialize(message: BagMessage, is_ros1: bool) -> Any:
+    """Return the message as an object with its fields as attributes.
 
     Raises:
         FrameError: The bytes are not such a message (reason "message").
     """
     try:
         if is_ros1:
-            return _ros1.deserialize_ros1(record.data, record.type)
-        return _ros2.deserialize_cdr(record.data, record.type)
+            return _typestore(is_ros1=True).deserialize_ros1(message.data, message.type)
+        return _typestore(is_ros1=False).deserialize_cdr(message.data, message.type)
     except Exception as error:
-        # Damaged bytes make the generated code fail in any way.
+        # The generated code fails in many ways on damaged bytes.
         cause = f"{type(error).__name__}: {one_line(error)}"
-        raise FrameError(f"message on {one_line(record.topic)} is not a {record.type} ({cause})", "message") from error
+        raise FrameError(
+            f"cannot deserialize a message on {one_line(message.topic)} as {message.type}: {cause}", "message"
+        ) from error
+
+
+@cache
+def _typestore(is_ros1: bool) -> Any:
+    """Return the message definitions of Noetic or Jazzy.
+
+    The message types read here are the same in all ROS 1 and in all ROS 2 distributions. A bag's own definitions are ignored:
+    old db3 bags lack them, and one that cannot be parsed would make the whole bag unreadable.
+    """
+    from rosbags.typesys import Stores, get_typestore
+
+    return get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.ROS2_JAZZY)
 
 
 class _IndexedBag:
-    """Through rosbags, which reads the index at the end of the file."""
+    """A bag read by rosbags, which uses the index at the end of the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -111,14 +126,16 @@ class _IndexedBag:
         except Exception as error:
             raise self._wrap(error) from error
 
-    def _reader(self) -> Ros1Reader | Ros2Reader:
-        return Ros1Reader(self.path) if self.is_ros1 else Ros2Reader(self.path)
+    def _reader(self) -> Any:
+        from rosbags import rosbag1, rosbag2
+
+        return rosbag1.Reader(self.path) if self.is_ros1 else rosbag2.Reader(self.path)
 
     def _wrap(self, error: Exception) -> SourceError:
-        """A file that is no bag, or a damaged one, makes rosbags fail in any way."""
+        """Return the error for whatever rosbags raises on a damaged file."""
         return SourceError(f"bag {self.path} cannot be read: {one_line(error).rstrip('.')}")
 
-    def records(self, topics: Collection[str]) -> Iterator[BagMessage]:
+    def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
         reader = self._reader()
         try:
             reader.open()
@@ -134,14 +151,14 @@ class _IndexedBag:
                 except StopIteration:
                     return
                 except Exception as error:
-                    raise SourceError(f"{self._wrap(error)}; what comes before the damage was read") from error
+                    raise SourceError(f"{self._wrap(error)}; the messages before the damage were read") from error
                 yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
         finally:
             reader.close()
 
 
 class _ScannedBag:
-    """A bag whose index is missing, read from front to back; where it is damaged, every reading ends in SourceError."""
+    """A bag without a usable index, read from front to back; each read ends in SourceError where it is damaged."""
 
     def __init__(self, path: Path, files: list[Path]) -> None:
         self.path = path
@@ -149,9 +166,9 @@ class _ScannedBag:
         self.is_ros1 = path.suffix == ".bag"
         self.topics: dict[str, Topic] = {}
         with suppress(SourceError):
-            for record in self._all():
-                topic = self.topics.setdefault(record.topic, Topic(record.type, 0))
-                topic.count += record.type == topic.type
+            for message in self._all():
+                topic = self.topics.setdefault(message.topic, Topic(message.type, 0))
+                topic.count += message.type == topic.type
 
     def _all(self) -> Iterator[BagMessage]:
         damage = ""
@@ -159,11 +176,11 @@ class _ScannedBag:
             try:
                 yield from scan(file)
             except DamageError as error:
-                damage = damage or f"bag {file} is damaged: {error}; what comes before the damage was read"
+                damage = damage or f"bag {file} is damaged: {error}; the messages before the damage were read"
         if damage:
             raise SourceError(damage)
 
-    def records(self, topics: Collection[str]) -> Iterator[BagMessage]:
-        for record in self._all():
-            if record.topic in topics and record.type == self.topics[record.topic].type:
-                yield record
+    def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
+        for message in self._all():
+            if message.topic in topics and message.type == self.topics[message.topic].type:
+                yield message
