@@ -18,7 +18,7 @@ def test_require_names_purpose_package_and_extra(monkeypatch):
     with pytest.raises(
         DependencyError, match=r"^reading bags needs rosbags, .*; install it with: pip .*'mtl_perception\[bags\]'$"
     ):
-        require("rosbags.rosbag2", extra="bags", purpose="reading bags")
+        require("rosbags", extra="bags", purpose="reading bags")
 
 
 def test_truncated_repr_is_bounded_for_any_value():
