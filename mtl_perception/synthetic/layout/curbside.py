@@ -8,6 +8,9 @@ from mtl_perception.synthetic.layout.plan import Builder, Side
 from mtl_perception.synthetic.layout.styles import Style
 from mtl_perception.synthetic.parts.library import SECTION, TUFTS, Library
 
+ZEBRA = 4.4
+"""Meters next to a crossing street where nobody parks."""
+
 
 class Curbside(Builder):
     """Places the objects along the curb of each block.
@@ -28,9 +31,7 @@ class Curbside(Builder):
         lateral = side * (s.curb + self.rng.uniform(0.35, 0.75))
         self._lamps(side, start, stop, s, lateral)
         self._signs(side, start, stop, s, lateral)
-        for crossing in self.plan.crossings:
-            if stop == crossing[0] or start == crossing[1]:
-                self._traffic_lights(side, crossing, s, lateral)
+        self._traffic_lights(side, start, stop, s, lateral)
         self._small_objects(side, start, stop, s, lateral)
         self._plants(side, start, stop, s)
         if self.style.drive:
@@ -38,7 +39,9 @@ class Curbside(Builder):
             if not paved:
                 self._tall_grass(side, start, stop, s.front + 0.1, s.front + 6, s.height)
         if s.parking:
-            self._parked(side, start + 1, stop - 7, s)
+            # Not on the zebra crossing next to a crossing street.
+            first = start + (1.0 if start == self.plan.start else ZEBRA)
+            self._parked(side, first, stop - (7.0 if stop == self.plan.end else 5.0 + ZEBRA), s)
 
     def _lamps(self, side: int, start: float, stop: float, s: Side, lateral: float) -> None:
         rng = self.rng
@@ -56,12 +59,13 @@ class Curbside(Builder):
             back = np.pi * (side != self.plan.hand and rng.random() < 0.6)
             self.put(kind, lateral + side * 0.3 * (kind == "board"), y, back + rng.normal(0, 0.1), s.height, radius=0.4)
 
-    def _traffic_lights(self, side: int, crossing: tuple[float, float], s: Side, lateral: float) -> None:
-        rng = self.rng
-        if rng.random() < 0.55:
-            kind = "light arm" if side == self.plan.hand and side > 0 and rng.random() < 0.4 else "light"
-            self.put(kind, lateral, crossing[0] - 1.2, 0.0, s.height, radius=0.4)
-            self.put("light", lateral, crossing[1] + 1.2, 0.0 if rng.random() < 0.6 else np.pi, s.height, radius=0.4)
+    def _traffic_lights(self, side: int, start: float, stop: float, s: Side, lateral: float) -> None:
+        rng, plan = self.rng, self.plan
+        if stop != plan.end and rng.random() < 0.7:
+            kind = "light arm" if side == plan.hand and side > 0 and rng.random() < 0.4 else "light"
+            self.put(kind, lateral, stop - 1.2, 0.0, s.height, radius=0.4)
+        if start != plan.start and rng.random() < 0.7:
+            self.put("light", lateral, start + 1.2, 0.0 if rng.random() < 0.6 else np.pi, s.height, radius=0.4)
 
     def _small_objects(self, side: int, start: float, stop: float, s: Side, lateral: float) -> None:
         rng, town = self.rng, self.plan.town
