@@ -1,0 +1,45 @@
+"""Preparation of the demo: output folder, ROS domain and rate."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from mtl_perception.__main__ import main
+from mtl_perception.demo import run as demo
+from mtl_perception.errors import SourceError
+from mtl_perception.types import Frame
+
+
+def test_folder_of_an_earlier_demo_is_replaced(tmp_path):
+    out = tmp_path / "out"
+    (out / "images").mkdir(parents=True)
+    (out / "index.html").write_text("old")
+    demo._prepare(out)
+    assert list(out.iterdir()) == []
+
+
+def test_folder_with_other_files_is_kept(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(SourceError, match=r"contains other files \(thesis\.txt\); choose another --out"):
+        demo._prepare(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("users", ["", "0", str(1 + os.getpid() % 100)])
+def test_domain_differs_from_that_of_the_user(monkeypatch, users):
+    monkeypatch.setenv("ROS_DOMAIN_ID", users)
+    assert 1 <= demo._unused_domain() <= 100
+    assert str(demo._unused_domain()) != users
+
+
+def test_playback_rate_is_at_most_real_time():
+    frame = Frame(np.zeros((2, 2, 3), np.uint8))
+    assert demo._affordable_rate(lambda frame: None, frame, rate_hz=10.0) == 1.0
+
+
+def test_rate_must_be_positive(capsys):
+    assert main(["demo", "--rate", "0"]) == 2
+    assert capsys.readouterr().err == "mtl_perception demo: --rate must be greater than 0, not 0.0\n"
