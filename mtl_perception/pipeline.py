@@ -240,14 +240,14 @@ def _validated(frame: Frame) -> Frame:
     image, camera = frame.image, frame.camera
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         found = f"{getattr(image, 'shape', type(image).__name__)} {getattr(image, 'dtype', '')}".rstrip()
-        raise FrameError(f"a picture must be H x W x 3 uint8 RGB, not {found}", "format")
+        raise FrameError(f"image must be H x W x 3 uint8 RGB, not {found}", "format")
     height, width = image.shape[:2]
     if image.size == 0:
-        raise FrameError(f"a picture of {width}x{height} pixels is empty", "size")
+        raise FrameError(f"image of {width}x{height} pixels is empty", "size")
     if camera is not None and (camera.height, camera.width) != (height, width):
         raise CameraError(
-            f"the camera is for {camera.width}x{camera.height}, the picture has {width}x{height}: "
-            "use camera.scaled or camera.cropped, as the picture was"
+            f"camera model is for {camera.width}x{camera.height} images, but the image is {width}x{height}; "
+            "use camera.scaled or camera.cropped, as the image was resized or cropped"
         )
     return frame
 

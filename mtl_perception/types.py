@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mtl_perception.camera.model import CameraModel
 
 UNLABELED = 255
-"""The label of a pixel that has none: void in the truth, or less confident than asked for."""
+"""Label of pixels without a class: void in the ground truth, or below the minimum confidence."""
 
 CLOUD_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "<u4")])
 """One point, 20 bytes: meters in the camera's optical frame (REP 103: x right, y down, z forward), 0x00RRGGBB, class id."""
@@ -25,11 +25,11 @@ ALL_OUTPUTS = (*OUTPUTS, "scores")
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture on its way in.
+    """An image with its camera and time stamp.
 
     Attributes:
         image: H x W x 3 uint8, RGB, C-contiguous or not.
-        camera: The camera that took it, for a picture of this very size; None when it is not known.
+        camera: The camera model for this image size; None if unknown.
         stamp_ns: Time of exposure, nanoseconds since the epoch of the source's clock.
         frame_id: Name of the camera's optical frame (REP 103).
     """
@@ -42,14 +42,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with what is known of it: the truth, or a teacher's word for it.
+    """A frame with its ground truth or pseudo-labels.
 
     Attributes:
-        frame: The picture and its camera.
-        labels: H x W uint8 class ids, 255 = unknown; None when nothing is known.
-        depth: H x W float32 meters along the optical Z axis, NaN = unknown, +Inf = beyond all (the sky); None when nothing is
-            known.
-        name: Unique among the samples of its data set; a path relative to the set without its suffix.
+        frame: The image and its camera.
+        labels: H x W uint8 class ids, 255 = unknown; None without labels.
+        depth: H x W float32 meters along the optical Z axis, NaN = unknown, +Inf = infinitely far (sky); None
+            without depth.
+        name: Unique within its data set: the path relative to the set, without suffix.
     """
 
     frame: Frame

@@ -19,8 +19,7 @@ from mtl_perception.benchmark.stages import forward_pass
 from mtl_perception.benchmark.timing import PeakMemory, summarize, time_interleaved
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.config import Config
-from mtl_perception.errors import PerceptionError
-from mtl_perception.inference.onnx.export import need
+from mtl_perception.errors import PerceptionError, require
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame
 from mtl_perception.weights.files import load_network
@@ -165,9 +164,9 @@ def _ours(config: Config, image: np.ndarray, camera: CameraModel) -> Implementat
 
 
 def _require_bfloat16() -> None:
-    from mtl_perception.inference.openvino.engine import openvino
+    from mtl_perception.inference.openvino.engine import import_openvino
 
-    if "BF16" not in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise PerceptionError("this processor does not support bfloat16")
 
 
@@ -179,15 +178,17 @@ def _onnx_runtime(module: torch.nn.Module, size: tuple[int, ...], path: Path) ->
     Raises:
         PerceptionError: onnx or onnxruntime is not installed.
     """
-    need("onnx")
-    runtime = need("onnxruntime")
+    for package in ("onnx", "onnxruntime"):
+        require(package, extra="export", purpose="comparing with ONNX Runtime")
+    import onnxruntime
+
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (torch.zeros(1, 3, *size),), str(path), opset_version=17, dynamo=False)
-    options = runtime.SessionOptions()
+    options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda prepared: tuple(session.run(None, {name: prepared}))
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.cli.options import add_parameters, config_from, parse_size, print_license
-from mtl_perception.errors import ConfigError, PerceptionError, SourceError
+from mtl_perception.errors import ConfigError, PerceptionError, SourceError, require
 from mtl_perception.inference.onnx.check import TOLERANCES, OnnxFile, compare, network_outputs, synthetic_image
-from mtl_perception.inference.onnx.export import OPSETS, need, write_onnx
+from mtl_perception.inference.onnx.export import OPSETS, write_onnx
 from mtl_perception.inference.onnx.graph import EXPORTABLE, ExportGraph, ExportOptions
 from mtl_perception.types import Frame
 from mtl_perception.visualization.files import replacing
@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out {args.out} is a folder; give the name of a file")
     if args.out.exists() and not args.force:
         raise ConfigError(f"--out {args.out} exists already; choose another name, or replace it with --force")
-    need("onnx")
+    require("onnx", extra="export", purpose="export")
     if args.check:
-        need("onnxruntime", ", or do without the check: --no-check")
+        require("onnxruntime", extra="export", purpose="the check of export (--no-check omits it)")
     pipeline = Pipeline(config=config_from(args, device="cpu", precision="fp32", warm_up=False))
     network = load_network(pipeline.config.weights)
     class_set, first = network.description.class_set(pipeline.config.classes)

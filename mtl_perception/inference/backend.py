@@ -104,7 +104,7 @@ def create_backend(network: MultiTaskRefineNet, classes: tuple[int, int], config
         return CpuBackend(create_engine(network, precision, config.cpu_threads, config.backend), classes, copies)
     if config.backend == "openvino":
         raise ConfigError(f"backend openvino runs on a CPU, not on device {device}: use backend auto or torch, or device cpu")
-    with device_errors(device, "being made ready"):
+    with device_errors(device, "initializing"):
         # Without TF32 for fp32, which would make it less precise than its name says.
         runtime = CudaRuntime(device, config.cudnn_benchmark, exact=precision == "fp32")
     return CudaBackend(network, runtime, precision, classes, use_graphs=config.cuda_graph, copies=copies)

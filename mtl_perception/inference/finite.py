@@ -1,4 +1,4 @@
-"""Whether a network that ran without an error gave numbers."""
+"""Detection of networks whose outputs are non-finite although they raised no error."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import numpy as np
 
 from mtl_perception.types import UNLABELED, Result
 
-SPARSE = 16
-"""Each so many rows and columns are looked at before all are."""
+STEP = 16
+"""Step of the rows and columns that are checked before the whole plane."""
 
 
 def find_nonfinite_head(result: Result, min_confidence: float = 0.0, min_depth: float = 0.0) -> str:
-    """The head that gave no finite number for any pixel: labels or depth; empty if none is known to be so.
+    """Return the head whose output is non-finite at every pixel.
 
-    Single pixels without a number are NaN, 255 or 0 in the outputs. It costs some microseconds: planes are read whole only
-    where their middle has none.
+    Single non-finite pixels are NaN, 255 or 0 in the outputs and are ignored. The check takes microseconds, as whole planes are
+    read only where their center is invalid.
 
     Args:
-        result: Of a pipeline; only what is in it is judged.
-        min_confidence: It was computed with; above 0, a picture without labels says nothing.
-        min_depth: The same for depth, meters.
+        result: Of a pipeline; outputs that were not requested are not checked.
+        min_confidence: The parameter it was computed with; above 0, an image without labels is valid.
+        min_depth: The parameter it was computed with, meters; above 0, an image without depth is valid.
+
+    Returns:
+        "labels", "depth", or "" if no head is known to be non-finite.
     """
     labels = result.labels if result.labels is not None or result.cloud is None else result.cloud["label"]
-    # A softmax maximum is never 0: there is always a greatest part.
+    # The softmax maximum is never 0: it is at least one over the number of classes.
     if result.confidence is not None and _all(result.confidence, 0):
         return "labels"
     if labels is not None and not min_confidence and _all(labels, UNLABELED):
@@ -36,15 +39,15 @@ def find_nonfinite_head(result: Result, min_confidence: float = 0.0, min_depth: 
 
 
 def has_only_empty_cloud(result: Result) -> bool:
-    """Whether it has a cloud without any point and no depth, which alone tells what is too far from what is no number."""
+    """Return whether it has a cloud without points and no depth, which would tell non-finite depth from depth out of range."""
     return result.cloud is not None and result.depth is None and _all(result.cloud["z"], math.nan)
 
 
 def _all(plane: np.ndarray, value: float) -> bool:
-    middle = plane.item(plane.shape[0] // 2, plane.shape[1] // 2)
-    # Of a plane that is empty in the middle, as where the sky is, a few pixels mostly tell.
-    return _is(middle, value) and all(bool(np.all(_is(part, value))) for part in (plane[::SPARSE, ::SPARSE], plane))
+    center = plane.item(plane.shape[0] // 2, plane.shape[1] // 2)
+    # Where only the center is invalid, as with sky in it, a few pixels usually decide.
+    return _equals(center, value) and all(bool(np.all(_equals(part, value))) for part in (plane[::STEP, ::STEP], plane))
 
 
-def _is(pixels: Any, value: float) -> Any:
+def _equals(pixels: Any, value: float) -> Any:
     return np.isnan(pixels) if math.isnan(value) else pixels == value

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""Human-readable names of devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's with its count of cores."""
+    """Return the GPU's name, or the processor's with its number of cores."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"{_processor()}, {os.cpu_count()} cores"

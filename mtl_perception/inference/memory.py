@@ -1,8 +1,8 @@
-"""Memory that the C library keeps after it was freed: that of networks for sizes that came and went, in a process of days.
+"""Settings of glibc's heap that keep the memory of a long-running process flat.
 
-glibc has a heap for each few threads, and a heap shrinks from its end only. So what was freed in between stays resident, a
-little more with each thread that compiled a network: 15 MiB an hour in a node whose camera changed its size every 40 s.
-Other C libraries have no such settings; there the functions do nothing.
+glibc creates one heap for every few threads and shrinks a heap at its end only. Memory freed in between stays resident: a node
+whose camera changed its size every 40 s grew by 15 MiB an hour. Other C libraries lack these settings; there the functions do
+nothing.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from functools import cache
 
 MIB = 2**20
 SETTINGS = {
-    # One heap: the threads beside the one that runs the network allocate little, and only the first heap gives back its end.
+    # One heap: threads other than the one that runs the network allocate little, and only the first heap shrinks at its end.
     "ARENA_MAX": (-8, 1),
-    # What is larger comes from the system and goes back to it whole. Fixed, where glibc would raise it to 32 MiB once such a
-    # block is freed; not lower, as the bytes of a cloud would then be given back after each frame, and asked for again.
+    # Larger blocks are mapped, and unmapped when freed. Fixed, because glibc would raise it to 32 MiB after the first such
+    # block; not lower, because the bytes of a cloud would then be unmapped and mapped again with each frame.
     "MMAP_THRESHOLD_": (-3, 16 * MIB),
-    # Fixed with it: what the heap may keep free at its end, of which the next frame is made.
+    # Fixed as well: free memory that the heap may keep at its end, for the next frame.
     "TRIM_THRESHOLD_": (-1, 64 * MIB),
 }
-"""Of glibc's mallopt, by the names of its environment variables less MALLOC_: parameter, value."""
+"""Parameter and value for glibc's mallopt, by the name of the environment variable without MALLOC_."""
 
 
 def configure_malloc() -> None:
-    """One heap, and the largest blocks outside it; for a process's start, before there are threads.
+    """Use one heap, and map the largest blocks outside it; call it at process start, before there are threads.
 
-    What the user has set by glibc's environment variables stays as it is.
+    Settings that the user made by glibc's environment variables are kept.
     """
     setting = _function("mallopt")
     if setting is None or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
@@ -39,7 +39,7 @@ def configure_malloc() -> None:
 
 
 def trim_heap() -> None:
-    """Hand free memory back to the system, also from between what is in use; milliseconds, so for after much was freed."""
+    """Return all free memory to the system; it takes milliseconds, so call it only after freeing much."""
     trim = _function("malloc_trim")
     if trim is not None:
         trim(0)
@@ -50,6 +50,6 @@ def _function(name: str) -> Callable[..., int] | None:
     try:
         found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (OSError, TypeError, AttributeError):
-        # musl and macOS lack them, Windows a library without a name.
+        # musl and macOS lack these functions; Windows cannot load a library without a name.
         return None
     return found

@@ -63,14 +63,14 @@ def test_invalid_options_exit_with_code_2(weights_file, arguments, capsys):
 
 
 def test_implementations_agree_and_missing_ones_give_a_reason(tmp_path, weights_file, capsys, monkeypatch):
-    real = bench_compare.need
+    real = bench_compare.require
 
-    def need(package, *rest):
+    def require(package, **named):
         if package == "onnxruntime":
             raise PerceptionError("no onnxruntime here")
-        return real(package, *rest)
+        return real(package, **named)
 
-    monkeypatch.setattr(bench_compare, "need", need)
+    monkeypatch.setattr(bench_compare, "require", require)
     arguments = [*ARGUMENTS, "--compare", "--size", "90x61", "--json", str(tmp_path / "c.json"), "--weights", str(weights_file)]
     assert main(["bench", *arguments]) == 0
     rows = json.loads((tmp_path / "c.json").read_text())["compare"]["90x61"]

@@ -160,7 +160,7 @@ def test_command_writes_a_file_of_fixed_size_that_says_its_license(
     pipeline = Pipeline(weights_file, "cpu", upsampling="bilinear", warm_up=False)
     found = {name: values[0] for name, values in file(image[None], 0.0).items()}
     assert_same(found, pipeline_says(pipeline, image, 450.0, ("labels", "depth")))
-    with pytest.raises(PerceptionError, match=r"ONNX Runtime failed on 1 pictures of 80x61"):
+    with pytest.raises(PerceptionError, match=r"ONNX Runtime failed on 1 images of 80x61"):
         file(image[None, :, :80], 0.0)
     assert main([*arguments, "--no-check"]) == 2
     assert "exists already" in capsys.readouterr().err
@@ -250,7 +250,7 @@ def test_a_file_that_differs_is_not_left(
         (["--opset", "9"], "opset 9: choose one from 13 to 20", 2),
         (["--outputs", "labels,points"], "these weights have no output 'points': choose among labels, confidence, depth", 2),
         (["--outputs", "normals"], "these weights have no output 'normals'", 2),
-        (["--outputs", ""], "no output is asked for", 2),
+        (["--outputs", ""], "no output is requested", 2),
         (["--max-depth", "3", "--min-depth", "4"], "min_depth", 2),
         (["--image", "none.png", "--size", "9x9"], "none.png", 1),
     ],
@@ -270,7 +270,7 @@ def test_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["export", "street", "--out", str(tmp_path / "a.onnx")]) == 1
     printed = capsys.readouterr().err
-    assert f"export needs {package}, which cannot be loaded" in printed and "pip install 'mtl_perception[export]'" in printed
+    assert f"needs {package}, which cannot be imported" in printed and "pip install 'mtl_perception[export]'" in printed
     assert hint in printed
 
 

@@ -1,4 +1,4 @@
-"""The network in OpenVINO: the same outputs, kept on the disk, and PyTorch where it cannot."""
+"""The OpenVINO engine: agreement with PyTorch, the disk cache, and the fallback."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from mtl_perception.config import Config
 from mtl_perception.errors import ConfigError, DeviceError
 from mtl_perception.inference.backend import create_backend, create_engine
 from mtl_perception.inference.openvino import artifacts as artifacts_module
-from mtl_perception.inference.openvino import engine as cpu_runtime
+from mtl_perception.inference.openvino import engine as openvino_engine
 from mtl_perception.inference.openvino import graph as openvino_graph
 from mtl_perception.inference.openvino.artifacts import Artifacts
-from mtl_perception.inference.openvino.engine import KEPT_FROM, KEPT_SIZES, OpenVinoEngine
+from mtl_perception.inference.openvino.engine import KEPT_SIZES, STORED_AT, OpenVinoEngine
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.description import published_description
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.weights.files import save_weights
 
 SIZES = [(1, 1), (2, 3), (33, 47), (61, 90), (3, 200), (129, 64)]
-PICTURE = noise_image(33, 47)
+IMAGE = noise_image(33, 47)
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def random_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -44,7 +44,7 @@ def assert_same(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, .
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape and one.dtype == torch.float32
-        # A hundredth of what is promised: it is float32, not less.
+        # A hundredth of the documented tolerance: the arithmetic is float32.
         assert float((one - other).abs().max()) <= 1e-5 * float(other.abs().max())
 
 
@@ -60,7 +60,7 @@ def kept(tmp_path: Path) -> Artifacts:
 
 @pytest.fixture
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The sizes that were compiled, not taken from the disk."""
+    """Sizes that were compiled instead of loaded from disk."""
     sizes: list[tuple[int, int]] = []
     build = openvino_graph.openvino_model
 
@@ -77,9 +77,9 @@ def files(kept: Artifacts) -> list[Path]:
     return sorted(kept._folder.iterdir())
 
 
-def used(engine: OpenVinoEngine, image: np.ndarray = PICTURE) -> list[torch.Tensor]:
-    """The outputs of the picture that has the compiled network kept."""
-    for _ in range(KEPT_FROM):
+def run_until_stored(engine: OpenVinoEngine, image: np.ndarray = IMAGE) -> list[torch.Tensor]:
+    """Run until the compiled network is stored, and return the last outputs."""
+    for _ in range(STORED_AT):
         outputs = engine.forward(image)
     return [output.clone() for output in outputs]
 
@@ -87,152 +87,152 @@ def used(engine: OpenVinoEngine, image: np.ndarray = PICTURE) -> list[torch.Tens
 class TestAgreement:
     @pytest.mark.parametrize("size", SIZES)
     def test_two_tasks(self, network, kept, size):
-        image = picture(*size)
+        image = random_image(*size)
         assert_same(OpenVinoEngine(network, artifacts=kept).forward(image), TorchEngine(network).forward(image))
 
     @pytest.mark.parametrize("form", [(6, 2), (46, 2), (40, 3)])
     def test_published_forms(self, kept, form):
         torch.manual_seed(5)
         network = MultiTaskRefineNet(published_description(*form)).eval()
-        assert_same(OpenVinoEngine(network, artifacts=kept).forward(PICTURE), TorchEngine(network).forward(PICTURE))
+        assert_same(OpenVinoEngine(network, artifacts=kept).forward(IMAGE), TorchEngine(network).forward(IMAGE))
 
     @pytest.mark.parametrize("scale", [0.5, 0.1])
     def test_input_scale(self, network, kept, scale):
-        image = picture(61, 90)
+        image = random_image(61, 90)
         assert_same(OpenVinoEngine(network, artifacts=kept).forward(image, scale), TorchEngine(network).forward(image, scale))
 
     def test_any_layout(self, network, kept):
         engine = OpenVinoEngine(network, artifacts=kept)
-        expected = [output.clone() for output in engine.forward(PICTURE)]
-        for image in (np.ascontiguousarray(PICTURE[:, ::-1])[:, ::-1], np.asfortranarray(PICTURE)):
+        expected = [output.clone() for output in engine.forward(IMAGE)]
+        for image in (np.ascontiguousarray(IMAGE[:, ::-1])[:, ::-1], np.asfortranarray(IMAGE)):
             assert all(torch.equal(a, b) for a, b in zip(engine.forward(image), expected, strict=True))
 
-    def test_bf16_is_another_arithmetic(self, network, kept):
-        if "BF16" not in cpu_runtime.openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    def test_bf16_differs_from_fp32(self, network, kept):
+        if "BF16" not in openvino_engine.import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this processor does not compute bfloat16")
-        rough = OpenVinoEngine(network, "bf16", artifacts=kept).forward(PICTURE)[0].clone()
-        exact = TorchEngine(network).forward(PICTURE)[0]
+        rough = OpenVinoEngine(network, "bf16", artifacts=kept).forward(IMAGE)[0].clone()
+        exact = TorchEngine(network).forward(IMAGE)[0]
         error = float((rough - exact).abs().max() / exact.abs().max())
         assert 1e-4 < error < 0.2
 
 
 class TestSizes:
-    def test_few_are_kept_and_the_least_used_goes(self, network, kept, compilations):
+    def test_the_least_recently_used_size_is_dropped(self, network, kept, compilations):
         engine = OpenVinoEngine(network, artifacts=kept)
         for width in range(8, 8 + KEPT_SIZES):
-            engine.forward(picture(8, width))
-        engine.forward(picture(8, 8))
-        engine.forward(picture(8, 99))
+            engine.forward(random_image(8, width))
+        engine.forward(random_image(8, 8))
+        engine.forward(random_image(8, 99))
         assert list(engine._requests) == [(8, width) for width in (*range(10, 8 + KEPT_SIZES), 8, 99)]
         assert len(compilations) == KEPT_SIZES + 1
 
-    def test_outputs_of_a_size_do_not_depend_on_what_came_between(self, network, kept):
+    def test_other_sizes_in_between_do_not_change_outputs(self, network, kept):
         engine = OpenVinoEngine(network, artifacts=kept)
-        first = [output.clone() for output in engine.forward(PICTURE)]
-        engine.forward(picture(61, 90))
-        assert all(torch.equal(a, b) for a, b in zip(engine.forward(PICTURE), first, strict=True))
+        first = [output.clone() for output in engine.forward(IMAGE)]
+        engine.forward(random_image(61, 90))
+        assert all(torch.equal(a, b) for a, b in zip(engine.forward(IMAGE), first, strict=True))
 
 
 class TestDisk:
-    def test_another_grid_is_another_network(self, network, kept, compilations):
-        """Its parameters are the same, so nothing else tells what was compiled for the one from the other."""
-        used(OpenVinoEngine(network, artifacts=kept))
+    def test_networks_of_different_grids_are_cached_separately(self, network, kept, compilations):
+        """Their parameters are the same, so only the grid in the key tells them apart."""
+        run_until_stored(OpenVinoEngine(network, artifacts=kept))
         other = copy.deepcopy(network)
         other.description = replace(network.description, grid="stretched")
-        outputs = OpenVinoEngine(other, artifacts=kept).forward(PICTURE)
-        assert_same(outputs, TorchEngine(other).forward(PICTURE))
+        outputs = OpenVinoEngine(other, artifacts=kept).forward(IMAGE)
+        assert_same(outputs, TorchEngine(other).forward(IMAGE))
         assert compilations == [(33, 47)] * 2
 
-    def test_a_second_start_compiles_nothing_and_says_the_same(self, network, kept, compilations):
-        first = used(OpenVinoEngine(network, artifacts=kept))
-        second = OpenVinoEngine(network, artifacts=kept).forward(PICTURE)
+    def test_a_second_start_loads_the_network_and_gives_the_same_outputs(self, network, kept, compilations):
+        first = run_until_stored(OpenVinoEngine(network, artifacts=kept))
+        second = OpenVinoEngine(network, artifacts=kept).forward(IMAGE)
         assert compilations == [(33, 47)]
         assert all(torch.equal(a, b) for a, b in zip(second, first, strict=True))
 
     @pytest.mark.parametrize(
-        "spoil",
+        "corrupt",
         {
             "cut short": lambda content: content[: len(content) // 2],
             "empty": lambda content: b"",
             "one bit": lambda content: content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:],
-            "another's": lambda content: content.replace(b'"picture": "47x33"', b'"picture": "48x33"'),
+            "another key": lambda content: content.replace(b'"image": "47x33"', b'"image": "48x33"'),
             "noise": lambda content: b"\x00\xff\n" * 1000,
         }.items(),
         ids=lambda item: item[0],
     )
-    def test_a_spoilt_entry_is_made_again(self, network, kept, compilations, spoil):
-        expected = used(OpenVinoEngine(network, artifacts=kept))
+    def test_a_corrupt_entry_is_compiled_again(self, network, kept, compilations, corrupt):
+        expected = run_until_stored(OpenVinoEngine(network, artifacts=kept))
         (entry,) = files(kept)
-        entry.write_bytes(spoil[1](entry.read_bytes()))
+        entry.write_bytes(corrupt[1](entry.read_bytes()))
         for _ in range(2):
             engine = OpenVinoEngine(network, artifacts=kept)
-            assert all(torch.equal(a, b) for a, b in zip(used(engine), expected, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(run_until_stored(engine), expected, strict=True))
             assert engine.notes == ()
-        assert compilations == [(33, 47)] * 2, "made again once, and then kept"
+        assert compilations == [(33, 47)] * 2, "compiled again once, and then stored"
 
-    def test_an_entry_that_openvino_refuses_is_made_again(self, network, kept, compilations):
+    def test_an_entry_that_openvino_rejects_is_compiled_again(self, network, kept, compilations):
         engine = OpenVinoEngine(network, artifacts=kept)
-        kept.store({**engine._made_of, "picture": "47x33"}, b"no model")
-        assert_same(engine.forward(PICTURE), TorchEngine(network).forward(PICTURE))
+        kept.store({**engine._key, "image": "47x33"}, b"no model")
+        assert_same(engine.forward(IMAGE), TorchEngine(network).forward(IMAGE))
         assert (engine.notes, compilations) == ((), [(33, 47)])
 
-    def test_each_of_weights_size_and_version_has_its_own(self, network, kept, compilations, monkeypatch):
-        used(OpenVinoEngine(network, artifacts=kept))
+    def test_weights_sizes_processors_and_versions_are_cached_separately(self, network, kept, compilations, monkeypatch):
+        run_until_stored(OpenVinoEngine(network, artifacts=kept))
         network.get_parameter("depth.bias").add_(0.25)
         changed = OpenVinoEngine(network, artifacts=kept)
-        assert_same(used(changed), TorchEngine(network).forward(PICTURE))
-        used(changed, picture(34, 47))
-        monkeypatch.setattr(cpu_runtime, "_cpu_flags", lambda: "another processor")
-        used(OpenVinoEngine(network, artifacts=kept))
-        monkeypatch.setattr(cpu_runtime, "GRAPH_VERSION", 0)
-        used(OpenVinoEngine(network, artifacts=kept))
+        assert_same(run_until_stored(changed), TorchEngine(network).forward(IMAGE))
+        run_until_stored(changed, random_image(34, 47))
+        monkeypatch.setattr(openvino_engine, "_cpu_flags", lambda: "another processor")
+        run_until_stored(OpenVinoEngine(network, artifacts=kept))
+        monkeypatch.setattr(openvino_engine, "GRAPH_VERSION", 0)
+        run_until_stored(OpenVinoEngine(network, artifacts=kept))
         assert len(compilations) == len(files(kept)) == 5
 
-    def test_a_size_that_comes_once_is_not_kept(self, network, kept):
+    def test_a_size_that_comes_once_is_not_stored(self, network, kept):
         engine = OpenVinoEngine(network, artifacts=kept)
         for width in range(40, 44):
-            engine.forward(picture(33, width))
+            engine.forward(random_image(33, width))
         assert files(kept) == []
-        engine.forward(picture(33, 43))
+        engine.forward(random_image(33, 43))
         assert len(files(kept)) == 1
 
-    def test_what_openvino_does_not_export_runs_all_the_same(self, network, kept, monkeypatch):
+    def test_a_network_that_cannot_be_stored_still_runs(self, network, kept, monkeypatch):
         def fail(*args: object) -> None:
             raise RuntimeError("export is not supported")
 
         engine = OpenVinoEngine(network, artifacts=kept)
-        compiled = engine._compiled
+        compiled = engine._compile
 
-        def unwilling(size: tuple[int, int]) -> object:
+        def not_exportable(size: tuple[int, int]) -> object:
             found = compiled(size)
-            engine._unkept[size] = (0, SimpleNamespace(export_model=fail))
+            engine._unstored[size] = (0, SimpleNamespace(export_model=fail))
             return found
 
-        monkeypatch.setattr(engine, "_compiled", unwilling)
-        assert_same(used(engine), TorchEngine(network).forward(PICTURE))
+        monkeypatch.setattr(engine, "_compile", not_exportable)
+        assert_same(run_until_stored(engine), TorchEngine(network).forward(IMAGE))
         assert engine.name.startswith("openvino ") and "export is not supported" in engine.notes[0]
 
-    def test_it_does_not_grow_without_bound(self, kept, monkeypatch):
+    def test_the_number_of_entries_is_bounded(self, kept, monkeypatch):
         monkeypatch.setattr(artifacts_module, "MOST_ENTRIES", 3)
         for number in range(5):
-            kept.store({"picture": str(number)}, b"x")
+            kept.store({"image": str(number)}, b"x")
             os.utime(max(files(kept), key=lambda path: path.stat().st_mtime_ns), (number + 1, number + 1))
-        assert [kept.load({"picture": str(number)}) for number in range(5)] == [None, None, b"x", b"x", b"x"]
+        assert [kept.load({"image": str(number)}) for number in range(5)] == [None, None, b"x", b"x", b"x"]
 
-    def test_a_folder_that_others_can_write_is_not_used(self, network, tmp_path, compilations):
+    def test_a_folder_writable_by_others_is_not_used(self, network, tmp_path, compilations):
         folder = tmp_path / "cache" / "compiled"
-        used(OpenVinoEngine(network, artifacts=Artifacts(folder)))
+        run_until_stored(OpenVinoEngine(network, artifacts=Artifacts(folder)))
         folder.chmod(0o777)
         engine = OpenVinoEngine(network, artifacts=Artifacts(folder))
-        used(engine)
+        run_until_stored(engine)
         assert len(compilations) == 2
-        assert "other users can write there" in engine.notes[0] and "each start compiles anew" in engine.notes[0]
+        assert "other users can write there" in engine.notes[0] and "each start compiles the network again" in engine.notes[0]
         assert engine.name.startswith("openvino ")
 
 
 class TestFallback:
-    def test_without_openvino(self, weights_file):
-        """In a process of its own, where the package is not to be found."""
+    def test_pytorch_runs_without_openvino(self, weights_file):
+        """Run in a separate process, where the package cannot be imported."""
         code = (
             "import sys; sys.modules['openvino'] = None\n"
             "from mtl_perception import Frame, Pipeline; import numpy as np\n"
@@ -243,46 +243,46 @@ class TestFallback:
         assert done.stdout.startswith("(16, 24) torch ('PyTorch runs the network, several times slower")
         assert "pip install openvino" in done.stdout
 
-    def test_asked_for_by_name_it_must_be_there(self, network, monkeypatch):
+    def test_requested_by_name_it_must_be_installed(self, network, monkeypatch):
         monkeypatch.setitem(sys.modules, "openvino", None)
-        with pytest.raises(ConfigError, match="backend openvino: it cannot be loaded.*pip install openvino"):
+        with pytest.raises(ConfigError, match="backend openvino cannot be loaded.*pip install openvino"):
             create_engine(network, "fp32", backend="openvino")
 
-    def test_on_a_gpu(self, network, monkeypatch):
+    def test_it_is_refused_on_a_gpu(self, network, monkeypatch):
         monkeypatch.setattr("mtl_perception.inference.backend.select_device", torch.device)
         with pytest.raises(ConfigError, match="backend openvino runs on a CPU, not on device cuda"):
             create_backend(network, (0, 12), Config(device="cuda", backend="openvino"))
 
-    def test_it_does_not_compile(self, weights_file, monkeypatch):
+    def test_pytorch_takes_over_where_compiling_fails(self, weights_file, monkeypatch):
         def fail(*args: object) -> None:
             raise RuntimeError("no such operator\n on line 7")
 
-        expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(Frame(PICTURE))
+        expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(Frame(IMAGE))
         monkeypatch.setattr(openvino_graph, "openvino_model", fail)
         monkeypatch.setattr(Artifacts, "load", lambda self, made_of: None)
         pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
-        result = pipe(Frame(PICTURE))
+        result = pipe(Frame(IMAGE))
         assert (pipe.backend, len(pipe.notes)) == (f"torch {torch.__version__}", 1)
         assert "OpenVINO failed" in pipe.notes[0] and "no such operator on line 7" in pipe.notes[0]
         np.testing.assert_array_equal(result.labels, expected.labels)
         np.testing.assert_array_equal(result.depth, expected.depth)
 
-    def test_it_fails_later(self, network, kept):
+    def test_a_single_failure_falls_back_for_one_image(self, network, kept):
         engine = OpenVinoEngine(network, artifacts=kept)
-        engine.forward(PICTURE)
+        engine.forward(IMAGE)
 
         def fail(*args: object, **kwargs: object) -> None:
             raise RuntimeError("gone")
 
         engine._requests[(33, 47)] = SimpleNamespace(infer=fail)
-        assert_same(engine.forward(PICTURE), TorchEngine(network).forward(PICTURE))
+        assert_same(engine.forward(IMAGE), TorchEngine(network).forward(IMAGE))
         assert "gone" in engine.notes[0] and engine.name.startswith("torch ")
-        engine.forward(PICTURE)
-        assert engine.name.startswith("openvino "), "one failure is no reason to stay slow"
+        engine.forward(IMAGE)
+        assert engine.name.startswith("openvino "), "OpenVINO is tried again after one failure"
 
-    def test_a_size_at_which_it_fails_is_left_to_pytorch_and_the_others_are_not(self, network, kept, monkeypatch):
+    def test_a_size_at_which_it_fails_falls_back_and_other_sizes_do_not(self, network, kept, monkeypatch):
         engine = OpenVinoEngine(network, artifacts=kept)
-        compiled, tried = engine._compiled, []
+        compiled, tried = engine._compile, []
 
         def small_only(size: tuple[int, int]) -> object:
             tried.append(size)
@@ -290,19 +290,19 @@ class TestFallback:
                 raise MemoryError("no room")
             return compiled(size)
 
-        monkeypatch.setattr(engine, "_compiled", small_only)
-        large = picture(61, 90)
+        monkeypatch.setattr(engine, "_compile", small_only)
+        large = random_image(61, 90)
         for _ in range(4):
             assert_same(engine.forward(large), TorchEngine(network).forward(large))
         assert tried == [(61, 90)] * 2
-        engine.forward(PICTURE)
+        engine.forward(IMAGE)
         assert engine.name.startswith("openvino ") and "61" in engine.notes[0]
 
-    def test_it_is_there_but_does_not_work(self, network, monkeypatch):
+    def test_pytorch_runs_where_openvino_is_broken(self, network, monkeypatch):
         def broken() -> None:
             raise RuntimeError("no plugin for CPU")
 
-        monkeypatch.setattr(cpu_runtime.openvino(), "Core", broken)
+        monkeypatch.setattr(openvino_engine.import_openvino(), "Core", broken)
         engine = create_engine(network, "fp32")
         assert engine.name.startswith("torch ") and "no plugin for CPU" in engine.notes[0]
         with pytest.raises(ConfigError, match="does not work here.*no plugin for CPU"):
@@ -315,7 +315,7 @@ class TestChoice:
         assert create_engine(network, "fp32", backend="openvino").name.startswith("openvino ")
         assert type(create_engine(network, "fp32", backend="torch")) is TorchEngine
 
-    def test_a_wrong_device_is_told_first(self, network):
+    def test_an_absent_device_is_reported_first(self, network):
         if torch.cuda.is_available():
             pytest.skip("this machine has a CUDA device")
         with pytest.raises(DeviceError):
@@ -335,26 +335,26 @@ class TestChoice:
 
 def test_scores_agree_with_those_of_pytorch(weights_file):
     scores = [
-        Pipeline(weights=weights_file, device="cpu", warm_up=False, backend=backend)(Frame(PICTURE), {"scores"}).scores
+        Pipeline(weights=weights_file, device="cpu", warm_up=False, backend=backend)(Frame(IMAGE), {"scores"}).scores
         for backend in ("openvino", "torch")
     ]
     assert np.abs(scores[0] - scores[1]).max() < 1e-4 * np.abs(scores[1]).max()
 
 
-def test_an_own_weights_file_by_precision(tmp_path, network):
-    """fp32 stays fp32 where the processor has bfloat16."""
+def test_fp32_does_not_use_bfloat16(tmp_path, network):
+    """OpenVINO would choose bfloat16 where the processor has it."""
     path = tmp_path / "w.safetensors"
     save_weights(path, network.state_dict(), network.description, half=False)
     pipe = Pipeline(weights=path, device="cpu", precision="fp32", warm_up=False)
-    pipe(Frame(PICTURE), {"labels"})
+    pipe(Frame(IMAGE), {"labels"})
     (request,) = pipe._backend.engine._requests.values()
     assert "float32" in str(request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT"))
 
 
-def test_a_changed_graph_needs_another_graph_version():
-    """Compiled networks in the cache of users are told apart by the version alone: increase it, and change the digest here."""
+def test_graph_version_belongs_to_the_graph():
+    """After a change of the graph, increase GRAPH_VERSION, so that cached networks are not reused, and update the digest."""
     network = MultiTaskRefineNet(published_description(40, 3)).eval()
     operators = openvino_graph.openvino_model(network, 33, 47).get_ops()
     lines = sorted(f"{op.get_type_name()} {op.get_output_partial_shape(0)}" for op in operators)
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-    assert (cpu_runtime.GRAPH_VERSION, digest) == (1, "59cf92faef60c00f")
+    assert (openvino_engine.GRAPH_VERSION, digest) == (1, "59cf92faef60c00f")

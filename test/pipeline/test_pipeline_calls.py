@@ -115,13 +115,14 @@ class TestRefused:
         ],
     )
     def test_no_picture(self, pipe, image):
-        with pytest.raises(FrameError, match="picture") as caught:
+        with pytest.raises(FrameError, match="image") as caught:
             pipe(Frame(image))
         assert caught.value.reason in ("format", "size")
 
     @pytest.mark.parametrize("size", [(WIDTH - 1, HEIGHT), (WIDTH, HEIGHT + 1), (HEIGHT, WIDTH)])
     def test_camera_of_another_size(self, pipe, size):
-        with pytest.raises(CameraError, match=f"the camera is for {size[0]}x{size[1]}, the picture has {WIDTH}x{HEIGHT}"):
+        expected = f"camera model is for {size[0]}x{size[1]} images, but the image is {WIDTH}x{HEIGHT}"
+        with pytest.raises(CameraError, match=expected):
             pipe(Frame(IMAGE, CameraModel(*size, 70.0, 71.0, 44.5, 30.5)))
 
     def test_weights(self):

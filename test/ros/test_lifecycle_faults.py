@@ -79,7 +79,7 @@ def assert_works(node, client: Client) -> None:
         (
             {"warm_up": True},
             (TorchEngine, "forward", no_memory),
-            "device cpu: out of memory while processing a picture of 1242x375",
+            "device cpu: out of memory while processing a 1242x375 image",
         ),
         ({}, (camera.Camera, "create_outputs", refuse), "RuntimeError: the middleware has no more"),
     ],

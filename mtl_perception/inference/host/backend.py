@@ -70,7 +70,7 @@ class CpuBackend:
     @torch.inference_mode()
     def _process(self, request: Request, copies: bool) -> list[Result]:
         height, width = request.image_size
-        with device_errors(self.device, f"processing a picture of {width}x{height}"):
+        with device_errors(self.device, f"processing a {width}x{height} image"):
             return [self._compute(request, index, copies) for index in range(len(request.frames))]
 
     def _compute(self, request: Request, index: int, copies: bool) -> Result:

@@ -25,7 +25,7 @@ class Postprocessor:
 
     def __init__(self, depth_transform: str, classes: tuple[int, int], threads: int = 0) -> None:
         self._work = Workspace()
-        self._strips = TileReader(threads or torch.get_num_threads())
+        self._tiles = TileReader(threads or torch.get_num_threads())
         self._depth_transform = depth_transform
         self._classes = slice(classes[0], classes[0] + classes[1])
 
@@ -82,10 +82,10 @@ class Postprocessor:
     ) -> Tensor | None:
         """Apply the rule of `labels_from_scores` tile by tile, without planes of all scores at the output size."""
         if not with_probability:
-            self._strips.read(logits.numpy(), spec, labels.numpy(), None)
+            self._tiles.read(logits.numpy(), spec, labels.numpy(), None)
             return None
         probability = self._work.get("probability", spec.size, torch.float32)
-        self._strips.read(logits.numpy(), spec, labels.numpy(), probability.numpy())
+        self._tiles.read(logits.numpy(), spec, labels.numpy(), probability.numpy())
         if min_confidence > 0:
             labels[probability < min_confidence] = UNLABELED
         return probability.mul_(255).round_()

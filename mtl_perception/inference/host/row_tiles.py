@@ -1,4 +1,4 @@
-"""Growing score maps and reading them by strips of rows: on a CPU, C planes of the picture's size are never written."""
+"""Upsampling and reading of scores in tiles of rows, which avoids C planes of the output's size in memory."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ import numpy as np
 from mtl_perception.network.grid import ResizeSpec
 
 ROWS = 16
-"""Rows of a strip: of 8, 16 and 32, what measured best; twelve such planes of 1242 columns are 1 MB."""
+"""Rows of a tile: the fastest of 8, 16 and 32; twelve such planes of 1242 columns are 1 MB."""
 CUBIC = np.float32(-0.75)
-"""OpenCV's constant of bicubic interpolation."""
+"""OpenCV's coefficient of bicubic interpolation."""
 LARGEST = 1e30
-"""Scores beyond it are taken for no numbers: their sums need not be any."""
+"""Larger scores are treated as non-finite, as their sums may overflow."""
 
 
 class TileReader:
-    """Labels and confidence of C x h x w scores at another size, as if the planes were grown by OpenCV's resize.
+    """Read labels and confidence from scores as if the planes had been resized by OpenCV.
 
-    Columns grow first, in OpenCV, for all rows; that is h rows, not H. Rows grow strip by strip, as small matrix products.
+    OpenCV resizes the columns of all h source rows; rows are then interpolated tile by tile, as small matrix products.
 
     Args:
-        threads: So many strips at a time.
+        threads: Number of tiles that are read in parallel.
     """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads - 1, "strips") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1, "row tiles") if threads > 1 else None
         self._widened = np.empty((0, 0, 0), np.float32)
-        self._strips: list[_Strip] = []
-        self._strips_of: tuple[int, ResizeSpec] | None = None
+        self._tiles: list[_Tile] = []
+        self._tiles_of: tuple[int, ResizeSpec] | None = None
 
     def read(self, scores: np.ndarray, spec: ResizeSpec, labels: np.ndarray, confidence: np.ndarray | None) -> None:
-        """Write what the scores say.
+        """Write labels and confidence.
 
         Args:
             scores: C x h x w float32, finite; see `is_readable`.
             spec: How they are resized to H x W.
-            labels: H x W uint8, gets the class of the highest score, the first of equals.
-            confidence: None, or H x W float32, gets the softmax maximum, 0 to 1.
+            labels: H x W uint8 output: the class with the highest score, the first of equal ones.
+            confidence: H x W float32 output: the softmax maximum, 0 to 1; None to skip it.
         """
         classes, height, _ = scores.shape
         width = spec.uncropped[1]
         if self._widened.shape != (classes, height, width):
             self._widened = np.empty((classes, height, width), np.float32)
-        if self._strips_of != (height, spec):
-            self._strips, self._strips_of = _cut(height, spec), (height, spec)
+        if self._tiles_of != (height, spec):
+            self._tiles, self._tiles_of = _split(height, spec), (height, spec)
         kept = self._widened[:, :, : spec.size[1]]
         interpolation = cv2.INTER_CUBIC if spec.mode == "bicubic" else cv2.INTER_LINEAR
 
@@ -57,22 +57,22 @@ class TileReader:
                 _resize(plane, target, interpolation)
 
         def read(part: int) -> None:
-            for strip in self._strips[part :: self._threads]:
-                _read_strip(strip, kept, labels, confidence)
+            for tile in self._tiles[part :: self._threads]:
+                _read_tile(tile, kept, labels, confidence)
 
-        self._each(widen)
-        self._each(read)
+        self._run_parallel(widen)
+        self._run_parallel(read)
 
-    def _each(self, work: Callable[[int], None]) -> None:
-        """Call with each thread's number, side by side."""
+    def _run_parallel(self, work: Callable[[int], None]) -> None:
+        """Call `work` with the number of each thread, in that thread."""
         others = [self._pool.submit(work, part) for part in range(1, self._threads)] if self._pool else []
         work(0)
         for other in others:
             other.result()
 
 
-class _Strip:
-    """Rows `first` to `last` of the output, as weights of the rows of `sources`."""
+class _Tile:
+    """Consecutive rows of the output as weighted sums of the source rows `sources`."""
 
     def __init__(self, weights: np.ndarray, first: int) -> None:
         self.rows = slice(first, first + len(weights))
@@ -82,20 +82,20 @@ class _Strip:
 
 
 def is_readable(scores: np.ndarray) -> bool:
-    """Whether all scores are numbers, and none so large that sums of them might not be."""
+    """Return whether all scores are finite and small enough that sums of them are finite, too."""
     return bool(max(scores.max(), -scores.min()) < LARGEST)
 
 
 def row_weights(source: int, target: int, mode: str) -> np.ndarray:
-    """What OpenCV's resize multiplies rows with.
+    """Return the weights with which OpenCV's resize interpolates rows.
 
     Args:
-        source: Rows before.
-        target: Rows after.
+        source: Number of rows before.
+        target: Number of rows after.
         mode: bicubic or bilinear.
 
     Returns:
-        target x source float32; each row has up to 4 (bicubic) or 2 (bilinear) weights, which sum to 1.
+        target x source float32; each row has up to 4 (bicubic) or 2 (bilinear) nonzero weights, which sum to 1.
     """
     center = (np.arange(target) + 0.5) * (source / target) - 0.5
     whole = np.floor(center).astype(int)
@@ -112,19 +112,19 @@ def row_weights(source: int, target: int, mode: str) -> np.ndarray:
         first, taps = -1, [*taps, 1 - taps[0] - taps[1] - taps[2]]
     weights = np.zeros((target, source), np.float32)
     for offset, tap in enumerate(taps, start=first):
-        # Beyond the border, the border's row counts.
+        # Rows beyond the border replicate the border.
         np.add.at(weights, (np.arange(target), np.clip(whole + offset, 0, source - 1)), tap)
     return weights
 
 
-def _cut(source: int, spec: ResizeSpec) -> list[_Strip]:
+def _split(source: int, spec: ResizeSpec) -> list[_Tile]:
     weights = row_weights(source, spec.uncropped[0], spec.mode)[: spec.size[0]]
-    return [_Strip(weights[first : first + ROWS], first) for first in range(0, len(weights), ROWS)]
+    return [_Tile(weights[first : first + ROWS], first) for first in range(0, len(weights), ROWS)]
 
 
-def _read_strip(strip: _Strip, widened: np.ndarray, labels: np.ndarray, confidence: np.ndarray | None) -> None:
-    planes = np.matmul(strip.weights, widened[:, strip.sources])
-    found = labels[strip.rows]
+def _read_tile(tile: _Tile, widened: np.ndarray, labels: np.ndarray, confidence: np.ndarray | None) -> None:
+    planes = np.matmul(tile.weights, widened[:, tile.sources])
+    found = labels[tile.rows]
     found[:] = 0
     best = planes[0].copy()
     higher = np.empty(found.shape, bool)
@@ -134,9 +134,9 @@ def _read_strip(strip: _Strip, widened: np.ndarray, labels: np.ndarray, confiden
         np.maximum(planes[number], best, out=best)
     if confidence is not None:
         planes -= best
-        # The maximum's own term of the softmax is exp(0), so the maximum is one over the sum.
+        # The largest term of the softmax is exp(0), so the softmax maximum is one over the sum.
         total = cv2.exp(planes.reshape(-1)).reshape(planes.shape).sum(axis=0)
-        np.divide(1.0, total, out=confidence[strip.rows])
+        np.divide(1.0, total, out=confidence[tile.rows])
 
 
 def _resize(plane: np.ndarray, target: np.ndarray, interpolation: int) -> None:

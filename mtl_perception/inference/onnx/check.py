@@ -1,4 +1,4 @@
-"""Running an exported file with ONNX Runtime, and comparing it with the network and the pipeline that it was made of."""
+"""Execution of an exported file in ONNX Runtime, and comparison with the network and the pipeline it was exported from."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtl_perception.errors import PerceptionError
-from mtl_perception.inference.onnx.export import need
+from mtl_perception.errors import PerceptionError, one_line, require
 from mtl_perception.network.model import MultiTaskRefineNet
 
 MILLIMETER = 1e-3
@@ -19,14 +18,14 @@ MILLIMETER = 1e-3
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a file may be from the float32 network.
+    """Largest accepted differences between a file and the float32 network.
 
     Attributes:
-        raw: Largest difference of the network's own outputs, as a share of the largest of their values.
-        depth: Relative difference of meters, to which a millimeter is added.
+        raw: Difference of the network's own outputs relative to the largest of their values.
+        depth: Relative difference of depth, plus one millimeter.
         normals: Difference of a component.
         levels: Difference of confidence.
-        share: Part of the pixels that must be within these, and whose labels and kind of depth must be the same.
+        share: Fraction of pixels that must be within these and have the same label.
     """
 
     raw: float
@@ -43,37 +42,40 @@ TOLERANCES = {
 
 
 class OnnxFile:
-    """An exported file in ONNX Runtime on the CPU.
+    """Run an exported file in ONNX Runtime on the CPU.
 
     Args:
-        path: What `write_onnx` wrote.
-        raw: The network's own outputs to give as well; see `ExportGraph.raw_outputs`.
+        path: A file that `write_onnx` wrote.
+        raw: The network's own outputs to return as well; see `ExportGraph.raw_outputs`.
 
     Raises:
         PerceptionError: onnx or onnxruntime is missing, or cannot load the file.
     """
 
     def __init__(self, path: Path, raw: Sequence[str] = ()) -> None:
-        onnx, self._runtime = need("onnx"), need("onnxruntime")
+        for package in ("onnx", "onnxruntime"):
+            require(package, extra="export", purpose="checking an export")
+        import onnx
+        import onnxruntime
+
         model = onnx.load(str(path))
         self.outputs = [value.name for value in model.graph.output]
         for name in raw:
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        options = self._runtime.SessionOptions()
-        # Of what it warns, nothing concerns who exports.
+        options = onnxruntime.SessionOptions()
+        # Errors only: its warnings do not concern the user of an export.
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads()
         try:
-            self._session = self._runtime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its errors have no common base
-            raise PerceptionError(f"{path}: ONNX Runtime {self._runtime.__version__} cannot load it: {error}") from error
+            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has no common base of errors
+            version = onnxruntime.__version__
+            raise PerceptionError(f"{path}: ONNX Runtime {version} cannot load it: {one_line(error)}") from error
         self.inputs = [value.name for value in self._session.get_inputs()]
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def __call__(self, images: np.ndarray, focal_length: float) -> dict[str, np.ndarray]:
-        """All outputs of N x H x W x 3 uint8 pictures; `focal_length`, pixels, is left out where the file has no such input.
+        """Compute all outputs of N x H x W x 3 uint8 images; `focal_length`, pixels, is ignored without such an input.
 
         Raises:
             PerceptionError: ONNX Runtime cannot compute it.
@@ -81,14 +83,14 @@ class OnnxFile:
         values: dict[str, Any] = {"image": images, "focal_length": np.float32(focal_length)}
         try:
             found = self._session.run(None, {name: np.asarray(values[name]) for name in self.inputs})
-        except Exception as error:  # its errors have no common base
+        except Exception as error:  # ONNX Runtime has no common base of errors
             size = f"{images.shape[2]}x{images.shape[1]}"
-            raise PerceptionError(f"ONNX Runtime failed on {len(images)} pictures of {size}: {error}") from error
+            raise PerceptionError(f"ONNX Runtime failed on {len(images)} images of {size}: {one_line(error)}") from error
         return dict(zip([value.name for value in self._session.get_outputs()], found, strict=True))
 
 
 def network_outputs(network: MultiTaskRefineNet, image: np.ndarray) -> dict[str, np.ndarray]:
-    """The float32 network's own outputs of one picture, by the names of `ExportGraph.raw_outputs`."""
+    """Return the float32 network's own outputs for one image, by the names of `ExportGraph.raw_outputs`."""
     description = network.description
     pixels = torch.from_numpy(image).float() / 255
     pixels = (pixels - torch.tensor(description.mean)) / torch.tensor(description.std)
@@ -98,15 +100,15 @@ def network_outputs(network: MultiTaskRefineNet, image: np.ndarray) -> dict[str,
 
 
 def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: Tolerance) -> dict[str, str]:
-    """How one picture's outputs agree.
+    """Compare the outputs for one image.
 
     Args:
-        found: The file's, without N.
-        expected: The network's and the pipeline's, for each that is found.
-        tolerance: What is allowed.
+        found: The file's outputs, without N.
+        expected: The network's and the pipeline's outputs of these names.
+        tolerance: Accepted differences.
 
     Returns:
-        For each output one line, which begins with "differs" where more than the tolerance allows differs.
+        One line for each output; it begins with "differs" where the tolerance is exceeded.
     """
     return {name: _verdict(name, values, expected[name], tolerance) for name, values in found.items()}
 
@@ -116,7 +118,7 @@ def _verdict(name: str, found: np.ndarray, expected: np.ndarray, tolerance: Tole
         return f"differs: {found.dtype} {found.shape}, not {expected.dtype} {expected.shape}"
     if name.startswith("raw_") or name == "logits":
         error = float(np.abs(found - expected).max() / np.abs(expected).max())
-        # Not >: no number is no agreement.
+        # Written so that NaN exceeds the tolerance.
         return f"{'' if error <= tolerance.raw else 'differs: '}off by {error:.1e} of the largest at most"
     with np.errstate(invalid="ignore"):
         difference = np.abs(found.astype(np.float32) - expected)
@@ -136,7 +138,7 @@ def _verdict(name: str, found: np.ndarray, expected: np.ndarray, tolerance: Tole
 
 
 def synthetic_image(height: int, width: int) -> np.ndarray:
-    """H x W x 3 uint8, RGB: waves of many lengths in every color, so that all of a network has something to answer to."""
+    """Return an image, H x W x 3 uint8 RGB, of waves of many lengths in every color, which excites all of a network."""
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     planes = []
     for color in range(3):

@@ -1,28 +1,26 @@
-"""Writing a network, with what comes before and after it, as one self-describing ONNX file."""
+"""Export of a network, with pre- and postprocessing, as one self-describing ONNX file."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtl_perception.errors import ConfigError, PerceptionError
+from mtl_perception.errors import ConfigError, PerceptionError, one_line, require
 from mtl_perception.inference.onnx.graph import ExportGraph, ExportOptions
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.version import __version__
 from mtl_perception.weights.files import METADATA_KEY
 
 OPSETS = range(13, 21)
-"""Operator sets that PyTorch's tracing exporter can write and that have all we use."""
+"""Operator sets that PyTorch's tracing exporter supports and that contain all operators used."""
 TRACED_SIZE = (37, 52)
-"""Height and width of the picture that is traced; the graph holds for any, so it may be small. Odd, so that nothing that only
-holds for multiples of 32 goes unnoticed."""
+"""Height and width of the traced image. The graph is valid for any size; no multiples of 32, so nothing relies on those."""
 DIMENSIONS = ("N", "H", "W")
 
 
@@ -35,14 +33,16 @@ def write_onnx(network: MultiTaskRefineNet, options: ExportOptions, path: Path) 
 
     Args:
         network: What `load_network` returns.
-        options: What to compute, and for which pictures.
-        path: The file; nothing is left there when it fails.
+        options: Outputs, limits and image size.
+        path: The file; it is removed on failure.
 
     Raises:
         PerceptionError: The package onnx is missing, or the exporter failed.
         ConfigError: An opset out of range, or an output that the network does not have.
     """
-    onnx = need("onnx")
+    require("onnx", extra="export", purpose="export")
+    import onnx
+
     if options.opset not in OPSETS:
         raise ConfigError(f"opset {options.opset}: choose one from {OPSETS[0]} to {OPSETS[-1]}")
     graph = ExportGraph(network, options).eval()
@@ -54,17 +54,16 @@ def write_onnx(network: MultiTaskRefineNet, options: ExportOptions, path: Path) 
         onnx.save(model, str(path))
     except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         path.unlink(missing_ok=True)
-        reason = " ".join(str(error).split())[:300]
         raise PerceptionError(
-            f"{path}: PyTorch {torch.__version__} with onnx {onnx.__version__} could not export: {reason}; "
-            "requirements/ names versions that can"
+            f"{path}: PyTorch {torch.__version__} with onnx {onnx.__version__} could not export: {one_line(error)}; "
+            "requirements/ lists versions that can"
         ) from error
 
 
 def metadata(network: MultiTaskRefineNet, options: ExportOptions) -> dict[str, str]:
-    """What an exported file says of itself, as it stands in the file: texts by name.
+    """Return the metadata of an exported file, as texts by name.
 
-    `mtl_perception` is the model's description as JSON, as in a weights file; `classes` the names of the labels as a JSON
+    `mtl_perception` is the model's description as JSON, as in a weights file; `classes` are the names of the labels as a JSON
     list; `export` the options as JSON; `license`; `version`; and `depth_focal_length`, pixels, where depth depends on it.
     """
     description = network.description
@@ -81,29 +80,11 @@ def metadata(network: MultiTaskRefineNet, options: ExportOptions) -> dict[str, s
     return texts
 
 
-def need(package: str, instead: str = "") -> Any:
-    """An optional package.
-
-    Args:
-        package: Its name.
-        instead: What else to do when it is missing, for the message.
-
-    Raises:
-        PerceptionError: It is not installed, or does not load.
-    """
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise PerceptionError(
-            f"export needs {package}, which cannot be loaded ({error}): pip install 'mtl_perception[export]'{instead}"
-        ) from error
-
-
 def _trace(graph: ExportGraph, path: Path) -> None:
-    """Write what `graph` does as ONNX operators.
+    """Trace the graph to ONNX operators.
 
-    With the older of PyTorch's exporters, the tracing one: the other needs onnxscript besides, and on this network many times
-    as long (docs/dependencies.md).
+    The newer exporter of PyTorch needs onnxscript as well, and takes many times as long for this network
+    (docs/dependencies.md).
     """
     inputs: list[Tensor] = [torch.zeros(2, *TRACED_SIZE, 3, dtype=torch.uint8)]
     if "focal_length" in graph.inputs:
@@ -123,7 +104,7 @@ def _trace(graph: ExportGraph, path: Path) -> None:
 
 
 def _finish(model: Any, graph: ExportGraph, network: MultiTaskRefineNet) -> None:
-    """Hide the raw outputs, fix the sizes if they are to be, and write down what the file is."""
+    """Hide the raw outputs, fix the sizes if requested, and add the metadata."""
     options, description = graph.options, network.description
     while len(model.graph.output) > len(graph.outputs):
         model.graph.output.pop()
@@ -135,7 +116,7 @@ def _finish(model: Any, graph: ExportGraph, network: MultiTaskRefineNet) -> None
         value.doc_string = _documentation(value.name, graph, description.depth_focal_length)
     model.producer_name = "mtl_perception"
     model.producer_version = __version__
-    model.doc_string = f"{description.name}: semantic segmentation and depth of RGB pictures. License: {description.license}"
+    model.doc_string = f"{description.name}: semantic segmentation and depth of RGB images. License: {description.license}"
     for name, text in metadata(network, options).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, text
@@ -145,7 +126,7 @@ def _documentation(name: str, graph: ExportGraph, trained: float) -> str:
     options = graph.options
     return {
         "image": "N x H x W x 3 uint8, RGB",
-        "focal_length": f"focal length of the pictures in pixels; the network learned at {trained:g}",
+        "focal_length": f"focal length of the images in pixels; the network was trained at {trained:g}",
         "labels": "N x H x W uint8 class ids, 255 = unlabeled; metadata `classes` names them",
         "confidence": "N x H x W uint8, softmax maximum x 255",
         "depth": f"N x H x W float32 meters along the optical axis; NaN invalid, +Inf beyond {options.max_depth:g} m",

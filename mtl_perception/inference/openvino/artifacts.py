@@ -1,7 +1,7 @@
-"""Compiled networks on the disk: made by this machine for itself, looked at twice before they are used.
+"""Disk cache of compiled networks.
 
-An entry is used only if all that it was made from is what is asked for now, word for word, and its bytes are the ones that were
-written. Anything else is as if it were not there: it is compiled again and written over.
+An entry is used only if its key matches exactly and its checksum is right. Anything else counts as absent: it is compiled again
+and overwritten.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from mtl_perception.weights.registry import cache_folder
 FOLDER = "compiled"
 SUFFIX = ".compiled"
 MOST_ENTRIES = 16
-"""Of about 12 MB each; beyond these, those not used for the longest time go."""
+"""Number of entries, of about 12 MB each, beyond which the least recently used are removed."""
 ABANDONED = 3600
-"""Seconds after which a half-written file is that of a process that was killed."""
+"""Age in seconds at which a partial file is taken to be left by a killed process."""
 
 
 class Artifacts:
-    """A folder of compiled networks. It never raises: without a usable folder, nothing is found and nothing kept.
+    """A folder of compiled networks. No method raises: without a usable folder nothing is found or stored.
 
     Args:
-        folder: Where; None: `compiled` in the user's cache.
+        folder: The folder; None: `compiled` in the user's cache.
 
     Attributes:
-        trouble: Why nothing is kept, or empty.
+        trouble: Why nothing is stored; empty without a problem.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -46,53 +46,53 @@ class Artifacts:
         except WeightsError as error:
             self._folder, self.trouble = None, str(error)
 
-    def load(self, made_of: Mapping[str, str]) -> bytes | None:
-        """The compiled network made of exactly this, or None."""
-        path = self._path(made_of)
+    def load(self, key: Mapping[str, str]) -> bytes | None:
+        """Return the compiled network with this key, or None."""
+        path = self._path(key)
         if path is None:
             return None
         try:
             content = path.read_bytes()
         except OSError:
             return None
-        head, _, body = content.partition(b"\n")
-        if not head or head != _head(made_of, body):
+        header, _, body = content.partition(b"\n")
+        if not header or header != _header(key, body):
             return None
         with contextlib.suppress(OSError):
-            # Used now: others go first.
+            # Marks it as recently used.
             os.utime(path)
         return body
 
-    def store(self, made_of: Mapping[str, str], body: bytes) -> None:
-        """Keep a compiled network, whole or not at all, in the place of one made of the same."""
-        path = self._path(made_of)
+    def store(self, key: Mapping[str, str], body: bytes) -> None:
+        """Store a compiled network atomically, replacing one with the same key."""
+        path = self._path(key)
         if path is None:
             return
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
         try:
-            part.write_bytes(_head(made_of, body) + b"\n" + body)
+            part.write_bytes(_header(key, body) + b"\n" + body)
             os.replace(part, path)
-            self._forget_oldest(path.parent)
+            self._remove_oldest(path.parent)
         except OSError as error:
-            self.trouble = f"{path.parent}: compiled networks cannot be kept: {error.strerror or error}"
+            self.trouble = f"{path.parent}: compiled networks cannot be stored: {error.strerror or error}"
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
 
-    def discard(self, made_of: Mapping[str, str]) -> None:
-        """Remove what cannot be used after all."""
-        path = self._path(made_of)
+    def discard(self, key: Mapping[str, str]) -> None:
+        """Remove an entry that cannot be used."""
+        path = self._path(key)
         if path is not None:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
-    def _path(self, made_of: Mapping[str, str]) -> Path | None:
+    def _path(self, key: Mapping[str, str]) -> Path | None:
         if self._folder is None:
             return None
-        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return self._folder / f"{digest[:32]}{SUFFIX}"
 
-    def _forget_oldest(self, folder: Path) -> None:
+    def _remove_oldest(self, folder: Path) -> None:
         ages = {}
         for path in folder.glob(f"*{SUFFIX}"):
             with contextlib.suppress(OSError):
@@ -105,5 +105,5 @@ class Artifacts:
             path.unlink(missing_ok=True)
 
 
-def _head(made_of: Mapping[str, str], body: bytes) -> bytes:
-    return json.dumps({"made of": made_of, "sha256": hashlib.sha256(body).hexdigest()}, sort_keys=True).encode()
+def _header(key: Mapping[str, str], body: bytes) -> bytes:
+    return json.dumps({"key": key, "sha256": hashlib.sha256(body).hexdigest()}, sort_keys=True).encode()

@@ -1,15 +1,15 @@
-"""The network written for OpenVINO: the same function, arranged for a CPU's caches.
+"""The network as an OpenVINO model, arranged for a CPU's caches.
 
-What differs from `net/`, and why. None of it changes a result by more than rounding.
+It differs from `network/` as follows; results differ by rounding only.
 
-- Batch norms are inside the convolutions before them.
-- The picture comes in as bytes; the mean is taken off there and the deviation lies in the first convolution's weights. The mean
-  cannot go into a bias, for the border's zeros are zeros of the normalized picture.
-- layer8's last convolution has no nonlinearity before conv8: the two are one.
-- Everything from level 1's input to the heads is channel by channel, so it is done for a group of channels at a time, which
-  stays in the cache, and each group adds its part of the heads' sums.
-- A head of few outputs, such as depth's, would waste a vector unit that computes sixteen: its 3x3 convolution is a pointwise
-  one to nine values an output, one a tap, which then are shifted and added.
+- Batch norms are folded into the convolutions before them.
+- The input is uint8. The mean is subtracted from it, and the first convolution's weights contain the standard deviation. The
+  mean cannot be part of a bias, because the padding's zeros belong to the normalized image.
+- layer8's last convolution and conv8 are one, as there is no nonlinearity between them.
+- Everything from level 1's input to the heads works channel by channel, so it is computed for one group of channels at a time,
+  which stays in the cache; each group adds its part to the heads' sums.
+- A head with few outputs, such as depth, would waste vector units of sixteen lanes: its 3x3 convolution is computed as a
+  pointwise convolution to nine values an output, one a tap, which are then shifted and added.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.network.refinenet import CHANNELS
 
 CHANNEL_GROUPS = 8
-"""Groups at level 1: of 4, 8 and 16, what measured best at 1242 x 375; a group's map has 3.7 MB there."""
+"""Channel groups at level 1: the fastest of 4, 8 and 16 at 1242 x 375, where a group's map has 3.7 MB."""
 TAPPED_OUTPUTS = 6
-"""Up to so many outputs, a head's convolution by taps has less to multiply than one that fills up to sixteen."""
+"""Number of outputs up to which a head's convolution by taps multiplies less than one padded to sixteen outputs."""
 TAPS = 9
 
 
 def openvino_model(network: MultiTaskRefineNet, height: int, width: int) -> ov.Model:
-    """The network for pictures of one size.
+    """Build the network for images of one size.
 
     Args:
         network: What `load_network` returns; it is not changed.
-        height: Of the picture as the network sees it.
-        width: The same.
+        height: Height of the network's input.
+        width: Width of the network's input.
 
     Returns:
         A model of one input, 1 x H x W x 3 uint8 RGB, and the network's outputs, each 1 x C x h x w float32.
@@ -51,20 +51,20 @@ def openvino_model(network: MultiTaskRefineNet, height: int, width: int) -> ov.M
 
 
 class _Builder:
-    """Writes operators. Maps are N x C x H x W by name; OpenVINO keeps them with the channels last."""
+    """Build operators; maps have the layout N x C x H x W, which OpenVINO stores with the channels last."""
 
     def __init__(self, network: MultiTaskRefineNet) -> None:
         self._network = fold_batch_norm(network)
         self._heads = ["segm", "depth", *(["normal"] if "normals" in network.description.tasks else [])]
 
     def build(self, height: int, width: int) -> ov.Model:
-        picture = ops.parameter([1, height, width, 3], np.uint8, name="image")
-        outputs = self._decode(self._encode(picture))
-        return ov.Model([ops.result(output) for output in outputs], [picture], "mtl_perception")
+        image = ops.parameter([1, height, width, 3], np.uint8, name="image")
+        outputs = self._decode(self._encode(image))
+        return ov.Model([ops.result(output) for output in outputs], [image], "mtl_perception")
 
-    def _encode(self, picture: Any) -> list[Any]:
+    def _encode(self, image: Any) -> list[Any]:
         description = self._network.description
-        pixels = ops.convert(picture, np.float32)
+        pixels = ops.convert(image, np.float32)
         centered = ops.subtract(pixels, _constant(255 * np.array(description.mean)))
         planes = ops.transpose(centered, ops.constant(np.array([0, 3, 1, 2], np.int64)))
         first = self._convolution("layer1.0")
@@ -86,7 +86,7 @@ class _Builder:
         return self._conv(hidden, project, add=x if block.is_residual else None)
 
     def _last_block(self, x: Any, block: InvertedResidual) -> Any:
-        """The last block with the decoder's conv8 in its own last convolution: nothing else reads that block."""
+        """Build the last block, with the decoder's conv8 merged into its last convolution: nothing else reads that block."""
         expand, spatial, project = (_first(part) for part in block.output.children())
         assert project.bias is not None
         hidden = self._conv(self._conv(x, expand, relu=True), spatial, relu=True)
@@ -98,19 +98,19 @@ class _Builder:
 
     def _decode(self, features: list[Any]) -> list[Any]:
         f3, f4, f5, f6, f7, projected8 = features
-        x = self._pooled(4, self._project(7, f7, add=projected8))
-        x = self._grown(self._conv(x, self._convolution("conv_adapt4")), f6)
-        x = self._pooled(3, self._project(6, f6, add=self._project(5, f5, add=x)))
-        x = self._grown(self._conv(x, self._convolution("conv_adapt3")), f4)
-        x = self._pooled(2, self._project(4, f4, add=x))
+        x = self._pool(4, self._project(7, f7, add=projected8))
+        x = self._upsample(self._conv(x, self._convolution("conv_adapt4")), f6)
+        x = self._pool(3, self._project(6, f6, add=self._project(5, f5, add=x)))
+        x = self._upsample(self._conv(x, self._convolution("conv_adapt3")), f4)
+        x = self._pool(2, self._project(4, f4, add=x))
         return self._level1(f3, x)
 
-    def _grown(self, x: Any, finer: Any) -> Any:
-        """See `network/grid.py`: a map at the size of the one of half its stride."""
+    def _upsample(self, x: Any, finer: Any) -> Any:
+        """Upsample a map to the size of the one of half its stride; see `network/grid.py`."""
         cells, size = (list(one.get_output_shape(0))[2:] for one in (x, finer))
-        grown = upsampled_size(cells, 2, size, self._network.description.grid)
-        x = _resize(x, grown)
-        for axis, (large, kept) in enumerate(zip(grown, size, strict=True), start=2):
+        upsampled = upsampled_size(cells, 2, size, self._network.description.grid)
+        x = _resize(x, upsampled)
+        for axis, (large, kept) in enumerate(zip(upsampled, size, strict=True), start=2):
             if large > kept:
                 x = ops.slice(x, *(ops.constant(np.array([value], np.int64)) for value in (0, kept, 1, axis)))
         return x
@@ -118,8 +118,8 @@ class _Builder:
     def _project(self, number: int, feature: Any, add: Any) -> Any:
         return self._conv(feature, self._convolution(f"conv{number}"), add=add)
 
-    def _pooled(self, level: int, x: Any) -> Any:
-        """ReLU6 and chained residual pooling."""
+    def _pool(self, level: int, x: Any) -> Any:
+        """Apply ReLU6 and chained residual pooling."""
         top = total = ops.clamp(x, 0.0, 6.0)
         for stage in self._stages(level):
             top = self._conv(_max_pool_5x5(top), stage)
@@ -127,14 +127,14 @@ class _Builder:
         return total
 
     def _level1(self, f3: Any, x: Any) -> list[Any]:
-        """The last level and the heads, a group of channels at a time."""
+        """Build the last level and the heads, one group of channels at a time."""
         adapt, project = self._convolution("conv_adapt2"), self._convolution("conv3")
         sums: list[Any] = [None] * len(self._heads)
         size = CHANNELS // CHANNEL_GROUPS
         for first in range(0, CHANNELS, size):
             part = slice(first, first + size)
-            grown = self._grown(self._conv(x, adapt, weight=adapt.weight[part]), f3)
-            top = total = ops.clamp(self._conv(f3, project, weight=project.weight[part], add=grown), 0.0, 6.0)
+            coarse = self._upsample(self._conv(x, adapt, weight=adapt.weight[part]), f3)
+            top = total = ops.clamp(self._conv(f3, project, weight=project.weight[part], add=coarse), 0.0, 6.0)
             for stage in self._stages(1):
                 top = ops.multiply(_max_pool_5x5(top), _constant(stage.weight[part].reshape(1, -1, 1, 1)))
                 total = ops.add(total, top)
@@ -145,14 +145,14 @@ class _Builder:
         return sums
 
     def _head(self, name: str, hidden: Any, part: slice, add: Any) -> Any:
-        """A head's sum over some channels; the first has the bias."""
+        """Build a head's sum over some channels; the first part contains the bias."""
         head = self._convolution(name)
         outputs, weight = head.out_channels, head.weight[:, part]
         if outputs > TAPPED_OUTPUTS:
             values = _convolve(hidden, weight, stride=1, padding=1)
         else:
             by_tap = weight.permute(2, 3, 0, 1).reshape(TAPS * outputs, -1, 1, 1)
-            # Value (tap, output) goes to its output, shifted by its tap.
+            # The value of (tap, output) is added to its output, shifted by its tap.
             shifts = torch.eye(TAPS)[None, :, None, :] * torch.eye(outputs)[:, None, :, None]
             taps = _convolve(hidden, by_tap, stride=1, padding=0)
             values = _convolve(taps, shifts.reshape(outputs, TAPS * outputs, 3, 3), stride=1, padding=1)
@@ -169,7 +169,7 @@ class _Builder:
         add: Any = None,
         relu: bool = False,
     ) -> Any:
-        """A convolution's strides and padding, with its own weights or others, and what OpenVINO does in the same pass."""
+        """Build a convolution with its own or other weights, and the operations that OpenVINO fuses with it."""
         weight = convolution.weight if weight is None else weight
         bias = convolution.bias if bias is None else bias
         y = _convolve(x, weight, convolution.stride[0], int(convolution.padding[0]), convolution.groups)
@@ -205,13 +205,13 @@ def _convolve(x: Any, weight: torch.Tensor, stride: int, padding: int, groups: i
 
 
 def _max_pool_5x5(x: Any) -> Any:
-    """Along rows, then columns: the same maximum with 10 reads, not 25."""
+    """Pool rows, then columns: the same maximum with 10 instead of 25 reads."""
     rows = ops.max_pool(x, [1, 1], [1, 1], [0, 2], [0, 2], [1, 5], "floor", "explicit").output(0)
     return ops.max_pool(rows, [1, 1], [1, 1], [2, 0], [2, 0], [5, 1], "floor", "explicit").output(0)
 
 
 def _resize(x: Any, size: Sequence[int]) -> Any:
-    """Bilinear, to this height and width, pixel centers as PyTorch's align_corners=False has them."""
+    """Resize bilinearly to a height and width; pixel centers as with PyTorch's align_corners=False."""
     target = ops.constant(np.array(size, np.int64))
     axes = ops.constant(np.array([2, 3], np.int64))
     return ops.interpolate(x, target, "linear_onnx", "sizes", [0, 0], [0, 0], "half_pixel", axes=axes)
