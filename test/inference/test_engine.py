@@ -1,4 +1,4 @@
-"""Devices, precisions, threads."""
+"""Selection of device, precision and threads."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ FRAME = Frame(noise_image(96, 160))
 
 @no_cuda
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
-def test_absent_gpu(name, weights_file):
+def test_an_absent_gpu_is_an_error(name, weights_file):
     with pytest.raises(DeviceError, match=f"device '{name}'.*use device cpu"):
         select_device(name)
     with pytest.raises(DeviceError):
         Pipeline(weights=weights_file, device=name)
 
 
-def test_a_number_that_no_device_has():
+def test_an_unknown_device_number_is_an_error():
     with pytest.raises(DeviceError, match="device 'cuda:99999'"):
         select_device("cuda:99999")
 
 
 @no_cuda
-def test_auto_without_a_gpu():
+def test_auto_selects_the_cpu_without_a_gpu():
     device = select_device("auto")
     assert (device.type, select_precision("auto", device)) == ("cpu", "fp32")
 
 
-def test_precision_by_device():
+def test_auto_precision_depends_on_the_device():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [select_precision(name, cuda) for name in ("auto", "fp32", "fp16", "bf16")] == ["fp16", "fp32", "fp16", "bf16"]
     assert [select_precision(name, cpu) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
@@ -58,7 +58,7 @@ def test_fp16_on_a_cpu_is_refused(weights_file):
         Pipeline(weights=weights_file, device="cpu", precision="fp16")
 
 
-def test_bf16_agrees_mostly(weights_file):
+def test_bf16_agrees_with_fp32_on_most_pixels(weights_file):
     exact = Pipeline(weights=weights_file, device="cpu", warm_up=False)(FRAME)
     pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False, precision="bf16")
     rough = pipe(FRAME)
@@ -68,14 +68,14 @@ def test_bf16_agrees_mostly(weights_file):
     assert np.median(np.abs(rough.depth[both] / exact.depth[both] - 1)) < 0.25
 
 
-def test_the_network_given_is_not_changed(weights_file):
+def test_the_given_network_is_not_modified(weights_file):
     network = load_network(weights_file)
     TorchEngine(network, "bf16")
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
-def test_threads(weights_file):
-    """One setting for the whole process, so in a process of its own."""
+def test_cpu_threads_sets_the_threads_of_pytorch(weights_file):
+    """Run in a separate process, as the setting is global."""
     code = (
         "import sys, torch; from mtl_perception import Pipeline\n"
         "Pipeline(weights=sys.argv[1], device='cpu', cpu_threads=1, warm_up=False); print(torch.get_num_threads())"
@@ -84,7 +84,7 @@ def test_threads(weights_file):
     assert done.stdout.strip() == "1"
 
 
-def test_warm_up_runs_on_the_training_cameras_size(weights_file, monkeypatch):
+def test_warm_up_uses_the_size_of_the_training_camera(weights_file, monkeypatch):
     seen = []
     forward = TorchEngine.forward
     monkeypatch.setattr(
@@ -94,7 +94,7 @@ def test_warm_up_runs_on_the_training_cameras_size(weights_file, monkeypatch):
     assert seen == [(375, 1242, 3)]
 
 
-def test_buffers_are_kept_until_the_size_changes():
+def test_buffers_are_reused_until_shape_or_type_changes():
     work = Workspace()
     first = work.get("a", (2, 3), torch.float32)
     assert work.get("a", (2, 3), torch.float32) is first
@@ -116,7 +116,7 @@ def test_gpu_agrees_with_cpu(weights_file, precision, agreement, bound, reuse):
 
 
 @pytest.mark.parametrize("with_confidence", [False, True])
-def test_an_infinite_score_is_no_label(with_confidence):
+def test_an_infinite_score_gives_no_label(with_confidence):
     logits = torch.tensor([[[1.0, torch.inf, torch.nan]], [[3.0, 2.0, 2.0]]])
     postprocess = Postprocessor("abs", (0, 2))
     labels, confidence = postprocess.segmentation(logits, ResizeSpec((1, 3), (1, 3), "bicubic"), 0.0, with_confidence)

@@ -1,4 +1,4 @@
-"""`export`: one ONNX file that gives what the pipeline gives, whatever the size, and that is refused when it does not."""
+"""`export`: agreement of ONNX files with the pipeline at any size, and rejection of files that differ."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from mtl_perception.weights.files import read_weights, save_weights
 OUTPUTS = ("labels", "confidence", "depth")
 CLASSES = (0, len(STREET.names))
 LIMITS = (5.0, 40.0)
-"""Meters, of the limited pipeline and file."""
+"""Smallest and largest depth of the pipeline and the file, meters."""
 
 
 @pytest.fixture(scope="module")
 def metric_weights(weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The random weights, as if they had learned for a focal length of 500 pixels."""
+    """The random weights, described as trained at a focal length of 500 pixels."""
     state, description = read_weights(weights_file)
     path = tmp_path_factory.mktemp("metric") / "metric.safetensors"
     save_weights(path, state, replace(description, depth_focal_length=500.0), half=False)
@@ -44,7 +44,7 @@ def metric_weights(weights_file: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def pipeline(metric_weights: Path) -> Pipeline:
-    """What `any_size` was made of."""
+    """The pipeline that `any_size` was exported from."""
     return Pipeline(metric_weights, "cpu", max_depth=LIMITS[1], min_depth=LIMITS[0], min_confidence=0.4, warm_up=False)
 
 
@@ -63,7 +63,7 @@ def any_size(any_size_file: Path) -> OnnxFile:
     return OnnxFile(any_size_file)
 
 
-def pipeline_says(pipeline: Pipeline, image: np.ndarray, focal_length: float, outputs: tuple[str, ...] = OUTPUTS) -> dict:
+def pipeline_outputs(pipeline: Pipeline, image: np.ndarray, focal_length: float, outputs: tuple[str, ...] = OUTPUTS) -> dict:
     height, width = image.shape[:2]
     camera = CameraModel(width, height, focal_length, focal_length, width / 2, height / 2)
     result = pipeline(Frame(image, camera), outputs)
@@ -75,7 +75,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
     for name, values in found.items():
         assert values.shape == expected[name].shape and values.dtype == expected[name].dtype
         if name == "depth":
-            # NaN and infinite at the same places, but where a depth is at a limit but for rounding.
+            # NaN and Inf at the same pixels, except for depths at a limit up to rounding.
             finite = np.isfinite(values) & np.isfinite(expected[name])
             apart = np.isfinite(values) != np.isfinite(expected[name])
             edges = np.where(np.isfinite(values), values, expected[name])[apart]
@@ -83,16 +83,16 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
             np.testing.assert_allclose(values[finite], expected[name][finite], rtol=1e-3)
             np.testing.assert_array_equal(values[~finite & ~apart], expected[name][~finite & ~apart])
         else:
-            # A score that is equal to another but for rounding may fall to either.
+            # Scores that are equal up to rounding may give either label.
             difference = np.abs(values.astype(int) - expected[name])
             assert np.mean(difference > (name == "confidence")) <= 1e-3
 
 
 # 61x90: the network's sizes are 31x45, 16x23, 8x12, 4x6, 2x3: all rounded up somewhere.
 @pytest.mark.parametrize(("height", "width"), [(61, 90), (33, 131), (7, 5)])
-def test_one_file_serves_any_size_and_keeps_the_rules(any_size: OnnxFile, pipeline: Pipeline, height: int, width: int) -> None:
+def test_one_file_agrees_with_the_pipeline_at_any_size(any_size: OnnxFile, pipeline: Pipeline, height: int, width: int) -> None:
     image = noise_image(height, width)
-    expected = pipeline_says(pipeline, image, 450.0)
+    expected = pipeline_outputs(pipeline, image, 450.0)
     found = any_size(image[None], 450.0)
     assert_same({name: values[0] for name, values in found.items()}, expected)
     if height > 60:
@@ -102,7 +102,7 @@ def test_one_file_serves_any_size_and_keeps_the_rules(any_size: OnnxFile, pipeli
         assert 0.02 < np.mean(found["labels"] == 255) < 0.98 and len(np.unique(found["labels"])) > 3
 
 
-def test_pictures_of_a_batch_do_not_mix(any_size: OnnxFile) -> None:
+def test_images_of_a_batch_do_not_mix(any_size: OnnxFile) -> None:
     images = np.stack([noise_image(45, 70, seed) for seed in (1, 2)])
     together = any_size(images, 500.0)
     for position, image in enumerate(images):
@@ -113,7 +113,7 @@ def test_pictures_of_a_batch_do_not_mix(any_size: OnnxFile) -> None:
     assert (together["labels"][0] != together["labels"][1]).any()
 
 
-def test_meters_go_with_the_focal_length(any_size: OnnxFile) -> None:
+def test_depth_scales_with_the_focal_length(any_size: OnnxFile) -> None:
     image = noise_image(48, 80)[None]
     near, far = any_size(image, 500.0)["depth"], any_size(image, 550.0)["depth"]
     both = np.isfinite(near) & np.isfinite(far)
@@ -121,7 +121,7 @@ def test_meters_go_with_the_focal_length(any_size: OnnxFile) -> None:
     np.testing.assert_allclose(far[both] / near[both], 1.1, rtol=1e-5)
 
 
-def test_file_tells_what_it_is(any_size: OnnxFile, metric_weights: Path) -> None:
+def test_metadata_describe_the_file(any_size: OnnxFile, metric_weights: Path) -> None:
     texts = any_size.metadata
     assert Description.from_json(texts["mtl_perception"]) == load_network(metric_weights).description
     assert json.loads(texts["classes"]) == list(STREET.names)
@@ -131,7 +131,7 @@ def test_file_tells_what_it_is(any_size: OnnxFile, metric_weights: Path) -> None
     assert (chosen["upsampling"], chosen["max_depth"], chosen["min_confidence"]) == ("bicubic", 40.0, 0.4)
 
 
-def test_command_writes_a_file_of_fixed_size_that_says_its_license(
+def test_command_writes_a_file_of_fixed_size_with_its_license(
     weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "fixed.onnx"
@@ -146,7 +146,7 @@ def test_command_writes_a_file_of_fixed_size_that_says_its_license(
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
     }
-    # No focal length: these weights' meters do not depend on it.
+    # No input for the focal length: the depth of these weights does not depend on it.
     assert shapes == {"image": ["N", 61, 90, 3], "labels": ["N", 61, 90], "depth": ["N", 61, 90]}
     assert [entry.version for entry in model.opset_import if not entry.domain] == [20]
     kinds = {node.op_type for node in model.graph.node}
@@ -159,14 +159,14 @@ def test_command_writes_a_file_of_fixed_size_that_says_its_license(
     image = noise_image(61, 90)
     pipeline = Pipeline(weights_file, "cpu", upsampling="bilinear", warm_up=False)
     found = {name: values[0] for name, values in file(image[None], 0.0).items()}
-    assert_same(found, pipeline_says(pipeline, image, 450.0, ("labels", "depth")))
+    assert_same(found, pipeline_outputs(pipeline, image, 450.0, ("labels", "depth")))
     with pytest.raises(PerceptionError, match=r"ONNX Runtime failed on 1 images of 80x61"):
         file(image[None, :, :80], 0.0)
     assert main([*arguments, "--no-check"]) == 2
     assert "exists already" in capsys.readouterr().err
 
 
-def test_published_form_with_a_group_of_classes(tmp_path: Path) -> None:
+def test_published_network_with_a_group_of_classes(tmp_path: Path) -> None:
     from mtl_perception.network.model import MultiTaskRefineNet
 
     torch.manual_seed(3)
@@ -179,29 +179,29 @@ def test_published_form_with_a_group_of_classes(tmp_path: Path) -> None:
     path = tmp_path / "published.onnx"
     write_onnx(network, ExportOptions(OUTPUTS, (40, 6), pipeline.max_depth), path)
     image = noise_image(50, 75)
-    expected = pipeline_says(pipeline, image, 700.0)
-    # Meters are the magnitude, and near none of them a ratio says little.
+    expected = pipeline_outputs(pipeline, image, 700.0)
+    # Depth is a magnitude here, and ratios near 0 mean little.
     assert expected["depth"][np.isfinite(expected["depth"])].std() > 0.01
     found = {name: values[0] for name, values in OnnxFile(path)(image[None], 0.0).items()}
     assert not [verdict for verdict in compare(found, expected, TOLERANCES["fp32"]).values() if verdict.startswith("differs")]
     assert json.loads(metadata(network, ExportOptions(OUTPUTS, (40, 6), 80.0))["classes"])[0] == "sky"
 
 
-def test_half_precision_stays_near(weights_file: Path, tmp_path: Path) -> None:
+def test_half_precision_is_close(weights_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "half.onnx"
     write_onnx(load_network(weights_file), ExportOptions(("labels", "depth"), CLASSES, 80.0, precision="fp16"), path)
     assert path.stat().st_size < 7e6
     image = noise_image(61, 90)
-    expected = pipeline_says(Pipeline(weights_file, "cpu", warm_up=False), image, 450.0, ("labels", "depth"))
+    expected = pipeline_outputs(Pipeline(weights_file, "cpu", warm_up=False), image, 450.0, ("labels", "depth"))
     found = {name: values[0] for name, values in OnnxFile(path)(image[None], 0.0).items()}
     assert np.mean(found["labels"] == expected["labels"]) > 0.97
     both = np.isfinite(found["depth"]) & np.isfinite(expected["depth"])
-    # Random weights carry rounding further than trained ones: with `street` it stays within 0.001.
+    # Random weights amplify rounding more than trained ones: with `street` the difference stays within 0.001.
     assert np.median(np.abs(found["depth"][both] / expected["depth"][both] - 1)) < 0.03
 
 
 @pytest.mark.parametrize("outputs", [("labels",), OUTPUTS], ids="-".join)
-def test_no_number_gives_no_label_and_no_depth(weights_file: Path, outputs: tuple[str, ...]) -> None:
+def test_nonfinite_outputs_give_no_label_and_no_depth(weights_file: Path, outputs: tuple[str, ...]) -> None:
     network = load_network(weights_file)
     network.get_parameter("segm.bias")[3] = torch.nan
     network.get_parameter("depth.bias")[0] = torch.inf
@@ -215,17 +215,17 @@ def test_no_number_gives_no_label_and_no_depth(weights_file: Path, outputs: tupl
 
 def test_folded_network_is_the_same_function(weights_file: Path) -> None:
     network = load_network(weights_file)
-    # Statistics that do something.
+    # Statistics that change the output.
     for name, value in network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             value.copy_(torch.linspace(0.5, 1.5, len(value)))
-    picture = torch.from_numpy(noise_image(24, 32)).permute(2, 0, 1)[None] / 127.5 - 1
+    image = torch.from_numpy(noise_image(24, 32)).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
-        for plain, folded in zip(network(picture), fold_batch_norm(network)(picture), strict=True):
+        for plain, folded in zip(network(image), fold_batch_norm(network)(image), strict=True):
             torch.testing.assert_close(folded, plain, rtol=0, atol=1e-4 * float(plain.abs().max()))
 
 
-def test_a_file_that_differs_is_not_left(
+def test_a_file_that_differs_is_removed(
     metric_weights: Path,
     any_size_file: Path,
     tmp_path: Path,
@@ -234,7 +234,7 @@ def test_a_file_that_differs_is_not_left(
 ) -> None:
     from mtl_perception.cli import export as command
 
-    # The same network with other limits: what the exporter would write if it dropped the options.
+    # The same network with other limits, as if the exporter ignored the options.
     monkeypatch.setattr(command, "write_onnx", lambda network, options, path: shutil.copy(any_size_file, path))
     out = tmp_path / "wrong.onnx"
     assert main(["export", str(metric_weights), "--out", str(out), "--size", "90x61"]) == 1
@@ -255,7 +255,7 @@ def test_a_file_that_differs_is_not_left(
         (["--image", "none.png", "--size", "9x9"], "none.png", 1),
     ],
 )
-def test_refusals(
+def test_invalid_options(
     arguments: list[str], message: str, code: int, weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(weights_file), "--out", str(tmp_path / "a.onnx"), *arguments]) == code
@@ -264,7 +264,7 @@ def test_refusals(
 
 
 @pytest.mark.parametrize(("package", "hint"), [("onnx", ""), ("onnxruntime", "--no-check")])
-def test_missing_package_is_named(
+def test_missing_package_is_reported(
     package: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -274,7 +274,7 @@ def test_missing_package_is_named(
     assert hint in printed
 
 
-def test_failing_exporter_leaves_one_line(weights_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_exporter_is_reported_in_one_line(weights_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("first\nsecond")
 
@@ -283,7 +283,7 @@ def test_failing_exporter_leaves_one_line(weights_file: Path, tmp_path: Path, mo
         write_onnx(load_network(weights_file), ExportOptions(("depth",), CLASSES, 80.0), tmp_path / "a.onnx")
 
 
-def test_comparison_tells_what_differs() -> None:
+def test_comparison_reports_what_differs() -> None:
     depth = np.array([[1.0, np.nan, np.inf, 50.0]], np.float32)
     tolerance = TOLERANCES["fp32"]
 

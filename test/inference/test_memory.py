@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system, and a node has one heap; each in a process of its own, as both are for life."""
+"""Settings of glibc's heap; each test runs a separate process, as they hold for its lifetime."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def resident():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 // MIB
 """
-# Half of the blocks go, those between the other half: no heap can shrink by that.
+# Every other block is freed: no heap can shrink at its end.
 HOLES = """
 blocks = [take(MIB // 2) for _ in range(200)]
 full = resident()
@@ -66,7 +66,7 @@ print(full - resident())
 
 
 def run(script: str, **environment: str) -> str:
-    """What a new process prints."""
+    """Return what a new process prints."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run(
         [sys.executable, "-c", BEGINNING + script], env={**bare, **environment}, capture_output=True, text=True, timeout=60
@@ -75,23 +75,23 @@ def run(script: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_memory_freed_between_what_is_in_use_goes_back():
+def test_trim_heap_returns_memory_between_used_blocks():
     kept, given_back = map(int, run("memory.configure_malloc()\n" + HOLES).split())
     assert kept < 20
     assert given_back > 40
 
 
-def test_a_settled_process_has_one_heap_however_many_threads_allocate():
+def test_a_configured_process_has_one_heap_for_all_threads():
     assert run("memory.configure_malloc()\n" + HEAPS).count("<heap nr=") == 1
     assert run(HEAPS).count("<heap nr=") > 1
 
 
-def test_large_blocks_go_back_at_once_also_the_second_time():
+def test_large_blocks_are_always_unmapped_when_freed():
     assert int(run("memory.configure_malloc()\n" + LARGE)) >= 16
-    # What glibc does by itself: the first block that is freed makes the second a part of the heap, of which it is not the end.
+    # By default, freeing the first block makes glibc allocate the second within the heap.
     assert int(run(LARGE)) < 5
 
 
 @pytest.mark.parametrize("setting", [{"MALLOC_ARENA_MAX": "8"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=8"}])
-def test_what_the_user_set_for_the_heaps_stays(setting):
+def test_settings_of_the_user_are_kept(setting):
     assert run("memory.configure_malloc()\n" + HEAPS, **setting).count("<heap nr=") > 1

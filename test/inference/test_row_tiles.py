@@ -1,4 +1,4 @@
-"""Scores read strip by strip say what whole grown planes say."""
+"""Row tiles: the same labels and confidence as from planes resized by OpenCV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def scores(classes: int, height: int, width: int) -> np.ndarray:
     return np.stack(planes).reshape(classes, height, width)
 
 
-def grown(planes: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
+def upsampled(planes: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
     resized = [cv2.resize(plane, size[::-1], interpolation=MODES[mode]) for plane in planes]
     return np.stack(resized).reshape(len(planes), *size)
 
@@ -36,23 +36,23 @@ def grown(planes: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
         ((5, 1), (17, 2)),
     ],
 )
-def test_as_opencv(mode, threads, source, target):
+def test_labels_and_confidence_are_those_of_opencv(mode, threads, source, target):
     planes = scores(12, *source)
     labels, confidence = np.empty(target, np.uint8), np.empty(target, np.float32)
     reader = TileReader(threads)
     for _ in range(2):
         reader.read(planes, ResizeSpec(target, target, mode), labels, confidence)
-        expected = grown(planes, target, mode)
-        # Only a tie may be told otherwise.
+        expected = upsampled(planes, target, mode)
+        # Labels may differ for equal scores only.
         lost = expected.max(axis=0) - np.take_along_axis(expected, labels[None].astype(int), axis=0)[0]
         assert lost.max() <= 1e-5 * np.abs(expected).max()
         odds = np.exp(expected - expected.max(axis=0))
         np.testing.assert_allclose(confidence, 1 / odds.sum(axis=0), atol=1e-5)
-        # Once more with other scores: nothing of the first may be left.
+        # Again with other scores: no state of the first may be left.
         planes = planes[::-1].copy()
 
 
-def test_the_first_of_equals():
+def test_the_first_of_equal_scores_is_the_label():
     labels = np.empty((8, 8), np.uint8)
     TileReader(1).read(np.ones((5, 2, 2), np.float32), ResizeSpec((8, 8), (8, 8), "bicubic"), labels, None)
     assert (labels == 0).all()
@@ -60,7 +60,7 @@ def test_the_first_of_equals():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("source", "target"), [(5, 20), (94, 375), (7, 3), (1, 6)])
-def test_weights_are_opencvs(mode, source, target):
+def test_weights_are_those_of_opencv(mode, source, target):
     column = np.random.default_rng(1).normal(size=(source, 1)).astype(np.float32)
     weights = row_weights(source, target, mode)
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
@@ -69,7 +69,7 @@ def test_weights_are_opencvs(mode, source, target):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
-def test_what_is_no_number_is_not_readable(value):
+def test_nonfinite_and_huge_scores_are_not_readable(value):
     planes = np.zeros((3, 4, 4), np.float32)
     assert is_readable(planes)
     planes[1, 2, 3] = value

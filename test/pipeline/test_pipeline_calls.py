@@ -1,4 +1,4 @@
-"""How a pipeline may be called: memory used again, batches, changes on the way, and anything that a caller may hand in."""
+"""Calls of a pipeline: reuse of memory, batches, streams, parameter updates, and validation of arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ make, pipe, tuned, full = pipeline_fixtures()
 
 
 class TestMemory:
-    def test_reused(self, make, full):
+    def test_outputs_are_overwritten_by_the_next_call(self, make, full):
         pipe = make(reuse_outputs=True)
         first = pipe(FRAME)
         copies = {name: getattr(first, name).copy() for name in SINGLE}
@@ -31,13 +31,13 @@ class TestMemory:
             assert same(getattr(third, name), copies[name])
             assert getattr(third, name).ctypes.data == places[name]
 
-    def test_not_reused(self, pipe):
+    def test_outputs_are_kept_without_reuse(self, pipe):
         first = pipe(FRAME)
         copies = {name: getattr(first, name).copy() for name in SINGLE}
         pipe(Frame(255 - IMAGE, CAMERA))
         assert all(same(getattr(first, name), copies[name]) for name in SINGLE)
 
-    def test_sizes_may_change(self, make, full):
+    def test_image_sizes_may_change(self, make, full):
         pipe = make(reuse_outputs=True)
         small = Frame(IMAGE[:33, :47], CAMERA.cropped(0, 0, 47, 33))
         expected = make()(small)
@@ -50,7 +50,7 @@ class TestBatch:
     SMALL = Frame(IMAGE[:33, :47], CAMERA.cropped(0, 0, 47, 33))
 
     @pytest.mark.parametrize("reuse", [False, True])
-    def test_is_what_single_calls_give(self, make, full, pipe, reuse):
+    def test_results_are_those_of_single_calls(self, make, full, pipe, reuse):
         batching = make(reuse_outputs=reuse)
         frames, wanted = [FRAME, self.SMALL, replace(FRAME, camera=None)], [OUTPUTS, {"depth", "cloud"}, {"labels"}]
         results = batching.batch(frames, wanted)
@@ -62,11 +62,11 @@ class TestBatch:
         assert batching.batch([], []) == []
         assert same(batching.batch([FRAME], [{"labels"}])[0].labels, full.labels)
 
-    def test_one_bad_frame_fails_it(self, pipe):
+    def test_an_invalid_frame_fails_the_batch(self, pipe):
         with pytest.raises(FrameError, match="H x W x 3"):
             pipe.batch([FRAME, Frame(IMAGE[..., 0])], [OUTPUTS, OUTPUTS])
 
-    def test_on_a_cpu_frames_go_one_by_one(self, pipe):
+    def test_a_cpu_processes_frames_one_by_one(self, pipe):
         assert (pipe.batch_limit, pipe.result_sets, pipe.notes) == (1, 1, ())
 
 
@@ -83,7 +83,7 @@ class TestStream:
             count += 1
         assert count == len(frames)
 
-    def test_outputs_and_parameters_of_now(self, make):
+    def test_parameters_may_change_between_frames(self, make):
         pipe = make()
         results = pipe.stream([FRAME] * 2, {"depth"})
         first = next(results)
@@ -99,7 +99,7 @@ class TestStream:
         assert list(pipe.stream([])) == []
 
 
-class TestRefused:
+class TestValidation:
     @pytest.mark.parametrize(
         "image",
         [
@@ -114,24 +114,24 @@ class TestRefused:
             np.zeros((5, 0, 3), np.uint8),
         ],
     )
-    def test_no_picture(self, pipe, image):
+    def test_invalid_image(self, pipe, image):
         with pytest.raises(FrameError, match="image") as caught:
             pipe(Frame(image))
         assert caught.value.reason in ("format", "size")
 
     @pytest.mark.parametrize("size", [(WIDTH - 1, HEIGHT), (WIDTH, HEIGHT + 1), (HEIGHT, WIDTH)])
-    def test_camera_of_another_size(self, pipe, size):
+    def test_camera_size_must_match(self, pipe, size):
         expected = f"camera model is for {size[0]}x{size[1]} images, but the image is {WIDTH}x{HEIGHT}"
         with pytest.raises(CameraError, match=expected):
             pipe(Frame(IMAGE, CameraModel(*size, 70.0, 71.0, 44.5, 30.5)))
 
-    def test_weights(self):
+    def test_unknown_weights(self):
         with pytest.raises(WeightsError, match="'kity': did you mean 'kitti'"):
             Pipeline(weights="kity", device="cpu")
         with pytest.raises(WeightsError, match=r"no such weights file: /nowhere/x\.safetensors"):
             Pipeline(weights="/nowhere/x.safetensors", device="cpu")
 
-    def test_config_and_parameters_at_once(self, weights_file):
+    def test_config_and_parameters_exclude_each_other(self, weights_file):
         with pytest.raises(ConfigError, match="not both"):
             Pipeline(config=Config(weights=str(weights_file)), max_depth=3.0)
 
@@ -142,7 +142,7 @@ class TestMemoryLayouts:
         "layout",
         {
             "padded rows": lambda image: np.dstack([np.pad(image, ((0, 0), (0, 7), (0, 0)))])[:, :WIDTH],
-            "BGR turned": lambda image: np.ascontiguousarray(image[..., ::-1])[..., ::-1],
+            "reversed BGR": lambda image: np.ascontiguousarray(image[..., ::-1])[..., ::-1],
             "mirrored": lambda image: np.ascontiguousarray(image[:, ::-1])[:, ::-1],
             "upside down": lambda image: np.ascontiguousarray(image[::-1])[::-1],
             "column by column": np.asfortranarray,
@@ -151,7 +151,7 @@ class TestMemoryLayouts:
         }.items(),
         ids=lambda item: item[0],
     )
-    def test_any_layout_gives_the_same(self, tuned, layout, scale):
+    def test_any_memory_layout_gives_the_same_results(self, tuned, layout, scale):
         image = layout[1](IMAGE)
         np.testing.assert_array_equal(image, IMAGE)
         pipe = tuned(input_scale=scale, output_scale=scale)
@@ -161,7 +161,7 @@ class TestMemoryLayouts:
 
 
 class TestUpdate:
-    def test_live(self, make):
+    def test_live_parameters_take_effect(self, make):
         pipe = make()
         pipe.update(max_depth=30, output_scale=0.5, upsampling="bilinear")
         assert (pipe.config.max_depth, pipe.config.output_scale) == (30.0, 0.5)
@@ -169,19 +169,19 @@ class TestUpdate:
         assert same(pipe(FRAME).cloud, expected.cloud)
 
     @pytest.mark.parametrize("name", ["weights", "device", "precision", "cpu_threads", "classes", "autostart"])
-    def test_not_live(self, pipe, name):
+    def test_other_parameters_cannot_change(self, pipe, name):
         with pytest.raises(ConfigError, match=f"parameter {name} can change"):
             pipe.update(**{name: getattr(Config(), name)})
 
     @pytest.mark.parametrize("wrong", [{"min_confidence": 2.0}, {"min_confidenc": 0.5}, {"weights": "x"}, {"min_depth": 20.0}])
-    def test_all_or_none(self, pipe, wrong):
+    def test_an_invalid_value_changes_nothing(self, pipe, wrong):
         before = pipe.config
         with pytest.raises(ConfigError):
             pipe.update(max_depth=10.0, **wrong)
         assert pipe.config == before
 
 
-def test_depth_range_is_checked_against_the_weights_own_maximum(weights_file):
+def test_min_depth_must_be_below_the_maximum_of_the_weights(weights_file):
     pipe = Pipeline(str(weights_file), device="cpu", warm_up=False)
     with pytest.raises(ConfigError, match="min_depth: 500.0 is not below max_depth 80.0"):
         pipe.update(min_depth=500.0)
@@ -190,7 +190,7 @@ def test_depth_range_is_checked_against_the_weights_own_maximum(weights_file):
         Pipeline(str(weights_file), device="cpu", warm_up=False, min_depth=90.0)
 
 
-def test_all_threads_come_back(weights_file):
+def test_cpu_threads_0_restores_all_threads(weights_file):
     before = torch.get_num_threads()
     Pipeline(str(weights_file), device="cpu", warm_up=False, cpu_threads=1)
     assert torch.get_num_threads() == 1

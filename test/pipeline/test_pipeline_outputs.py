@@ -1,4 +1,4 @@
-"""A frame becomes labels, meters and a cloud: what is in them, with each parameter and each form of network."""
+"""Labels, depth and cloud of a pipeline, with each parameter and each kind of network."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ class TestParity:
         assert np.abs(result.depth - depth).max() < 1e-4 * depth.max()
         assert pipe.class_set.names == KITTI6.names
 
-    def test_by_hand(self, weights_file, full):
-        """Network, resize, compare: written out with nothing of the engine."""
+    def test_an_independent_implementation(self, weights_file, full):
+        """Compare with the network, a resize and an argmax written without the inference package."""
         network = load_network(weights_file)
         mean, std = (np.array(values, np.float32) for values in (network.description.mean, network.description.std))
         x = torch.from_numpy(((IMAGE / np.float32(255) - mean) / std).transpose(2, 0, 1)[None].copy())
         with torch.inference_mode():
             logits, raw = (output[0].numpy() for output in network(x))
 
-        def grown(plane: np.ndarray) -> np.ndarray:
-            # Each cell to its 4 x 4 pixels; what is beyond the picture is cut off.
+        def upsampled(plane: np.ndarray) -> np.ndarray:
+            # Each cell covers 4 x 4 pixels; those beyond the image are cropped.
             cells = (4 * plane.shape[1], 4 * plane.shape[0])
             return cv2.resize(plane, cells, interpolation=cv2.INTER_CUBIC)[:HEIGHT, :WIDTH]
 
-        scores = np.stack([grown(plane) for plane in logits])
+        scores = np.stack([upsampled(plane) for plane in logits])
         odds = np.exp(scores - scores.max(axis=0))
-        meters = np.exp(grown(raw[0]))
+        meters = np.exp(upsampled(raw[0]))
         assert (full.labels == scores.argmax(axis=0)).mean() > 0.999
         assert np.abs(full.confidence - 255 * odds.max(axis=0) / odds.sum(axis=0)).max() < 0.6
         near = meters < 79.9
@@ -83,12 +83,12 @@ class TestOutputs:
 
     @pytest.mark.parametrize("name", SINGLE)
     @pytest.mark.parametrize("reuse", [False, True])
-    def test_alone_is_the_same_and_the_others_are_none(self, make, full, name, reuse):
+    def test_a_single_output_is_the_same_and_the_others_are_none(self, make, full, name, reuse):
         alone = make(reuse_outputs=reuse)(FRAME, {name})
         assert same(getattr(alone, name), getattr(full, name))
         assert all(getattr(alone, other) is None for other in OUTPUTS if other != name)
 
-    def test_nothing(self, pipe):
+    def test_no_outputs(self, pipe):
         result = pipe(FRAME, ())
         assert all(getattr(result, name) is None for name in OUTPUTS)
         assert result.camera == CAMERA
@@ -100,18 +100,18 @@ class TestOutputs:
         assert full.scores is None and result.labels is None
 
     @pytest.mark.parametrize("outputs", [{"label"}, "labels", ["depth", "points"]])
-    def test_unknown(self, pipe, outputs):
+    def test_unknown_output(self, pipe, outputs):
         with pytest.raises(ConfigError, match="labels, confidence, depth, cloud, normals"):
             pipe(FRAME, outputs)
 
-    def test_no_camera_no_cloud(self, pipe, full):
+    def test_no_cloud_without_a_camera(self, pipe, full):
         result = pipe(Frame(IMAGE))
         assert result.cloud is None
         assert result.camera is None
         assert same(result.depth, full.depth)
         assert same(result.labels, full.labels)
 
-    def test_deterministic(self, make, pipe, full):
+    def test_results_are_deterministic(self, make, pipe, full):
         for again in (pipe(FRAME), make()(FRAME)):
             assert all(same(getattr(again, name), getattr(full, name)) for name in SINGLE)
 
@@ -136,9 +136,9 @@ class TestSizes:
         half = cv2.resize(IMAGE, (45, 30), interpolation=cv2.INTER_AREA)
         small = tuned()(Frame(half))
         coarse = cv2.resize(result.confidence, (45, 30), interpolation=cv2.INTER_AREA).astype(int)
-        assert np.abs(coarse - small.confidence).mean() < 12, "the network saw the shrunken picture"
+        assert np.abs(coarse - small.confidence).mean() < 12, "the network saw the downsampled image"
 
-    def test_bilinear(self, tuned, full):
+    def test_bilinear_upsampling(self, tuned, full):
         result = tuned(upsampling="bilinear")(FRAME)
         assert not same(result.depth, full.depth)
         assert (result.labels == full.labels).mean() > 0.9
@@ -146,7 +146,7 @@ class TestSizes:
 
     @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (2, 2), (32, 33)])
     @pytest.mark.parametrize("scale", [1.0, 0.1])
-    def test_odd_pictures(self, tuned, size, scale):
+    def test_extreme_sizes(self, tuned, size, scale):
         camera = CameraModel(size[1], size[0], 50.0, 50.0, size[1] / 2, size[0] / 2)
         result = tuned(input_scale=scale)(Frame(noise_image(*size), camera))
         assert result.labels.shape == result.depth.shape == result.cloud.shape == size
@@ -177,13 +177,13 @@ class TestRules:
         np.testing.assert_array_equal(result.depth[between], full.depth[between])
         assert_cloud_belongs_to(result)
 
-    def test_the_weights_own_range_is_the_default(self, pipe, tuned):
+    def test_max_depth_defaults_to_that_of_the_weights(self, pipe, tuned):
         assert pipe.max_depth == 80
         assert tuned(max_depth=12).max_depth == 12
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     @pytest.mark.parametrize("upsampling", ["bicubic", "bilinear"])
-    def test_what_is_no_number_never_becomes_one(self, make, value, upsampling):
+    def test_nonfinite_outputs_give_no_label_and_no_depth(self, make, value, upsampling):
         pipe = make(upsampling=upsampling, backend="torch")
         network = pipe._backend.engine._network
         network.get_parameter("segm.bias")[3] = value
@@ -210,7 +210,7 @@ def save_random(path: Path, description: Description) -> Path:
     return path
 
 
-class TestForms:
+class TestNetworks:
     def test_class_groups(self, tmp_path):
         path = save_random(tmp_path / "both.safetensors", published_description(46, 2))
         for group, classes in (("", KITTI6), ("nyud40", NYUD40)):
@@ -220,8 +220,8 @@ class TestForms:
             logits = pipe._backend.engine.forward(IMAGE)[0].numpy()
             first = 0 if group == "nyud40" else 40
             planes = logits[first : first + len(classes)]
-            grown = np.stack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in planes])
-            assert (labels == grown.argmax(axis=0)).all()
+            upsampled = np.stack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in planes])
+            assert (labels == upsampled.argmax(axis=0)).all()
         with pytest.raises(WeightsError, match="no class group 'cityscapes'"):
             Pipeline(weights=path, device="cpu", warm_up=False, classes="cityscapes")
 
@@ -232,13 +232,13 @@ class TestForms:
         assert (result.normals.shape, result.normals.dtype) == ((HEIGHT, WIDTH, 3), np.float32)
         np.testing.assert_allclose(np.linalg.norm(result.normals, axis=-1), 1, rtol=1e-5)
         raw = pipe._backend.engine.forward(IMAGE)[2].numpy()
-        grown = np.dstack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in raw])
-        np.testing.assert_allclose((result.normals * grown).sum(axis=-1), np.linalg.norm(grown, axis=-1), rtol=1e-4)
+        upsampled = np.dstack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in raw])
+        np.testing.assert_allclose((result.normals * upsampled).sum(axis=-1), np.linalg.norm(upsampled, axis=-1), rtol=1e-4)
         assert pipe(FRAME, {"depth"}).normals is None
         assert pipe.max_depth == 8
 
 
-def test_the_picture_is_given_only_when_asked_for(weights_file):
+def test_the_image_is_returned_on_request_only(weights_file):
     pipe = Pipeline(str(weights_file), device="cpu", warm_up=False, output_scale=0.5)
     frame = Frame(noise_image(40, 60))
     assert pipe(frame, {"labels"}).image is None
@@ -247,8 +247,8 @@ def test_the_picture_is_given_only_when_asked_for(weights_file):
     assert image.shape == (20, 30, 3)
 
 
-def test_meters_follow_the_focal_length_of_the_picture_as_the_network_sees_it(weights_file, tmp_path):
-    """To a network a picture of twice the focal length shows a scene half as far: the camera must undo that."""
+def test_depth_scales_with_the_focal_length_that_the_network_sees(weights_file, tmp_path):
+    """Twice the focal length makes a scene appear half as far; the camera model compensates for it."""
     network = load_network(weights_file)
     paths = {}
     for focal_length in (0.0, 35.0):

@@ -1,4 +1,4 @@
-"""A GPU that fails when told to, and a network that gives no numbers, where there is no GPU."""
+"""A fake GPU that raises given errors, and networks with non-finite outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be repo
 
 
 class Gpu:
-    """Stands for a GPU, whose work CPU tensors do. `faults` are raised one by one by its next calls; `fault` by each."""
+    """Fake GPU that computes on CPU tensors; its next calls raise `faults` one by one, and each call raises `fault`."""
 
     def __init__(self) -> None:
         self.fault: Exception | None = None
@@ -46,18 +46,18 @@ class Gpu:
 
 
 class FakeCudaBackend(CudaBackend):
-    """Reports a GPU as its device, whose work CPU tensors do."""
+    """CUDA backend that reports a GPU as its device and computes on CPU tensors."""
 
     device = torch.device("cuda", 0)
 
 
 def faulty_gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    """Pipelines made from now on are on it, unless they are asked to be on the CPU."""
+    """Install a fake GPU that new pipelines use unless their device is cpu."""
     gpu = Gpu()
 
     monkeypatch.setattr(backend, "select_device", lambda name: torch.device("cpu") if name == "cpu" else FakeCudaBackend.device)
     monkeypatch.setattr(backend, "CudaRuntime", gpu.runtime)
-    # CPU tensors compute in float32, whatever precision is asked for.
+    # CPU tensors compute in float32, whatever precision is requested.
     monkeypatch.setattr(
         backend, "CudaBackend", lambda *given, **named: FakeCudaBackend(*given[:2], "fp32", *given[3:], **named)
     )
@@ -65,10 +65,10 @@ def faulty_gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
 
 
 def spoil_outputs(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
-    """The network's own outputs are `value` in their upper left corner, 5 x 5 of a fourth of the picture's size."""
+    """Set the upper left 5 x 5 cells of the network's own outputs to `value`."""
     head = MultiTaskRefineNet.head
 
-    def spoilt(outputs):
+    def with_value(outputs):
         outputs = tuple(output.clone() for output in outputs)
         for output in outputs:
             output[..., :5, :5] = value
@@ -76,5 +76,5 @@ def spoil_outputs(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
 
     for kind in (TorchEngine, OpenVinoEngine):
         own = kind.forward
-        monkeypatch.setattr(kind, "forward", lambda self, *given, own=own: spoilt(own(self, *given)))
-    monkeypatch.setattr(MultiTaskRefineNet, "head", lambda self, *given: spoilt([head(self, *given)])[0])
+        monkeypatch.setattr(kind, "forward", lambda self, *given, own=own: with_value(own(self, *given)))
+    monkeypatch.setattr(MultiTaskRefineNet, "head", lambda self, *given: with_value([head(self, *given)])[0])

@@ -1,4 +1,4 @@
-"""A pipeline on the CPU and a frame for it, as fixtures of a test file, and how its results are compared."""
+"""Fixtures with a pipeline on the CPU and a frame, and comparison of results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SINGLE = ("labels", "confidence", "depth", "cloud")
 
 
 def pipeline_fixtures() -> tuple[Any, Any, Any, Any]:
-    """Fixtures, to be named `make`, `pipe`, `tuned` and `full`; all but `tuned` for the length of a file."""
+    """Create the fixtures `make`, `pipe`, `tuned` and `full`; all but `tuned` have module scope."""
 
     @pytest.fixture(scope="module")
     def make(weights_file):
@@ -34,7 +34,7 @@ def pipeline_fixtures() -> tuple[Any, Any, Any, Any]:
 
     @pytest.fixture
     def tuned(pipe):
-        """The pipeline with other live parameters, for one test."""
+        """Change live parameters of the pipeline for one test."""
         before = pipe.config
 
         def update(**changes) -> Pipeline:
@@ -53,12 +53,12 @@ def pipeline_fixtures() -> tuple[Any, Any, Any, Any]:
 
 
 def same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    """Equal to the byte, NaN included."""
+    """Compare byte by byte, NaN included."""
     return a is not None and b is not None and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def assert_cloud_belongs_to(result: Result) -> None:
-    """Each point is its pixel's depth along its pixel's ray, in its pixel's color, with its pixel's label."""
+    """Check that each point lies on its pixel's ray at its depth and has its color and label."""
     assert result.cloud.dtype == CLOUD_DTYPE
     assert result.cloud.shape == result.depth.shape == result.labels.shape
     assert (result.camera.height, result.camera.width) == result.depth.shape
