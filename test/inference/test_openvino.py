@@ -22,10 +22,10 @@ from mtl_perception import Frame, Pipeline, load_network
 from mtl_perception.config import Config
 from mtl_perception.errors import ConfigError, DeviceError
 from mtl_perception.inference.backend import create_backend, create_engine
-from mtl_perception.inference.openvino import artifacts as artifacts_module
+from mtl_perception.inference.openvino import cache as cache_module
 from mtl_perception.inference.openvino import engine as openvino_engine
 from mtl_perception.inference.openvino import graph as openvino_graph
-from mtl_perception.inference.openvino.artifacts import Artifacts
+from mtl_perception.inference.openvino.cache import ModelCache
 from mtl_perception.inference.openvino.engine import KEPT_SIZES, STORED_AT, OpenVinoEngine
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.description import published_description
@@ -54,8 +54,8 @@ def network(weights_file: Path) -> MultiTaskRefineNet:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Artifacts:
-    return Artifacts(tmp_path / "cache" / "compiled")
+def cache(tmp_path: Path) -> ModelCache:
+    return ModelCache(tmp_path / "cache" / "compiled")
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return sizes
 
 
-def files(kept: Artifacts) -> list[Path]:
-    assert kept._folder is not None
-    return sorted(kept._folder.iterdir())
+def files(cache: ModelCache) -> list[Path]:
+    assert cache._folder is not None
+    return sorted(cache._folder.iterdir())
 
 
 def run_until_stored(engine: OpenVinoEngine, image: np.ndarray = IMAGE) -> list[torch.Tensor]:
@@ -86,39 +86,39 @@ def run_until_stored(engine: OpenVinoEngine, image: np.ndarray = IMAGE) -> list[
 
 class TestAgreement:
     @pytest.mark.parametrize("size", SIZES)
-    def test_two_tasks(self, network, kept, size):
+    def test_two_tasks(self, network, cache, size):
         image = random_image(*size)
-        assert_same(OpenVinoEngine(network, artifacts=kept).forward(image), TorchEngine(network).forward(image))
+        assert_same(OpenVinoEngine(network, cache=cache).forward(image), TorchEngine(network).forward(image))
 
     @pytest.mark.parametrize("form", [(6, 2), (46, 2), (40, 3)])
-    def test_published_forms(self, kept, form):
+    def test_published_forms(self, cache, form):
         torch.manual_seed(5)
         network = MultiTaskRefineNet(published_description(*form)).eval()
-        assert_same(OpenVinoEngine(network, artifacts=kept).forward(IMAGE), TorchEngine(network).forward(IMAGE))
+        assert_same(OpenVinoEngine(network, cache=cache).forward(IMAGE), TorchEngine(network).forward(IMAGE))
 
     @pytest.mark.parametrize("scale", [0.5, 0.1])
-    def test_input_scale(self, network, kept, scale):
+    def test_input_scale(self, network, cache, scale):
         image = random_image(61, 90)
-        assert_same(OpenVinoEngine(network, artifacts=kept).forward(image, scale), TorchEngine(network).forward(image, scale))
+        assert_same(OpenVinoEngine(network, cache=cache).forward(image, scale), TorchEngine(network).forward(image, scale))
 
-    def test_any_layout(self, network, kept):
-        engine = OpenVinoEngine(network, artifacts=kept)
+    def test_any_layout(self, network, cache):
+        engine = OpenVinoEngine(network, cache=cache)
         expected = [output.clone() for output in engine.forward(IMAGE)]
         for image in (np.ascontiguousarray(IMAGE[:, ::-1])[:, ::-1], np.asfortranarray(IMAGE)):
             assert all(torch.equal(a, b) for a, b in zip(engine.forward(image), expected, strict=True))
 
-    def test_bf16_differs_from_fp32(self, network, kept):
+    def test_bf16_differs_from_fp32(self, network, cache):
         if "BF16" not in openvino_engine.import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this processor does not compute bfloat16")
-        rough = OpenVinoEngine(network, "bf16", artifacts=kept).forward(IMAGE)[0].clone()
+        rough = OpenVinoEngine(network, "bf16", cache=cache).forward(IMAGE)[0].clone()
         exact = TorchEngine(network).forward(IMAGE)[0]
         error = float((rough - exact).abs().max() / exact.abs().max())
         assert 1e-4 < error < 0.2
 
 
 class TestSizes:
-    def test_the_least_recently_used_size_is_dropped(self, network, kept, compilations):
-        engine = OpenVinoEngine(network, artifacts=kept)
+    def test_the_least_recently_used_size_is_dropped(self, network, cache, compilations):
+        engine = OpenVinoEngine(network, cache=cache)
         for width in range(8, 8 + KEPT_SIZES):
             engine.forward(random_image(8, width))
         engine.forward(random_image(8, 8))
@@ -126,26 +126,26 @@ class TestSizes:
         assert list(engine._requests) == [(8, width) for width in (*range(10, 8 + KEPT_SIZES), 8, 99)]
         assert len(compilations) == KEPT_SIZES + 1
 
-    def test_other_sizes_in_between_do_not_change_outputs(self, network, kept):
-        engine = OpenVinoEngine(network, artifacts=kept)
+    def test_other_sizes_in_between_do_not_change_outputs(self, network, cache):
+        engine = OpenVinoEngine(network, cache=cache)
         first = [output.clone() for output in engine.forward(IMAGE)]
         engine.forward(random_image(61, 90))
         assert all(torch.equal(a, b) for a, b in zip(engine.forward(IMAGE), first, strict=True))
 
 
 class TestDisk:
-    def test_networks_of_different_grids_are_cached_separately(self, network, kept, compilations):
+    def test_networks_of_different_grids_are_cached_separately(self, network, cache, compilations):
         """Their parameters are the same, so only the grid in the key tells them apart."""
-        run_until_stored(OpenVinoEngine(network, artifacts=kept))
+        run_until_stored(OpenVinoEngine(network, cache=cache))
         other = copy.deepcopy(network)
         other.description = replace(network.description, grid="stretched")
-        outputs = OpenVinoEngine(other, artifacts=kept).forward(IMAGE)
+        outputs = OpenVinoEngine(other, cache=cache).forward(IMAGE)
         assert_same(outputs, TorchEngine(other).forward(IMAGE))
         assert compilations == [(33, 47)] * 2
 
-    def test_a_second_start_loads_the_network_and_gives_the_same_outputs(self, network, kept, compilations):
-        first = run_until_stored(OpenVinoEngine(network, artifacts=kept))
-        second = OpenVinoEngine(network, artifacts=kept).forward(IMAGE)
+    def test_a_second_start_loads_the_network_and_gives_the_same_outputs(self, network, cache, compilations):
+        first = run_until_stored(OpenVinoEngine(network, cache=cache))
+        second = OpenVinoEngine(network, cache=cache).forward(IMAGE)
         assert compilations == [(33, 47)]
         assert all(torch.equal(a, b) for a, b in zip(second, first, strict=True))
 
@@ -160,47 +160,47 @@ class TestDisk:
         }.items(),
         ids=lambda item: item[0],
     )
-    def test_a_corrupt_entry_is_compiled_again(self, network, kept, compilations, corrupt):
-        expected = run_until_stored(OpenVinoEngine(network, artifacts=kept))
-        (entry,) = files(kept)
+    def test_a_corrupt_entry_is_compiled_again(self, network, cache, compilations, corrupt):
+        expected = run_until_stored(OpenVinoEngine(network, cache=cache))
+        (entry,) = files(cache)
         entry.write_bytes(corrupt[1](entry.read_bytes()))
         for _ in range(2):
-            engine = OpenVinoEngine(network, artifacts=kept)
+            engine = OpenVinoEngine(network, cache=cache)
             assert all(torch.equal(a, b) for a, b in zip(run_until_stored(engine), expected, strict=True))
             assert engine.notes == ()
         assert compilations == [(33, 47)] * 2, "compiled again once, and then stored"
 
-    def test_an_entry_that_openvino_rejects_is_compiled_again(self, network, kept, compilations):
-        engine = OpenVinoEngine(network, artifacts=kept)
-        kept.store({**engine._key, "image": "47x33"}, b"no model")
+    def test_an_entry_that_openvino_rejects_is_compiled_again(self, network, cache, compilations):
+        engine = OpenVinoEngine(network, cache=cache)
+        cache.store({**engine._key, "image": "47x33"}, b"no model")
         assert_same(engine.forward(IMAGE), TorchEngine(network).forward(IMAGE))
         assert (engine.notes, compilations) == ((), [(33, 47)])
 
-    def test_weights_sizes_processors_and_versions_are_cached_separately(self, network, kept, compilations, monkeypatch):
-        run_until_stored(OpenVinoEngine(network, artifacts=kept))
+    def test_weights_sizes_processors_and_versions_are_cached_separately(self, network, cache, compilations, monkeypatch):
+        run_until_stored(OpenVinoEngine(network, cache=cache))
         network.get_parameter("depth.bias").add_(0.25)
-        changed = OpenVinoEngine(network, artifacts=kept)
+        changed = OpenVinoEngine(network, cache=cache)
         assert_same(run_until_stored(changed), TorchEngine(network).forward(IMAGE))
         run_until_stored(changed, random_image(34, 47))
         monkeypatch.setattr(openvino_engine, "_cpu_flags", lambda: "another processor")
-        run_until_stored(OpenVinoEngine(network, artifacts=kept))
+        run_until_stored(OpenVinoEngine(network, cache=cache))
         monkeypatch.setattr(openvino_engine, "GRAPH_VERSION", 0)
-        run_until_stored(OpenVinoEngine(network, artifacts=kept))
-        assert len(compilations) == len(files(kept)) == 5
+        run_until_stored(OpenVinoEngine(network, cache=cache))
+        assert len(compilations) == len(files(cache)) == 5
 
-    def test_a_size_that_comes_once_is_not_stored(self, network, kept):
-        engine = OpenVinoEngine(network, artifacts=kept)
+    def test_a_size_that_comes_once_is_not_stored(self, network, cache):
+        engine = OpenVinoEngine(network, cache=cache)
         for width in range(40, 44):
             engine.forward(random_image(33, width))
-        assert files(kept) == []
+        assert files(cache) == []
         engine.forward(random_image(33, 43))
-        assert len(files(kept)) == 1
+        assert len(files(cache)) == 1
 
-    def test_a_network_that_cannot_be_stored_still_runs(self, network, kept, monkeypatch):
+    def test_a_network_that_cannot_be_stored_still_runs(self, network, cache, monkeypatch):
         def fail(*args: object) -> None:
             raise RuntimeError("export is not supported")
 
-        engine = OpenVinoEngine(network, artifacts=kept)
+        engine = OpenVinoEngine(network, cache=cache)
         compiled = engine._compile
 
         def not_exportable(size: tuple[int, int]) -> object:
@@ -212,18 +212,18 @@ class TestDisk:
         assert_same(run_until_stored(engine), TorchEngine(network).forward(IMAGE))
         assert engine.name.startswith("openvino ") and "export is not supported" in engine.notes[0]
 
-    def test_the_number_of_entries_is_bounded(self, kept, monkeypatch):
-        monkeypatch.setattr(artifacts_module, "MOST_ENTRIES", 3)
+    def test_the_number_of_entries_is_bounded(self, cache, monkeypatch):
+        monkeypatch.setattr(cache_module, "MOST_ENTRIES", 3)
         for number in range(5):
-            kept.store({"image": str(number)}, b"x")
-            os.utime(max(files(kept), key=lambda path: path.stat().st_mtime_ns), (number + 1, number + 1))
-        assert [kept.load({"image": str(number)}) for number in range(5)] == [None, None, b"x", b"x", b"x"]
+            cache.store({"image": str(number)}, b"x")
+            os.utime(max(files(cache), key=lambda path: path.stat().st_mtime_ns), (number + 1, number + 1))
+        assert [cache.load({"image": str(number)}) for number in range(5)] == [None, None, b"x", b"x", b"x"]
 
     def test_a_folder_writable_by_others_is_not_used(self, network, tmp_path, compilations):
         folder = tmp_path / "cache" / "compiled"
-        run_until_stored(OpenVinoEngine(network, artifacts=Artifacts(folder)))
+        run_until_stored(OpenVinoEngine(network, cache=ModelCache(folder)))
         folder.chmod(0o777)
-        engine = OpenVinoEngine(network, artifacts=Artifacts(folder))
+        engine = OpenVinoEngine(network, cache=ModelCache(folder))
         run_until_stored(engine)
         assert len(compilations) == 2
         assert "other users can write there" in engine.notes[0] and "each start compiles the network again" in engine.notes[0]
@@ -259,7 +259,7 @@ class TestFallback:
 
         expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(Frame(IMAGE))
         monkeypatch.setattr(openvino_graph, "openvino_model", fail)
-        monkeypatch.setattr(Artifacts, "load", lambda self, made_of: None)
+        monkeypatch.setattr(ModelCache, "load", lambda self, made_of: None)
         pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
         result = pipe(Frame(IMAGE))
         assert (pipe.backend, len(pipe.notes)) == (f"torch {torch.__version__}", 1)
@@ -267,8 +267,8 @@ class TestFallback:
         np.testing.assert_array_equal(result.labels, expected.labels)
         np.testing.assert_array_equal(result.depth, expected.depth)
 
-    def test_a_single_failure_falls_back_for_one_image(self, network, kept):
-        engine = OpenVinoEngine(network, artifacts=kept)
+    def test_a_single_failure_falls_back_for_one_image(self, network, cache):
+        engine = OpenVinoEngine(network, cache=cache)
         engine.forward(IMAGE)
 
         def fail(*args: object, **kwargs: object) -> None:
@@ -280,8 +280,8 @@ class TestFallback:
         engine.forward(IMAGE)
         assert engine.name.startswith("openvino "), "OpenVINO is tried again after one failure"
 
-    def test_a_size_at_which_it_fails_falls_back_and_other_sizes_do_not(self, network, kept, monkeypatch):
-        engine = OpenVinoEngine(network, artifacts=kept)
+    def test_a_size_at_which_it_fails_falls_back_and_other_sizes_do_not(self, network, cache, monkeypatch):
+        engine = OpenVinoEngine(network, cache=cache)
         compiled, tried = engine._compile, []
 
         def small_only(size: tuple[int, int]) -> object:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mtl_perception.errors import ConfigError, one_line
 from mtl_perception.inference.host.preprocess import downsample
 from mtl_perception.inference.memory import trim_heap
-from mtl_perception.inference.openvino.artifacts import Artifacts
+from mtl_perception.inference.openvino.cache import ModelCache
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.version import __version__
@@ -54,14 +54,14 @@ class OpenVinoEngine(TorchEngine):
         network: What `load_network` returns; it is copied, not changed.
         precision: fp32 or bf16; fp32 never uses less precise arithmetic.
         threads: Number of threads; 0: all cores.
-        artifacts: Cache of compiled networks.
+        cache: Cache of compiled networks.
 
     Raises:
         ConfigError: OpenVINO is not installed or does not work on this machine.
     """
 
     def __init__(
-        self, network: MultiTaskRefineNet, precision: str = "fp32", threads: int = 0, artifacts: Artifacts | None = None
+        self, network: MultiTaskRefineNet, precision: str = "fp32", threads: int = 0, cache: ModelCache | None = None
     ) -> None:
         self._openvino = import_openvino()
         super().__init__(network, precision, threads)
@@ -72,7 +72,7 @@ class OpenVinoEngine(TorchEngine):
             version = self._openvino.get_version()
         except Exception as error:  # OpenVINO has no common base of errors
             raise ConfigError(f"backend openvino does not work here: {one_line(error)}; use backend auto or torch") from error
-        self._artifacts = artifacts or Artifacts()
+        self._cache = cache or ModelCache()
         self._requests: dict[tuple[int, int], Any] = {}
         self._unstored: dict[tuple[int, int], tuple[int, Any]] = {}
         self._failures: dict[tuple[int, int], int] = {}
@@ -105,7 +105,7 @@ class OpenVinoEngine(TorchEngine):
         """Remarks for the user: that OpenVINO failed, or why compiled networks are not stored."""
         found = (
             f"OpenVINO failed {self._failure}; PyTorch runs the network, several times slower" if self._failure else "",
-            f"each start compiles the network again: {self._artifacts.trouble}" if self._artifacts.trouble else "",
+            f"each start compiles the network again: {self._cache.problem}" if self._cache.problem else "",
         )
         return tuple(filter(None, found))
 
@@ -158,12 +158,12 @@ class OpenVinoEngine(TorchEngine):
 
     def _compile(self, size: tuple[int, int]) -> Any:
         key = self._key_of(size)
-        stored = self._artifacts.load(key)
+        stored = self._cache.load(key)
         if stored is not None:
             try:
                 return self._core.import_model(io.BytesIO(stored), "CPU", self._options)
             except Exception:  # OpenVINO has no common base of errors
-                self._artifacts.discard(key)
+                self._cache.discard(key)
         # Not at module level, because it imports OpenVINO.
         from mtl_perception.inference.openvino.graph import openvino_model
 
@@ -178,14 +178,14 @@ class OpenVinoEngine(TorchEngine):
             self._unstored[size] = (uses + 1, compiled)
             return
         del self._unstored[size]
-        if self._artifacts.trouble:
+        if self._cache.problem:
             return
         try:
             body = compiled.export_model().getvalue()
         except Exception as error:  # OpenVINO has no common base of errors
-            self._artifacts.trouble = f"OpenVINO cannot export compiled networks: {one_line(error)}"
+            self._cache.problem = f"OpenVINO cannot export compiled networks: {one_line(error)}"
         else:
-            self._artifacts.store(self._key_of(size), body)
+            self._cache.store(self._key_of(size), body)
             del body
             trim_heap()
 

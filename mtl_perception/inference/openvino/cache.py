@@ -27,24 +27,24 @@ ABANDONED = 3600
 """Age in seconds at which a partial file is taken to be left by a killed process."""
 
 
-class Artifacts:
+class ModelCache:
     """A folder of compiled networks. No method raises: without a usable folder nothing is found or stored.
 
     Args:
         folder: The folder; None: `compiled` in the user's cache.
 
     Attributes:
-        trouble: Why nothing is stored; empty without a problem.
+        problem: Why nothing is stored; empty if it works.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.trouble = ""
+        self.problem = ""
         self._folder: Path | None = None
         try:
             self._folder = folder or cache_folder() / FOLDER
             make_private_folder(self._folder, "compiled networks")
         except WeightsError as error:
-            self._folder, self.trouble = None, str(error)
+            self._folder, self.problem = None, str(error)
 
     def load(self, key: Mapping[str, str]) -> bytes | None:
         """Return the compiled network with this key, or None."""
@@ -74,7 +74,7 @@ class Artifacts:
             os.replace(part, path)
             self._remove_oldest(path.parent)
         except OSError as error:
-            self.trouble = f"{path.parent}: compiled networks cannot be stored: {error.strerror or error}"
+            self.problem = f"{path.parent}: compiled networks cannot be stored: {error.strerror or error}"
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
