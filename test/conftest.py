@@ -77,7 +77,7 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-noise_picture = noise_image
+noise_image = noise_image
 """Former name."""
 
 

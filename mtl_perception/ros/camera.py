@@ -1,4 +1,4 @@
-"""One camera of the node: where its pictures come from, what is published for it, what was counted."""
+"""A camera of the node: subscriptions, publishers and statistics."""
 
 from __future__ import annotations
 
@@ -7,91 +7,167 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
-from mtl_perception.camera.model import CameraModel
+from mtl_perception.camera.model import Calibration
 from mtl_perception.config import Config
-from mtl_perception.errors import one_line
-from mtl_perception.messages.decode import stamp_ns
+from mtl_perception.errors import CameraError, one_line
+from mtl_perception.messages.decode import decode_camera_info, stamp_ns
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.image_header import image_size
 from mtl_perception.messages.topics import OUTPUT_TOPICS, OutputTopic
-from mtl_perception.ros.camera_input import CameraInput
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
 from mtl_perception.ros.qos import keep_last, output_profile
-from mtl_perception.ros.statistics import Statistics
-from mtl_perception.runtime.stream_monitor import Arrival, StreamWatch
+from mtl_perception.ros.subscriptions import CameraSubscriptions
+from mtl_perception.runtime.calibrations import CalibrationCache
+from mtl_perception.runtime.diagnostics import CameraSnapshot, InputSnapshot
+from mtl_perception.runtime.statistics import Statistics
+from mtl_perception.runtime.stream_monitor import Arrival, StreamMonitor
 from mtl_perception.types import Frame, Result
 
 HEADER_BYTES = 2**16
-"""The size of a compressed picture is looked for in so many of its bytes: the executor has no time for strange ones."""
+"""Number of bytes of a compressed image that are searched for its size, to bound the time in the executor."""
 
 
 class Camera:
-    """Topics and counts of a camera.
+    """Topics and statistics of a camera.
 
     Args:
-        node: Subscribes and publishes.
-        name: Its topics are under this name; empty for the only camera of a node, whose topics are under none.
+        node: Node that subscribes and publishes.
+        name: Prefix of the topics; empty for the only camera of a node.
 
     Attributes:
-        input: Its subscriptions, while the node is active.
-        watch: What is odd about its pictures, since the node became active.
-        last_size: Width and height of the latest picture, None before the first.
-        last_frame_id: Frame of the latest picture, None before the first.
+        statistics: Frame counts since configuration.
+        monitor: Monitor of the images since activation.
+        calibrations: Calibration since activation.
+        subscriptions: Subscriptions while the node is active, otherwise None.
+        image_size: Width and height of the latest image in pixels; None before the first.
+        image_frame_id: frame_id of the latest image; None before the first.
     """
 
     def __init__(self, node: LifecycleNode, name: str = "") -> None:
         self.name = name
         self.statistics = Statistics()
-        self.watch = StreamWatch()
-        self.input: CameraInput | None = None
-        self.last_size: tuple[int, int] | None = None
-        self.last_frame_id: str | None = None
+        self.monitor = StreamMonitor()
+        self.calibrations = CalibrationCache()
+        self.subscriptions: CameraSubscriptions | None = None
+        self.image_size: tuple[int, int] | None = None
+        self.image_frame_id: str | None = None
+        self._info_frame_id: str | None = None
+        self._on_image: Callable[[Any], None] | None = None
         self._node = node
-        self._outputs: dict[str, Any] = {}
+        self._publishers: dict[str, Any] = {}
 
-    def create_outputs(self, config: Config) -> None:
-        """Make the publishers of all outputs."""
-        profile = output_profile(config)
-        under = f"~/{self.name}/" if self.name else "~/"
-        for row in OUTPUT_TOPICS:
-            kind = MESSAGE_TYPES[row.type]
-            if kind is None:
+    def create_publishers(self, config: Config) -> None:
+        """Create the publishers of all outputs."""
+        prefix = f"~/{self.name}/" if self.name else "~/"
+        for output in OUTPUT_TOPICS:
+            message_type = MESSAGE_TYPES[output.type]
+            if message_type is None:
                 continue
-            quality = keep_last(1, reliable=True, latched=True) if row.latched else profile
-            self._outputs[row.name] = self._node.create_lifecycle_publisher(kind, f"{under}{row.name}", quality)
+            profile = keep_last(1, reliable=True, latched=True) if output.latched else output_profile(config)
+            self._publishers[output.name] = self._node.create_lifecycle_publisher(
+                message_type, f"{prefix}{output.name}", profile
+            )
 
-    def destroy_outputs(self) -> None:
-        """Let go of the publishers."""
-        for publisher in self._outputs.values():
+    def destroy_publishers(self) -> None:
+        """Destroy the publishers."""
+        for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
-        self._outputs.clear()
+        self._publishers.clear()
 
-    def listen(self, config: Config, on_image: Callable[[Any], None]) -> None:
-        """Subscribe; `on_image` gets each picture's message, in the executor's thread."""
-        # Pictures may come from another camera than before.
-        self.last_size = self.last_frame_id = None
-        self.statistics.begin()
-        watch = self.watch = StreamWatch()
-
-        def take(message: Any) -> None:
-            on_image(message)
-            # Afterwards, when the picture is on its way.
-            watch.saw(self._arrival(message))
-
-        self.input = CameraInput(self._node, config, take, self.name)
-        for text in self.input.ignored:
+    def subscribe(self, config: Config, on_image: Callable[[Any], None]) -> None:
+        """Subscribe to images and CameraInfo; `on_image` receives the image messages in the executor's thread."""
+        # Images may come from another camera than before.
+        self.image_size = self.image_frame_id = self._info_frame_id = None
+        self.calibrations = CalibrationCache()
+        self.statistics.reset_silence()
+        self.monitor = StreamMonitor()
+        self._on_image = on_image
+        self.subscriptions = CameraSubscriptions(self._node, config, self._receive, self._on_camera_info, self.name)
+        for text in self.subscriptions.ignored_remappings:
             self._node.get_logger().warning(text)
 
-    def stop_listening(self) -> None:
-        """Unsubscribe."""
-        if self.input is not None:
-            self.input.close()
-            self.input = None
-        # It holds the latest picture.
-        self.watch.last = None
+    def unsubscribe(self) -> None:
+        """Unsubscribe from images and CameraInfo."""
+        if self.subscriptions is not None:
+            self.subscriptions.close()
+            self.subscriptions = None
+        # Free the worker with the pipeline, and the latest image.
+        self._on_image = None
+        self.monitor.last = None
+
+    def publish_latched(self, encoder: MessageEncoder) -> None:
+        """Publish the outputs that do not depend on an image."""
+        for output in OUTPUT_TOPICS:
+            if output.latched and output.name in self._publishers:
+                header = Header(stamp=self._node.get_clock().now().to_msg())
+                self._publishers[output.name].publish(to_message(output.type, encoder.label_info(), header))
+
+    def subscribed_outputs(self) -> list[OutputTopic]:
+        """Return the outputs that have a subscriber."""
+        return [
+            output
+            for output in OUTPUT_TOPICS
+            if output.name in self._publishers
+            and not output.latched
+            and self._publishers[output.name].get_subscription_count() > 0
+        ]
+
+    def to_frame(self, message: Any, rectified: bool) -> Frame:
+        """Decode an image message; the frame has a camera model if there is a usable CameraInfo.
+
+        Raises:
+            FrameError: The image is malformed or its encoding is not supported.
+        """
+        image = to_rgb(message)
+        height, width = image.shape[:2]
+        self.image_size, self.image_frame_id = (width, height), message.header.frame_id
+        model = self.calibrations.state(self.image_size, rectified).model
+        return Frame(image, model, stamp_ns(message.header), message.header.frame_id)
+
+    def publish(self, outputs: list[OutputTopic], encoder: MessageEncoder, result: Result, header: Header) -> None:
+        """Publish outputs of a result under the header of its image."""
+        # All messages are built before the first is published, so that a frame is published completely or rejected.
+        encoded = [(output, output.encode(encoder, result)) for output in outputs]
+        messages = [(output.name, to_message(output.type, fields, header)) for output, fields in encoded if fields is not None]
+        for name, message in messages:
+            self._publishers[name].publish(message)
+
+    def snapshot(self, config: Config) -> CameraSnapshot:
+        """Summarize the camera for diagnostics."""
+        statistics = self.statistics.snapshot()
+        stream = self.monitor.snapshot(time.monotonic(), config.image_timeout)
+        if self.subscriptions is None:
+            return CameraSnapshot(self.name, statistics, stream)
+        silent = statistics.silence is None or statistics.silence > config.image_timeout
+        source = InputSnapshot(
+            image=self.subscriptions.image.snapshot(silent),
+            camera_info=self.subscriptions.camera_info.snapshot(self.calibrations.latest is None),
+            state=self.calibrations.state(self.image_size, config.input_rectified),
+            image_size=self.image_size,
+            image_frame_id=self.image_frame_id,
+            info_frame_id=self._info_frame_id,
+            info_changes=self.calibrations.changes,
+            ignored_remappings=self.subscriptions.ignored_remappings,
+        )
+        return CameraSnapshot(self.name, statistics, stream, source)
+
+    def _receive(self, message: Any) -> None:
+        if self._on_image is not None:
+            self._on_image(message)
+            # After the hand-over, so that it does not delay the image.
+            self.monitor.observe(self._arrival(message))
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        calibration: Calibration | CameraError
+        try:
+            calibration = decode_camera_info(message)
+        except CameraError as error:
+            calibration = error
+        self._info_frame_id = message.header.frame_id
+        self.calibrations.update(calibration)
 
     def _arrival(self, message: Any) -> Arrival:
         clock = self._node.get_clock()
@@ -99,47 +175,9 @@ class Camera:
             size, encoding = image_size(bytes(memoryview(message.data)[:HEADER_BYTES])), message.format
         else:
             size, encoding = (message.width, message.height), message.encoding
-        # A stranger's text, of any length.
+        # Untrusted text of any length.
         encoding = one_line(encoding, 40) if encoding else "without encoding"
         form = f"{size[0]}x{size[1]} {encoding}" if size else encoding
         return Arrival(
             stamp_ns(message.header), time.monotonic(), clock.now().nanoseconds, clock.ros_time_is_active, form, message.data
         )
-
-    def publish_label_info(self, encoder: MessageEncoder) -> None:
-        """Publish what is latched."""
-        for row in OUTPUT_TOPICS:
-            if row.latched and row.name in self._outputs:
-                header = Header(stamp=self._node.get_clock().now().to_msg())
-                self._outputs[row.name].publish(to_message(row.type, encoder.label_info(), header))
-
-    def wanted(self) -> list[OutputTopic]:
-        """The outputs that somebody subscribes to."""
-        return [
-            row
-            for row in OUTPUT_TOPICS
-            if row.name in self._outputs and not row.latched and self._outputs[row.name].get_subscription_count() > 0
-        ]
-
-    def frame(self, message: Any, rectified: bool) -> Frame:
-        """The frame of a picture's message, with the camera's model if there is one.
-
-        Raises:
-            FrameError: The picture cannot be read.
-        """
-        image = to_rgb(message)
-        height, width = image.shape[:2]
-        self.last_size, self.last_frame_id = (width, height), message.header.frame_id
-        source = self.input
-        model = source.model(width, height, rectified) if source is not None else None
-        return Frame(
-            image, model if isinstance(model, CameraModel) else None, stamp_ns(message.header), message.header.frame_id
-        )
-
-    def publish(self, rows: list[OutputTopic], encoder: MessageEncoder, result: Result, header: Header) -> None:
-        """Publish these outputs of a result under the picture's header, whole or not at all."""
-        # All are made before the first is sent: a frame comes out whole, or it is rejected.
-        encoded = [(row, row.encode(encoder, result)) for row in rows]
-        ready = [(row.name, to_message(row.type, fields, header)) for row, fields in encoded if fields is not None]
-        for name, output in ready:
-            self._outputs[name].publish(output)

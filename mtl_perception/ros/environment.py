@@ -1,4 +1,4 @@
-"""What must be set before rclpy starts."""
+"""Middleware settings that must be made before rclpy starts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import rclpy
 from mtl_perception.errors import ConfigError
 from mtl_perception.resources import share_file
 
-# What Fast DDS 2 reads (Humble to Jazzy), and what Fast DDS 3 reads (Kilted and newer; the old variable too, with a warning):
-# a variable, and a file in the working directory.
+# Profiles are read from a file named by an environment variable, or from a file in the working directory. Fast DDS 2 (Humble to
+# Jazzy) uses the old names. Fast DDS 3 (Kilted and newer) uses the new names, and also reads the old variable, with a warning.
 OLD_VARIABLE, NEW_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_FILE, NEW_FILE = "DEFAULT_FASTRTPS_PROFILES.xml", "DEFAULT_FASTDDS_PROFILES.xml"
 OLD_DISTRIBUTIONS = ("humble", "iron", "jazzy")
@@ -20,28 +20,28 @@ LAST_OLD_RCLPY = 7
 
 
 def initialize(arguments: list[str]) -> None:
-    """Start rclpy, its middleware prepared.
+    """Configure the middleware and initialize rclpy.
 
     Args:
-        arguments: Of the command line, the program's name first.
+        arguments: Command line, including the name of the program.
 
     Raises:
-        ConfigError: The ROS arguments cannot be read.
+        ConfigError: The ROS arguments are invalid.
     """
-    prepare_middleware()
+    configure_middleware()
     try:
         rclpy.init(args=arguments)
-    except Exception as error:  # unreadable files and wrong arguments raise several kinds of private modules
-        raise ConfigError(f"ROS arguments {' '.join(arguments[1:])}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # Invalid arguments and files raise various private exceptions.
+        raise ConfigError(f"invalid ROS arguments {' '.join(arguments[1:])}: {' '.join(str(error).split())}") from error
 
 
-def prepare_middleware() -> None:
-    """Give Fast DDS a shared-memory segment that holds clouds, unless the user set a profile that it reads.
+def configure_middleware() -> None:
+    """Give Fast DDS a shared-memory segment that is large enough for point clouds, unless the user set a profile.
 
-    Its default of 512 KiB loses most messages of a picture's size and more. Other middlewares ignore the setting.
+    With the default of 512 KiB most messages of the size of an image or more are lost. Other middlewares ignore the setting.
     """
     old = _has_fast_dds_2()
-    # Not the new variable where nothing reads it: who sets it there has no profile.
+    # Fast DDS 2 ignores the new variable, so a profile set by it alone has no effect.
     variables = (OLD_VARIABLE,) if old else (NEW_VARIABLE, OLD_VARIABLE)
     if any(os.environ.get(variable) for variable in (*variables, "FASTDDS_BUILTIN_TRANSPORTS")):
         return
@@ -55,7 +55,7 @@ def prepare_middleware() -> None:
 
 
 def _has_fast_dds_2() -> bool:
-    """By the rclpy that is there, whatever was sourced; by the distribution where its version is not told."""
+    """Return whether the installed rclpy uses Fast DDS 2; ROS_DISTRO decides if the version of rclpy is unknown."""
     try:
         return int(version("rclpy").partition(".")[0]) <= LAST_OLD_RCLPY
     except (PackageNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""The node's process: `python -m mtl_perception node --ros-args …`, the same as `ros2 run mtl_perception perception_node`."""
+"""The command `node`: run the ROS 2 node, like `ros2 run mtl_perception perception_node`."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None but ROS's own, which are split off before."""
-    parser.epilog = "All settings are ROS arguments: --ros-args -p NAME:=VALUE -r image:=/camera/image_raw --params-file FILE"
+    """Declare no arguments besides those after --ros-args, which are split off before."""
+    parser.epilog = "Settings are ROS arguments: --ros-args -p NAME:=VALUE -r image:=/camera/image_raw --params-file FILE"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the node until it is told to stop."""
+    """Run the node until SIGINT or SIGTERM."""
     return spin_node([sys.argv[0], *args.ros_arguments])
 
 
 def spin_node(arguments: list[str]) -> int:
-    """Create the node, bring it up unless `autostart` is false, and spin until a signal ends it.
+    """Create the node, configure and activate it unless `autostart` is false, and spin until SIGINT or SIGTERM.
+
+    Args:
+        arguments: Command line, including the name of the program.
 
     Returns:
-        0 after SIGINT or SIGTERM.
+        Exit code 0.
 
     Raises:
-        ConfigError: A parameter given at start does not fit, the ROS arguments cannot be read.
-        PerceptionError: There is no ROS.
+        ConfigError: A parameter given at startup or a ROS argument is invalid.
+        PerceptionError: rclpy cannot be imported.
     """
     signals = StopSignals(Answer.LEAVE)
     configure_malloc()
-    # Not before: these take seconds to import, and a signal may come meanwhile.
+    # Imported after the signal handlers are set, because these imports take seconds.
     try:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
@@ -57,7 +60,7 @@ def spin_node(arguments: list[str]) -> int:
             node = PerceptionNode(arguments)
             executor = SingleThreadedExecutor()
             executor.add_node(node)
-            # A node that cannot be configured stays, says why, and can be mended: parameter, then configure again.
+            # After a failure the node stays unconfigured, so that parameters can be corrected and it can be configured again.
             if node.config.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS and rclpy.ok():
                 node.trigger_activate()
             signals.answer = Answer.NONE
@@ -79,7 +82,7 @@ def _finish(node: PerceptionNode | None) -> None:
     with contextlib.suppress(Exception):
         rclpy.try_shutdown()
     if not stopped:
-        # The interpreter must not be taken down around a thread that computes: that ends in an abort.
+        # Finalizing the interpreter while the worker thread is computing would abort the process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

@@ -1,4 +1,4 @@
-"""The lifecycle node: pictures in; segmentation, depth and points out."""
+"""Lifecycle node: images in; segmentation, depth and point cloud out."""
 
 from __future__ import annotations
 
@@ -8,234 +8,223 @@ from functools import partial
 from typing import Any
 
 import torch
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
-from rclpy.qos import QoSProfile
 
 from mtl_perception.errors import PerceptionError
 from mtl_perception.inference.memory import trim_heap
-from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import NODE_NAME
-from mtl_perception.pipeline import Pipeline
 from mtl_perception.ros import parameters
 from mtl_perception.ros.camera import Camera
-from mtl_perception.ros.health import CHECK_PERIOD, Report
-from mtl_perception.ros.transitions import refuse_impossible_transitions
-from mtl_perception.ros.worker import Worker
-from mtl_perception.runtime.recovery import Recovery
+from mtl_perception.ros.compat import answer_invalid_transitions
+from mtl_perception.ros.diagnostics import DiagnosticsPublisher
+from mtl_perception.runtime.diagnostics import CameraSnapshot, Snapshot
+from mtl_perception.runtime.session import Session
+from mtl_perception.runtime.worker import Worker
 
 STOP_TIMEOUT = 3.0
-"""Seconds that a frame in work is waited for at the end of the process."""
+"""Seconds to wait for the frame in progress at the end of the process."""
 
 
 class PerceptionNode(LifecycleNode):
-    """Perception for one camera, or for several by one network.
+    """Perception for one or several cameras with one network.
 
-    The executor's thread only takes pictures in and leaves the newest of each camera in a mailbox; a worker takes it from
-    there through decoding, pipeline and publishing. Parameters: see `mtl_perception.config`.
+    The executor's thread stores the newest image of each camera in a mailbox; a worker thread decodes it, runs the pipeline
+    and publishes the outputs. Parameters: see `mtl_perception.config`.
 
     Args:
-        arguments: The command line's, as rclpy took them, where they are for this node alone: an unknown name is then refused.
-        options: Those of rclpy's nodes.
+        arguments: Command line as given to rclpy, to find unknown parameter names in it.
+        options: Options of rclpy.node.Node.
+
+    Attributes:
+        config: Parameters as of startup or of the last configuration, with later changes.
+        session: What exists while the node is configured, otherwise None.
+        state_name: Lifecycle state.
+        failure: Why the last transition failed; empty if it did not.
 
     Raises:
-        ConfigError: A parameter given at start does not fit, or has an unknown name.
+        ConfigError: A parameter given at startup has an unknown name or an invalid value.
     """
 
     def __init__(self, arguments: Sequence[str] = (), **options: Any) -> None:
         super().__init__(NODE_NAME, **options)
-        refuse_impossible_transitions(self)
-        own = [*arguments, "--", *(options.get("cli_args") or ())]
-        self.config = parameters.declare(self, own, options.get("parameter_overrides"))
-        self.failure = ""
-        self.state_name = "unconfigured"
-        self.recovery = self._new_recovery()
-        self.pipeline: Pipeline | None = None
-        self.encoder: MessageEncoder | None = None
-        self.cameras: list[Camera] = []
-        self._make_cameras()
+        answer_invalid_transitions(self)
+        own_arguments = [*arguments, "--", *(options.get("cli_args") or ())]
+        self.config = parameters.declare(self, own_arguments, options.get("parameter_overrides"))
+        self.session: Session[Camera] | None = None
+        self.state_name, self.failure = "unconfigured", ""
         self._worker: Worker | None = None
-        # Why the worker's thread asks the executor's, which alone makes transitions, to stop; empty: it does not.
-        self._given_up = ""
-        self._stop_request = self.create_guard_condition(self._stop_if_given_up)
-        self._guard = parameters.ChangeGuard(self, lambda: self.state_name == "unconfigured", self._apply)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
-        self._diagnostics_timer: Any = None
-        self._schedule_diagnostics()
+        # Set by the worker thread; only the executor's thread makes transitions.
+        self._stop_reason = ""
+        self._stop_request = self.create_guard_condition(self._stop_if_requested)
+        self._parameter_guard = parameters.ChangeGuard(self, lambda: self.state_name == "unconfigured", self._apply)
+        self._diagnostics = DiagnosticsPublisher(self, self.snapshot, self.config.diagnostics_period)
 
     def set_parameters_atomically(self, parameter_list: list[RosParameter]) -> SetParametersResult:
-        """Set parameters, all or none; the parameter services call this, too."""
+        """Set all parameters or none; also called by the parameter services."""
         refused = parameters.refuse_undeclared(self, parameter_list)
         return super().set_parameters_atomically(parameter_list) if refused is None else refused
 
-    # Transitions. rclpy swallows what they raise, so each reports its own failure.
+    # Transitions. rclpy swallows their exceptions, so each one reports its own failure.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Read the parameters, load the network, create the publishers."""
+        """Read the parameters, load the network and create the publishers."""
         try:
-            self._set_up()
+            self._configure()
         except Exception as error:
-            self._report("configure", error)
+            self._report_failure("configure", error)
         else:
             self.failure, self.state_name = "", "inactive"
             return TransitionCallbackReturn.SUCCESS
-        # Out of the handler: the error's traceback holds what there was of the pipeline, and its memory.
+        # Outside the handler, because the traceback keeps the pipeline and its memory alive.
         self._release()
         return TransitionCallbackReturn.FAILURE
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe and start to work."""
+        """Subscribe to the cameras and start the worker."""
         try:
             super().on_activate(state)
-            self._worker = Worker(self)
-            self._worker.start()
-            for number, camera in enumerate(self.cameras):
-                if self.encoder is not None:
-                    camera.publish_label_info(self.encoder)
-                camera.listen(self.config, partial(self._worker.put, number))
+            topics = self._start()
         except Exception as error:
             self._stop()
             super().on_deactivate(state)
-            self._report("activate", error)
+            self._report_failure("activate", error)
             return TransitionCallbackReturn.FAILURE
         self.failure, self.state_name = "", "active"
-        inputs = [camera.input for camera in self.cameras if camera.input is not None]
-        topics = [f"{source.images.topic}, camera_info on {source.infos.topic}" for source in inputs]
-        self.get_logger().info(f"waiting for pictures on {'; on '.join(topics)}")
+        self.get_logger().info(f"waiting for images on {'; '.join(topics)}")
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and stop working; to error processing where the device was given up."""
+        """Unsubscribe and stop the worker; lead to error processing if a failed device is to stop the node."""
         try:
             self._stop()
             super().on_deactivate(state)
         except Exception as error:
-            self._report("deactivate", error)
+            self._report_failure("deactivate", error)
             return TransitionCallbackReturn.ERROR
         self.state_name = "inactive"
-        return TransitionCallbackReturn.ERROR if self._given_up else TransitionCallbackReturn.SUCCESS
+        return TransitionCallbackReturn.ERROR if self._stop_reason else TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let go of network and publishers."""
-        return self._end("cleanup", "unconfigured")
+        """Release network and publishers."""
+        return self._shut_down("cleanup", "unconfigured")
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop and let go, from whatever state."""
-        return self._end("shutdown", "finalized")
+        """Stop and release everything, from any state."""
+        return self._shut_down("shutdown", "finalized")
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After a transition went wrong: back to unconfigured, where parameters can be mended; finalized if even that fails."""
-        if self._given_up:
-            self.failure = f"stopped, as the device failed and on_device_error is stop: {self._given_up}"
-            self._given_up = ""
-        result = self._end("clear up after an error", "unconfigured")
+        """Return to unconfigured, where parameters can be corrected, or to finalized if even that fails."""
+        if self._stop_reason:
+            self.failure = f"stopped because the inference device failed (on_device_error is stop): {self._stop_reason}"
+            self._stop_reason = ""
+        result = self._shut_down("process the error", "unconfigured")
         if result != TransitionCallbackReturn.SUCCESS:
             self.state_name = "finalized"
         return result
 
     def close(self) -> bool:
-        """Stop, for the end of the process, when transitions are no longer possible; False if a frame is still in work."""
+        """Stop at the end of the process, when transitions are no longer possible.
+
+        Returns:
+            Whether the worker has ended; False if a frame is still in progress.
+        """
         worker = self._worker
         self._stop(STOP_TIMEOUT)
         return worker is None or not worker.is_alive()
 
-    def _set_up(self) -> None:
+    def snapshot(self) -> Snapshot:
+        """Return the state of the node for diagnostics."""
+        session, config = self.session, self.config
+        if session is None:
+            cameras = [CameraSnapshot(name) for name in config.cameras or ("",)]
+        else:
+            cameras = [camera.snapshot(config) for camera in session.cameras]
+        network = None if session is None else session.network_snapshot()
+        return Snapshot(self.state_name, self.failure, config.image_timeout, config.input_rectified, cameras, network)
+
+    def _configure(self) -> None:
         started = time.monotonic()
-        self.config = parameters.read(self)
-        self.pipeline = Pipeline(config=self.config, reuse_outputs=True)
-        self.recovery = self._new_recovery()
-        self.encoder = MessageEncoder(self.pipeline.class_set, self.config.overlay_opacity)
-        self._make_cameras()
-        for camera in self.cameras:
-            camera.create_outputs(self.config)
-        self._schedule_diagnostics()
+        self.config = config = parameters.read(self)
+        cameras = [Camera(self, name) for name in config.cameras or ("",)]
+        self.session = Session(config, cameras, self._request_stop, self.get_logger())
+        for camera in cameras:
+            camera.create_publishers(config)
+        self._diagnostics.set_period(config.diagnostics_period)
+        pipeline = self.session.pipeline
         self.get_logger().info(
-            f"weights {self.pipeline.description.name!r} ({len(self.pipeline.class_set)} classes) on {self.pipeline.device}, "
-            f"{self.pipeline.precision}, ready after {time.monotonic() - started:.1f} s. "
-            f"License of the weights: {self.pipeline.description.license}"
+            f"weights {pipeline.description.name!r} ({len(pipeline.class_set)} classes) ready on {pipeline.device}, "
+            f"{pipeline.precision}, after {time.monotonic() - started:.1f} s; "
+            f"license of the weights: {pipeline.description.license}"
         )
-        for note in self.pipeline.notes:
+        for note in pipeline.notes:
             self.get_logger().warning(note)
 
-    def _report(self, transition: str, error: Exception) -> None:
-        known = isinstance(error, PerceptionError)
-        self.failure = str(error) if known else f"{type(error).__name__}: {error}"
-        self.get_logger().error(f"cannot {transition}: {self.failure}")
-
-    def _end(self, transition: str, state_name: str) -> TransitionCallbackReturn:
-        """Stop and let go of everything."""
-        try:
-            self._stop()
-            self._release()
-        except Exception as error:
-            self._report(transition, error)
-            return TransitionCallbackReturn.ERROR
-        self.state_name = state_name
-        return TransitionCallbackReturn.SUCCESS
-
-    def _new_recovery(self) -> Recovery:
-        return Recovery(lambda: self.config.on_device_error, self._give_up, self.get_logger())
-
-    def _give_up(self, reason: str) -> None:
-        """Called in the worker's thread, which a transition ends and so cannot make one."""
-        self._given_up = reason
-        self._stop_request.trigger()
-
-    def _stop_if_given_up(self) -> None:
-        # A transition that was asked for by somebody else may have come first.
-        if self._given_up and self.state_name == "active":
-            self.trigger_deactivate()
+    def _start(self) -> list[str]:
+        """Start the worker and subscribe; return the subscribed topics."""
+        session = self.session
+        assert session is not None
+        clock, context = self.get_clock(), self.context
+        worker = self._worker = Worker(session, lambda: clock.now().nanoseconds, lambda: not context.ok(), self.get_logger())
+        worker.start()
+        topics = []
+        for index, camera in enumerate(session.cameras):
+            camera.publish_latched(session.encoder)
+            camera.subscribe(self.config, partial(worker.put, index))
+            if camera.subscriptions is not None:
+                topics.append(f"{camera.subscriptions.image.topic}, camera_info on {camera.subscriptions.camera_info.topic}")
+        return topics
 
     def _stop(self, timeout: float | None = None) -> None:
-        for camera in self.cameras:
-            camera.stop_listening()
+        for camera in self.session.cameras if self.session is not None else ():
+            camera.unsubscribe()
         if self._worker is not None:
             self._worker.close()
-            # To the end, as a rule: the pipeline is not for two threads.
+            # Without a timeout, because a second worker must not use the pipeline at the same time.
             self._worker.join(timeout)
             self._worker = None
 
     def _release(self) -> None:
-        for camera in self.cameras:
-            camera.destroy_outputs()
-        self.pipeline = self.encoder = None
-        # Whatever the pipeline's device: it may have been one before, or none to the end.
+        if self.session is not None:
+            for camera in self.session.cameras:
+                camera.destroy_publishers()
+        self.session = None
+        # Whatever the device of the pipeline is now: it may have been a GPU before.
         if torch.cuda.is_initialized():
             try:
                 torch.cuda.empty_cache()
             except RuntimeError as error:
-                # A device that has failed gives nothing back before the process ends.
-                self.get_logger().warning(f"the GPU's memory could not be given back: {error}")
+                # A failed device releases nothing before the process ends.
+                self.get_logger().warning(f"could not release GPU memory: {error}")
         trim_heap()
 
-    def _make_cameras(self) -> None:
-        """Those of the configuration, with nothing counted yet."""
-        self.cameras = [Camera(self, name) for name in self.config.cameras or ("",)]
+    def _shut_down(self, transition: str, state_name: str) -> TransitionCallbackReturn:
+        try:
+            self._stop()
+            self._release()
+        except Exception as error:
+            self._report_failure(transition, error)
+            return TransitionCallbackReturn.ERROR
+        self.state_name = state_name
+        return TransitionCallbackReturn.SUCCESS
+
+    def _report_failure(self, transition: str, error: Exception) -> None:
+        self.failure = str(error) if isinstance(error, PerceptionError) else f"{type(error).__name__}: {error}"
+        self.get_logger().error(f"cannot {transition}: {self.failure}")
+
+    def _request_stop(self, reason: str) -> None:
+        """Called by the worker thread, which cannot make the transition because the transition waits for it."""
+        self._stop_reason = reason
+        self._stop_request.trigger()
+
+    def _stop_if_requested(self) -> None:
+        # Another transition may have come first.
+        if self._stop_reason and self.state_name == "active":
+            self.trigger_deactivate()
 
     def _apply(self, changes: dict[str, Any]) -> None:
-        """Take over parameters that can change at any time."""
-        if self.pipeline is None or self.encoder is None:
-            return
-        self.pipeline.update(**changes)
-        self.config = self.pipeline.config
-        self.encoder.overlay_opacity = self.config.overlay_opacity
-
-    # Diagnostics.
-
-    def _schedule_diagnostics(self) -> None:
-        if self._diagnostics_timer is not None:
-            self.destroy_timer(self._diagnostics_timer)
-        # By the steady clock: diagnostics go on while simulated time stands still.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._news = Report(self.config.diagnostics_period)
-        self._diagnostics_timer = self.create_timer(CHECK_PERIOD, self._publish_diagnostics, clock=steady)
-
-    def _publish_diagnostics(self) -> None:
-        statuses = self._news.due(self)
-        if statuses:
-            message = DiagnosticArray(status=statuses)
-            message.header.stamp = self.get_clock().now().to_msg()
-            self._diagnostics.publish(message)
+        """Apply parameters that can change at any time."""
+        if self.session is not None:
+            self.session.update(**changes)
+            self.config = self.session.config

@@ -1,4 +1,4 @@
-"""The parameter table as ROS parameters."""
+"""ROS parameters of the node, declared from the parameter table."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from rclpy.parameter import Parameter as RosParameter
 
 from mtl_perception import config
 from mtl_perception.errors import ConfigError, one_line, truncated_repr
-from mtl_perception.ros.overrides import SLIP, Meant, Override, overrides
+from mtl_perception.ros.compat import parameter_override_names
+from mtl_perception.ros.overrides import Override, find_overrides
 
-ALLOWED = ("use_sim_time", "start_type_description_service")
-"""What rclpy declares, and in some distributions reads without declaring it."""
-ALLOWED_PREFIX = "qos_overrides."
-WAY_OUT = "what is another node's: give it under that node's name, or keep this one out of the scope of SetParameter"
+RCLPY_NAMES = ("use_sim_time", "start_type_description_service")
+"""Parameters that rclpy declares, or in some distributions reads without declaring them."""
+RCLPY_PREFIX = "qos_overrides."
 
 
 def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParameter] | None = None) -> config.Config:
-    """Declare every row of the table with its descriptor; what the user gave at start takes effect.
+    """Declare all parameters, with the values given at startup.
 
     Args:
-        node: Where to.
-        arguments: Those of the command line that are this node's, as rclpy took them.
-        given: What Python code gave the node.
+        node: Node to declare them on.
+        arguments: Command line as given to rclpy.
+        given: Parameter overrides given by Python code.
 
     Returns:
-        The values, checked.
+        The validated values.
 
     Raises:
-        ConfigError: A name that is none of ours was given to this node, or a value of a wrong type or out of bounds.
+        ConfigError: This node was given an unknown parameter or an invalid value.
     """
-    by_arguments = list(overrides(arguments, node.get_fully_qualified_name(), node.get_logger().warning))
-    by_code = [Override(parameter.name, "parameter_overrides", Meant.THIS) for parameter in given or ()]
+    overrides = list(find_overrides(arguments, node.get_fully_qualified_name(), node.get_logger().warning))
+    overrides += [Override(parameter.name, "parameter_overrides", True) for parameter in given or ()]
     for row in config.parameters():
         try:
             node.declare_parameter(row.name, ros_default(row), descriptor(row))
-        except Exception as error:  # rclpy raises one kind for the type, another for the bounds
+        except Exception as error:  # rclpy raises different exceptions for the type and the range.
             raise ConfigError(f"parameter {row.name}: {one_line(error)}") from error
-    refuse_unknown(node, [*by_arguments, *by_code])
+    check_names(node, overrides)
     return read(node)
 
 
 def read(node: Node) -> config.Config:
-    """The present values.
+    """Return the current values.
 
     Raises:
-        ConfigError: One does not fit.
+        ConfigError: A value is invalid.
     """
     return config.Config.from_mapping({row.name: _value(node, row.name) for row in config.parameters()})
 
 
 def _value(node: Node, name: str) -> Any:
-    """The parameter's; None where a file gave it an empty list, which has no type in ROS."""
+    """Return a value; None for an empty list in a file, which has no type in ROS."""
     try:
         return node.get_parameter(name).value
     except ParameterUninitializedException:
@@ -63,19 +63,19 @@ def _value(node: Node, name: str) -> Any:
 
 
 def ros_default(row: config.Parameter) -> Any:
-    """The default as a ROS parameter: a list of names is never empty, as an empty one has no type."""
+    """Return the default for ROS, in which an empty list has no type: a list with one empty name."""
     return (list(row.default) or [""]) if row.type is tuple else row.default
 
 
 def descriptor(row: config.Parameter) -> ParameterDescriptor:
-    """What `ros2 param describe` tells of a parameter."""
+    """Return the descriptor, as shown by `ros2 param describe`."""
     unit = f" [{row.unit}]" if row.unit else ""
     result = ParameterDescriptor(
         name=row.name,
         description=f"{row.doc}{unit}. Can change {row.when}.",
         additional_constraints=f"One of: {', '.join(row.choices)}" if row.choices else "",
         read_only=row.when == config.START,
-        # A whole number is welcome where a float is due (`max_depth:=50`); `Config` checks the type instead.
+        # Accept integers for floats (`max_depth:=50`); Config checks the type instead.
         dynamic_typing=row.type is float,
     )
     if row.low is not None and row.high is not None:
@@ -86,44 +86,40 @@ def descriptor(row: config.Parameter) -> ParameterDescriptor:
     return result
 
 
-def refuse_unknown(node: Node, given: Sequence[Override]) -> None:
-    """Names that nothing declared are typing errors, most likely.
+def check_names(node: Node, overrides: Sequence[Override]) -> None:
+    """Check for unknown parameter names, which are probably misspelled.
 
-    What was given without a node's name may be for another one: it is refused or warned of by how like one of ours it is.
+    A name given to all nodes may belong to another node, so it is only reported if it resembles one of this node.
+
+    Args:
+        node: Node with all parameters declared.
+        overrides: Parameters given at startup.
 
     Raises:
-        ConfigError: Some were given to this node; the message says which, where, and what may have been meant.
+        ConfigError: An unknown name was given under the name of this node, or a former name of a parameter was given.
     """
-    named = {override.name for override in given}
-    merged = [Override(name, "", Meant.ALL) for name in sorted(getattr(node, "_parameter_overrides", {})) if name not in named]
-    unknown = [override for override in [*given, *merged] if not _is_known(node, override.name)]
-    if refused := [override for override in unknown if _is_refused(override)]:
-        way_out = "" if all(override.meant is Meant.THIS for override in refused) else f" ({WAY_OUT})"
-        raise ConfigError("; ".join(_unknown(override) for override in refused) + way_out)
+    found = {override.name for override in overrides}
+    # From files that could not be parsed.
+    overrides = [*overrides, *(Override(name, "", False) for name in parameter_override_names(node) if name not in found)]
+    unknown = [override for override in overrides if not _is_known(node, override.name)]
+    if refused := [override for override in unknown if override.names_node or override.name in config.RENAMED]:
+        raise ConfigError("; ".join(_describe(override) for override in refused))
     for override in unknown:
-        if override.meant is Meant.LIKELY or config.nearest(override.name):
-            node.get_logger().warning(_unknown(override, " is ignored"))
-
-
-def _is_refused(override: Override) -> bool:
-    if override.name in config.RENAMED:
-        return True
-    if override.meant is Meant.LIKELY:
-        return bool(config.nearest(override.name, SLIP))
-    return override.meant is Meant.THIS
+        if config.nearest(override.name):
+            node.get_logger().warning(_describe(override, " is ignored"))
 
 
 def _is_known(node: Node, name: str) -> bool:
-    return node.has_parameter(name) or name in ALLOWED or name.startswith(ALLOWED_PREFIX)
+    return node.has_parameter(name) or name in RCLPY_NAMES or name.startswith(RCLPY_PREFIX)
 
 
-def _unknown(override: Override, fate: str = "") -> str:
-    where = f"{override.place}: " if override.place else ""
+def _describe(override: Override, consequence: str = "") -> str:
+    place = f"{override.place}: " if override.place else ""
     if override.name in config.RENAMED:
-        return where + config.describe_unknown(override.name)
-    near = config.nearest(override.name)
-    hint = f"did you mean {near!r}?" if near else "`mtl_perception parameters` lists all"
-    return f"{where}unknown parameter {truncated_repr(override.name)}{fate}; {hint}"
+        return place + config.describe_unknown(override.name)
+    nearest = config.nearest(override.name)
+    hint = f"did you mean {nearest!r}?" if nearest else "see `mtl_perception parameters`"
+    return f"{place}unknown parameter {truncated_repr(override.name)}{consequence}; {hint}"
 
 
 def refuse_undeclared(node: Node, changes: Iterable[RosParameter]) -> SetParametersResult | None:
@@ -139,12 +135,12 @@ def refuse_undeclared(node: Node, changes: Iterable[RosParameter]) -> SetParamet
 
 
 class ChangeGuard:
-    """Decides on every change: applied, or refused with the reason.
+    """Accepts or refuses changes of parameters.
 
     Args:
-        node: Its parameters are guarded.
-        is_unconfigured: Tells whether parameters that need a new configuration may change now.
-        apply: Takes the changes that have an effect at once; may raise ConfigError.
+        node: Node with the parameters.
+        is_unconfigured: Returns whether parameters that need a new configuration may change.
+        apply: Applies changes that take effect immediately; may raise ConfigError.
     """
 
     def __init__(self, node: Node, is_unconfigured: Callable[[], bool], apply: Callable[[dict[str, Any]], None]) -> None:
@@ -154,18 +150,18 @@ class ChangeGuard:
         node.add_on_set_parameters_callback(self._decide)
 
     def _decide(self, changes: Iterable[RosParameter]) -> SetParametersResult:
-        ours = {row.name: row for row in config.parameters()}
-        values = {change.name: change.value for change in changes if change.name in ours}
+        rows = {row.name: row for row in config.parameters()}
+        values = {change.name: change.value for change in changes if change.name in rows}
         try:
-            present = {name: _value(self._node, name) for name in ours}
-            wanted = config.Config.from_mapping({**present, **values})
+            current = {name: _value(self._node, name) for name in rows}
+            new = config.Config.from_mapping({**current, **values})
             live = {}
             for name in values:
-                row, value = ours[name], getattr(wanted, name)
+                row, value = rows[name], getattr(new, name)
                 if row.when == config.CONFIGURE and not self._is_unconfigured():
-                    if value != row.convert(present[name]):
+                    if value != row.convert(current[name]):
                         raise ConfigError(
-                            f"parameter {name} can change only while the node is unconfigured: deactivate and clean it up first"
+                            f"parameter {name} can change only while the node is unconfigured; deactivate and clean up first"
                         )
                 elif row.when == config.LIVE:
                     live[name] = value

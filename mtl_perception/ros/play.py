@@ -1,4 +1,4 @@
-"""`play`: publish a drive, folder or bag as a camera."""
+"""The command `play`: publish a drive, image folder or bag as a camera."""
 
 from __future__ import annotations
 
@@ -27,43 +27,42 @@ from mtl_perception.sources.open import open_source
 from mtl_perception.types import Frame
 
 GAP_LIMIT = 5.0
-"""Seconds; a longer gap between two stamps (or a jump back) is played as one frame's period."""
-
-
-INFO_PATIENCE = 2.0
+"""Seconds; a longer gap between two stamps, or a jump back, is played as one frame period."""
+INFO_TIMEOUT = 2.0
+"""Seconds to wait for subscribers of camera_info."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Source and pace."""
-    parser.add_argument("source", metavar="SOURCE", help="KITTI raw drive, picture folder, bag, or synthetic[:FRAMES[:SEED]]")
-    parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="speed relative to the recording; default 1")
-    parser.add_argument("--loop", action="store_true", help="start again at the end, until interrupted")
-    parser.add_argument("--image", default="", metavar="TOPIC", help="the bag's picture topic, where there are several")
+    """Declare the command's arguments."""
+    parser.add_argument("source", metavar="SOURCE", help="KITTI raw drive, image folder, bag, or synthetic[:FRAMES[:SEED]]")
+    parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="playback speed; default 1, as recorded")
+    parser.add_argument("--loop", action="store_true", help="repeat until interrupted")
+    parser.add_argument("--image", default="", metavar="TOPIC", help="image topic of the bag, if it has several")
     parser.add_argument(
-        "--camera-info", default="", metavar="TOPIC", help="the bag's CameraInfo topic; default: the image's sibling"
+        "--camera-info", default="", metavar="TOPIC", help="CameraInfo topic of the bag; default: sibling of the image topic"
     )
-    parser.add_argument("--camera", type=Path, metavar="FILE", help="calibration to use instead of the source's own")
+    parser.add_argument("--camera", type=Path, metavar="FILE", help="calibration file to use instead of that of the source")
     parser.add_argument(
         "--stamps",
         choices=("recorded", "now"),
         default="recorded",
-        help="stamps as recorded (default), or the time of publication",
+        help="recorded stamps (default) or the time of publication",
     )
-    parser.add_argument("--clock", action="store_true", help="publish /clock from the stamps, for nodes with use_sim_time")
+    parser.add_argument("--clock", action="store_true", help="publish the stamps on /clock, for nodes with use_sim_time")
     parser.add_argument("--preload", action="store_true", help="load all frames first, for sources slower than their rate")
     parser.add_argument(
-        "--subscribers", type=int, default=0, metavar="N", help="wait until N subscribers take the pictures; default 0"
+        "--subscribers", type=int, default=0, metavar="N", help="wait for N subscribers of the images; default 0"
     )
     parser.epilog = "Publishes `image` and `camera_info`; remap them with --ros-args -r image:=/camera/image_raw"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish until the end, or until a signal."""
+    """Publish until the end of the source, or until SIGINT or SIGTERM."""
     if not args.rate > 0:
         raise ConfigError(f"--rate must be above 0, not {args.rate}")
     source = open_source(args.source, camera_file=args.camera, image_topic=args.image, camera_info_topic=args.camera_info)
     if len(source) == 0:
-        raise SourceError(f"{args.source}: no pictures in it")
+        raise SourceError(f"{args.source} contains no images")
     frames: Iterable[Frame] = source
     if args.preload:
         frames = list(progress_bar(source, total=len(source), unit="frame", desc="loading"))
@@ -86,12 +85,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def paced(frames: Iterable[Frame], rate_hz: float, speed: float) -> Iterator[Frame]:
-    """The frames at the times that their stamps and `speed` tell; late ones at once, without catching up in a burst.
+    """Yield frames at the times given by their stamps; late frames immediately, but later ones not faster to catch up.
 
     Args:
-        frames: With stamps.
-        rate_hz: Nominal rate, for where the stamps tell nothing.
-        speed: Recorded time over real time.
+        frames: Frames with stamps.
+        rate_hz: Nominal rate, where gaps between stamps are implausible.
+        speed: Playback speed; 1 is real time.
     """
     due = time.monotonic()
     previous: int | None = None
@@ -109,11 +108,11 @@ def paced(frames: Iterable[Frame], rate_hz: float, speed: float) -> Iterator[Fra
 
 
 class Player:
-    """A camera made of frames.
+    """Node that publishes frames as Image and CameraInfo.
 
     Args:
-        clock: Publish /clock, too.
-        restamp: Give each frame the time of its publication.
+        clock: Whether to publish /clock as well.
+        restamp: Whether to replace stamps by the time of publication.
     """
 
     def __init__(self, clock: bool, restamp: bool) -> None:
@@ -124,21 +123,21 @@ class Player:
         self._restamp = restamp
 
     def wait_for_subscribers(self, count: int) -> None:
-        """Until so many take the pictures, and for a moment until as many take camera_info."""
+        """Wait for subscribers of the images, and up to INFO_TIMEOUT for as many of camera_info."""
         if self._images.get_subscription_count() < count:
-            self._node.get_logger().info(f"waiting for {count} subscribers of {self._images.topic_name}")
+            self._node.get_logger().info(f"waiting for {count} subscribers on {self._images.topic_name}")
         while self._images.get_subscription_count() < count:
             rclpy.spin_once(self._node, timeout_sec=0.1)
-        # Who takes pictures need not take camera_info, so that is not waited for without end.
-        deadline = time.monotonic() + INFO_PATIENCE
+        # A subscriber of images need not subscribe to camera_info.
+        deadline = time.monotonic() + INFO_TIMEOUT
         while self._infos.get_subscription_count() < count and time.monotonic() < deadline:
             rclpy.spin_once(self._node, timeout_sec=0.1)
-        # Discovery is not symmetric: the subscriber may yet have to see us.
+        # Discovery is not symmetric: the subscriber may not have discovered this publisher yet.
         if count:
             time.sleep(0.5)
 
     def publish(self, frame: Frame) -> None:
-        """CameraInfo, then picture, with the same header."""
+        """Publish CameraInfo, then the image, with the same header."""
         stamp = self._node.get_clock().now().nanoseconds if self._restamp else frame.stamp_ns
         header = Header(frame_id=frame.frame_id)
         header.stamp.sec, header.stamp.nanosec = stamp // 10**9, stamp % 10**9
@@ -154,5 +153,5 @@ class Player:
         self._clock.publish(Clock(clock=header.stamp))
 
     def drain(self) -> None:
-        """Give the last reliable messages time to be received before the publisher is gone."""
+        """Wait until the last reliable messages are probably received, before the publisher is destroyed."""
         time.sleep(1.0)

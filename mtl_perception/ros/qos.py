@@ -1,4 +1,4 @@
-"""Quality of service: what the publishers of a topic offer, and what to ask for."""
+"""Quality of service: profiles, and matching of those that publishers offer."""
 
 from __future__ import annotations
 
@@ -8,47 +8,53 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from mtl_perception.config import Config
 
 
-def keep_last(depth: int, reliable: bool, latched: bool = False) -> QoSProfile:
-    """A profile that keeps the last `depth` messages; `latched`: for late subscribers, too (transient local)."""
+def keep_last(queue_size: int, reliable: bool, latched: bool = False) -> QoSProfile:
+    """Return a profile that keeps the last messages.
+
+    Args:
+        queue_size: Number of messages.
+        reliable: Reliable instead of best effort.
+        latched: Transient local durability, which also serves late subscribers.
+    """
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
-        depth=depth,
+        depth=queue_size,
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
 
 
 def output_profile(config: Config) -> QoSProfile:
-    """For what the node publishes."""
+    """Return the profile of the output publishers."""
     return keep_last(config.output_queue_size, config.output_reliability == "reliable")
 
 
 def matching_profile(
-    publishers: list[TopicEndpointInfo], depth: int, reliability: str, may_latch: bool = False
+    publishers: list[TopicEndpointInfo], queue_size: int, reliability: str, match_durability: bool = False
 ) -> QoSProfile | None:
-    """The best profile that every one of a topic's publishers can serve.
+    """Return the best profile that all publishers of a topic are compatible with.
 
-    A best-effort reader of a reliable camera loses pictures of megabytes on Fast DDS, and a reliable reader of a
-    best-effort camera gets none: so reliable when all publishers are.
+    On Fast DDS a best-effort subscription loses images of megabytes that a reliable camera publishes, and a reliable
+    subscription is incompatible with a best-effort camera. So it is reliable if all publishers are.
 
     Args:
-        publishers: As the graph knows them.
-        depth: History depth.
+        publishers: Publishers of the topic.
+        queue_size: History depth.
         reliability: auto, reliable or best_effort.
-        may_latch: Ask for transient local durability when all publishers offer it.
+        match_durability: Whether to request transient local durability if all publishers offer it.
 
     Returns:
-        None when there is no publisher to look at and reliability is auto.
+        None if there are no publishers and `reliability` is auto.
     """
     offers = [info.qos_profile for info in publishers]
-    latched = may_latch and bool(offers) and all(o.durability == DurabilityPolicy.TRANSIENT_LOCAL for o in offers)
+    latched = match_durability and bool(offers) and all(o.durability == DurabilityPolicy.TRANSIENT_LOCAL for o in offers)
     if reliability != "auto":
-        return keep_last(depth, reliability == "reliable", latched)
+        return keep_last(queue_size, reliability == "reliable", latched)
     if not offers:
         return None
-    return keep_last(depth, all(o.reliability == ReliabilityPolicy.RELIABLE for o in offers), latched)
+    return keep_last(queue_size, all(o.reliability == ReliabilityPolicy.RELIABLE for o in offers), latched)
 
 
-def same_contract(a: QoSProfile, b: QoSProfile) -> bool:
-    """Whether two profiles ask for the same reliability and durability."""
+def are_equivalent(a: QoSProfile, b: QoSProfile) -> bool:
+    """Return whether two profiles have the same reliability and durability."""
     return bool(a.reliability == b.reliability and a.durability == b.durability)

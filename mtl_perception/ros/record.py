@@ -1,4 +1,4 @@
-"""`record`: topics into an mcap bag, where `ros2 bag record` is not installed."""
+"""The command `record`: record topics into an mcap bag without `ros2 bag`."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from mtl_perception.ros.signals import Answer, StopSignals
 from mtl_perception.sources.bag.writer import BagWriter
 
 DEFAULT_TOPICS = ("/image", "/camera_info", f"/{NODE_NAME}/", "/diagnostics")
-LOOK_PERIOD = 0.2
-QUEUE = 50
+DISCOVERY_PERIOD = 0.2
+"""Seconds between two checks for new topics."""
+QUEUE_SIZE = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What, and where to."""
+    """Declare the command's arguments."""
     parser.add_argument(
-        "topics", nargs="*", metavar="TOPIC", help="topic, or a prefix that ends in /; default: the node's and its input"
+        "topics", nargs="*", metavar="TOPIC", help="topic, or a prefix that ends in /; default: outputs and inputs of the node"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="BAG", help="mcap to write: NAME.mcap, or a bag folder")
-    parser.add_argument("--force", action="store_true", help="replace a bag that is there")
+    parser.add_argument("--out", required=True, type=Path, metavar="BAG", help="output: NAME.mcap, or a bag folder")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing bag")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Record until a signal."""
+    """Record until SIGINT or SIGTERM."""
     signals = StopSignals(Answer.INTERRUPT)
     count = 0
     try:
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             recorder = Recorder(writer, args.topics or DEFAULT_TOPICS)
             executor = SingleThreadedExecutor()
             executor.add_node(recorder.node)
-            # From here on a signal ends the spinning, and tears no record apart.
+            # From here on a signal ends spinning instead of interrupting a write.
             signals.answer = Answer.NONE
             with contextlib.suppress(ExternalShutdownException):
                 executor.spin()
@@ -60,31 +61,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Recorder:
-    """Subscribes to topics as they appear, as their publishers offer them, and writes what comes as it is.
+    """Record serialized messages of topics as they appear, with QoS that matches their publishers.
 
     Args:
         writer: An open BagWriter.
-        wanted: Full names, or prefixes that end in a slash.
+        topics: Full names, or prefixes that end in a slash.
     """
 
-    def __init__(self, writer: BagWriter, wanted: tuple[str, ...] | list[str]) -> None:
+    def __init__(self, writer: BagWriter, topics: tuple[str, ...] | list[str]) -> None:
         self._writer = writer
-        self._wanted = tuple(wanted)
+        self._topics = tuple(topics)
         self._subscribed: set[str] = set()
         self.node = rclpy.create_node("recorder")
-        self.node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.node.create_timer(DISCOVERY_PERIOD, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def _is_wanted(self, topic: str) -> bool:
-        return any(topic == name or (name.endswith("/") and topic.startswith(name)) for name in self._wanted)
+    def _is_selected(self, topic: str) -> bool:
+        return any(topic == name or (name.endswith("/") and topic.startswith(name)) for name in self._topics)
 
-    def _look(self) -> None:
+    def _discover(self) -> None:
         for topic, kinds in self.node.get_topic_names_and_types():
-            if topic not in self._subscribed and self._is_wanted(topic):
+            if topic not in self._subscribed and self._is_selected(topic):
                 self._subscribe(topic, kinds[0])
 
     def _subscribe(self, topic: str, kind: str) -> None:
-        profile = matching_profile(self.node.get_publishers_info_by_topic(topic), QUEUE, "auto", may_latch=True)
-        if profile is None:  # so far it has subscribers only
+        profile = matching_profile(self.node.get_publishers_info_by_topic(topic), QUEUE_SIZE, "auto", match_durability=True)
+        if profile is None:  # It has no publishers yet.
             return
         self._subscribed.add(topic)
         package, folder, name = kind.split("/")
@@ -93,7 +94,7 @@ class Recorder:
             latched = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
             self._writer.add_topic(topic, kind, latched=latched)
         except (ImportError, AttributeError, SourceError) as error:
-            self.node.get_logger().warning(f"{topic} is not recorded: {error}")
+            self.node.get_logger().warning(f"cannot record {topic}: {error}")
             return
         self.node.create_subscription(message_class, topic, lambda data: self._write(topic, kind, data), profile, raw=True)
         self.node.get_logger().info(f"recording {topic}")

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, from the first import to the last word."""
+"""Handling of SIGINT and SIGTERM during the whole life of a process."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Answer(enum.Enum):
-    """What a signal does."""
+    """Reaction to a signal."""
 
     LEAVE = enum.auto()
-    """The process ends at once: nothing has been begun that needs an end."""
+    """Exit immediately; nothing was started yet that needs a shutdown."""
     INTERRUPT = enum.auto()
-    """KeyboardInterrupt in the main thread."""
+    """Raise KeyboardInterrupt in the main thread."""
     NONE = enum.auto()
-    """Nothing more than rclpy does, which is to shut its context down: spinning ends."""
+    """Leave it to rclpy, which shuts down its context and so ends spinning."""
 
 
 class StopSignals:
-    """Answers both signals alike, so that stopping is an ordinary end, exit code 0, whenever it comes and however often.
+    """Handle both signals alike, so that a process ends with exit code 0 whenever and however often they are received.
 
-    Create it before rclpy is initialized, in the main thread: rclpy's own handlers come on top and call these.
+    Create it in the main thread before rclpy is initialized: the handlers of rclpy call these.
+
+    Args:
+        answer: Initial reaction.
 
     Attributes:
-        answer: What a signal does now.
+        answer: Current reaction.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -39,22 +42,22 @@ class StopSignals:
 
     @contextlib.contextmanager
     def until_stopped(self) -> Iterator[None]:
-        """Takes an end by a signal, in whatever way it shows, for an ordinary end of the block."""
+        """End the block normally if a signal interrupts it, whatever exception that causes."""
         try:
             yield
         except KeyboardInterrupt:
             pass
         except Exception as error:
-            # Not at the top: handlers stand before the seconds that this import takes.
+            # Imported here, because the handlers must be set before this import, which takes seconds.
             import rclpy
             from rclpy.executors import ExternalShutdownException
 
-            # A signal in the middle of anything else shows as some error of the dying context.
+            # A signal during another call can surface as any error of the context that is being shut down.
             if not isinstance(error, ExternalShutdownException) and (self.answer is Answer.INTERRUPT or rclpy.ok()):
                 raise
 
     def ignore(self) -> None:
-        """For the very end: signals do nothing, also while the interpreter is taken down."""
+        """Ignore signals from now on, also while the interpreter is finalized."""
         self.answer = Answer.NONE
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)

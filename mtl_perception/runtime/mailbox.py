@@ -1,4 +1,4 @@
-"""One slot a sender between threads: of each sender the newest waits, the older is replaced."""
+"""Mailbox between threads that keeps the newest item of each sender."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ Item = TypeVar("Item")
 
 
 class Mailbox(Generic[Item]):
-    """Hands items of several senders to another thread; never holds more than one of each.
+    """Pass items from several senders to another thread, holding at most one item per sender.
 
     Args:
-        senders: How many there are; they are numbered from 0.
+        senders: Number of senders, which are numbered from 0.
     """
 
     def __init__(self, senders: int = 1) -> None:
         self._condition = threading.Condition()
         self._items: dict[int, Item] = {}
-        # Who was served longest ago comes first, so that a fast sender cannot keep the others waiting.
-        self._turns = list(range(senders))
+        # Least recently served first, so that a fast sender cannot starve the others.
+        self._order = list(range(senders))
         self._closed = False
 
     def put(self, item: Item, sender: int = 0) -> bool:
-        """Leave an item. True if it took the place of one that nobody had taken, or the box is closed: one is lost."""
+        """Store an item.
+
+        Returns:
+            Whether an item was lost: the sender's previous one was replaced, or the mailbox is closed.
+        """
         with self._condition:
             if self._closed:
                 return True
@@ -33,26 +37,26 @@ class Mailbox(Generic[Item]):
             return replaced
 
     def take(self, limit: int = 1) -> list[tuple[int, Item]]:
-        """Wait for items, and take those of up to `limit` senders, in the order of their turns; empty once the box is closed.
+        """Wait for items and remove those of up to `limit` senders, least recently served first.
 
         Returns:
-            Senders and items.
+            Pairs of sender and item; empty once the mailbox is closed.
         """
         with self._condition:
             self._condition.wait_for(lambda: self._items or self._closed)
-            senders = [sender for sender in self._turns if sender in self._items][:limit]
-            self._turns = [sender for sender in self._turns if sender not in senders] + senders
+            senders = [sender for sender in self._order if sender in self._items][:limit]
+            self._order = [sender for sender in self._order if sender not in senders] + senders
             return [(sender, self._items.pop(sender)) for sender in senders]
 
     def close(self) -> list[int]:
-        """Wake whoever waits, for good.
+        """Wake up all waiting threads and accept no more items.
 
         Returns:
-            The senders whose items were left, which are lost.
+            Senders whose items were discarded.
         """
         with self._condition:
             self._closed = True
-            left = list(self._items)
+            discarded = list(self._items)
             self._items.clear()
             self._condition.notify_all()
-            return left
+            return discarded

@@ -1,38 +1,39 @@
-"""What is odd about the pictures that a camera sends, one after the other. Knows nothing of ROS."""
+"""Anomalies in the images of a camera: frozen images, wrong stamps, changes of size or encoding."""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-AHEAD = 0.5
-"""Seconds that a stamp may be ahead of the node's clock: simulated time moves in steps, and is heard later than pictures."""
-BEHIND = 1.0
-"""Seconds that a picture may be old when it comes."""
-LINGER = 3.0
-"""Seconds for which something that happened once is told."""
-FROZEN_PICTURES = 3
-"""So many pictures must be the same before that is odd: a slow camera sends no more for a while."""
+MAX_AHEAD = 0.5
+"""Seconds that a stamp may be ahead of the node's clock: simulated time moves in steps, and /clock may be late."""
+MAX_BEHIND = 1.0
+"""Seconds that a stamp may be behind the node's clock on arrival."""
+REPORT_TIME = 3.0
+"""Seconds for which a single anomaly is reported."""
+FROZEN_IMAGES = 3
+"""Minimum number of identical images that count as frozen; a slow camera may send no more for a while."""
 SAMPLE_BYTES = 1024
 DAY = 86400.0
 EARLIEST_STAMP = 946_684_800 * 10**9
-"""2000-01-01, before there was ROS: stamps that are earlier count from something else."""
+"""Nanoseconds of 2000-01-01, before ROS existed: earlier stamps do not count from 1970."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """A picture as it came.
+    """An image on arrival.
 
     Attributes:
-        stamp_ns: Its stamp, nanoseconds.
-        at: When it came, seconds of a clock that never jumps.
-        clock_ns: What the node's clock said then, nanoseconds.
-        simulated: Whether that clock follows /clock.
-        form: Size and encoding, in words.
-        data: Its bytes; kept until the next picture comes.
+        stamp_ns: Stamp of the image in nanoseconds.
+        at: Time of arrival in seconds of the monotonic clock.
+        clock_ns: Time of arrival in nanoseconds of the node's clock.
+        simulated: Whether the node's clock follows /clock.
+        form: Human-readable size and encoding.
+        data: Bytes of the image; kept until the next image arrives.
     """
 
     stamp_ns: int
@@ -44,55 +45,77 @@ class Arrival:
 
     @property
     def age(self) -> float:
-        """Seconds from its stamp to its coming; negative if it is from the future."""
+        """Seconds from the stamp to the arrival; negative for a stamp in the future."""
         return (self.clock_ns - self.stamp_ns) / 1e9
 
 
-class StreamWatch:
-    """Is told of each picture of a camera, and tells what is odd.
+@dataclass(frozen=True)
+class StreamSnapshot:
+    """What a StreamMonitor has found.
 
     Attributes:
-        counts: How often each of REPEATED, BACK and CHANGED was seen.
-        last: The latest picture, None before the first.
+        anomalies: Current anomalies: messages by stable names.
+        counts: Number of occurrences by name.
+        age: Seconds from stamp to arrival of the latest image; None before the first.
     """
 
-    REPEATED, BACK, CHANGED = "stamps repeated", "stamps that went back", "changes of size or encoding"
+    anomalies: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    age: float | None = None
+
+
+class StreamMonitor:
+    """Compare each image of a camera with the previous one and with the clock.
+
+    Attributes:
+        counts: Number of occurrences of REPEATED, BACKWARD and CHANGED.
+        last: Latest image; None before the first.
+    """
+
+    REPEATED, BACKWARD, CHANGED = "repeated stamps", "backward stamp jumps", "size or encoding changes"
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.last: Arrival | None = None
         self._noted: dict[str, tuple[float, str]] = {}
         self._stamp_count = 0
-        self._same_count, self._same_since = 0, 0.0
+        self._identical_count, self._identical_since = 0, 0.0
         self._period = 0.0
 
-    def saw(self, arrival: Arrival) -> None:
-        """A picture came."""
+    def observe(self, arrival: Arrival) -> None:
+        """Evaluate an image that arrived."""
         last, self.last = self.last, arrival
         if last is None:
-            self._stamp_count, self._same_count, self._same_since = 1, 1, arrival.at
+            self._stamp_count, self._identical_count, self._identical_since = 1, 1, arrival.at
         else:
             self._compare_stamps(last, arrival)
-            self._compare_pictures(last, arrival)
-        self._compare_clocks(arrival)
+            self._compare_images(last, arrival)
+        self._compare_with_clock(arrival)
 
-    def oddities(self, now: float, patience: float) -> dict[str, str]:
-        """What is odd now or was lately, in words, by a name that stays the same while it lasts.
+    def anomalies(self, now: float, frozen_after: float) -> dict[str, str]:
+        """Return current and recent anomalies: messages by names that stay the same while an anomaly lasts.
 
         Args:
-            now: By the clock of `Arrival.at`.
-            patience: Seconds for which pictures may be the same.
+            now: Seconds of the clock of `Arrival.at`.
+            frozen_after: Seconds after which identical images count as frozen.
         """
-        found = {name: text for name, (at, text) in list(self._noted.items()) if now - at < LINGER}
-        # A slow camera's next picture may be long in coming.
-        if self.last is not None and now - self.last.at < max(LINGER, 2 * self._period):
-            same_for = self.last.at - self._same_since
-            if self._same_count >= FROZEN_PICTURES and same_for > patience:
+        found = {name: text for name, (at, text) in list(self._noted.items()) if now - at < REPORT_TIME}
+        last = self.last
+        # The next image of a slow camera may take longer than REPORT_TIME.
+        if last is not None and now - last.at < max(REPORT_TIME, 2 * self._period):
+            duration = last.at - self._identical_since
+            if self._identical_count >= FROZEN_IMAGES and duration > frozen_after:
                 found["frozen"] = (
-                    f"the picture has not changed for {same_for:.1f} s ({self._same_count} pictures with the same bytes): "
-                    "the camera is frozen, or a scene without noise stands still"
+                    f"image has not changed for {duration:.1f} s ({self._identical_count} identical images): "
+                    "the camera is frozen, or the scene is static and free of noise"
                 )
         return found
+
+    def snapshot(self, now: float, frozen_after: float) -> StreamSnapshot:
+        """Summarize the findings; see `anomalies` for the arguments."""
+        last = self.last
+        counts = {name: self.counts[name] for name in (self.REPEATED, self.BACKWARD, self.CHANGED)}
+        return StreamSnapshot(self.anomalies(now, frozen_after), counts, None if last is None else last.age)
 
     def _note(self, name: str, arrival: Arrival, text: str) -> None:
         self._noted[name] = (arrival.at, text)
@@ -108,68 +131,68 @@ class StreamWatch:
             self._note(
                 "repeated",
                 arrival,
-                f"{self._stamp_count} pictures running have the stamp {seconds}.{nanoseconds:09d}: "
-                "the camera is frozen, or its driver does not move the stamp",
+                f"{self._stamp_count} consecutive images have the stamp {seconds}.{nanoseconds:09d}: "
+                "the camera is frozen, or its driver does not update the stamp",
             )
         elif step < 0:
-            self.counts[self.BACK] += 1
+            self.counts[self.BACKWARD] += 1
             self._note(
-                "back",
+                "backward",
                 arrival,
-                f"stamps went back by {span(-step / 1e9)}: a recording began anew, simulated time was reset, "
-                "or two cameras send at once",
+                f"stamps jumped back by {format_duration(-step / 1e9)}: a recording restarted, simulated time was reset, "
+                "or two cameras publish on the topic",
             )
 
-    def _compare_pictures(self, last: Arrival, arrival: Arrival) -> None:
+    def _compare_images(self, last: Arrival, arrival: Arrival) -> None:
         self._period = arrival.at - last.at
-        if same_bytes(last.data, arrival.data):
-            self._same_count += 1
+        if are_identical(last.data, arrival.data):
+            self._identical_count += 1
         else:
-            self._same_count, self._same_since = 1, arrival.at
+            self._identical_count, self._identical_since = 1, arrival.at
         if last.form != arrival.form:
             self.counts[self.CHANGED] += 1
-            self._note("changed", arrival, f"pictures changed from {last.form} to {arrival.form}")
+            self._note("changed", arrival, f"images changed from {last.form} to {arrival.form}")
 
-    def _compare_clocks(self, arrival: Arrival) -> None:
+    def _compare_with_clock(self, arrival: Arrival) -> None:
         age, clock = arrival.age, "simulated time" if arrival.simulated else "the node's clock"
         if arrival.stamp_ns == 0:
-            self._note("zero", arrival, "stamps are zero: the driver does not stamp its pictures")
+            self._note("zero", arrival, "stamps are zero: the driver does not set them")
         elif arrival.simulated and arrival.clock_ns == 0:
-            self._note("clock", arrival, "use_sim_time is set, but nothing came on /clock yet")
-        elif age < -AHEAD:
-            reason = "they are not of /clock" if arrival.simulated else "the clocks of camera and node differ"
-            self._note("clock", arrival, f"stamps are {span(-age)} ahead of {clock}: {reason}")
-        elif age > BEHIND:
-            self._note("clock", arrival, f"stamps are {span(age)} behind {clock}: {_why_behind(arrival)}")
+            self._note("clock", arrival, "use_sim_time is set, but nothing was received on /clock yet")
+        elif age < -MAX_AHEAD:
+            reason = "they are not based on /clock" if arrival.simulated else "the clocks of camera and node differ"
+            self._note("clock", arrival, f"stamps are {format_duration(-age)} ahead of {clock}: {reason}")
+        elif age > MAX_BEHIND:
+            self._note("clock", arrival, f"stamps are {format_duration(age)} behind {clock}: {_explain_delay(arrival)}")
 
 
-def _why_behind(arrival: Arrival) -> str:
+def _explain_delay(arrival: Arrival) -> str:
     if arrival.simulated:
-        return "pictures wait on their way, or are not of /clock"
+        return "images are delayed, or their stamps are not based on /clock"
     if arrival.stamp_ns < EARLIEST_STAMP:
-        return "they are simulated time (set use_sim_time), or count from the camera's start"
+        return "they are simulated time (set use_sim_time) or count from the start of the camera"
     if arrival.age > DAY:
-        return "a recording (give /clock and set use_sim_time, or give it new stamps), or the camera's clock was never set"
-    return "pictures wait on their way, or the clocks of camera and node differ"
+        return "a recording is played (publish /clock and set use_sim_time, or restamp it), or the camera's clock was never set"
+    return "images are delayed, or the clocks of camera and node differ"
 
 
-def same_bytes(a: bytes | array[int], b: bytes | array[int]) -> bool:
-    """Whether two pictures' bytes are the same. A sensor has noise, so a few bytes tell as a rule that they are not."""
+def are_identical(a: bytes | array[int], b: bytes | array[int]) -> bool:
+    """Return whether two images have the same bytes. Because of sensor noise, a sample of the bytes usually suffices."""
     first, second = np.asarray(memoryview(a)), np.asarray(memoryview(b))
     if first.shape != second.shape:
         return False
     step = max(len(first) // SAMPLE_BYTES, 1)
     if not np.array_equal(first[::step], second[::step]):
         return False
-    # Eight bytes at once: a camera that is lawfully still, as in simulation, must not cost the executor milliseconds.
+    # Words of eight bytes, because a static simulated camera must not cost the executor milliseconds per image.
     words = len(first) // 8 * 8
     return np.array_equal(first[:words].view(np.uint64), second[:words].view(np.uint64)) and np.array_equal(
         first[words:], second[words:]
     )
 
 
-def span(seconds: float) -> str:
-    """A length of time as people say it."""
+def format_duration(seconds: float) -> str:
+    """Format a duration in a human-readable unit."""
     for size, unit in ((365.25 * DAY, "years"), (DAY, "days"), (3600.0, "hours")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

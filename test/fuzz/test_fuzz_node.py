@@ -22,14 +22,15 @@ from support.bad_input import damaged, sometimes
 from support.fuzzing import REASONS, fuzz, refused
 from support.image_files import PICTURES
 from support.images import noise_image
-from support.inside import node_inside
+from support.node_in_process import node_inside
 from support.node_process import PATIENCE
 from support.ros_client import Camera, Client
 from support.ros_messages import OUTPUTS, camera_info, image, put_header, set_data
 
 from mtl_perception.config import Config
-from mtl_perception.ros.health import Report
+from mtl_perception.ros.diagnostics import to_messages
 from mtl_perception.ros.node import PerceptionNode
+from mtl_perception.runtime.diagnostics import evaluate
 
 TOPICS = ("segmentation/labels", "depth/camera_info", "points")
 
@@ -44,7 +45,7 @@ class Sender:
 
     def send(self, message: Any) -> str:
         """What became of a picture: the reason for which it was refused, or nothing."""
-        statistics = self.node.cameras[0].statistics
+        statistics = self.node.session.cameras[0].statistics
         before, refused_before = statistics.received, dict(statistics.rejected)
         self.camera.images.publish(message)
         wait_for(lambda: statistics.received > before and done(statistics) == statistics.received)
@@ -108,9 +109,13 @@ def as_message(kind: type, fields: SimpleNamespace) -> Any:
     return message
 
 
+def diagnostics_of(sender: Sender) -> list[Any]:
+    return to_messages(evaluate(sender.node.snapshot()), "node")
+
+
 def assert_told_in_lines(sender: Sender) -> None:
     """Whatever was sent, diagnostics say it in printable lines of bounded length."""
-    for status in Report(0.0).due(sender.node):
+    for status in diagnostics_of(sender):
         for text in (status.message, *(value.value for value in status.values)):
             assert len(text) < 1000 and text.isprintable(), (status.name, text[:200])
 
@@ -120,7 +125,7 @@ def as_before(sender: Sender) -> None:
     for name, value in (("input_scale", 1.0), ("output_scale", 1.0), ("input_rectified", True), ("min_depth", 0.0)):
         assert sender.node.set_parameters([Parameter(name, value=value)])[0].successful
     good(sender)
-    statistics = sender.node.cameras[0].statistics
+    statistics = sender.node.session.cameras[0].statistics
     assert "internal" not in statistics.rejected, statistics.last_rejection
     assert done(statistics) == statistics.received
 
@@ -148,13 +153,13 @@ class TestRaw:
             return
         if fits:
             message.width, message.height = 16, 12
-        source = sender.node.cameras[0].input
-        before = source._latest
+        calibrations = sender.node.session.cameras[0].calibrations
+        before = calibrations.latest
         sender.camera.infos.publish(message)
-        wait_for(lambda: source._latest is not before)
+        wait_for(lambda: calibrations.latest is not before)
         assert sender.send(image(noise_image(12, 16))) == ""
         assert_told_in_lines(sender)
-        (told,) = [status for status in Report(0.0).due(sender.node) if status.name.endswith(": camera")]
+        (told,) = [status for status in diagnostics_of(sender) if status.name.endswith(": camera")]
         refused["CameraInfo, to the node"] += bool(told.level != told.OK and told.message)
 
     @given(name=sometimes(st.sampled_from(NAMES), st.text(max_size=8)), value=values)

@@ -163,7 +163,7 @@ class TestNode:
         from rclpy.context import Context
         from rclpy.node import Node
 
-        from mtl_perception.ros.overrides import overrides
+        from mtl_perception.ros.overrides import find_overrides
 
         path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
         path.write_bytes(data)
@@ -182,7 +182,7 @@ class TestNode:
 
         names = attempt("parameter file with tabs", lambda: _as_at_start(start), errors=ConfigError)
         if names is not None:
-            assert {found.name for found in overrides(arguments, "/mtl_perception", pytest.fail)} == names
+            assert {found.name for found in find_overrides(arguments, "/mtl_perception", pytest.fail)} == names
 
 
 def _as_at_start(start: Callable[[], Any]) -> Any:

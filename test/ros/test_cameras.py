@@ -59,17 +59,17 @@ def test_each_camera_gets_its_own_outputs_under_its_own_header(cameras: dict[str
         assert {message.header.frame_id for message in found.values()} == {f"{name}_optical"}
 
 
-def test_diagnostics_tell_of_each_camera(cameras: dict[str, Camera], client: Client) -> None:
+def test_each_camera_has_its_diagnostics(cameras: dict[str, Camera], client: Client) -> None:
     parts = {f"{name}: {part}" for name in NAMES for part in ("frames", "stream", "camera")}
     client.wait_status("network", lambda status: True)
     assert set(client.statuses) == parts | {"network"}
     for name in NAMES:
         values = values_of(client.status(f"{name}: camera"))
         assert (values["image topic"], values["camera_info topic"]) == (f"/{name}/image", f"/{name}/camera_info")
-        assert values["picture"] == f"{SIZES[name][1]}x{SIZES[name][0]}"
+        assert values["image size"] == f"{SIZES[name][1]}x{SIZES[name][0]}"
 
 
-def test_bad_frame_of_one_camera_does_not_harm_the_others(cameras: dict[str, Camera], client: Client) -> None:
+def test_malformed_image_of_one_camera_does_not_affect_the_others(cameras: dict[str, Camera], client: Client) -> None:
     before = {name: client.counts(f"{name}: frames") for name in NAMES}
     for camera in cameras.values():
         camera.settle()

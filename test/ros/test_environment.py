@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 from mtl_perception.ros import environment
-from mtl_perception.ros.environment import prepare_middleware
+from mtl_perception.ros.environment import configure_middleware
 
 OLD, NEW = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
 OTHERS = ("FASTDDS_BUILTIN_TRANSPORTS", "SKIP_DEFAULT_XML_FILE", "ROS_DISTRO")
@@ -21,7 +21,7 @@ PROFILE = str(Path(__file__).resolve().parents[2] / "config/fastdds_shm.xml")
 
 @pytest.fixture
 def prepared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Calls `prepare_middleware` with this rclpy and this environment; gives what both variables are then."""
+    """Calls `configure_middleware` with this rclpy and this environment; gives what both variables are then."""
     monkeypatch.chdir(tmp_path)
 
     def run(rclpy: str | None, **given: str) -> tuple[str | None, str | None]:
@@ -38,7 +38,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             return rclpy
 
         monkeypatch.setattr(environment, "version", version)
-        prepare_middleware()
+        configure_middleware()
         return os.environ.get(OLD), os.environ.get(NEW)
 
     return run
@@ -56,7 +56,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         ("jazzy", "9.1.2", (None, PROFILE)),  # wheels of another distribution than the one that is sourced
     ],
 )
-def test_each_distribution_gets_the_variable_that_it_reads(prepared, distribution, rclpy, expected) -> None:
+def test_variable_of_the_distribution_is_set(prepared, distribution, rclpy, expected) -> None:
     assert prepared(rclpy, ROS_DISTRO=distribution) == expected
 
 
@@ -70,14 +70,14 @@ def test_each_distribution_gets_the_variable_that_it_reads(prepared, distributio
         ("7.1.5", {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}, (None, None)),
     ],
 )
-def test_a_users_own_setting_is_respected(prepared, rclpy, given, expected) -> None:
+def test_setting_of_the_user_is_kept(prepared, rclpy, given, expected) -> None:
     assert prepared(rclpy, **given) == expected
 
 
 @pytest.mark.parametrize(
     ("rclpy", "name"), [("7.1.5", "DEFAULT_FASTRTPS_PROFILES.xml"), ("9.1.2", "DEFAULT_FASTDDS_PROFILES.xml")]
 )
-def test_a_users_own_file_in_the_working_directory_is_respected(prepared, tmp_path: Path, rclpy: str, name: str) -> None:
+def test_profile_in_the_working_directory_is_kept(prepared, tmp_path: Path, rclpy: str, name: str) -> None:
     (tmp_path / name).write_text("<dds/>")
     assert prepared(rclpy) == (None, None)
     assert PROFILE in prepared(rclpy, SKIP_DEFAULT_XML_FILE="1")
@@ -97,7 +97,7 @@ print("largest", max(sizes))
 """
 
 
-def test_the_segment_is_as_large_as_the_profile_says(tmp_path: Path) -> None:
+def test_shared_memory_segment_has_the_size_of_the_profile(tmp_path: Path) -> None:
     """The one middleware that is here does read the file."""
     if os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") != "rmw_fastrtps_cpp" or not Path("/dev/shm").is_dir():
         pytest.skip("needs Fast DDS and /dev/shm")

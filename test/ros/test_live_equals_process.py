@@ -101,7 +101,7 @@ def differences(offline: object, live: object, path: str = "") -> list[str]:
     return found
 
 
-def test_live_and_process_give_the_same_bytes(tmp_path: Path, weights_file: Path) -> None:
+def test_live_and_offline_outputs_are_identical(tmp_path: Path, weights_file: Path) -> None:
     expected = offline(write_recording(tmp_path), weights_file, tmp_path / "processed")
     found = live(weights_file, tmp_path / "node.log")
     for topic in OUTPUTS:

@@ -49,13 +49,13 @@ def client(node):
     client.close()
 
 
-def test_starts_unconfigured_when_told_so(client: Client) -> None:
+def test_node_starts_unconfigured_without_autostart(client: Client) -> None:
     assert client.state() == "unconfigured"
     assert client.status("frames").message == "unconfigured"
     assert client.get("autostart", "max_depth", "use_sim_time") == [False, 50.0, True]
 
 
-def test_misspelt_parameter_for_all_nodes_is_pointed_out(node: Process) -> None:
+def test_misspelled_parameter_for_all_nodes_is_reported(node: Process) -> None:
     node.wait_for_output("unknown parameter 'max_dept' is ignored; did you mean 'max_depth'?")
     assert "use_sim_time" not in node.output
 
@@ -119,7 +119,7 @@ def test_every_parameter_is_described(client: Client) -> None:
         ("min_depth", 60.0, "max_depth 50"),
     ],
 )
-def test_wrong_values_are_refused_with_the_reason(client: Client, name: str, value: object, words: str) -> None:
+def test_invalid_values_are_refused_with_the_reason(client: Client, name: str, value: object, words: str) -> None:
     before = client.get(name)
     result = client.set(**{name: value})[0]
     assert not result.successful
@@ -146,7 +146,7 @@ def test_missing_weights_fail_configure_with_the_reason(client: Client, node: Pr
     assert "cannot configure" in node.output
 
 
-def test_configures_once_the_weights_are_right(client: Client, weights_file: Path) -> None:
+def test_node_configures_after_the_weights_are_corrected(client: Client, weights_file: Path) -> None:
     assert client.set(weights=str(weights_file))[0].successful
     assert client.change_state("configure")
     status = client.status("network")
@@ -177,7 +177,7 @@ def camera(client: Client):
     camera.close()
 
 
-def test_twice_through_the_lifecycle(client: Client, camera: Camera) -> None:
+def test_lifecycle_can_be_repeated(client: Client, camera: Camera) -> None:
     for _ in range(2):
         assert client.state() == "inactive"
         silent = [camera.publish(image(PICTURE)) for _ in range(3)]
@@ -212,7 +212,7 @@ def test_twice_through_the_lifecycle(client: Client, camera: Camera) -> None:
         assert client.change_state("configure")
 
 
-def test_changes_in_every_state_hold_when_active(client: Client, camera: Camera) -> None:
+def test_parameter_changes_in_every_state_apply_when_active(client: Client, camera: Camera) -> None:
     """Values set while inactive, and while unconfigured, act as those set while active do."""
     assert client.set(output_scale=0.5)[0].successful
     assert client.change_state("activate")
@@ -229,7 +229,7 @@ def test_changes_in_every_state_hold_when_active(client: Client, camera: Camera)
     assert labels_of(labels).shape == (HEIGHT // 4, WIDTH // 4)
 
 
-def test_transitions_that_make_no_sense_fail_and_change_nothing(client: Client, camera: Camera) -> None:
+def test_invalid_transitions_are_refused(client: Client, camera: Camera) -> None:
     assert client.state() == "active"
     for name in ("configure", "activate", "cleanup"):
         assert not client.change_state(name)
@@ -239,7 +239,7 @@ def test_transitions_that_make_no_sense_fail_and_change_nothing(client: Client, 
     camera.connect(image(PICTURE), "segmentation/labels")
 
 
-def test_shutdown_ends_the_work_and_sigterm_the_process(client: Client, camera: Camera, node: Process) -> None:
+def test_shutdown_finalizes_the_node_and_sigterm_ends_the_process(client: Client, camera: Camera, node: Process) -> None:
     assert client.change_state("active_shutdown")
     assert client.state() == "finalized"
     assert client.wait_status("frames", lambda s: s.message == "finalized")
@@ -264,7 +264,7 @@ def test_shutdown_ends_the_work_and_sigterm_the_process(client: Client, camera: 
     ],
     ids=["range", "type", "choice", "names", "integer", "no file", "no value", "unknown"],
 )
-def test_wrong_value_at_start_ends_with_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_invalid_value_at_startup_exits_with_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
     process = Process(["node", "--ros-args", *arguments], tmp_path / "node.log")
     assert process.wait() == 2
     lines = process.output.strip().splitlines()
@@ -295,7 +295,7 @@ def test_signal_while_working_ends_cleanly(tmp_path: Path, weights_file: Path, n
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_at_any_moment_of_the_start_ends_cleanly(tmp_path: Path, weights_file: Path, number: signal.Signals) -> None:
+def test_signal_during_startup_ends_cleanly(tmp_path: Path, weights_file: Path, number: signal.Signals) -> None:
     """While the network loads."""
     process = Process(["node", "--ros-args", "-p", f"weights:={weights_file}"], tmp_path / "node.log")
     deadline = time.monotonic() + PATIENCE

@@ -57,7 +57,7 @@ def plain(connected: Camera):
     return connected.exchange(image(PICTURE))
 
 
-def test_every_output_has_the_pictures_header(camera: Camera) -> None:
+def test_every_output_has_the_header_of_the_image(camera: Camera) -> None:
     stamp = camera.publish(image(PICTURE), frame_id="left camera/optical é")
     outputs = camera.answers(stamp)
     assert set(outputs) == set(OUTPUTS)
@@ -79,7 +79,7 @@ def test_labels_are_varied_and_colored_by_class(plain) -> None:
     assert np.abs(overlay - blended).max() <= 1
 
 
-def test_depth_is_infinite_beyond_the_weights_range_and_only_there(plain) -> None:
+def test_depth_is_infinite_beyond_the_range_of_the_weights_only(plain) -> None:
     depth = depth_of(plain["depth/image"])
     finite = np.isfinite(depth)
     assert 0.05 < finite.mean() < 0.99
@@ -88,7 +88,7 @@ def test_depth_is_infinite_beyond_the_weights_range_and_only_there(plain) -> Non
     assert np.isposinf(depth[~finite]).all()
 
 
-def test_cloud_is_depth_seen_through_the_intrinsics(plain) -> None:
+def test_cloud_is_the_back_projected_depth(plain) -> None:
     cloud, depth = cloud_of(plain["points"]), depth_of(plain["depth/image"])
     u, v = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
     fx, cx, fy, cy = INFO.p[0], INFO.p[2], INFO.p[5], INFO.p[6]
@@ -115,7 +115,7 @@ def test_cloud_without_gaps_is_dense(camera: Camera, client: Client) -> None:
     assert outputs["points"].is_dense is True
 
 
-def test_depth_camera_info_is_the_cameras(plain) -> None:
+def test_depth_camera_info_matches_the_camera(plain) -> None:
     info = plain["depth/camera_info"]
     assert (info.width, info.height, info.distortion_model) == (WIDTH, HEIGHT, "plumb_bob")
     for name in "dkrp":
@@ -134,13 +134,13 @@ def test_depth_camera_info_is_the_cameras(plain) -> None:
         ("bgr16", PICTURE[..., ::-1].astype(np.uint16) * 257),
     ],
 )
-def test_encodings_of_one_picture_give_the_same(camera: Camera, plain, encoding: str, pixels: np.ndarray) -> None:
+def test_all_encodings_of_an_image_have_equal_outputs(camera: Camera, plain, encoding: str, pixels: np.ndarray) -> None:
     for padding in (0, 13):
         for is_bigendian in (False, True):
             assert_same(camera.exchange(image(pixels, encoding, padding, is_bigendian)), plain)
 
 
-def test_gray_is_the_gray_triple(camera: Camera) -> None:
+def test_gray_image_equals_its_rgb_conversion(camera: Camera) -> None:
     gray = PICTURE[..., 1]
     expected = camera.exchange(image(np.dstack([gray] * 3)))
     assert_same(camera.exchange(image(gray, "mono8")), expected)
@@ -181,7 +181,7 @@ def test_yuv_encodings_carry_color(camera: Camera) -> None:
         assert np.abs(seen - (red, green, blue)).max() < 2.5, encoding
 
 
-def test_picture_size_changes_in_mid_stream(camera: Camera, plain) -> None:
+def test_image_size_can_change_between_frames(camera: Camera, plain) -> None:
     width, height = 122, 75
     picture = noise_image(height, width, seed=3)
     info = camera_info(width, height, fx=40.0, fy=43.0)
@@ -198,7 +198,7 @@ def test_picture_size_changes_in_mid_stream(camera: Camera, plain) -> None:
     assert_same(camera.exchange(image(PICTURE)), plain)
 
 
-def test_resized_picture_uses_the_scaled_intrinsics(camera: Camera) -> None:
+def test_resized_image_uses_scaled_intrinsics(camera: Camera) -> None:
     small = cv2.resize(PICTURE, (WIDTH // 2, HEIGHT // 2))
     outputs = camera.exchange(image(small))
     info = outputs["depth/camera_info"]
@@ -212,7 +212,7 @@ def test_resized_picture_uses_the_scaled_intrinsics(camera: Camera) -> None:
     np.testing.assert_allclose(cloud["y"][finite], expected[finite], rtol=1e-5, atol=1e-5)
 
 
-def test_picture_of_another_shape_has_labels_and_depth_but_no_cloud(camera: Camera, client: Client) -> None:
+def test_image_with_another_aspect_ratio_has_no_cloud(camera: Camera, client: Client) -> None:
     other = noise_image(HEIGHT, HEIGHT)
     topics = [topic for topic in OUTPUTS if topic not in ("points", "depth/camera_info")]
     stamp = camera.publish(image(other))
@@ -256,7 +256,7 @@ def test_output_scale_scales_the_intrinsics(camera: Camera, client: Client) -> N
         ("rational_polynomial", [0.1, -0.05, 0.001, -0.002, 0.01, 0.2, -0.03, 0.02]),
     ],
 )
-def test_raw_pictures_are_undistorted(camera: Camera, client: Client, model: str, coefficients: list[float]) -> None:
+def test_rays_of_raw_images_are_undistorted(camera: Camera, client: Client, model: str, coefficients: list[float]) -> None:
     assert client.set(input_rectified=False)[0].successful
     info = camera_info(WIDTH, HEIGHT, fx=110.0, fy=112.0, distortion_model=model, d=coefficients)
     camera.publish_info(info)
@@ -282,7 +282,7 @@ def test_raw_pictures_are_undistorted(camera: Camera, client: Client, model: str
     np.testing.assert_array_equal(passed_on.d, coefficients)
 
 
-def test_live_parameters_act_on_the_next_picture(camera: Camera, client: Client, plain) -> None:
+def test_live_parameters_apply_to_the_next_image(camera: Camera, client: Client, plain) -> None:
     assert client.set(max_depth=20)[0].successful  # a whole number where a float is due
     depth, whole = depth_of(camera.exchange(image(PICTURE))["depth/image"]), depth_of(plain["depth/image"])
     np.testing.assert_array_equal(depth, np.where(whole > 20, np.inf, whole))
@@ -302,7 +302,7 @@ def test_live_parameters_act_on_the_next_picture(camera: Camera, client: Client,
         np.testing.assert_array_equal(colors_of(outputs["segmentation/overlay"]), wanted)
 
 
-def test_odd_sizes(camera: Camera) -> None:
+def test_odd_image_sizes(camera: Camera) -> None:
     for height, width in ((1, 1), (2, 3), (1, 200), (131, 5)):
         picture = noise_image(height, width)
         camera.publish_info(camera_info(width, height))
@@ -311,7 +311,7 @@ def test_odd_sizes(camera: Camera) -> None:
         np.testing.assert_array_equal(colors_of_cloud(cloud_of(outputs["points"])), picture)
 
 
-def test_camera_info_describes_part_of_the_sensor(camera: Camera) -> None:
+def test_region_of_interest_is_applied(camera: Camera) -> None:
     """Binning by two of a region of interest, as drivers publish it: K and P are of the full resolution."""
     info = camera_info(400, 300, fx=200.0, fy=210.0, cx=190.0, cy=140.0, binning_x=2, binning_y=2)
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 40, 20, 2 * WIDTH, 2 * HEIGHT
@@ -327,14 +327,14 @@ def test_camera_info_describes_part_of_the_sensor(camera: Camera) -> None:
     np.testing.assert_allclose(cloud["x"][finite], (u - 75.0)[finite] * depth[finite] / 100.0, rtol=1e-5, atol=1e-5)
 
 
-def test_the_camera_info_used_is_the_images_sibling(camera: Camera, client: Client) -> None:
+def test_camera_info_is_the_sibling_of_the_image_topic(camera: Camera, client: Client) -> None:
     values = client.values("camera")
     assert values["image topic"] == IMAGE_TOPIC
     assert values["camera_info topic"] == INFO_TOPIC
     assert values["reliability"] == "reliable"
 
 
-def test_best_effort_subscribers_are_served_too(camera: Camera, client: Client) -> None:
+def test_best_effort_subscribers_are_served(camera: Camera, client: Client) -> None:
     other = Camera(client, IMAGE_TOPIC, INFO_TOPIC, outputs_reliable=False)
     try:
         outputs = other.connect(image(PICTURE))

@@ -90,7 +90,7 @@ BAD = {
 }
 
 
-def test_bad_pictures_are_refused_by_reason_and_the_next_good_one_is_right(camera: Camera, client: Client, good) -> None:
+def test_malformed_images_are_dropped_and_counted_by_reason(camera: Camera, client: Client, good) -> None:
     before = client.counts()
     expected = {name: count for name, count in before.items() if name.startswith("rejected: ")}
     for name, (reason, make) in BAD.items():
@@ -110,9 +110,9 @@ def test_bad_pictures_are_refused_by_reason_and_the_next_good_one_is_right(camer
     assert after["processed"] - before["processed"] == len(BAD)
 
 
-def test_a_bad_picture_is_named_in_the_log_once_in_a_while(camera: Camera, client: Client, node) -> None:
+def test_dropped_frames_are_logged_with_throttling(camera: Camera, client: Client, node) -> None:
     def named() -> int:
-        return sum("hyperspectral8" in line for line in node.output.splitlines() if "frame dropped" in line)
+        return sum("hyperspectral8" in line for line in node.output.splitlines() if "dropped:" in line)
 
     before, sent = named(), 0
     while named() == before and sent < 1000:
@@ -141,7 +141,7 @@ def test_a_bad_picture_is_named_in_the_log_once_in_a_while(camera: Camera, clien
         ({"binning_x": 1000, "binning_y": 1000}, "binning"),
     ],
 )
-def test_without_a_usable_calibration_labels_and_depth_still_come(camera: Camera, client: Client, good, change, words) -> None:
+def test_unusable_calibration_drops_the_cloud_only(camera: Camera, client: Client, good, change, words) -> None:
     camera.publish_info(camera_info(WIDTH, HEIGHT, **change) if "width" not in change else _resized(change))
     topics = [topic for topic in OUTPUTS if topic not in ("points", "depth/camera_info")]
     stamp = camera.publish(image(PICTURE))
@@ -157,7 +157,7 @@ def test_without_a_usable_calibration_labels_and_depth_still_come(camera: Camera
     camera.publish_info(INFO)
     assert_same(camera.exchange(image(PICTURE)), good)
     status = client.status("camera")
-    assert (status.level, status.message) == (status.OK, "camera_info in use")
+    assert (status.level, status.message) == (status.OK, "using camera_info")
 
 
 def _resized(change) -> CameraInfo:
@@ -166,7 +166,7 @@ def _resized(change) -> CameraInfo:
     return info
 
 
-def test_a_camera_of_another_frame_is_pointed_out(camera: Camera, client: Client) -> None:
+def test_different_frame_id_of_camera_info_is_reported(camera: Camera, client: Client) -> None:
     camera.publish_info(INFO, frame_id="right_optical")
     camera.exchange(image(PICTURE), frame_id="left_optical")
     status = client.wait_status("camera", lambda s: s.level == s.WARN)
@@ -174,7 +174,7 @@ def test_a_camera_of_another_frame_is_pointed_out(camera: Camera, client: Client
     assert "left_optical" in status.message
 
 
-def test_many_pictures_at_once_keep_their_order_and_the_last_is_processed(camera: Camera, client: Client) -> None:
+def test_fast_camera_keeps_order_and_the_last_image_is_processed(camera: Camera, client: Client) -> None:
     """60 pictures at 30 Hz, each of which takes longer than that."""
     width, height = 1280, 720
     large = noise_image(height, width)
@@ -203,9 +203,9 @@ def test_many_pictures_at_once_keep_their_order_and_the_last_is_processed(camera
         assert set(stamps) <= set(sent), topic
 
 
-def test_without_camera_info_labels_and_depth_come(client: Client, fresh, connected: Camera, good) -> None:
+def test_missing_camera_info_drops_the_cloud_only(client: Client, fresh, connected: Camera, good) -> None:
     status = client.wait_status("frames", lambda s: s.level == s.WARN)
-    assert "no picture yet" in status.message
+    assert "no image received yet" in status.message
     connected.wait_until_heard()
     topics = [topic for topic in OUTPUTS if topic not in ("points", "depth/camera_info")]
     outputs = connected.connect(image(PICTURE), *topics)
@@ -216,7 +216,7 @@ def test_without_camera_info_labels_and_depth_come(client: Client, fresh, connec
     assert client.status("frames").level == status.OK
 
 
-def test_camera_info_that_nobody_needs_is_known_all_the_same(client: Client, fresh, connected: Camera) -> None:
+def test_camera_info_is_evaluated_before_the_first_image(client: Client, fresh, connected: Camera) -> None:
     """Diagnostics do not claim that there is none, only because no picture came yet."""
     connected.wait_until_heard()
     client.wait_status("camera", lambda s: "no camera_info" in s.message)
@@ -228,12 +228,12 @@ def test_silence_is_reported(camera: Camera, client: Client) -> None:
     assert client.set(image_timeout=0.3)[0].successful
     camera.connect(image(PICTURE))
     status = client.wait_status("frames", lambda s: s.level == s.STALE)
-    assert "no picture for" in status.message
+    assert "no image for" in status.message
     camera.exchange(image(PICTURE))
     assert client.set(image_timeout=2.0)[0].successful
 
 
-def test_only_what_is_subscribed_to_is_published(camera: Camera, client: Client) -> None:
+def test_outputs_without_subscribers_are_not_computed(camera: Camera, client: Client) -> None:
     for topic in OUTPUTS:
         camera.unsubscribe(topic)
     try:
@@ -285,16 +285,16 @@ def compressed_camera(client: Client, connected: Camera):
 
 
 class TestCompressedTransport:
-    def test_png_is_the_same_as_raw(self, good, compressed_camera: Camera) -> None:
+    def test_png_equals_raw(self, good, compressed_camera: Camera) -> None:
         assert_same(compressed_camera.exchange(compressed(PICTURE, ".png")), good)
 
-    def test_jpeg_is_nearly_the_same_picture(self, compressed_camera: Camera) -> None:
+    def test_jpeg_is_close_to_raw(self, compressed_camera: Camera) -> None:
         smooth = cv2.GaussianBlur(PICTURE, (0, 0), 3)
         outputs = compressed_camera.exchange(compressed(smooth, ".jpg"))
         seen = colors_of_cloud(cloud_of(outputs["points"])).astype(float)
         assert np.abs(seen - smooth).mean() < 5
 
-    def test_damaged_pictures_are_refused(self, good, compressed_camera: Camera, client: Client) -> None:
+    def test_damaged_images_are_dropped(self, good, compressed_camera: Camera, client: Client) -> None:
         jpeg, png = bytes(compressed(PICTURE, ".jpg").data), bytes(compressed(PICTURE, ".png").data)
         bad = [
             ("compressed", "jpeg", jpeg[: len(jpeg) // 2]),
@@ -311,7 +311,7 @@ class TestCompressedTransport:
             assert_same(compressed_camera.exchange(compressed(PICTURE, ".png")), good)
 
 
-def test_best_effort_camera_is_followed(client: Client, connected: Camera, good) -> None:
+def test_subscription_follows_a_best_effort_camera(client: Client, connected: Camera, good) -> None:
     """Also when it appears after the node, and after a reliable one had been there."""
     other = Client("second", start_ns=1_800_000_000_000_000_000)
     try:
@@ -328,7 +328,7 @@ def test_best_effort_camera_is_followed(client: Client, connected: Camera, good)
         other.close()
 
 
-def test_latched_camera_info_is_used_however_old(client: Client, connected: Camera, good) -> None:
+def test_latched_camera_info_is_used(client: Client, connected: Camera, good) -> None:
     """Published once, before the node activates, by a calibration server."""
     connected.client.node.destroy_publisher(connected.infos)
     latched = client.node.create_publisher(CameraInfo, "/camera_info", profile(latched=True, depth=1))
@@ -363,6 +363,6 @@ def test_memory_stays_flat(client: Client, connected: Camera, node) -> None:
     assert flow(2000) - warm < 20e6
 
 
-def test_nothing_went_wrong_on_the_way(node) -> None:
+def test_log_has_no_internal_errors(node) -> None:
     assert "Traceback" not in node.output
     assert "internal" not in node.output

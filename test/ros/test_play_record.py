@@ -61,7 +61,7 @@ def play(tmp_path: Path):
         process.stop()
 
 
-def test_bag_is_published_as_it_was_recorded(tmp_path: Path, listener: Listener, play) -> None:
+def test_bag_is_published_as_recorded(tmp_path: Path, listener: Listener, play) -> None:
     bag = write_bag(tmp_path / "drive", "mcap", drive("mcap", count=4))
     process = play(str(bag), "--subscribers", "1", "--clock")
     listener.client.spin_until(lambda: len(listener.images) >= 4 and len(listener.infos) >= 4, "four pictures")
@@ -78,7 +78,7 @@ def test_bag_is_published_as_it_was_recorded(tmp_path: Path, listener: Listener,
     assert listener.clocks == sorted(listener.clocks)
 
 
-def test_pictures_loop_restamped_until_a_signal(tmp_path: Path, listener: Listener, play) -> None:
+def test_image_folder_loops_restamped_until_a_signal(tmp_path: Path, listener: Listener, play) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(3):
@@ -107,7 +107,7 @@ def test_pictures_loop_restamped_until_a_signal(tmp_path: Path, listener: Listen
     assert (listener.infos[0].k[0], listener.infos[0].p[5]) == (30.0, 31.0)
 
 
-def test_sigterm_ends_the_player_too(tmp_path: Path, listener: Listener, play) -> None:
+def test_sigterm_ends_the_player(tmp_path: Path, listener: Listener, play) -> None:
     bag = write_bag(tmp_path / "drive", "mcap", drive("mcap", count=4))
     process = play(str(bag), "--loop", "--rate", "5")
     listener.client.spin_until(lambda: len(listener.images) >= 5, "pictures")
@@ -120,7 +120,7 @@ def test_sigterm_ends_the_player_too(tmp_path: Path, listener: Listener, play) -
     [(["--rate", "0"], "--rate must be above 0"), (["--ros-args", "-r", "image"], "image")],
     ids=["rate", "remapping"],
 )
-def test_wrong_arguments_end_with_one_line(tmp_path: Path, play, arguments: list[str], words: str) -> None:
+def test_invalid_arguments_exit_with_one_line(tmp_path: Path, play, arguments: list[str], words: str) -> None:
     cv2.imwrite(str(tmp_path / "picture.png"), bag_image(0))
     process = play(str(tmp_path), *arguments)
     assert process.wait() == 2
@@ -181,7 +181,7 @@ def test_recording_reads_back_equal(tmp_path: Path, number: signal.Signals) -> N
     assert kept["/camera_info"][0].durability.name == "TRANSIENT_LOCAL"
 
 
-def test_nothing_to_record_leaves_an_empty_bag_or_none(tmp_path: Path) -> None:
+def test_recording_without_topics_leaves_an_empty_bag_or_none(tmp_path: Path) -> None:
     out = tmp_path / "recording.mcap"
     process = Process(["record", "/nothing", "--out", str(out)], tmp_path / "record.log")
     client = Client("watcher")

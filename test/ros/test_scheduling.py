@@ -13,13 +13,11 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from sensor_msgs.msg import Image
 from support.images import noise_image
-from support.inside import node_inside
+from support.node_in_process import node_inside
 from support.ros_client import Camera, Client
 from support.ros_messages import image, labels_of, values_of
 
 from mtl_perception import Frame, Pipeline
-from mtl_perception.runtime.mailbox import Mailbox
-from mtl_perception.runtime.publisher import Stage
 
 NAMES = ("front", "left", "right")
 SIZES = {"front": (48, 64), "left": (48, 64), "right": (40, 72)}
@@ -31,37 +29,6 @@ def camera_of(client: Client, name: str) -> Camera:
     camera = Camera(client, *topics, outputs={f"{name}/segmentation/labels": Image}, name=name)
     camera.connect(image(PICTURES[name]))
     return camera
-
-
-def test_mailbox_serves_senders_in_turn() -> None:
-    box: Mailbox[str] = Mailbox(3)
-    served = []
-    for _ in range(6):
-        for sender in (0, 1):
-            box.put(f"newest of {sender}", sender)
-        served += [sender for sender, _ in box.take()]
-    assert served == [0, 1, 0, 1, 0, 1]
-    box.put("c", 2)
-    assert box.take(2) == [(2, "c"), (0, "newest of 0")]
-    for sender, item in enumerate("abc"):
-        box.put(item, sender)
-    assert box.take(8) == [(1, "b"), (2, "c"), (0, "a")]
-    box.put("b", 1)
-    assert box.close() == [1]
-
-
-def test_stage_keeps_the_order_and_holds_one_task_at_a_time() -> None:
-    stage, done = Stage("test"), []
-    may_go = threading.Event()
-    stage.hand_over(lambda: (may_go.wait(20), done.append(0)))
-    handed = threading.Thread(target=lambda: [stage.hand_over(lambda i=i: done.append(i)) for i in (1, 2)])
-    handed.start()
-    time.sleep(0.05)
-    assert handed.is_alive() and done == []
-    may_go.set()
-    handed.join(20)
-    stage.close()
-    assert done == [0, 1, 2]
 
 
 class Gpu:
@@ -87,9 +54,6 @@ class Gpu:
         return [
             self._kept(i, self.pipeline(frame, wanted)) for i, (frame, wanted) in enumerate(zip(frames, outputs, strict=True))
         ]
-
-    def __call__(self, frame, outputs):
-        return self.batch([frame], [outputs])[0]
 
     def _kept(self, number: int, result):
         kept = self._sets[0].setdefault((number, result.labels.shape), np.empty_like(result.labels))
@@ -120,8 +84,8 @@ def pipeline(weights_file: Path) -> Pipeline:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_cameras_are_computed_together_and_alone_where_that_fails(node, client: Client, pipeline, fails: bool) -> None:
-    gpu, cameras = node.pipeline, {name: camera_of(client, name) for name in NAMES}
+def test_failed_batch_is_retried_one_by_one(node, client: Client, pipeline, fails: bool) -> None:
+    gpu, cameras = node.session.pipeline, {name: camera_of(client, name) for name in NAMES}
     gpu.may_go.clear()
     gpu.batches.clear()
     gpu.fails = fails
@@ -142,15 +106,15 @@ def test_cameras_are_computed_together_and_alone_where_that_fails(node, client: 
     assert all(client.counts(f"{name}: frames")["rejected"] == 0 for name in NAMES)
 
 
-def test_frame_in_publication_is_not_overwritten_and_order_is_kept(node, client: Client, pipeline, monkeypatch) -> None:
+def test_frame_being_published_is_not_overwritten(node, client: Client, pipeline, monkeypatch) -> None:
     """Publishing is made slower than computing; deactivation waits for both."""
     camera = camera_of(client, "front")
-    publish, overlapped = type(node.cameras[0]).publish, []
+    publish, overlapped = type(node.session.cameras[0]).publish, []
 
     def slow(self, *arguments) -> None:
-        calls = len(node.pipeline.batches)
+        calls = len(node.session.pipeline.batches)
         time.sleep(0.1)
-        overlapped.append(len(node.pipeline.batches) > calls)
+        overlapped.append(len(node.session.pipeline.batches) > calls)
         publish(self, *arguments)
 
     monkeypatch.setattr("mtl_perception.ros.camera.Camera.publish", slow)

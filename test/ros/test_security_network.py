@@ -43,7 +43,7 @@ def without_network() -> list[str]:
     return prefix
 
 
-def test_infer_works_without_a_network(without_network: list[str], tmp_path: Path, weights_file: Path) -> None:
+def test_infer_works_without_network_access(without_network: list[str], tmp_path: Path, weights_file: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), noise_image(48, 64))
     command = [sys.executable, "-m", "mtl_perception", "infer", tmp_path / "a.png", "--out", tmp_path / "out"]
     done = run([*without_network, *command, "--weights", weights_file, "--device", "cpu"])
@@ -51,7 +51,7 @@ def test_infer_works_without_a_network(without_network: list[str], tmp_path: Pat
     assert cv2.imread(str(tmp_path / "out" / "a.labels.png"), cv2.IMREAD_UNCHANGED).shape == (48, 64)
 
 
-def test_node_has_no_socket_but_those_of_dds(without_network: list[str], tmp_path: Path, weights_file: Path) -> None:
+def test_node_opens_only_the_sockets_of_dds(without_network: list[str], tmp_path: Path, weights_file: Path) -> None:
     """In a namespace of its own, where every socket there is, is the node's."""
     pytest.importorskip("rclpy", reason="needs rclpy")
     log = tmp_path / "node.log"
@@ -60,7 +60,7 @@ def test_node_has_no_socket_but_those_of_dds(without_network: list[str], tmp_pat
         child = subprocess.Popen([*without_network, *command], stdout=file, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + PATIENCE
-        while "waiting for pictures" not in log.read_text():
+        while "waiting for images" not in log.read_text():
             assert child.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
         tables = {name: sockets(child.pid, name) for name in ("tcp", "tcp6", "udp", "udp6")}
@@ -127,14 +127,14 @@ def full_name(name: str, space: str = "") -> str:
     return name if name.startswith("/") else f"{space}/{name}".replace("/~", f"/{NODE_NAME}")
 
 
-def test_policy_allows_each_output_of_the_table() -> None:
+def test_policy_allows_every_output() -> None:
     assert ElementTree.parse(POLICY).getroot().get("version") == "0.2.0"
     own = {name for name in policy_names("topic", "publish") if name.startswith(f"/{NODE_NAME}/")}
     assert own == {full_name(f"~/{row.name}") for row in OUTPUT_TOPICS} | {full_name("~/transition_event")}
 
 
 @pytest.mark.parametrize("transport", ["raw", "compressed"])
-def test_policy_allows_what_the_running_node_has_and_no_more(weights_file: Path, transport: str) -> None:
+def test_policy_allows_exactly_the_topics_of_the_running_node(weights_file: Path, transport: str) -> None:
     rclpy = pytest.importorskip("rclpy", reason="needs rclpy")
     from mtl_perception.ros.convert import MESSAGE_TYPES
     from mtl_perception.ros.node import PerceptionNode

@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 
-from mtl_perception.runtime.stream_monitor import Arrival, StreamWatch, same_bytes, span
+from mtl_perception.runtime.stream_monitor import Arrival, StreamMonitor, are_identical, format_duration
 
 START = 1_790_000_000 * 10**9
 PATIENCE = 1.5
@@ -16,7 +16,7 @@ class Stream:
     """Ten pictures a second, each other than the one before, 20 ms old when they come, unless told otherwise."""
 
     def __init__(self) -> None:
-        self.watch = StreamWatch()
+        self.monitor = StreamMonitor()
         self.at = 100.0
         self.number = 0
 
@@ -28,10 +28,10 @@ class Stream:
             now = START + round((self.at + clock) * 1e9)
             stamp_ns = now - round(age * 1e9) if stamp is None else round(stamp * 1e9)
             known = {"form": "64x48 rgb8", "data": bytes([self.number % 256]) * 3000, "simulated": False, "clock_ns": now}
-            self.watch.saw(Arrival(**{"stamp_ns": stamp_ns, "at": self.at, **known, **fields}))
+            self.monitor.observe(Arrival(**{"stamp_ns": stamp_ns, "at": self.at, **known, **fields}))
 
     def said(self, later: float = 0.0) -> dict[str, str]:
-        return self.watch.oddities(self.at + later, PATIENCE)
+        return self.monitor.anomalies(self.at + later, PATIENCE)
 
 
 @pytest.fixture
@@ -42,11 +42,11 @@ def stream() -> Stream:
     return stream
 
 
-def test_nothing_is_said_before_the_first_picture() -> None:
-    assert StreamWatch().oddities(5.0, PATIENCE) == {}
+def test_no_anomalies_before_the_first_image() -> None:
+    assert StreamMonitor().anomalies(5.0, PATIENCE) == {}
 
 
-def test_gaps_late_pictures_and_clocks_slightly_apart_are_not_odd(stream: Stream) -> None:
+def test_gaps_and_small_clock_offsets_are_no_anomalies(stream: Stream) -> None:
     stream.at += 60
     stream.send(3, age=0.9)
     stream.send(3, age=-0.4)
@@ -54,66 +54,69 @@ def test_gaps_late_pictures_and_clocks_slightly_apart_are_not_odd(stream: Stream
     assert stream.said() == {}
 
 
-def test_a_stamp_that_stands_is_counted_and_named_until_it_moves(stream: Stream) -> None:
+def test_repeated_stamps_are_counted_and_reported(stream: Stream) -> None:
     stream.send(5, stamp=1_790_000_103.0)
     assert stream.said() == {
-        "repeated": "5 pictures running have the stamp 1790000103.000000000: "
-        "the camera is frozen, or its driver does not move the stamp"
+        "repeated": "5 consecutive images have the stamp 1790000103.000000000: "
+        "the camera is frozen, or its driver does not update the stamp"
     }
     stream.send(25)
     assert "repeated" in stream.said()
     stream.send(10)
     assert stream.said() == {}
-    assert stream.watch.counts[StreamWatch.REPEATED] == 4
+    assert stream.monitor.counts[StreamMonitor.REPEATED] == 4
 
 
-def test_stamps_that_go_back_are_told_for_a_few_seconds(stream: Stream) -> None:
+def test_backward_stamp_jump_is_reported_for_a_few_seconds(stream: Stream) -> None:
     """A bag that loops while simulated time follows it."""
     stream.send(20, clock=-12.3)
-    assert list(stream.said()) == ["back"]
-    assert stream.said()["back"].startswith("stamps went back by 12.2 s")
+    assert list(stream.said()) == ["backward"]
+    assert stream.said()["backward"].startswith("stamps jumped back by 12.2 s")
     stream.send(20, clock=-12.3)
     assert stream.said() == {}
-    assert stream.watch.counts[StreamWatch.BACK] == 1
+    assert stream.monitor.counts[StreamMonitor.BACKWARD] == 1
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"age": -5.0}, "stamps are 5.0 s ahead of the node's clock: the clocks of camera and node differ"),
-        ({"age": -5.0, "simulated": True}, "stamps are 5.0 s ahead of simulated time: they are not of /clock"),
-        ({"clock_ns": 0, "simulated": True}, "use_sim_time is set, but nothing came on /clock yet"),
-        ({"age": 3.0}, "stamps are 3.0 s behind the node's clock: pictures wait on their way, or the clocks"),
-        ({"age": 3.0, "simulated": True}, "stamps are 3.0 s behind simulated time: pictures wait on their way, or are not of"),
-        ({"age": 7200.0}, "stamps are 2.0 hours behind the node's clock: pictures wait on their way, or the clocks"),
+        ({"age": -5.0, "simulated": True}, "stamps are 5.0 s ahead of simulated time: they are not based on /clock"),
+        ({"clock_ns": 0, "simulated": True}, "use_sim_time is set, but nothing was received on /clock yet"),
+        ({"age": 3.0}, "stamps are 3.0 s behind the node's clock: images are delayed, or the clocks"),
+        (
+            {"age": 3.0, "simulated": True},
+            "stamps are 3.0 s behind simulated time: images are delayed, or their stamps",
+        ),
+        ({"age": 7200.0}, "stamps are 2.0 hours behind the node's clock: images are delayed, or the clocks"),
         ({"age": 15 * 365.25 * 86400}, "stamps are 15.0 years behind the node's clock: a recording"),
         ({"stamp": 12.5}, "behind the node's clock: they are simulated time (set use_sim_time)"),
-        ({"stamp": 0.0}, "stamps are zero: the driver does not stamp its pictures"),
+        ({"stamp": 0.0}, "stamps are zero: the driver does not set them"),
     ],
 )
-def test_clocks_that_differ_are_told_while_they_do(stream: Stream, fields, words: str) -> None:
-    stream.watch = StreamWatch()
+def test_clock_offset_is_reported_while_it_lasts(stream: Stream, fields, words: str) -> None:
+    stream.monitor = StreamMonitor()
     stream.send(1, **fields)
     said = stream.said()
     assert len(said) == 1
     assert words in next(iter(said.values()))
-    stream.watch.last = None  # what follows is not compared with it
+    stream.monitor.last = None  # what follows is not compared with it
     stream.send(31)
     assert stream.said() == {}
 
 
-def test_zero_stamps_are_not_called_repeated_or_gone_back(stream: Stream) -> None:
+def test_zero_stamps_are_only_reported_as_zero(stream: Stream) -> None:
     stream.send(5, stamp=0.0)
     assert list(stream.said()) == ["zero"]
 
 
-def test_the_same_bytes_again_and_again_are_a_frozen_picture(stream: Stream) -> None:
+def test_identical_images_are_reported_as_frozen(stream: Stream) -> None:
     stream.send(16, data=b"\x07" * 3000)
     assert stream.said() == {}
     stream.send(1, data=b"\x07" * 3000)
     assert stream.said() == {
-        "frozen": "the picture has not changed for 1.6 s (17 pictures with the same bytes): "
-        "the camera is frozen, or a scene without noise stands still"
+        "frozen": "image has not changed for 1.6 s (17 identical images): "
+        "the camera is frozen, or the scene is static and free of noise"
     }
     # When no pictures come at all, that is what is told.
     assert stream.said(later=3.1) == {}
@@ -121,7 +124,7 @@ def test_the_same_bytes_again_and_again_are_a_frozen_picture(stream: Stream) -> 
     assert stream.said() == {}
 
 
-def test_two_equal_pictures_of_a_slow_camera_are_not_a_frozen_one() -> None:
+def test_two_identical_images_of_a_slow_camera_are_not_frozen() -> None:
     stream = Stream()
     for _ in range(2):
         stream.at += 20
@@ -132,22 +135,22 @@ def test_two_equal_pictures_of_a_slow_camera_are_not_a_frozen_one() -> None:
     assert list(stream.said()) == ["frozen"]
 
 
-def test_pictures_are_compared_byte_by_byte_where_a_sample_does_not_tell() -> None:
+def test_all_bytes_are_compared_if_the_sample_is_equal() -> None:
     data = array("B", bytes(1_400_000))
     other = array("B", data)
-    assert same_bytes(data, other)
+    assert are_identical(data, other)
     other[777_777] = 1
-    assert not same_bytes(data, other)
-    assert not same_bytes(data, data[:-1])
-    assert same_bytes(b"", array("B"))
+    assert not are_identical(data, other)
+    assert not are_identical(data, data[:-1])
+    assert are_identical(b"", array("B"))
 
 
-def test_change_of_size_or_encoding_is_told_for_a_few_seconds(stream: Stream) -> None:
+def test_change_of_size_or_encoding_is_reported_for_a_few_seconds(stream: Stream) -> None:
     stream.send(5, form="128x96 mono8")
-    assert stream.said() == {"changed": "pictures changed from 64x48 rgb8 to 128x96 mono8"}
+    assert stream.said() == {"changed": "images changed from 64x48 rgb8 to 128x96 mono8"}
     stream.send(30, form="128x96 mono8")
     assert stream.said() == {}
-    assert stream.watch.counts[StreamWatch.CHANGED] == 1
+    assert stream.monitor.counts[StreamMonitor.CHANGED] == 1
 
 
 @pytest.mark.parametrize(
@@ -161,11 +164,11 @@ def test_change_of_size_or_encoding_is_told_for_a_few_seconds(stream: Stream) ->
         (5e8, "15.8 years"),
     ],
 )
-def test_spans_are_told_as_people_say_them(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+def test_durations_are_formatted_in_a_readable_unit(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
-def test_a_frozen_camera_of_one_picture_in_five_seconds_is_told_without_a_break(stream: Stream) -> None:
+def test_frozen_slow_camera_is_reported_continuously(stream: Stream) -> None:
     for _ in range(5):
         stream.at += 5.0
         stream.send(data=b"the same" * 400)
@@ -174,7 +177,7 @@ def test_a_frozen_camera_of_one_picture_in_five_seconds_is_told_without_a_break(
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 5000, 5003])
-def test_the_last_byte_counts(length: int) -> None:
+def test_last_byte_is_compared(length: int) -> None:
     a, b = bytes(length), bytes(length - 1) + b"\1"
-    assert same_bytes(a, bytes(length)) and not same_bytes(a, b)
-    assert same_bytes(array("B", a), array("B", a)) and not same_bytes(array("B", a), array("B", b))
+    assert are_identical(a, bytes(length)) and not are_identical(a, b)
+    assert are_identical(array("B", a), array("B", a)) and not are_identical(array("B", a), array("B", b))

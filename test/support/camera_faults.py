@@ -18,9 +18,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from mtl_perception import Frame, Pipeline
-from mtl_perception.runtime import stream_monitor as stream_watch
+from mtl_perception.runtime import stream_monitor
 from support.images import noise_image
-from support.inside import node_inside
+from support.node_in_process import node_inside
 from support.ros_client import Camera, Client
 from support.ros_messages import camera_info, image, labels_of
 
@@ -42,10 +42,10 @@ class Gate:
         self.reached, self.open = threading.Event(), threading.Event()
         self.open.set()
 
-    def __call__(self, frame: Frame, outputs: Any) -> Any:
+    def batch(self, frames: Any, outputs: Any) -> Any:
         self.reached.set()
         self.open.wait(60)
-        return self.pipeline(frame, outputs)
+        return self.pipeline.batch(frames, outputs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.pipeline, name)
@@ -114,7 +114,7 @@ def camera_fixtures() -> tuple[Any, ...]:
     def short_memory():
         """What happened once is told for 1 s, so that the tests need not wait longer for it to be over."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stream_watch, "LINGER", 1.0)
+            patch.setattr(stream_monitor, "REPORT_TIME", 1.0)
             yield
 
     @pytest.fixture(scope="module")

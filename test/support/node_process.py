@@ -61,7 +61,7 @@ class Process:
 
 
 @contextmanager
-def node_process(log: Path, *ros_arguments: str, ready: str = "waiting for pictures") -> Iterator[Process]:
+def node_process(log: Path, *ros_arguments: str, ready: str = "waiting for images") -> Iterator[Process]:
     """The node, running; ended at the end of the block."""
     process = Process(["node", "--ros-args", *ros_arguments], log)
     try:

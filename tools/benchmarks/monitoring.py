@@ -30,11 +30,11 @@ from mtl_perception.messages.encode import image_fields
 from mtl_perception.messages.topics import IMAGE
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.ros.camera import Camera
-from mtl_perception.ros.camera_input import LOOK_PERIOD
 from mtl_perception.ros.convert import to_message
+from mtl_perception.ros.diagnostics import CHECK_PERIOD
 from mtl_perception.ros.environment import initialize
-from mtl_perception.ros.health import CHECK_PERIOD
 from mtl_perception.ros.node import PerceptionNode
+from mtl_perception.ros.subscriptions import MATCH_PERIOD
 from mtl_perception.runtime.recovery import Recovery
 from mtl_perception.types import Frame, Result
 
@@ -49,8 +49,8 @@ class ConstantPipeline:
     def __init__(self, pipeline: Any, result: Result) -> None:
         self.config, self.device, self.precision, self._result = pipeline.config, pipeline.device, pipeline.precision, result
 
-    def __call__(self, frame: Frame, outputs: Any) -> Result:
-        return self._result
+    def batch(self, frames: Any, outputs: Any) -> list[Result]:
+        return [self._result] * len(frames)
 
 
 def main() -> int:
@@ -65,7 +65,7 @@ def main() -> int:
     try:
         node.trigger_configure()
         node.trigger_activate()
-        print(f"{width} x {height} images on {device_name(node.pipeline.device)}; medians of {args.rounds} rounds\n")
+        print(f"{width} x {height} images on {device_name(node.session.pipeline.device)}; medians of {args.rounds} rounds\n")
         return report(*measure(node, width, height, args.rounds), timer_load(node, args.rounds))
     finally:
         node.close()
@@ -81,13 +81,13 @@ def measure(node: PerceptionNode, width: int, height: int, rounds: int) -> tuple
         Frame(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), camera_model, i * 10**8, "camera") for i in range(CALLS)
     ]
     messages = [to_message(IMAGE, image_fields(frame.image, "rgb8"), header(node, frame)) for frame in frames]
-    pipeline, camera = node.pipeline, Camera(node)
+    pipeline, camera = node.session.pipeline, Camera(node)
     outputs = {"labels", "depth", "cloud"}
     result = pipeline(frames[0], outputs)
-    ready, recovery = ConstantPipeline(pipeline, result), Recovery(lambda: "retry", print, node.get_logger())
+    ready, recovery = ConstantPipeline(pipeline, result), Recovery("retry", print, node.get_logger())
 
     def compare(i: int) -> None:
-        camera.watch.saw(camera._arrival(messages[i]))
+        camera.monitor.observe(camera._arrival(messages[i]))
 
     def keep_record(i: int) -> None:
         recovery.run(ready, [frames[i]], [outputs])
@@ -112,10 +112,10 @@ def measure(node: PerceptionNode, width: int, height: int, rounds: int) -> tuple
 
 def timer_load(node: PerceptionNode, rounds: int) -> dict[str, float]:
     """Return the time of periodic work in percent of one core."""
-    camera = node.cameras[0]
+    camera = node.session.cameras[0]
     works = {
-        f"diagnostics, checked for changes every {CHECK_PERIOD:g} s": (node._publish_diagnostics, CHECK_PERIOD),
-        f"publishers and their QoS, every {LOOK_PERIOD:g} s": (camera.input._look, LOOK_PERIOD),
+        f"diagnostics, checked for changes every {CHECK_PERIOD:g} s": (node._diagnostics.update, CHECK_PERIOD),
+        f"publishers and their QoS, every {MATCH_PERIOD:g} s": (camera.subscriptions.update, MATCH_PERIOD),
     }
     return {
         name: 100 * statistics.median(elapsed(work) for _ in range(rounds)) / period for name, (work, period) in works.items()

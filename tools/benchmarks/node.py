@@ -98,16 +98,16 @@ def measure_path(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     executor.add_node(node)
     node.trigger_configure()
     node.trigger_activate()
-    pipeline = node.pipeline
-    if pipeline is None:
-        raise SystemExit(f"the node cannot be configured: {node.failure}")
+    if node.session is None:
+        raise SystemExit(f"cannot configure the node: {node.failure}")
+    pipeline, measured = node.session.pipeline, node.session.cameras[0]
     print(f"node: {pipeline.backend} on {pipeline.device}, {pipeline.precision}; outputs {', '.join(outputs)}", flush=True)
     topics = [f"/{NODE_NAME}/{name}" for name in outputs]
     listener = child("listen", "--topics", *topics, "--kinds", *map(type_of, outputs), "--out", str(folder / "received.json"))
     camera = child("camera", "--topics", "/image", "--size", args.size, "--count", str(args.frames + 5), "--on-demand")
     bounds: list[dict[str, float]] = []
     try:
-        wait(executor, lambda: len(node.cameras[0].wanted()) == len(outputs) and node.cameras[0].last_size is None)
+        wait(executor, lambda: len(measured.subscribed_outputs()) == len(outputs) and measured.image_size is None)
         for _ in range(args.frames + 5):
             done = len(node.frames)
             assert camera.stdin is not None

@@ -76,10 +76,10 @@ def timed_node() -> Any:
             return super().create_subscription(kind, topic, callback, *args, **options)
 
         def on_activate(self, state: Any) -> Any:
-            self.pipeline = TimedPipeline(self.pipeline, self)
+            self.session.pipeline = TimedPipeline(self.session.pipeline, self)
             camera_module.OUTPUT_TOPICS = tuple(replace(row, encode=self.timed_encode(row.encode)) for row in OUTPUT_TOPICS)
-            camera = self.cameras[0]
-            for publisher in camera._outputs.values():
+            camera = self.session.cameras[0]
+            for publisher in camera._publishers.values():
                 publisher.publish = self.timed_publish(publisher.publish)
             count = camera.statistics.count_processed
 
@@ -114,12 +114,12 @@ class TimedPipeline:
     def __init__(self, pipeline: Any, node: Any) -> None:
         self._pipeline, self._node = pipeline, node
 
-    def __call__(self, *args: Any) -> Any:
+    def batch(self, *args: Any) -> Any:
         self._node.now.began = time.time()
-        result = self._pipeline(*args)
+        results = self._pipeline.batch(*args)
         self._node.now.ended = time.time()
-        self._node.now.result = result
-        return result
+        self._node.now.result = results[0]
+        return results
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipeline, name)
@@ -131,17 +131,17 @@ def republish(node: Any, outputs: list[str]) -> dict[str, float]:
     Returns:
         Duration by output, seconds, and their sum as "all": the lower bound of the node's overhead.
     """
-    camera, result = node.cameras[0], node.now.result
+    camera, result = node.session.cameras[0], node.now.result
     # These publications must not count for the last frame.
     node.now = FrameTimes(result=result)
     rows = [row for row in OUTPUT_TOPICS if row.name in outputs]
-    fields = {row: row.encode(node.encoder, result) for row in rows}
+    fields = {row: row.encode(node.session.encoder, result) for row in rows}
     times: dict[str, float] = {}
 
     def publish() -> None:
         for row in rows:
             started = time.perf_counter()
-            camera._outputs[row.name].publish(to_message(row.type, fields[row], Header()))
+            camera._publishers[row.name].publish(to_message(row.type, fields[row], Header()))
             times[row.name] = time.perf_counter() - started
 
     thread = threading.Thread(target=publish)

@@ -40,9 +40,9 @@ def other():
     client.close()
 
 
-def test_two_publishers_of_pictures(feed: Feed, other: Client, pipeline: Pipeline) -> None:
+def test_two_image_publishers_are_reported(feed: Feed, other: Client, pipeline: Pipeline) -> None:
     second = other.node.create_publisher(Image, "/image", profile())
-    feed.told("camera", WARN, "/image has 2 publishers (/client, /second_camera), whose pictures are mixed")
+    feed.told("camera", WARN, "/image has 2 publishers (/client, /second_camera); their images are mixed")
     other.spin_until(second.get_subscription_count)
     picture, stamp = feed.picture(), -1
 
@@ -59,29 +59,29 @@ def test_two_publishers_of_pictures(feed: Feed, other: Client, pipeline: Pipelin
     assert_labels(feed.camera.answers(stamp), picture, pipeline)
     assert feed.camera.received[LABELS][stamp].header.frame_id == "second_optical"
     other.node.destroy_publisher(second)
-    feed.told("camera", OK, "camera_info in use")
+    feed.told("camera", OK, "using camera_info")
 
 
-def test_two_publishers_of_camera_info_one_of_them_uncalibrated(feed: Feed, other: Client, pipeline: Pipeline) -> None:
+def test_two_camera_info_publishers_are_reported(feed: Feed, other: Client, pipeline: Pipeline) -> None:
     second = Camera(other, info="/camera_info", outputs={})
     second.publish_info(camera_info(WIDTH, HEIGHT, k=[0.0] * 9))
-    status = feed.told("camera", ERROR, "/camera_info has 2 publishers (/client, /second_camera), whose calibrations are mixed")
+    status = feed.told("camera", ERROR, "/camera_info has 2 publishers (/client, /second_camera); their calibrations are mixed")
     assert status.message.startswith("no point cloud: camera is uncalibrated")
     picture = feed.picture()
     assert_labels(feed.exchange(image(picture), None, LABELS), picture, pipeline)
     second.close()
     feed.camera.publish_info(camera_info(WIDTH, HEIGHT))
-    feed.told("camera", OK, "camera_info in use")
+    feed.told("camera", OK, "using camera_info")
 
 
-def test_pictures_without_a_frame_id(feed: Feed, client: Client) -> None:
+def test_missing_frame_id_is_reported(feed: Feed, client: Client) -> None:
     stamp = feed.send(frame_id="")
     assert all(output.header.frame_id == "" for output in feed.camera.answers(stamp).values())
     status = client.wait_status("camera", lambda s: s.level == WARN)
-    assert status.message == "pictures have no frame_id: no transform can be found for the outputs"
+    assert status.message == "images have no frame_id: outputs cannot be transformed to other frames"
 
 
-def test_camera_info_that_stops_stays_in_use_and_one_that_changes_holds_from_then_on(feed: Feed, client: Client) -> None:
+def test_latest_camera_info_is_used(feed: Feed, client: Client) -> None:
     def focal_length(outputs: dict[str, Any]) -> float:
         points = cloud_of(outputs[POINTS])
         seen = np.isfinite(points["z"])
@@ -91,7 +91,7 @@ def test_camera_info_that_stops_stays_in_use_and_one_that_changes_holds_from_the
     before = int(values_of(client.status("camera"))["camera_info changes"])
     for _ in range(20):
         assert focal_length(feed.exchange()) == pytest.approx(60, rel=1e-4)
-    assert (client.status("camera").level, client.statuses["camera"].message) == (OK, "camera_info in use")
+    assert (client.status("camera").level, client.statuses["camera"].message) == (OK, "using camera_info")
     feed.camera.publish_info(camera_info(WIDTH, HEIGHT, fx=90.0))
     client.wait_status("camera", lambda s: int(values_of(s)["camera_info changes"]) == before + 1)
     assert focal_length(feed.exchange()) == pytest.approx(90, rel=1e-4)
@@ -99,26 +99,26 @@ def test_camera_info_that_stops_stays_in_use_and_one_that_changes_holds_from_the
     feed.camera.publish_info(camera_info(WIDTH, HEIGHT))
 
 
-def test_camera_info_that_never_comes_and_then_late(weights_file: Path, pipeline: Pipeline) -> None:
+def test_late_camera_info_adds_the_cloud(weights_file: Path, pipeline: Pipeline) -> None:
     with apart(weights_file) as client:
         feed = Feed(client, calibrated=False)
         picture = feed.picture()
         feed.camera.connect(image(picture), LABELS)
         assert_labels(feed.exchange(image(picture), None, LABELS), picture, pipeline)
-        words = "no point cloud: no camera_info yet: /apart/camera_info has no publisher: remap camera_info to"
+        words = "no point cloud: no camera_info received yet: /apart/camera_info has no publisher; remap camera_info to"
         feed.told("camera", WARN, words)
         assert not feed.camera.order[POINTS]
         late = Camera(client, "/apart/image", "/apart/camera_info", outputs={})
         late.publish_info(camera_info(WIDTH, HEIGHT))
         client.node.destroy_publisher(late.images)
-        feed.told("camera", OK, "camera_info in use")
+        feed.told("camera", OK, "using camera_info")
         assert cloud_of(feed.exchange()[POINTS]).shape == (HEIGHT, WIDTH)
 
 
-def test_remapping_of_image_where_cameras_have_names(weights_file: Path, pipeline: Pipeline) -> None:
+def test_remapping_of_image_with_named_cameras_is_reported(weights_file: Path, pipeline: Pipeline) -> None:
     with apart(weights_file, remap=("image:=/cam/image_raw",), cameras=["front"]) as client:
         feed = Feed(client, "front/")
-        words = "the remapping of image to /cam/image_raw has no effect, as there are several cameras: remap front/image"
+        words = "remapping of image to /cam/image_raw has no effect, because the parameter cameras is set; remap front/image"
         feed.told("front: camera", WARN, words)
         picture = feed.picture()
         assert_labels(feed.exchange(image(picture)), picture, pipeline, "front/")

@@ -19,7 +19,7 @@ from lifecycle_msgs.msg import State
 from rclpy.lifecycle import TransitionCallbackReturn
 from support.faulty_gpu import LOST, Gpu, faulty_gpu, spoil_outputs
 from support.images import noise_image
-from support.inside import in_its_executor, node_inside
+from support.node_in_process import in_its_executor, node_inside
 from support.ros_client import Camera, Client
 from support.ros_messages import OUTPUTS, camera_info, cloud_of, depth_of, image, labels_of, values_of
 
@@ -36,8 +36,8 @@ FRAME = Frame(PICTURE, CAMERA)
 @pytest.fixture
 def gpu(monkeypatch) -> Gpu:
     """Pauses are short."""
-    monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(recovery, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(recovery, "MIN_BACKOFF", 0.05)
+    monkeypatch.setattr(recovery, "MAX_BACKOFF", 0.2)
     return faulty_gpu(monkeypatch)
 
 
@@ -92,9 +92,9 @@ def network(at):
 # What the node does.
 
 
-def test_one_failure_costs_one_frame_and_nothing_else(gpu: Gpu, start) -> None:
+def test_single_failure_drops_one_frame_only(gpu: Gpu, start) -> None:
     at = start()
-    before = at.node.pipeline._backend
+    before = at.node.session.pipeline._backend
     failures = [torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")] * 2  # the frame is tried twice
     gpu.faults = list(failures)
     lost = at.camera.publish(image(PICTURE))
@@ -104,20 +104,20 @@ def test_one_failure_costs_one_frame_and_nothing_else(gpu: Gpu, start) -> None:
     assert all(lost not in received for received in at.camera.received.values())
     counts = at.client.counts()
     assert (counts["rejected: device"], counts["rejected"]) == (1, 1)
-    assert at.node.pipeline._backend is before and gpu.made == 1
+    assert at.node.session.pipeline._backend is before and gpu.made == 1
     assert network(at).level == network(at).WARN  # that programs were freed
     assert values_of(network(at))["device failures"] == "1"
     assert values_of(network(at))["device recoveries"] == "0"
 
 
-def test_retry_makes_it_anew_until_it_works(gpu: Gpu, start) -> None:
+def test_retry_rebuilds_the_pipeline_until_it_works(gpu: Gpu, start) -> None:
     at = start()
     assert at.node.config.on_device_error == "retry"
     gpu.fault = RuntimeError(LOST)
     down = publish_until(at, "network", lambda s: "attempt 3" in s.message)
     assert down.status.level == down.status.ERROR
     assert "device cuda:0 failed while" in down.status.message
-    assert "CUDA error: unspecified launch failure; made anew in vain" in down.status.message
+    assert "CUDA error: unspecified launch failure; rebuild attempt" in down.status.message
     assert "restart the node" in down.status.message
     assert at.client.status("frames").level == at.client.status("frames").ERROR
     assert at.client.counts()["rejected: device"] == len(down.stamps)
@@ -132,16 +132,16 @@ def test_retry_makes_it_anew_until_it_works(gpu: Gpu, start) -> None:
     publish_until(at, "frames", lambda s: s.message == "processing")
 
 
-def test_cpu_goes_on_there_and_says_so_until_it_is_configured_anew(gpu: Gpu, start) -> None:
+def test_cpu_policy_continues_on_the_cpu_until_the_next_configuration(gpu: Gpu, start) -> None:
     at = start(on_device_error="cpu")
-    assert at.node.pipeline.result_sets == 2
+    assert at.node.session.pipeline.result_sets == 2
     gpu.fault = RuntimeError(LOST)
-    found = publish_until(at, "network", lambda s: "on cpu since cuda:0 failed" in s.message)
+    found = publish_until(at, "network", lambda s: "running on cpu until the next configuration" in s.message)
     assert len(found.stamps) <= 4
     assert found.status.level == found.status.WARN
-    assert "until cleaned up and configured: device cuda:0 failed while" in found.status.message
+    assert "because cuda:0 failed: device cuda:0 failed while" in found.status.message
     assert values_of(found.status)["device"] == "cpu"
-    assert at.node.pipeline.result_sets == 1
+    assert at.node.session.pipeline.result_sets == 1
     pictures = [noise_image(HEIGHT, WIDTH, seed) for seed in range(5)]
     expected = Pipeline(weights=at.node.config.weights, device="cpu", warm_up=False)
     for picture in pictures:
@@ -154,9 +154,9 @@ def test_cpu_goes_on_there_and_says_so_until_it_is_configured_anew(gpu: Gpu, sta
     assert (network(at).level, network(at).message) == (network(at).OK, "random on cuda:0")
 
 
-def test_a_device_that_is_the_cpu_already_is_made_anew(start, monkeypatch) -> None:
+def test_failed_cpu_is_rebuilt(start, monkeypatch) -> None:
     at = start(on_device_error="cpu", backend="torch")
-    before, fails = at.node.pipeline._backend, iter([True] * 2)
+    before, fails = at.node.session.pipeline._backend, iter([True] * 2)
     forward = TorchEngine.forward
 
     def full(self, *arguments):
@@ -168,11 +168,11 @@ def test_a_device_that_is_the_cpu_already_is_made_anew(start, monkeypatch) -> No
     found = publish_until(at, "network", lambda s: values_of(s)["device recoveries"] == "1")
     assert len(found.stamps) == 3
     assert (found.status.level, found.status.message) == (found.status.OK, "random on cpu")
-    assert at.node.pipeline._backend is not before
+    assert at.node.session.pipeline._backend is not before
     assert values_of(at.client.status("frames"))["last rejection"].startswith("device cpu: out of memory while processing")
 
 
-def test_several_cameras_come_back_together(gpu: Gpu, start) -> None:
+def test_all_cameras_recover_together(gpu: Gpu, start) -> None:
     at = start(cameras=["front", "left"])
     cameras = [at.camera, at.other]
     gpu.fault = RuntimeError(LOST)
@@ -194,7 +194,7 @@ def test_several_cameras_come_back_together(gpu: Gpu, start) -> None:
     assert values_of(network(at))["device recoveries"] == "1"
 
 
-def test_stop_ends_unconfigured_and_can_be_configured_again(gpu: Gpu, start) -> None:
+def test_stop_policy_ends_unconfigured_and_allows_configuration(gpu: Gpu, start) -> None:
     at = start(on_device_error="stop")
     worker = at.node._worker
     gpu.fault = RuntimeError(LOST)
@@ -206,9 +206,11 @@ def test_stop_ends_unconfigured_and_can_be_configured_again(gpu: Gpu, start) -> 
         return status if status.level == status.ERROR and values_of(status)["state"] == "unconfigured" else None
 
     status = at.client.spin_until(stopped)
-    assert status.message.startswith("stopped, as the device failed and on_device_error is stop: device cuda:0 failed while")
+    assert status.message.startswith(
+        "stopped because the inference device failed (on_device_error is stop): device cuda:0 failed while"
+    )
     assert at.node._state_machine.current_state[0] == State.PRIMARY_STATE_UNCONFIGURED
-    assert not worker.is_alive() and at.node.pipeline is None
+    assert not worker.is_alive() and at.node.session is None
     assert at.client.node.count_publishers("/mtl_perception/points") == 0
     gpu.fault = None
     for step in ("configure", "activate"):
@@ -218,19 +220,19 @@ def test_stop_ends_unconfigured_and_can_be_configured_again(gpu: Gpu, start) -> 
     assert network(at).level == network(at).OK
 
 
-def test_a_network_that_gives_no_numbers_is_loaded_anew_and_none_is_published(start) -> None:
+def test_weights_are_reloaded_after_nonfinite_outputs(start) -> None:
     at = start(backend="torch")
-    at.node.pipeline._backend.engine._network.get_parameter("depth.bias").fill_(float("nan"))
+    at.node.session.pipeline._backend.engine._network.get_parameter("depth.bias").fill_(float("nan"))
     lost = [at.camera.publish(image(PICTURE)) for _ in range(2) if at.camera.settle() is None]
     status = at.client.wait_status("frames", lambda s: values_of(s).get("rejected: not_finite") == "2")
     assert status.level == status.ERROR
-    assert "device cpu, fp32: the network gave no number for the depth of a whole picture" in status.message
+    assert "device cpu, fp32: depth output is non-finite for every pixel" in status.message
     assert is_right(at)
     assert not any(stamp in received for stamp in lost for received in at.camera.received.values())
     assert values_of(network(at))["device recoveries"] == "1"
 
 
-def test_pixels_without_a_number_are_published_as_such(start, monkeypatch) -> None:
+def test_nonfinite_pixels_are_published_as_invalid(start, monkeypatch) -> None:
     at = start()
     before = at.camera.exchange(image(PICTURE))
     spoil_outputs(monkeypatch, float("nan"))

@@ -31,13 +31,13 @@ from support.camera_faults import (
     assert_labels,
     camera_fixtures,
 )
-from support.inside import ask, node_inside
+from support.node_in_process import ask, node_inside
 from support.ros_client import Client, profile
 from support.ros_messages import cloud_of, image, set_data, values_of
 
 from mtl_perception import Pipeline
 from mtl_perception.config import Config
-from mtl_perception.ros.health import CHECK_PERIOD
+from mtl_perception.ros.diagnostics import CHECK_PERIOD
 
 short_memory, pipeline, node, client, connected, feed = camera_fixtures()
 
@@ -47,33 +47,36 @@ short_memory, pipeline, node, client, connected, feed = camera_fixtures()
 
 def test_no_camera_at_start(node, client: Client) -> None:
     status = client.wait_status("frames", lambda s: s.level == WARN)
-    assert status.message == "no picture yet: /image has no publisher: remap image to the camera's topic"
+    assert status.message == "no image received yet: /image has no publisher; remap image to the camera's topic"
     assert client.status("stream").level == OK
 
 
 def test_camera_stops_and_returns(feed: Feed, client: Client, pipeline: Pipeline) -> None:
     status = client.wait_status("frames", lambda s: s.level != OK)
     assert status.level == STALE
-    assert re.match(r"no picture for \d+\.\d s: /image has a publisher, which sends nothing", status.message)
+    assert re.match(r"no image for \d+\.\d s: /image has a publisher, but no message was received", status.message)
     picture = feed.picture()
     assert_labels(feed.exchange(image(picture)), picture, pipeline)
     assert feed.told("frames", OK, "processing")
 
 
-def test_camera_that_went_while_the_node_was_deactivated(weights_file: Path) -> None:
+def test_camera_that_stops_while_the_node_is_inactive_is_reported_after_activation(weights_file: Path) -> None:
     with node_inside(weights_file, Gate, "/again", image_timeout=0.5, **CHEAP) as node:
         client = Client("again", "/again/mtl_perception", start_ns=time.time_ns())
         Feed(client).told("frames", OK, "processing")
         assert ask(node, client, "deactivate")
-        assert node.cameras[0].watch.last is None, "its latest picture is kept"
+        assert node.session.cameras[0].monitor.last is None, "its latest picture is kept"
         client.spin_for(0.6)
         assert ask(node, client, "activate")
         status = client.wait_status("frames", lambda s: s.level != OK)
-        assert (status.level, status.message) == (WARN, "no picture yet: /again/image has a publisher, which sends nothing")
+        assert (status.level, status.message) == (
+            WARN,
+            "no image received yet: /again/image has a publisher, but no message was received",
+        )
         client.close()
 
 
-def test_silence_is_told_at_once_and_not_with_the_next_period(weights_file: Path) -> None:
+def test_silence_is_reported_before_the_next_period(weights_file: Path) -> None:
     """With the default settings within two seconds: the time-out, and the look that finds it."""
     assert Config().image_timeout + 2 * CHECK_PERIOD < 2
     with apart(weights_file, image_timeout=1.0, diagnostics_period=60.0) as client:
@@ -82,10 +85,10 @@ def test_silence_is_told_at_once_and_not_with_the_next_period(weights_file: Path
         client.spin_until(lambda: client.statuses["frames"].level == STALE, "STALE", seconds=30)
 
 
-def test_burst_gives_way_to_its_newest_picture(feed: Feed, client: Client, node, pipeline: Pipeline) -> None:
+def test_only_the_newest_image_of_a_burst_is_processed(feed: Feed, client: Client, node, pipeline: Pipeline) -> None:
     feed.camera.settle()
     before = client.counts()
-    gate = node.pipeline
+    gate = node.session.pipeline
     gate.reached.clear()
     gate.open.clear()
     sent = [feed.send()]
@@ -106,57 +109,57 @@ def test_burst_gives_way_to_its_newest_picture(feed: Feed, client: Client, node,
 # Pictures that do not change, and pictures that do.
 
 
-def test_same_stamp_again_and_again(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+def test_repeated_stamps_are_reported(feed: Feed, client: Client, pipeline: Pipeline) -> None:
     stamp = time.time_ns()
     for count in (1, 2, 3):
         picture = feed.picture()
         feed.send(image(picture), stamp)
         client.spin_until(lambda n=count: feed.camera.order[LABELS].count(stamp) == n)
         assert_labels({LABELS: feed.camera.received[LABELS][stamp]}, picture, pipeline)
-    named = f"pictures running have the stamp {stamp // SECOND}.{stamp % SECOND:09d}"
+    named = f"consecutive images have the stamp {stamp // SECOND}.{stamp % SECOND:09d}"
     feed.told("stream", WARN, named, lambda: feed.send(stamp=stamp))
-    client.wait_status("stream", lambda s: int(values_of(s)["stamps repeated"]) >= 2)
+    client.wait_status("stream", lambda s: int(values_of(s)["repeated stamps"]) >= 2)
 
 
-def test_same_picture_again_and_again(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+def test_frozen_images_are_reported(feed: Feed, client: Client, pipeline: Pipeline) -> None:
     picture = feed.picture()
-    status = feed.told("stream", WARN, "the picture has not changed for", lambda: feed.send(image(picture)))
+    status = feed.told("stream", WARN, "image has not changed for", lambda: feed.send(image(picture)))
     assert "frozen" in status.message
     assert client.status("frames").level == OK
     assert_labels(feed.exchange(image(picture)), picture, pipeline)
-    feed.told("stream", OK, "nothing odd")
+    feed.told("stream", OK, "no anomalies")
 
 
-def test_change_of_size_and_encoding(feed: Feed, client: Client, pipeline: Pipeline) -> None:
-    before = int(values_of(client.status("stream"))["changes of size or encoding"])
+def test_changes_of_size_and_encoding_are_reported(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+    before = int(values_of(client.status("stream"))["size or encoding changes"])
     gray = cv2.cvtColor(feed.picture(24, 32), cv2.COLOR_RGB2GRAY)
 
     def change() -> None:
         feed.exchange()
         feed.exchange(image(gray, "mono8"))
 
-    status = feed.told("stream", WARN, "pictures changed from 64x48 rgb8 to 32x24 mono8", change)
-    assert int(values_of(status)["changes of size or encoding"]) > before
+    status = feed.told("stream", WARN, "images changed from 64x48 rgb8 to 32x24 mono8", change)
+    assert int(values_of(status)["size or encoding changes"]) > before
     status = client.wait_status("camera", lambda s: s.level == WARN)
-    assert status.message == "camera_info is for 64x48, scaled to the picture's 32x24"
+    assert status.message == "camera_info is for 64x48; intrinsics are scaled to the image's 32x24"
     outputs = feed.exchange(image(gray, "mono8"))
     assert_labels(outputs, cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), pipeline)
     assert cloud_of(outputs[POINTS]).shape == (24, 32)
 
 
-def test_strange_encodings_and_frames_are_told_in_a_line(feed: Feed, client: Client) -> None:
+def test_long_encodings_and_frame_ids_are_truncated(feed: Feed, client: Client) -> None:
     strange = image(feed.picture())
     strange.encoding = "rgb8\n" * 20_000
     frame = "camera\n" * 20_000
-    told = feed.told("stream", WARN, "pictures changed from", lambda: feed.camera.publish(strange, frame, time.time_ns()))
+    told = feed.told("stream", WARN, "images changed from", lambda: feed.camera.publish(strange, frame, time.time_ns()))
     assert len(told.message) < 1000 and told.message.isprintable()
-    told = feed.told("camera", WARN, "camera_info is of frame", lambda: feed.send(frame_id=frame))
+    told = feed.told("camera", WARN, "frame_id of camera_info is", lambda: feed.send(frame_id=frame))
     assert len(told.message) < 1000 and told.message.isprintable()
     assert all(len(value.value) < 1000 and value.value.isprintable() for value in told.values)
     feed.well()
 
 
-def test_change_to_a_size_that_the_calibration_is_not_for(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+def test_size_that_does_not_match_the_calibration_drops_the_cloud_only(feed: Feed, client: Client, pipeline: Pipeline) -> None:
     picture = feed.picture(48, 48)
     outputs = feed.exchange(image(picture), None, LABELS)
     assert_labels(outputs, picture, pipeline)
@@ -167,7 +170,7 @@ def test_change_to_a_size_that_the_calibration_is_not_for(feed: Feed, client: Cl
     assert feed.camera.order[LABELS][-1] not in feed.camera.order[POINTS]
 
 
-def test_compressed_pictures_that_change_and_freeze(weights_file: Path, pipeline: Pipeline) -> None:
+def test_frozen_and_changed_compressed_images_are_reported(weights_file: Path, pipeline: Pipeline) -> None:
     def png(picture: np.ndarray) -> CompressedImage:
         return set_data(CompressedImage(format="png"), cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
@@ -180,15 +183,15 @@ def test_compressed_pictures_that_change_and_freeze(weights_file: Path, pipeline
             feed.exchange(png(feed.picture()))
             feed.exchange(png(picture))
 
-        feed.told("stream", WARN, "pictures changed from 64x48 png to 32x24 png", change)
-        feed.told("stream", WARN, "the picture has not changed for", lambda: feed.send(png(picture)))
+        feed.told("stream", WARN, "images changed from 64x48 png to 32x24 png", change)
+        feed.told("stream", WARN, "image has not changed for", lambda: feed.send(png(picture)))
         assert_labels(feed.exchange(png(picture)), picture, pipeline)
 
 
 # Clocks.
 
 
-def test_stamps_that_go_back(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+def test_backward_stamp_jumps_are_reported(feed: Feed, client: Client, pipeline: Pipeline) -> None:
     """A bag that begins again: from then on its stamps are earlier."""
     start = time.time_ns() - 100 * SECOND
     picture, rounds = feed.picture(), itertools.count()
@@ -199,10 +202,10 @@ def test_stamps_that_go_back(feed: Feed, client: Client, pipeline: Pipeline) -> 
         feed.exchange(stamp=first + 12 * SECOND)
         outputs.update(feed.exchange(image(picture), first))
 
-    status = feed.told("stream", WARN, "stamps went back by 12.0 s", begin_anew)
+    status = feed.told("stream", WARN, "stamps jumped back by 12.0 s", begin_anew)
     assert_labels(outputs, picture, pipeline)
-    assert int(values_of(status)["stamps that went back"]) >= 1
-    ages = [value for name, value in client.values().items() if name.startswith("age of stamp")]
+    assert int(values_of(status)["backward stamp jumps"]) >= 1
+    ages = [value for name, value in client.values().items() if name.startswith("stamp age")]
     assert float(ages[0]) >= 0
 
 
@@ -210,27 +213,29 @@ def test_stamps_that_go_back(feed: Feed, client: Client, pipeline: Pipeline) -> 
     ("stamp", "words"),
     [
         (lambda: time.time_ns() + 5 * SECOND, "ahead of the node's clock: the clocks of camera and node differ"),
-        (lambda: time.time_ns() - 3 * SECOND, "behind the node's clock: pictures wait on their way"),
+        (lambda: time.time_ns() - 3 * SECOND, "behind the node's clock: images are delayed"),
         (lambda: time.time_ns() - 3 * 366 * 86400 * SECOND, "3.0 years behind the node's clock: a recording"),
         (lambda: 12 * SECOND + time.time_ns() % SECOND, "they are simulated time (set use_sim_time)"),
-        (lambda: 0, "stamps are zero: the driver does not stamp its pictures"),
+        (lambda: 0, "stamps are zero: the driver does not set them"),
     ],
     ids=["future", "past", "recording", "simulation", "zero"],
 )
-def test_stamps_of_another_clock(feed: Feed, client: Client, pipeline: Pipeline, stamp: Callable[[], int], words: str) -> None:
+def test_stamps_of_another_clock_are_reported(
+    feed: Feed, client: Client, pipeline: Pipeline, stamp: Callable[[], int], words: str
+) -> None:
     picture, stamped = feed.picture(), stamp()
     assert_labels(feed.exchange(image(picture), stamped), picture, pipeline)
     feed.told("stream", WARN, words, lambda: feed.send(stamp=stamp()))
-    age = client.values()["age of stamp median [ms]"]
+    age = client.values()["stamp age median [ms]"]
     assert age == "-" or 0 <= float(age) < 60_000
-    feed.told("stream", OK, "nothing odd")
+    feed.told("stream", OK, "no anomalies")
 
 
 def test_simulated_time(weights_file: Path, pipeline: Pipeline) -> None:
     """Without /clock, with it, with pictures of another clock, and reset."""
     with apart(weights_file, use_sim_time=True) as client:
         feed = Feed(client)
-        feed.told("stream", WARN, "use_sim_time is set, but nothing came on /clock yet")
+        feed.told("stream", WARN, "use_sim_time is set, but nothing was received on /clock yet")
         clock = client.node.create_publisher(Clock, "/clock", profile())
         now = itertools.count(1000 * SECOND, SECOND // 20)
 
@@ -242,11 +247,11 @@ def test_simulated_time(weights_file: Path, pipeline: Pipeline) -> None:
             client.spin_for(0.02)
             return feed.send(message, time_ns + offset)
 
-        feed.told("stream", OK, "nothing odd", simulated)
-        feed.told("stream", WARN, "ahead of simulated time: they are not of /clock", lambda: simulated(10**9 * SECOND))
-        feed.told("stream", OK, "nothing odd", simulated)
+        feed.told("stream", OK, "no anomalies", simulated)
+        feed.told("stream", WARN, "ahead of simulated time: they are not based on /clock", lambda: simulated(10**9 * SECOND))
+        feed.told("stream", OK, "no anomalies", simulated)
         now = itertools.count(5 * SECOND, SECOND // 20)
         picture = feed.picture()
         assert_labels(feed.camera.answers(simulated(message=image(picture))), picture, pipeline)
-        feed.told("stream", WARN, "stamps went back by", simulated)
-        feed.told("stream", OK, "nothing odd", simulated)
+        feed.told("stream", WARN, "stamps jumped back by", simulated)
+        feed.told("stream", OK, "no anomalies", simulated)

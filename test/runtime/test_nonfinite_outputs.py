@@ -8,8 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("rclpy", reason="needs rclpy")
 from support.faulty_gpu import Gpu, faulty_gpu, spoil_outputs
 from support.images import noise_image
 
@@ -30,15 +28,13 @@ def gpu(monkeypatch) -> Gpu:
 
 
 def recovery() -> Recovery:
-    return Recovery(lambda: "retry", print, SimpleNamespace(error=print, warning=print))
+    return Recovery("retry", print, SimpleNamespace(error=print, warning=print))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("upsampling", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("way", ["openvino", "torch", "device program"])
-def test_what_is_no_number_becomes_none_wherever_it_is_computed(
-    weights_file, monkeypatch, request, way, upsampling, value
-) -> None:
+def test_nonfinite_pixels_are_invalid_in_every_backend(weights_file, monkeypatch, request, way, upsampling, value) -> None:
     if way == "openvino":
         pytest.importorskip("openvino", reason="needs openvino")
     elif way == "device program":
@@ -60,7 +56,7 @@ def _result(**planes) -> SimpleNamespace:
     return SimpleNamespace(**{"labels": None, "confidence": None, "depth": None, "cloud": None, **planes})
 
 
-def test_a_picture_without_any_number_is_told_from_a_poor_one() -> None:
+def test_fully_nonfinite_head_is_distinguished_from_low_confidence() -> None:
     size = (50, 90)
     nothing, unsure = np.full(size, 255, np.uint8), np.full(size, 30, np.uint8)
     void = np.full(size, np.nan, np.float32)
@@ -83,7 +79,7 @@ def test_a_picture_without_any_number_is_told_from_a_poor_one() -> None:
 @pytest.mark.parametrize("wanted", [{"cloud"}, NAVIGATION], ids=["points alone", "for navigation"])
 @pytest.mark.parametrize("pictures", [1, 2])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_cloud_of_a_network_without_numbers_is_not_given(weights_file: Path, request, device, pictures, wanted) -> None:
+def test_cloud_of_nonfinite_depth_is_a_device_failure(weights_file: Path, request, device, pictures, wanted) -> None:
     if device == "cuda":
         request.getfixturevalue("gpu")
     pipe = Pipeline(weights=weights_file, device=device, backend="torch", warm_up=False, reuse_outputs=True)
@@ -93,12 +89,12 @@ def test_a_cloud_of_a_network_without_numbers_is_not_given(weights_file: Path, r
     network = pipe._backend._network if device == "cuda" else pipe._backend.engine._network
     with torch.no_grad():
         network.get_parameter("depth.bias").fill_(float("nan"))
-    with pytest.raises(DeviceError, match="no number for the depth of a whole picture"):
+    with pytest.raises(DeviceError, match="depth output is non-finite for every pixel"):
         found.run(pipe, frames, outputs)
 
 
 @pytest.mark.parametrize("pictures", [1, 2])
-def test_a_cloud_that_is_empty_as_all_is_too_far_is_given(weights_file: Path, pictures: int) -> None:
+def test_cloud_beyond_max_depth_is_returned_empty(weights_file: Path, pictures: int) -> None:
     pipe = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False, reuse_outputs=True)
     expected = pipe(FRAME)
     nearest, labels = float(np.nanmin(expected.depth)), expected.labels.copy()

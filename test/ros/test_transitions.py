@@ -19,7 +19,7 @@ import torch
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 from support.images import noise_image
-from support.inside import ask, node_inside
+from support.node_in_process import ask, node_inside
 from support.node_process import PATIENCE
 from support.ros_client import Camera, Client
 from support.ros_messages import camera_info, image
@@ -90,7 +90,7 @@ def state_of(node) -> str:
 
 
 def wait_until_working(node, client: Client) -> None:
-    statistics = node.cameras[0].statistics
+    statistics = node.session.cameras[0].statistics
     before = statistics.processed
     client.spin_until(lambda: statistics.processed > before, "a picture to be processed")
 
@@ -132,7 +132,7 @@ def once_through(node, client: Client) -> dict[str, Any]:
     return possessions(node)
 
 
-def test_every_order_of_transitions_twice_under_load(node, client: Client) -> None:
+def test_every_order_of_transitions_under_load(node, client: Client) -> None:
     with pictures(client):
         before = once_through(node, client)
         assert "/diagnostics" in before["publishers"] and "/mtl_perception/points" not in before["publishers"]
@@ -148,7 +148,7 @@ def test_every_order_of_transitions_twice_under_load(node, client: Client) -> No
                 assert not ask(node, client, SHUTDOWNS[other])
             assert state_of(node) == state
             assert (node._worker is not None) == (state == "active")
-            assert (node.pipeline is not None) == (state != "unconfigured")
+            assert (node.session is not None) == (state != "unconfigured")
             if expected == "active":
                 wait_until_working(node, client)
         assert set(seen) == {(state, step) for state in SHUTDOWNS for step in STEPS} and min(seen.values()) >= 2
@@ -161,7 +161,7 @@ def test_every_order_of_transitions_twice_under_load(node, client: Client) -> No
 
 
 @pytest.mark.parametrize("node", [{"backend": "torch"}, {"backend": "auto"}], indirect=True, ids=["torch", "auto"])
-def test_nothing_is_left_after_cleanup(node, client: Client) -> None:
+def test_cleanup_releases_all_resources(node, client: Client) -> None:
     with pictures(client):
         before = once_through(node, client)
         for _ in range(3):
@@ -170,7 +170,7 @@ def test_nothing_is_left_after_cleanup(node, client: Client) -> None:
             working = possessions(node)
             assert working["threads of Python"]["perception"] == 1
             assert working["publishers"] > before["publishers"] and working["subscriptions"]["/image"] == 1
-            pipeline = weakref.ref(node.pipeline)
+            pipeline = weakref.ref(node.session.pipeline)
             gc.disable()
             try:
                 bring(node, client, "deactivate", "cleanup")
@@ -181,7 +181,7 @@ def test_nothing_is_left_after_cleanup(node, client: Client) -> None:
 
 
 @pytest.mark.parametrize("state", SHUTDOWNS)
-def test_shutdown_from_each_state_is_the_end(node, client: Client, state: str) -> None:
+def test_shutdown_from_each_state_finalizes_the_node(node, client: Client, state: str) -> None:
     ways = {"unconfigured": ("deactivate", "cleanup"), "inactive": ("deactivate",), "active": ()}
     with pictures(client):
         wait_until_working(node, client)
@@ -191,24 +191,24 @@ def test_shutdown_from_each_state_is_the_end(node, client: Client, state: str) -
         for step in (*STEPS, *SHUTDOWNS.values()):
             assert not ask(node, client, step)
         assert state_of(node) == "finalized"
-        assert node.pipeline is None and node._worker is None
+        assert node.session is None and node._worker is None
         own = possessions(node)
         assert "perception" not in own["threads of Python"]
         assert "/mtl_perception/points" not in own["publishers"] and "/image" not in own["subscriptions"]
     assert client.wait_status("network", lambda s: s.message == "finalized").level == b"\x00"
 
 
-def test_deactivated_means_no_work(node, client: Client, monkeypatch) -> None:
+def test_inactive_node_does_no_work(node, client: Client, monkeypatch) -> None:
     calls: list[int] = []
-    forward = type(node.pipeline._backend.engine).forward
+    forward = type(node.session.pipeline._backend.engine).forward
     monkeypatch.setattr(
-        type(node.pipeline._backend.engine), "forward", lambda self, *given: calls.append(1) or forward(self, *given)
+        type(node.session.pipeline._backend.engine), "forward", lambda self, *given: calls.append(1) or forward(self, *given)
     )
     with pictures(client):
         wait_until_working(node, client)
         assert calls
         bring(node, client, "deactivate")
-        statistics = node.cameras[0].statistics
+        statistics = node.session.cameras[0].statistics
         received, computed, last = statistics.received, len(calls), client._next_ns + 50 * PERIOD_NS
         client.spin_until(lambda: client._next_ns >= last, "50 pictures to be published")
         assert (statistics.received, len(calls)) == (received, computed)

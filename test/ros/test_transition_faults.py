@@ -15,13 +15,14 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from support.images import noise_image
-from support.inside import ask, in_its_executor, node_inside
+from support.node_in_process import ask, in_its_executor, node_inside
 from support.ros_client import Camera, Client
 from support.ros_messages import image, labels_of
 
 from mtl_perception.inference.torch import engine as run
 from mtl_perception.inference.torch.engine import TorchEngine
-from mtl_perception.ros import camera, camera_input
+from mtl_perception.ros import camera
+from mtl_perception.ros.subscriptions import CameraSubscriptions
 
 WIDTH, HEIGHT = 64, 48
 PICTURE = noise_image(HEIGHT, WIDTH)
@@ -76,16 +77,12 @@ def assert_works(node, client: Client) -> None:
         ({"device": "cuda:99"}, None, "device 'cuda:99': "),
         ({"precision": "fp16", "device": "cpu"}, None, "precision fp16 needs a GPU"),
         ({}, (run.copy, "deepcopy", no_memory), "device cpu: out of memory while loading the network: "),
-        (
-            {"warm_up": True},
-            (TorchEngine, "forward", no_memory),
-            "device cpu: out of memory while processing a 1242x375 image",
-        ),
-        ({}, (camera.Camera, "create_outputs", refuse), "RuntimeError: the middleware has no more"),
+        ({"warm_up": True}, (TorchEngine, "forward", no_memory), "device cpu: out of memory while processing a 1242x375 image"),
+        ({}, (camera.Camera, "create_publishers", refuse), "RuntimeError: the middleware has no more"),
     ],
     ids=["missing file", "unknown name", "wrong device", "wrong precision", "no memory", "no memory later", "no publisher"],
 )
-def test_configure_fails_with_the_reason_and_works_when_mended(
+def test_failed_configure_reports_the_reason_and_can_be_repeated(
     node, client: Client, weights_file: Path, monkeypatch, capfd, wrong: dict, patched, words: str
 ) -> None:
     for step in ("deactivate", "cleanup"):
@@ -101,7 +98,7 @@ def test_configure_fails_with_the_reason_and_works_when_mended(
             assert state_of(node) == "unconfigured"
             status = client.wait_status("network", lambda s: s.level == s.ERROR)
             assert words in status.message
-            assert node.pipeline is None and client.node.count_publishers("/mtl_perception/points") == 0
+            assert node.session is None and client.node.count_publishers("/mtl_perception/points") == 0
             log = capfd.readouterr().err
             assert "cannot configure: " in log and words in log and "Traceback" not in log
         assert not ask(node, client, "activate")
@@ -109,11 +106,13 @@ def test_configure_fails_with_the_reason_and_works_when_mended(
     assert_works(node, client)
 
 
-def test_memory_of_a_configuration_that_failed_is_free_at_once(node, client: Client, monkeypatch) -> None:
+def test_failed_configure_frees_memory_immediately(node, client: Client, monkeypatch) -> None:
     for step in ("deactivate", "cleanup"):
         assert ask(node, client, step)
     made = []
-    monkeypatch.setattr(camera.Camera, "create_outputs", lambda *_: made.append(weakref.ref(node.pipeline)) or refuse())
+    monkeypatch.setattr(
+        camera.Camera, "create_publishers", lambda *_: made.append(weakref.ref(node.session.pipeline)) or refuse()
+    )
     gc.disable()
     try:
         assert not ask(node, client, "configure")
@@ -125,11 +124,15 @@ def test_memory_of_a_configuration_that_failed_is_free_at_once(node, client: Cli
 @pytest.mark.parametrize(
     ("transition", "patched", "words"),
     [
-        ("cleanup", (camera.Camera, "destroy_outputs"), "cannot cleanup: RuntimeError: the middleware has no more"),
-        ("deactivate", (camera_input.CameraInput, "close"), "cannot deactivate: RuntimeError: the middleware has no more"),
+        ("cleanup", (camera.Camera, "destroy_publishers"), "cannot cleanup: RuntimeError: the middleware has no more"),
+        (
+            "deactivate",
+            (CameraSubscriptions, "close"),
+            "cannot deactivate: RuntimeError: the middleware has no more",
+        ),
     ],
 )
-def test_error_in_a_transition_ends_unconfigured_and_can_be_configured(
+def test_error_in_a_transition_ends_unconfigured(
     node, client: Client, monkeypatch, capfd, transition: str, patched, words: str
 ) -> None:
     worker = node._worker
@@ -152,9 +155,9 @@ def test_error_in_a_transition_ends_unconfigured_and_can_be_configured(
     assert_works(node, client)
 
 
-def test_error_that_cannot_be_cleared_up_is_the_end_and_said(node, client: Client, monkeypatch) -> None:
+def test_error_in_error_processing_finalizes_the_node(node, client: Client, monkeypatch) -> None:
     assert ask(node, client, "deactivate")
-    monkeypatch.setattr(camera.Camera, "destroy_outputs", refuse)
+    monkeypatch.setattr(camera.Camera, "destroy_publishers", refuse)
     assert not ask(node, client, "cleanup")
     assert state_of(node) == node.state_name == "finalized"
     status = client.wait_status("network", lambda s: s.level == s.ERROR)
@@ -163,18 +166,18 @@ def test_error_that_cannot_be_cleared_up_is_the_end_and_said(node, client: Clien
 
 
 @pytest.mark.parametrize("first", ["deactivate", "active_shutdown"])
-def test_a_transition_may_come_before_the_node_stops_itself(node, client: Client, first: str) -> None:
+def test_other_transition_before_the_requested_stop(node, client: Client, first: str) -> None:
     """The device is given up in the worker's thread; meanwhile somebody asks for something else."""
 
     def both() -> TransitionCallbackReturn:
-        node._give_up("lost")
+        node._request_stop("lost")
         return node.trigger_deactivate() if first == "deactivate" else node.trigger_shutdown()
 
     result = in_its_executor(node, client, both)
     client.spin_for(0.3)
     if first == "deactivate":
         assert (result, state_of(node)) == (TransitionCallbackReturn.ERROR, "unconfigured")
-        assert client.wait_status("network", lambda s: s.level == s.ERROR).message.endswith("is stop: lost")
+        assert client.wait_status("network", lambda s: s.level == s.ERROR).message.endswith("is stop): lost")
         assert_works(node, client)
     else:
         assert (result, state_of(node)) == (TransitionCallbackReturn.SUCCESS, "finalized")

@@ -23,17 +23,17 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from support.images import noise_image
-from support.inside import in_its_executor, node_inside
+from support.node_in_process import in_its_executor, node_inside
 from support.ros_client import Camera, Client
 from support.ros_messages import OUTPUTS, camera_info, image, labels_of
 
 from mtl_perception.errors import FrameError
 from mtl_perception.messages.encode import cloud_fields, image_fields
-from mtl_perception.ros import convert
-from mtl_perception.ros.camera_input import MatchedSubscription, topics
-from mtl_perception.ros.health import Report
+from mtl_perception.ros import compat, convert
+from mtl_perception.ros.diagnostics import to_messages
 from mtl_perception.ros.node import PerceptionNode
-from mtl_perception.runtime.mailbox import Mailbox
+from mtl_perception.ros.subscriptions import MatchedSubscription, resolve_topics
+from mtl_perception.runtime.diagnostics import evaluate
 from mtl_perception.types import CLOUD_DTYPE
 
 WIDTH, HEIGHT = 64, 48
@@ -49,11 +49,11 @@ class Spy:
         self.started, self.may_go = threading.Event(), threading.Event()
         self.may_go.set()
 
-    def __call__(self, frame, outputs):
-        self.asked.append(set(outputs))
+    def batch(self, frames, outputs):
+        self.asked += [set(requested) for requested in outputs]
         self.started.set()
         self.may_go.wait(60)
-        return self.pipeline(frame, outputs)
+        return self.pipeline.batch(frames, outputs)
 
     def __getattr__(self, name: str):
         return getattr(self.pipeline, name)
@@ -85,22 +85,22 @@ def client(node):
         (["points", "segmentation/labels"], {"cloud", "labels"}),
     ],
 )
-def test_only_what_is_subscribed_to_is_asked_for(node, client: Client, topics: list[str], asked: set[str]) -> None:
+def test_only_subscribed_outputs_are_computed(node, client: Client, topics: list[str], asked: set[str]) -> None:
     camera = Camera(client, outputs={topic: OUTPUTS[topic] for topic in topics})
     camera.publish_info(camera_info(WIDTH, HEIGHT))
     camera.connect(image(PICTURE))
     # Those that made the connection may still be in work.
     camera.settle()
-    node.pipeline.asked.clear()
+    node.session.pipeline.asked.clear()
     camera.exchange(image(PICTURE))
-    assert node.pipeline.asked == [asked]
+    assert node.session.pipeline.asked == [asked]
 
 
-def test_deactivation_waits_for_the_picture_in_work(node, client: Client) -> None:
+def test_deactivation_waits_for_the_frame_in_progress(node, client: Client) -> None:
     """Else two threads might use the pipeline after the next activation."""
     camera = Camera(client, outputs={"segmentation/labels": Image})
     camera.connect(image(PICTURE))
-    spy = node.pipeline
+    spy = node.session.pipeline
     spy.started.clear()
     spy.may_go.clear()
     late = camera.publish(image(PICTURE))
@@ -119,24 +119,24 @@ def test_deactivation_waits_for_the_picture_in_work(node, client: Client) -> Non
     assert late not in camera.received["segmentation/labels"] or late < max(camera.order["segmentation/labels"])
 
 
-def test_failure_inside_is_counted_and_survived(node, client: Client) -> None:
+def test_internal_error_drops_the_frame_only(node, client: Client) -> None:
     camera = Camera(client, outputs={"segmentation/labels": Image})
     camera.connect(image(PICTURE))
-    spy, node.pipeline = node.pipeline, None
+    spy = node.session.pipeline
 
     class Broken:
         config = spy.config
         __getattr__ = spy.__getattr__
 
-        def __call__(self, frame, outputs):
+        def batch(self, frames, outputs):
             raise RuntimeError("a bug")
 
-    node.pipeline = Broken()
+    node.session.pipeline = Broken()
     camera.publish(image(PICTURE))
     status = client.wait_status("frames", lambda s: "a bug" in s.message)
     assert status.level == status.ERROR
     assert client.counts()["rejected: internal"] == 1
-    node.pipeline = spy
+    node.session.pipeline = spy
     camera.exchange(image(PICTURE))
 
 
@@ -146,14 +146,14 @@ def test_failed_activation_is_reported_until_one_succeeds(weights_file: Path, mo
     node = PerceptionNode(context=context, parameter_overrides=[Parameter("weights", value=str(weights_file))])
 
     def network():
-        return next(status for status in Report(0.0).due(node) if status.name.endswith(": network"))
+        return next(status for status in to_messages(evaluate(node.snapshot()), "node") if status.name.endswith(": network"))
 
     def refuse(*_):
         raise RuntimeError("no room for a subscription")
 
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     with monkeypatch.context() as patched:
-        patched.setattr("mtl_perception.ros.camera.CameraInput", refuse)
+        patched.setattr("mtl_perception.ros.camera.CameraSubscriptions", refuse)
         assert node.trigger_activate() == TransitionCallbackReturn.FAILURE
     assert network().level == DiagnosticStatus.ERROR
     assert "no room for a subscription" in network().message
@@ -165,20 +165,20 @@ def test_failed_activation_is_reported_until_one_succeeds(weights_file: Path, mo
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_bytes_of_messages_survive_either_way_of_filling(monkeypatch: pytest.MonkeyPatch, private: bool) -> None:
-    monkeypatch.setattr(convert, "_private_fill", private)
+def test_message_data_is_equal_with_and_without_the_private_attribute(monkeypatch: pytest.MonkeyPatch, private: bool) -> None:
+    monkeypatch.setattr(compat, "can_fill_privately", lambda: private)
     message = convert.to_message("sensor_msgs/msg/Image", image_fields(PICTURE, "rgb8"), Header(frame_id="a"))
     read = deserialize_message(serialize_message(message), Image)
     assert bytes(read.data) == PICTURE.tobytes()
     assert (read.height, read.width, read.step, read.encoding, read.header.frame_id) == (HEIGHT, WIDTH, 3 * WIDTH, "rgb8", "a")
 
 
-def test_private_filling_works_with_this_rclpy() -> None:
+def test_private_attribute_works_with_this_rclpy() -> None:
     """It is much the faster one: a new rclpy that refuses it should be noticed."""
-    assert convert._try_private_fill()
+    assert compat.can_fill_privately()
 
 
-def test_encodings_unknown_to_us_go_to_cv_bridge_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_encodings_are_left_to_cv_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
     class Bridge:
         def imgmsg_to_cv2(self, message: Image, encoding: str) -> np.ndarray:
             if message.encoding != "nv21":
@@ -193,23 +193,6 @@ def test_encodings_unknown_to_us_go_to_cv_bridge_where_there_is_one(monkeypatch:
     monkeypatch.setattr(convert, "CvBridge", None)
     with pytest.raises(FrameError, match="'nv21'"):
         convert.to_rgb(image(PICTURE, "nv21"))
-
-
-def test_mailbox_keeps_the_newest_and_tells_of_what_is_lost() -> None:
-    box: Mailbox[int] = Mailbox()
-    assert [box.put(1), box.put(2), box.put(3)] == [False, True, True]
-    assert box.take() == [(0, 3)]
-    taken: list[list[tuple[int, int]]] = []
-    reader = threading.Thread(target=lambda: taken.append(box.take()))
-    reader.start()
-    assert box.close() == []
-    reader.join(10)
-    assert taken == [[]]
-    assert box.put(4) is True
-    other: Mailbox[int] = Mailbox()
-    other.put(1)
-    assert other.close() == [0]
-    assert other.take() == []
 
 
 @contextlib.contextmanager
@@ -235,19 +218,21 @@ def other_node():
         yield node
 
 
-def test_silence_is_explained_by_what_the_graph_holds(bare_node, other_node) -> None:
-    subscription = MatchedSubscription(bare_node, Image, "/cam/other", lambda _: None, 1, "auto", may_latch=False, name="image")
-    assert "/cam/other has no publisher: remap image" in subscription.why_silent()
+def test_silence_is_explained_from_the_ros_graph(bare_node, other_node) -> None:
+    subscription = MatchedSubscription(
+        bare_node, Image, "/cam/other", lambda _: None, 1, "auto", match_durability=False, remap_name="image"
+    )
+    assert "/cam/other has no publisher; remap image" in subscription.explain_silence()
     other_node.create_publisher(CompressedImage, "/cam/other/compressed", 1)
-    _until(lambda: "set image_transport to compressed" in subscription.why_silent())
+    _until(lambda: "set image_transport to compressed" in subscription.explain_silence())
     other_node.create_publisher(CompressedImage, "/cam/other", 1)
-    _until(lambda: "is of type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image" in subscription.why_silent())
+    _until(lambda: "has type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image" in subscription.explain_silence())
     bare_node.create_publisher(Image, "/cam/other", 1)
-    _until(lambda: "has a publisher, which sends nothing" in subscription.why_silent())
+    _until(lambda: "has a publisher, but no message was received" in subscription.explain_silence())
 
 
-def test_image_remapped_to_the_compressed_topic_itself_is_understood(bare_node) -> None:
-    assert topics(bare_node, compressed=True) == ("/cam/image_raw/compressed", "/cam/camera_info")
+def test_image_can_be_remapped_to_the_compressed_topic(bare_node) -> None:
+    assert resolve_topics(bare_node, compressed=True) == ("/cam/image_raw/compressed", "/cam/camera_info")
 
 
 def _until(condition) -> None:
@@ -276,7 +261,7 @@ for row in OUTPUT_TOPICS:
 """
 
 
-def test_every_message_passes_where_fields_are_checked() -> None:
+def test_messages_pass_field_checks() -> None:
     """As on Humble, always, and elsewhere when asked for."""
     environment = {**os.environ, "ROS_PYTHON_CHECK_FIELDS": "1"}
     done = subprocess.run([sys.executable, "-c", CHECKED], env=environment, capture_output=True, text=True, check=False)
@@ -285,7 +270,7 @@ def test_every_message_passes_where_fields_are_checked() -> None:
     assert "depth/camera_info [0.0, 0.0, 0.0, 0.0, 0.0]" in done.stdout
 
 
-def test_frame_of_which_one_message_fails_is_not_published_in_part(node, client: Client, monkeypatch) -> None:
+def test_frame_with_a_failing_message_is_not_published_partially(node, client: Client, monkeypatch) -> None:
     camera = Camera(client, outputs={"segmentation/labels": Image, "segmentation/confidence": Image})
     camera.connect(image(PICTURE))
 
@@ -302,7 +287,7 @@ def test_frame_of_which_one_message_fails_is_not_published_in_part(node, client:
     camera.exchange(image(PICTURE))
 
 
-def test_uncalibrated_camera_is_reported_before_anybody_listens(node, client: Client) -> None:
+def test_uncalibrated_camera_is_reported_without_subscribers(node, client: Client) -> None:
     camera = Camera(client, outputs={})
     info = camera_info(WIDTH, HEIGHT)
     info.k[0] = 0.0
@@ -310,7 +295,7 @@ def test_uncalibrated_camera_is_reported_before_anybody_listens(node, client: Cl
     assert client.status("camera").level == client.status("camera").ERROR
 
 
-def test_sensor_msgs_py_reads_the_cloud_as_it_was_made() -> None:
+def test_sensor_msgs_py_reads_the_cloud() -> None:
     reader = pytest.importorskip(
         "sensor_msgs_py.point_cloud2", reason="needs sensor_msgs_py, which comes with a ROS installation"
     )

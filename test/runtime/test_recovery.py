@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("rclpy", reason="needs rclpy")
 from support.faulty_gpu import LOST, Gpu, faulty_gpu
 from support.images import noise_image
 
@@ -56,14 +53,14 @@ class Patient:
         self.renewals: list[float] = []
         self.calls = 0
 
-    def __call__(self, frame, outputs):
+    def batch(self, frames, outputs):
+        return [self._infer(frame, requested) for frame, requested in zip(frames, outputs, strict=True)]
+
+    def _infer(self, frame, outputs):
         self.calls += 1
         if self.ill or (self.too_large and frame is LARGE):
             raise DeviceError("lost")
         return self.compute(frame, outputs)
-
-    def batch(self, frames, outputs):
-        return [self(frame, wanted) for frame, wanted in zip(frames, outputs, strict=True)]
 
     def compute(self, frame, outputs):
         return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=None)
@@ -81,7 +78,7 @@ def patient(monkeypatch) -> Patient:
     return Patient(clock)
 
 
-def _recovery(policy: Callable[[], str] = lambda: "retry") -> tuple[Recovery, list[str]]:
+def _recovery(policy: str = "retry") -> tuple[Recovery, list[str]]:
     given_up: list[str] = []
     return Recovery(policy, given_up.append, SimpleNamespace(error=print, warning=print)), given_up
 
@@ -95,7 +92,7 @@ def _try(found: Recovery, patient: Patient, *frames: Frame) -> bool:
     return True
 
 
-def test_pauses_grow_and_nothing_is_asked_of_the_device_meanwhile(patient: Patient) -> None:
+def test_rebuild_attempts_back_off_exponentially(patient: Patient) -> None:
     found, _ = _recovery()
     assert _try(found, patient)
     patient.ill = patient.incurable = True
@@ -120,8 +117,8 @@ def test_pauses_grow_and_nothing_is_asked_of_the_device_meanwhile(patient: Patie
     assert len(patient.renewals) == renewals + 1, "the next time it begins at once again"
 
 
-def test_failures_that_are_not_in_a_row_tear_nothing_down(patient: Patient) -> None:
-    found, given_up = _recovery(lambda: "stop")
+def test_single_failures_do_not_rebuild(patient: Patient) -> None:
+    found, given_up = _recovery("stop")
     for _ in range(20):
         patient.ill = not patient.ill
         assert _try(found, patient) != patient.ill
@@ -129,8 +126,8 @@ def test_failures_that_are_not_in_a_row_tear_nothing_down(patient: Patient) -> N
 
 
 @pytest.mark.parametrize("policy", ["retry", "cpu", "stop"])
-def test_a_camera_whose_pictures_are_too_large_costs_another_none_of_its_own(patient: Patient, policy: str) -> None:
-    found, given_up = _recovery(lambda: policy)
+def test_oversized_image_of_one_camera_does_not_drop_the_other(patient: Patient, policy: str) -> None:
+    found, given_up = _recovery(policy)
     assert _try(found, patient)
     patient.too_large = True
     for tick in range(1800):
@@ -141,7 +138,7 @@ def test_a_camera_whose_pictures_are_too_large_costs_another_none_of_its_own(pat
     assert (patient.renewals, given_up, found.failures, found.trouble, found.note) == ([], [], 1800, "", "")
 
 
-def test_too_large_pictures_before_any_others_do_not_keep_those_away(patient: Patient) -> None:
+def test_oversized_first_images_do_not_block_other_sizes(patient: Patient) -> None:
     found, _ = _recovery()
     patient.too_large = True
     for _ in range(3):
@@ -153,7 +150,7 @@ def test_too_large_pictures_before_any_others_do_not_keep_those_away(patient: Pa
     assert (found.trouble, found.recoveries) == ("", 1)
 
 
-def test_a_device_that_fails_for_all_sizes_is_made_anew(patient: Patient) -> None:
+def test_failures_of_all_sizes_rebuild_the_pipeline(patient: Patient) -> None:
     found, _ = _recovery()
     assert _try(found, patient) and _try(found, patient, LARGE)
     patient.ill = True
@@ -167,7 +164,7 @@ def test_a_device_that_fails_for_all_sizes_is_made_anew(patient: Patient) -> Non
     assert len(patient.renewals) == 1
 
 
-def test_weights_that_are_spoilt_are_loaded_anew_though_another_size_needs_them_not(patient: Patient) -> None:
+def test_corrupt_weights_are_reloaded_although_another_size_works(patient: Patient) -> None:
     found, _ = _recovery()
     void = np.full((HEIGHT, WIDTH), np.nan, np.float32)
 
@@ -183,20 +180,20 @@ def test_weights_that_are_spoilt_are_loaded_anew_though_another_size_needs_them_
     assert (len(patient.renewals), found.recoveries) == (1, 1)
 
 
-def test_a_size_that_is_alone_by_now_has_the_device_made_anew(patient: Patient) -> None:
+def test_failing_size_rebuilds_once_no_other_size_has_worked_recently(patient: Patient) -> None:
     found, _ = _recovery()
     assert _try(found, patient)
     patient.ill = True
     for _ in range(2):
         assert not _try(found, patient, LARGE)
-    patient.clock.now += recovery.WITNESS
+    patient.clock.now += recovery.WORKING_TIME
     for _ in range(2):
         assert not _try(found, patient, LARGE)
     assert len(patient.renewals) == 1
 
 
-def test_pictures_that_failed_together_and_one_by_one_are_one_failure(patient: Patient) -> None:
-    found, given_up = _recovery(lambda: "stop")
+def test_failed_batch_and_its_retries_count_as_one_failure(patient: Patient) -> None:
+    found, given_up = _recovery("stop")
     patient.ill = True
     for tries in ([FRAME, FRAME, FRAME], [FRAME], [FRAME], [FRAME]):
         assert not _try(found, patient, *tries)
@@ -209,7 +206,7 @@ def test_pictures_that_failed_together_and_one_by_one_are_one_failure(patient: P
     assert given_up == ["lost"], "the second time it is the device"
 
 
-def test_a_picture_that_is_itself_wrong_does_not_undo_a_renewal(patient: Patient) -> None:
+def test_frame_error_after_a_rebuild_does_not_rebuild_again(patient: Patient) -> None:
     found, _ = _recovery()
     patient.ill = True
     for _ in range(2):
@@ -228,34 +225,36 @@ def test_a_picture_that_is_itself_wrong_does_not_undo_a_renewal(patient: Patient
     assert len(patient.renewals) == 1 and not found.trouble
 
 
-def test_any_error_while_it_is_made_anew_is_told_and_tried_again(patient: Patient) -> None:
+def test_any_error_during_a_rebuild_is_reported_and_retried(patient: Patient) -> None:
     found, _ = _recovery()
     patient.ill = True
     for _ in range(2):
         assert not _try(found, patient)
     patient.rebuild = lambda device="": 1 // 0
     assert not _try(found, patient)
-    assert found.trouble.startswith("ZeroDivisionError: ") and "attempt 1, the next with a picture after 1 s" in found.trouble
+    assert (
+        found.trouble.startswith("ZeroDivisionError: ")
+        and "rebuild attempt 1 failed; retrying on the next image after 1 s" in found.trouble
+    )
     del patient.rebuild
     patient.ill = False
     patient.clock.now += 1
     assert _try(found, patient) and not found.trouble
 
 
-def test_the_policy_may_change_while_the_device_is_lost(patient: Patient) -> None:
-    policy = ["retry"]
-    found, given_up = _recovery(lambda: policy[0])
+def test_policy_can_change_while_the_device_fails(patient: Patient) -> None:
+    found, given_up = _recovery("retry")
     patient.ill = patient.incurable = True
     for _ in range(3):
         _try(found, patient)
     assert given_up == []
-    policy[0] = "stop"
+    found.policy = "stop"
     assert not _try(found, patient)
     assert given_up == ["still lost"]
     assert len(patient.renewals) == 1
 
 
-def test_a_renewed_pipeline_gives_the_same_with_parameters_of_now(weights_file: Path) -> None:
+def test_rebuilt_pipeline_has_equal_results_and_current_parameters(weights_file: Path) -> None:
     pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
     expected = pipe(FRAME).cloud.tobytes()
     engine = pipe._backend
@@ -267,7 +266,7 @@ def test_a_renewed_pipeline_gives_the_same_with_parameters_of_now(weights_file: 
     assert pipe(FRAME).labels.shape == (HEIGHT // 2, WIDTH // 2)
 
 
-def test_a_device_that_fails_at_its_first_picture_leaves_what_there_was(weights_file: Path, gpu: Gpu, monkeypatch) -> None:
+def test_rebuild_that_fails_at_warm_up_keeps_the_old_backend(weights_file: Path, gpu: Gpu, monkeypatch) -> None:
     pipe = Pipeline(weights=weights_file, device="cuda", precision="fp16", backend="torch")
     expected = pipe(FRAME).labels
 
@@ -282,7 +281,7 @@ def test_a_device_that_fails_at_its_first_picture_leaves_what_there_was(weights_
     np.testing.assert_array_equal(pipe(FRAME).labels, expected)
 
 
-def test_a_device_that_fails_again_leaves_what_there_was(weights_file: Path, gpu: Gpu) -> None:
+def test_rebuild_that_fails_keeps_the_old_backend(weights_file: Path, gpu: Gpu) -> None:
     pipe = Pipeline(weights=weights_file, device="cuda", precision="fp16", warm_up=False)
     expected = pipe(FRAME).labels
     gpu.fault = RuntimeError(LOST)
@@ -310,13 +309,13 @@ OF_THE_PROGRAM = (
 
 
 @pytest.mark.parametrize("text", OF_THE_GPU)
-def test_a_gpus_errors_are_the_devices(text: str) -> None:
+def test_gpu_errors_are_device_errors(text: str) -> None:
     with pytest.raises(DeviceError, match="device cuda failed while at it"), device_errors(torch.device("cuda"), "at it"):
         raise RuntimeError(text)
 
 
 @pytest.mark.parametrize("text", OF_THE_PROGRAM)
-def test_the_programs_errors_are_not_taken_for_a_gpus(text: str) -> None:
+def test_other_errors_are_not_device_errors(text: str) -> None:
     with pytest.raises(RuntimeError) as raised, device_errors(torch.device("cuda"), "at it"):
         raise RuntimeError(text)
     assert not isinstance(raised.value, DeviceError)
@@ -333,7 +332,7 @@ def _fill_memory(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["torch", "numpy", "opencv"])
-def test_a_lack_of_memory_on_the_cpu_is_the_devices(how: str) -> None:
+def test_out_of_memory_on_the_cpu_is_a_device_error(how: str) -> None:
     with (
         pytest.raises(DeviceError, match="device cpu: out of memory while at it: "),
         device_errors(torch.device("cpu"), "at it"),
@@ -342,7 +341,7 @@ def test_a_lack_of_memory_on_the_cpu_is_the_devices(how: str) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(2.0, 0.0), (0.0, 2.0)])
-def test_a_picture_nearer_than_min_depth_is_no_failure_while_min_depth_changes(patient: Patient, before, after) -> None:
+def test_change_of_min_depth_during_inference_is_no_failure(patient: Patient, before, after) -> None:
     def near(frame, outputs):
         patient.config = SimpleNamespace(min_confidence=0.0, min_depth=after)
         return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=np.full((HEIGHT, WIDTH), np.nan, np.float32))

@@ -32,7 +32,8 @@ def node_inside(
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     node = PerceptionNode(context=context, parameter_overrides=overrides, namespace=namespace)
     node.trigger_configure()
-    node.pipeline = before(node.pipeline)
+    assert node.session is not None, node.failure
+    node.session.pipeline = before(node.session.pipeline)
     node.trigger_activate()
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)

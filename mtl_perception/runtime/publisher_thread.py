@@ -1,4 +1,4 @@
-"""A thread of its own for the last part of a frame's way, in order."""
+"""Thread that publishes one frame while the next one is computed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable
 from mtl_perception.runtime.mailbox import Mailbox
 
 
-class Stage:
-    """Runs tasks one by one in its thread, while whoever hands them over goes on.
+class PublisherThread:
+    """Run tasks in order in a thread of its own, one at a time.
 
-    At most one task is there at any time: what a task reads may be written again once the next one was handed over.
+    Submitting a task waits for the previous one, so a task may read buffers that are overwritten after the next submission.
 
     Args:
-        name: The thread's.
+        name: Name of the thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -25,18 +25,18 @@ class Stage:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def hand_over(self, task: Callable[[], None]) -> None:
-        """Wait until the task before is done, then leave this one. What it raises is logged."""
+    def submit(self, task: Callable[[], None]) -> None:
+        """Wait for the previous task, then start this one. Its exceptions are logged."""
         self.wait()
         self._idle.clear()
         self._tasks.put(task)
 
     def wait(self) -> None:
-        """Wait until no task is in work."""
+        """Wait until no task is running."""
         self._idle.wait()
 
     def close(self) -> None:
-        """Finish the task in work; the thread ends."""
+        """Finish the running task and end the thread."""
         self.wait()
         self._tasks.close()
         self._thread.join()
@@ -46,7 +46,7 @@ class Stage:
             try:
                 taken[0][1]()
             except Exception:
-                # A dead thread would leave whoever hands over waiting for ever.
-                logging.getLogger(__name__).exception("%s failed", self._thread.name)
+                # If the thread ended here, submit() would wait forever.
+                logging.getLogger(__name__).exception("task of thread %s failed", self._thread.name)
             finally:
                 self._idle.set()

@@ -1,0 +1,187 @@
+"""Subscriptions to the images and the CameraInfo of a camera."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from mtl_perception.config import Config
+from mtl_perception.ros.qos import are_equivalent, keep_last, matching_profile
+from mtl_perception.runtime.diagnostics import TopicSnapshot
+
+MATCH_PERIOD = 0.1
+"""Seconds between two checks of the publishers' QoS; short, because incompatible reliability means no images at all."""
+
+
+class MatchedSubscription:
+    """A subscription that is recreated when the publishers of its topic offer another QoS.
+
+    Args:
+        node: Node that subscribes.
+        kind: Message class.
+        topic: Full name of the topic.
+        callback: Receives the messages.
+        queue_size: History depth.
+        reliability: auto, reliable or best_effort.
+        match_durability: Whether to request transient local durability if all publishers offer it.
+        remap_name: Name of the topic in remapping rules, for messages to the user.
+
+    Attributes:
+        topic: Full name of the topic.
+        publishers: Full names of the nodes that publish messages of this type; one entry per publisher.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        queue_size: int,
+        reliability: str,
+        match_durability: bool,
+        remap_name: str,
+    ) -> None:
+        self.topic = topic
+        self.publishers: list[str] = []
+        self._node, self._kind, self._callback, self._remap_name = node, kind, callback, remap_name
+        self._queue_size, self._reliability, self._match_durability = queue_size, reliability, match_durability
+        self._type = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+        # Best effort is compatible with every publisher, until the publishers are known.
+        self._profile = self._match() or keep_last(queue_size, reliable=False)
+        self._subscription = node.create_subscription(kind, topic, callback, self._profile)
+
+    def explain_silence(self) -> str:
+        """Explain why no messages arrive, and what to do about it."""
+        types = {info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)}
+        if self._type in types:
+            return f"{self.topic} has a publisher, but no message was received"
+        if types:
+            return f"{self.topic} has type {', '.join(sorted(types))}, not {self._type}"
+        if self._node.count_publishers(f"{self.topic}/compressed"):
+            return f"{self.topic} has no publisher, but {self.topic}/compressed has; set image_transport to compressed"
+        return f"{self.topic} has no publisher; remap {self._remap_name} to the camera's topic"
+
+    def snapshot(self, silent: bool) -> TopicSnapshot:
+        """Summarize the subscription; `silent` tells that no messages arrive."""
+        reliable = bool(self._profile.reliability.name == "RELIABLE")
+        return TopicSnapshot(self.topic, tuple(self.publishers), reliable, self.explain_silence() if silent else "")
+
+    def update(self) -> None:
+        """Subscribe again if the publishers offer another QoS."""
+        profile = self._match()
+        if profile is None or are_equivalent(profile, self._profile):
+            return
+        self._node.destroy_subscription(self._subscription)
+        self._profile = profile
+        self._subscription = self._node.create_subscription(self._kind, self.topic, self._callback, profile)
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)
+
+    def _match(self) -> QoSProfile | None:
+        found = self._node.get_publishers_info_by_topic(self.topic)
+        self.publishers = [
+            f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found if info.topic_type == self._type
+        ]
+        return matching_profile(found, self._queue_size, self._reliability, self._match_durability)
+
+
+class CameraSubscriptions:
+    """Subscriptions to the images and the CameraInfo of a camera.
+
+    Args:
+        node: Node that subscribes; topics are resolved in its namespace and with its remappings.
+        config: Transport and QoS.
+        on_image: Receives each Image or CompressedImage.
+        on_camera_info: Receives each CameraInfo.
+        camera: Name of the camera, which prefixes its topics; empty for none.
+
+    Attributes:
+        ignored_remappings: Messages about remappings without effect.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        config: Config,
+        on_image: Callable[[Any], None],
+        on_camera_info: Callable[[CameraInfo], None],
+        camera: str = "",
+    ) -> None:
+        compressed = config.image_transport == "compressed"
+        topic, info_topic = resolve_topics(node, compressed, camera)
+        prefix = f"{camera}/" if camera else ""
+        self.ignored_remappings = find_ignored_remappings(node, camera)
+        # CameraInfo first, because the executor runs callbacks in this order: it is then known for the image it came with.
+        self.camera_info = MatchedSubscription(
+            node,
+            CameraInfo,
+            info_topic,
+            on_camera_info,
+            1,
+            config.camera_info_reliability,
+            match_durability=True,
+            remap_name=f"{prefix}camera_info",
+        )
+        self.image = MatchedSubscription(
+            node,
+            CompressedImage if compressed else Image,
+            topic,
+            on_image,
+            config.image_queue_size,
+            config.image_reliability,
+            match_durability=False,
+            remap_name=f"{prefix}image",
+        )
+        self._node = node
+        self._timer = node.create_timer(MATCH_PERIOD, self.update, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def update(self) -> None:
+        """Match the QoS of the publishers."""
+        self.camera_info.update()
+        self.image.update()
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_timer(self._timer)
+        self.image.close()
+        self.camera_info.close()
+
+
+def find_ignored_remappings(node: Node, camera: str) -> list[str]:
+    """Describe remappings of `image` and `camera_info`, which have no effect on a camera with a name."""
+    if not camera:
+        return []
+    namespace = node.get_namespace().rstrip("/")
+    resolved = {name: node.resolve_topic_name(name) for name in ("image", "camera_info")}
+    return [
+        f"remapping of {name} to {topic} has no effect, because the parameter cameras is set; remap {camera}/{name}"
+        for name, topic in resolved.items()
+        if topic != f"{namespace}/{name}"
+    ]
+
+
+def resolve_topics(node: Node, compressed: bool, camera: str = "") -> tuple[str, str]:
+    """Return the full names of the image topic and of camera_info, its sibling unless camera_info is remapped.
+
+    Args:
+        node: Node whose namespace and remappings apply.
+        compressed: Whether images are on `image/compressed`; a remapping of `image` may include the suffix.
+        camera: Name of the camera, which prefixes its topics; empty for none.
+    """
+    prefix = f"{camera}/" if camera else ""
+    image = node.resolve_topic_name(f"{prefix}image")
+    if compressed:
+        image = image.removesuffix("/compressed")
+    info = node.resolve_topic_name(f"{prefix}camera_info")
+    namespace = node.get_namespace().rstrip("/")
+    if info == f"{namespace}/{prefix}camera_info":
+        info = node.resolve_topic_name(f"{image.rsplit('/', 1)[0]}/camera_info")
+    return (f"{image}/compressed" if compressed else image), info
