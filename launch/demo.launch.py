@@ -1,29 +1,31 @@
-"""A camera without a camera: plays a drive to the perception node. `--show-args` lists the arguments."""
+"""The perception node with a player instead of a camera. `--show-args` lists the arguments."""
 
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
-from mtl_perception.resources import share_file
-
+PERCEPTION = Path(get_package_share_directory("mtl_perception")) / "launch/perception.launch.py"
 ARGUMENTS = {
-    "drive": ("synthetic", "What is played: synthetic[:FRAMES[:SEED]], a KITTI raw drive, a folder of pictures or a bag"),
-    "rate": ("1.0", "Speed at which it is played; 1: as recorded"),
-    "loop": ("true", "true: again and again"),
-    "weights": ("", "Shipped or fetched name, or file, of the weights (default: the node's own)"),
+    "drive": ("synthetic", "Source to play: synthetic[:FRAMES[:SEED]], a KITTI raw drive, an image folder or a bag"),
+    "rate": ("1.0", "Playback speed"),
+    "loop": ("true", "Whether to repeat the drive"),
+    "weights": ("", "Network weights: a shipped or downloaded name, or a file (default: the node's own)"),
     "device": ("", "auto, cpu, cuda or cuda:N (default: auto)"),
-    "rviz": ("false", "true: also start RViz"),
-    "fixed_frame": ("", "RViz's fixed frame (default: the frame_id of the drive's pictures)"),
+    "rviz": ("false", "Whether to start RViz"),
+    "fixed_frame": ("", "Fixed frame of RViz (default: frame_id of the first image of the drive)"),
 }
 
 
 def generate_launch_description() -> LaunchDescription:
-    """perception.launch.py with a player."""
+    """Include perception.launch.py with the drive as `bag`."""
     declared = [DeclareLaunchArgument(name, default_value=value, description=text) for name, (value, text) in ARGUMENTS.items()]
-    handed_on = {name: LaunchConfiguration(name) for name in ARGUMENTS if name != "drive"}
+    forwarded = {name: LaunchConfiguration(name) for name in ARGUMENTS if name != "drive"}
     perception = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(share_file("launch/perception.launch.py"))),
-        launch_arguments={**handed_on, "bag": LaunchConfiguration("drive")}.items(),
+        PythonLaunchDescriptionSource(str(PERCEPTION)),
+        launch_arguments={**forwarded, "bag": LaunchConfiguration("drive")}.items(),
     )
     return LaunchDescription([*declared, perception])

@@ -1,9 +1,10 @@
-"""The launch files, run for real where ROS's launch is installed."""
+"""The launch files, run where ROS's launch is installed."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,49 +15,61 @@ import pytest
 from support.bags import drive, write_bag
 
 ROOT = Path(__file__).resolve().parents[2]
-# Asked of this process: a folder `launch` in the way would make the plain import of `launch` succeed.
+# Tested in this process: a folder named `launch` in the path would make the import of `launch` succeed elsewhere.
 MISSING = [name for name in ("rclpy", "launch_ros", "launch_testing") if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed (they come with a ROS installation): {' '.join(MISSING)}")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed (part of a ROS installation): {' '.join(MISSING)}")
 
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
-    """A ROS prefix in which the checkout is installed, as colcon's symlink install would."""
+    """A ROS prefix with the checkout, as by colcon's symlink install, and an rviz2 that prints its arguments."""
+    prefix = tmp_path / "install"
     links = {
         "share/ament_index/resource_index/packages/mtl_perception": "resource/mtl_perception",
         "share/mtl_perception": "",
-        "lib/mtl_perception": "scripts",
+        "lib/mtl_perception/perception_node": "scripts/perception_node",
+        "lib/mtl_perception/python": "scripts/python",
     }
     for link, target in links.items():
-        (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / link).symlink_to(ROOT / target)
-    return tmp_path
+        (prefix / link).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / link).symlink_to(ROOT / target)
+    (prefix / "share/ament_index/resource_index/packages/rviz2").write_text("")
+    executable(prefix / "lib/rviz2/rviz2", '#!/bin/sh\necho "arguments: $*; $QT_QPA_PLATFORM_PLUGIN_PATH"\n')
+    return prefix
 
 
 @pytest.fixture
 def environment(prefix: Path) -> dict[str, str]:
-    # The node is run by PATH's python3: that of the tests.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     prefixes = f"{prefix}{os.pathsep}{os.environ.get('AMENT_PREFIX_PATH') or sys.prefix}"
+    # The import of OpenCV in this process sets variables for Qt.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("QT_")}
     return {
-        **os.environ,
+        **variables,
         "PATH": path,
         "AMENT_PREFIX_PATH": prefixes,
         "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     }
 
 
-def run(arguments: list[str], environment: dict[str, str]) -> str:
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def run(arguments: list[str], environment: dict[str, str], code: int = 0) -> str:
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=250)
     text = done.stdout + done.stderr
-    assert done.returncode == 0, text[-4000:]
+    assert done.returncode == code, text[-4000:]
     return text
 
 
-def test_launched_node_says_what_the_pipeline_says(environment: dict[str, str]) -> None:
-    text = run(["-m", "launch_testing.launch_test", str(ROOT / "test/launch_tests/perception.py")], environment)
-    assert "test_outputs_are_the_pipelines" in text
-    assert "test_the_node_ended_well" in text
+def test_launched_node_publishes_the_results_of_the_pipeline(environment: dict[str, str]) -> None:
+    text = run(["-m", "launch_testing.launch_test", str(ROOT / "test/ros/launch_tests/perception.py")], environment)
+    assert "test_outputs_equal_those_of_the_pipeline" in text
+    assert "test_node_exits_with_code_0" in text
 
 
 @pytest.mark.parametrize("name", ["perception", "demo"])
@@ -71,15 +84,24 @@ def test_every_argument_is_documented(environment: dict[str, str], name: str) ->
     assert "no description given" not in " ".join(documented.values())
 
 
-# `ros2 launch` is run by the system's Python, which has ROS and Ubuntu's packages, but not those of the virtual environment.
+# `ros2 launch` runs with the system's Python, which has ROS and Ubuntu's packages, but not those of the virtual environment.
 START = """
 import runpy, sys
-sys.modules.update(dict.fromkeys(("av", "open3d", "rosbags", "safetensors", "torch")))
-from launch import LaunchContext
+from launch import LaunchContext, LaunchDescription, LaunchService
+blocked = dict.fromkeys(("av", "cv2", "open3d", "rosbags", "safetensors", "torch"))
+sys.modules.update(blocked)
 launched = runpy.run_path(sys.argv[1])
+for name in blocked:
+    del sys.modules[name]
 context = LaunchContext()
 context.launch_configurations.update({name: value for name, (value, _) in launched["ARGUMENTS"].items()})
 context.launch_configurations.update(argument.split(":=") for argument in sys.argv[2:])
+given = dict(context.launch_configurations)
+
+def run(*actions):
+    service = LaunchService()
+    service.include_launch_description(LaunchDescription(actions))
+    service.run()
 """
 LAUNCH_FILE = str(ROOT / "launch/perception.launch.py")
 
@@ -95,21 +117,48 @@ LAUNCH_FILE = str(ROOT / "launch/perception.launch.py")
         ([], "camera_optical_frame"),
     ],
 )
-def test_rviz_shows_the_frame_of_what_is_played(
+def test_rviz_uses_the_frame_of_the_source(
     environment: dict[str, str], tmp_path: Path, arguments: list[str], frame: str
 ) -> None:
     write_bag(tmp_path / "bag", "mcap", drive("ros2"))
     (tmp_path / "drive/image_02/data").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "drive/image_02/data/0000000000.png"), np.zeros((24, 32, 3), np.uint8))
     show = """
-node, *hints = launched["rviz"]({**context.launch_configurations, "rviz": "true"})
-words = [word[0].text for word in node.cmd[1:5]]
-print("frame", words[words.index("-f") + 1], len(hints))
+actions = launched["rviz"](given)
+print("hints", len(actions) - 1)
+run(actions[0])
 """
     placed = [word.replace(":=drive", f":={tmp_path}/drive").replace(":=bag", f":={tmp_path}/bag") for word in arguments]
-    words = run(["-c", START + show, LAUNCH_FILE, *placed], environment).split()
-    # With a hint where the frame is only assumed.
-    assert words[-3:] == ["frame", frame, str(int(arguments in ([], ["bag:=nowhere"])))]
+    text = run(["-c", START + show, LAUNCH_FILE, *placed], {**environment, "OVERRIDE_LAUNCH_PROCESS_OUTPUT": "screen"})
+    assert f"hints {int(not arguments)}" in text
+    (line,) = [line for line in text.splitlines() if "arguments: " in line]
+    assert f" -f {frame} " in line.replace("arguments:", "") and line.endswith("; ")
+
+
+def test_missing_rviz_is_reported_with_the_package_to_install(environment: dict[str, str], prefix: Path) -> None:
+    (prefix / "share/ament_index/resource_index/packages/rviz2").unlink()
+    text = run(["-c", START + "launched['start'](context)", LAUNCH_FILE, "rviz:=true"], environment, code=1)
+    assert "RViz, which is not installed; run: sudo apt install ros-" in text
+
+
+def test_missing_params_file_is_refused(environment: dict[str, str]) -> None:
+    text = run(["-c", START + "launched['start'](context)", LAUNCH_FILE, "params_file:=/nowhere.yaml"], environment, code=1)
+    assert "params_file /nowhere.yaml does not exist" in text
+
+
+def test_rviz_topics_follow_namespace_and_camera(environment: dict[str, str]) -> None:
+    show = """
+from mtl_perception.messages.topics import OUTPUT_TOPICS
+assert set(launched["OUTPUTS"]) == {row.name for row in OUTPUT_TOPICS if not row.latched}
+"""
+    run(["-c", START + show, LAUNCH_FILE], environment)
+    show = """
+(node, _) = launched["rviz"](given)
+expanded = [tuple(part[0].text if not isinstance(part, str) else part for part in pair) for pair in node._Node__remappings]
+print("points", dict(expanded)["/mtl_perception/points"])
+"""
+    text = run(["-c", START + show, LAUNCH_FILE, "namespace:=/veh", "cameras:=left,front"], environment)
+    assert "points /veh/mtl_perception/left/points" in text
 
 
 @pytest.mark.parametrize(
@@ -122,15 +171,15 @@ print("frame", words[words.index("-f") + 1], len(hints))
         ("left", "", "info", "/left/image /left/info"),
     ],
 )
-def test_camera_info_is_taken_where_it_was_said_to_be(
+def test_camera_info_topic_can_be_remapped(
     environment: dict[str, str], namespace: str, image: str, info: str, expected: str
 ) -> None:
     ask = """
 import rclpy
-from mtl_perception.ros.camera_input import topics
-remappings = launched["camera_remappings"](context.launch_configurations)
+from mtl_perception.ros.subscriptions import resolve_topics
+remappings = launched["camera_remappings"](given)
 rclpy.init(args=["x", "--ros-args", *[word for pair in remappings for word in ("-r", ":=".join(pair))]])
-print("topics", *topics(rclpy.create_node("n", namespace=context.launch_configurations["namespace"]), False))
+print("topics", *resolve_topics(rclpy.create_node("n", namespace=given["namespace"]), False))
 """
     arguments = [f"image:={image}", f"camera_info:={info}", f"namespace:={namespace}"]
     found = run(["-c", START + ask, LAUNCH_FILE, *arguments], environment)
@@ -146,22 +195,46 @@ print("topics", *topics(rclpy.create_node("n", namespace=context.launch_configur
         ("color", "/calibration/{}", "/veh/front/color /calibration/front"),
     ],
 )
-def test_each_of_several_cameras_is_heard_and_played_on_its_topics(
-    environment: dict[str, str], image: str, info: str, expected: str
+def test_each_of_several_cameras_has_its_topics(
+    environment: dict[str, str], prefix: Path, image: str, info: str, expected: str
 ) -> None:
+    """Both in the node and in the player, whose command line is printed instead of running it."""
     ask = """
 import rclpy
-from mtl_perception.ros.camera_input import topics
-given = {"namespace": "", "bag": "", **context.launch_configurations}
+from mtl_perception.ros.subscriptions import resolve_topics
 remappings = [pair for name in launched["cameras"](given) for pair in launched["camera_remappings"](given, name)]
 rclpy.init(args=["x", "--ros-args", *[word for pair in remappings for word in ("-r", ":=".join(pair))]])
-print("heard", *topics(rclpy.create_node("n", namespace=given["namespace"]), False, "front"))
-words = [word[0].text for word in launched["player"](given, "front").cmd]
+print("node", *resolve_topics(rclpy.create_node("n", namespace=given["namespace"]), False, "front"))
 rclpy.shutdown()
-rclpy.init(args=["x", *words[words.index("--ros-args"):]])
-player = rclpy.create_node("player")
-print("played", *(player.resolve_topic_name(name) for name in ("image", "camera_info")), player.get_name())
+run(launched["player"](given, "front", 0))
 """
+    (prefix / "lib/mtl_perception/python").unlink()
+    executable(prefix / "lib/mtl_perception/python", '#!/bin/sh\necho "words: $*"\n')
     arguments = ["cameras:=left, front", "namespace:=veh", "bag:=drive", f"image:={image}", f"camera_info:={info}"]
-    found = run(["-c", START + ask, LAUNCH_FILE, *arguments], environment)
-    assert found.split()[-7:] == ["heard", *expected.split(), "played", *expected.split(), "play_front"]
+    text = run(["-c", START + ask, LAUNCH_FILE, *arguments], environment)
+    assert f"node {expected}" in text
+    (line,) = [line for line in text.splitlines() if "words: " in line]
+    words = line.partition("words: ")[2].split()
+    assert words[:4] == ["-m", "mtl_perception", "play", "drive"]
+    resolve = """
+import rclpy, sys
+rclpy.init(args=["x", *sys.argv[1:]])
+player = rclpy.create_node("player")
+print("player", *(player.resolve_topic_name(name) for name in ("image", "camera_info")), player.get_name())
+"""
+    found = run(["-c", resolve, *words[words.index("--ros-args") :]], environment)
+    assert f"player {expected} play_front" in found
+
+
+def test_virtual_environment_of_the_workspace_is_found(tmp_path: Path) -> None:
+    """In the root of the workspace, for an isolated and a merged install; an activated one comes first."""
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    found = executable(tmp_path / "venv/bin/python3", "#!/bin/sh\necho workspace\n")
+    active = executable(tmp_path / "active/bin/python3", "#!/bin/sh\necho active\n")
+    for prefix in ("install/mtl_perception", "install"):
+        script = tmp_path / prefix / "lib/mtl_perception/python"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.symlink_to(ROOT / "scripts/python")
+        for variables, expected in (({}, "workspace"), ({"VIRTUAL_ENV": str(active.parents[1])}, "active")):
+            done = subprocess.run([script], env={**environment, **variables}, capture_output=True, text=True, check=True)
+            assert done.stdout.split() == [expected], found

@@ -124,7 +124,7 @@ class TestLaunchedNode(unittest.TestCase):
             self.executor.spin_once(timeout_sec=0.2)
         return got
 
-    def test_outputs_are_the_pipelines(self) -> None:
+    def test_outputs_equal_those_of_the_pipeline(self) -> None:
         image, header = picture(), Header(stamp=Time(sec=12, nanosec=345), frame_id=FRAME_ID)
         got = self.outputs_of(image, header)
         pipeline = Pipeline(weights=str(WEIGHTS), device="cpu", output_scale=OUTPUT_SCALE, cpu_threads=1)
@@ -153,5 +153,5 @@ class TestLaunchedNode(unittest.TestCase):
 
 @post_shutdown_test()
 class TestAfterShutdown(unittest.TestCase):
-    def test_the_node_ended_well(self, proc_info) -> None:
+    def test_node_exits_with_code_0(self, proc_info) -> None:
         assertExitCodes(proc_info)
