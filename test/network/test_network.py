@@ -1,4 +1,4 @@
-"""The network computes the published function, and takes the published family's files."""
+"""Outputs of the network, and loading of published checkpoints; test_parity.py compares with a committed reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mtl_perception.weights.files import load_network, save_weights
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 needs_reference = pytest.mark.skipif(
-    not (REFERENCE / "kitti6.ckpt").is_file(), reason=f"the reference outputs are not in {REFERENCE}"
+    not (REFERENCE / "kitti6.ckpt").is_file(), reason=f"needs the published weights' outputs in {REFERENCE}"
 )
 FAMILY = {"kitti": (6, 2), "nyud": (40, 2), "nyud-kitti": (46, 2), "nyud-normals": (40, 3)}
 
@@ -35,7 +35,7 @@ def relative_difference(got: torch.Tensor, wanted: np.ndarray) -> float:
 
 
 @needs_reference
-def test_outputs_are_those_of_the_published_definition() -> None:
+def test_outputs_of_published_weights_equal_the_reference() -> None:
     reference = np.load(REFERENCE / "kitti6.npz")
     network = load_network(REFERENCE / "kitti6.ckpt")
     with torch.inference_mode():
@@ -48,7 +48,7 @@ def test_outputs_are_those_of_the_published_definition() -> None:
 
 @needs_reference
 @pytest.mark.parametrize(("half", "bound", "agreement"), [(False, 1e-4, 0.9999), (True, 3e-2, 0.99)])
-def test_outputs_survive_conversion_to_safetensors(tmp_path: Path, half: bool, bound: float, agreement: float) -> None:
+def test_conversion_to_safetensors_preserves_the_outputs(tmp_path: Path, half: bool, bound: float, agreement: float) -> None:
     reference = np.load(REFERENCE / "kitti6.npz")
     published = load_network(REFERENCE / "kitti6.ckpt")
     save_weights(tmp_path / "own.safetensors", published.state_dict(), published.description, half=half)
@@ -62,12 +62,12 @@ def test_outputs_survive_conversion_to_safetensors(tmp_path: Path, half: bool, b
 
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("wrapped", [True, False], ids=["state_dict", "bare"])
-def test_published_forms_load_unchanged(tmp_path: Path, name: str, wrapped: bool) -> None:
+def test_published_checkpoints_load_unchanged(tmp_path: Path, name: str, wrapped: bool) -> None:
     made = random_network(published_description(*FAMILY[name]))
     path = tmp_path / "published.ckpt"
     state = made.state_dict()
     torch.save({"state_dict": state} if wrapped else state, path, _use_new_zipfile_serialization=False)
-    assert path.read_bytes()[:2] == b"\x80\x02"  # a legacy pickle, not a zip archive
+    assert path.read_bytes()[:2] == b"\x80\x02"  # Legacy pickle instead of a zip archive.
 
     network = load_network(path)
     assert network.description.name == name
@@ -81,7 +81,7 @@ def test_published_forms_load_unchanged(tmp_path: Path, name: str, wrapped: bool
         assert torch.equal(output, other)
 
 
-def test_todays_torch_format_and_data_parallel_prefix_load_too(tmp_path: Path) -> None:
+def test_zip_format_and_data_parallel_prefix_are_read(tmp_path: Path) -> None:
     made = random_network(published_description(6, 2))
     path = tmp_path / "trained.pth"
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in made.state_dict().items()}}, path)
@@ -91,7 +91,7 @@ def test_todays_torch_format_and_data_parallel_prefix_load_too(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 4), (31, 33), (37, 50), (64, 96), (97, 2)])
-def test_outputs_have_a_quarter_of_the_size_rounded_up(size: tuple[int, int]) -> None:
+def test_outputs_have_a_quarter_of_the_input_size_rounded_up(size: tuple[int, int]) -> None:
     height, width = size
     network = random_network(published_description(40, 3))
     with torch.inference_mode():
@@ -101,12 +101,12 @@ def test_outputs_have_a_quarter_of_the_size_rounded_up(size: tuple[int, int]) ->
     assert all(bool(torch.isfinite(output).all()) for output in outputs)
 
 
-def test_pooling_by_rows_then_columns_is_pooling_over_5x5() -> None:
+def test_separable_pooling_equals_5x5_pooling() -> None:
     torch.manual_seed(0)
     for shape in [(1, 1, 1, 1), (2, 3, 4, 7), (1, 2, 13, 10)]:
-        x = torch.randn(shape) - 3  # below zero: padding with zeros would show
+        x = torch.randn(shape) - 3  # Negative values reveal zero padding.
         assert torch.equal(max_pool_5x5(x), torch.nn.functional.max_pool2d(x, 5, 1, 2))
-        # In training, too, and whichever way is taken there: each output hands its gradient to one input, its maximum.
+        # The gradient of each output goes to its maximum in both forms.
         learned = x.clone().requires_grad_()
         y = max_pool_5x5(learned)
         assert torch.equal(y, max_pool_5x5(x))
@@ -117,7 +117,7 @@ def test_pooling_by_rows_then_columns_is_pooling_over_5x5() -> None:
         assert torch.equal(learned.grad, by_rows.grad)
 
 
-def test_published_names_and_their_number() -> None:
+def test_parameter_names_are_the_published_ones() -> None:
     names = list(random_network(published_description(6, 2)).state_dict())
     assert len(names) == 343
     assert {"layer1.0.weight", "layer8.0.output.2.1.running_var", "conv3.weight", "conv_adapt2.weight", "segm.bias"} <= set(
