@@ -1,4 +1,4 @@
-"""What a network was made for: classes, normalization, depth, camera, data, license. It travels inside the weights file."""
+"""Description of a network: classes, normalization, depth, camera, license; stored in the metadata of a weights file."""
 
 from __future__ import annotations
 
@@ -21,27 +21,25 @@ TASKS = (("segmentation", "depth"), ("segmentation", "depth", "normals"))
 
 @dataclass(frozen=True)
 class Description:
-    """A model's description; see docs/models.md for the meaning of each card entry.
+    """Description of a network; docs/models.md explains the entries of the card.
 
     Attributes:
         name: Short name.
         classes: C class names in id order.
         colors: C RGB colors.
         tasks: ("segmentation", "depth") or with "normals" as the third.
-        groups: Parts of the classes that are used alone, name -> (first id, number of ids): for networks trained on
-            several class sets at once. Empty when the classes are one set.
-        mean: Subtracted from RGB / 255.
-        std: Divided by, after that.
-        depth_transform: Makes meters of the raw depth: "abs" (the published networks) or "exp".
-        depth_range: Nearest and farthest depth that the training saw, meters.
-        depth_focal_length: Focal length, pixels, for which the transformed depth is in meters. At another, meters are it times
-            the ratio of the focal lengths: to the network a picture enlarged shows a scene come nearer. 0: meters whatever the
-            camera, as the published networks have it.
-        grid: How maps lie over one another and over the picture (`grid.py`): "stretched", as the published networks have it, or
-            "exact".
-        camera: Intrinsics of the training camera: width, height, fx, fy, cx, cy. Empty when unknown.
-        license: What the weights may be used for.
-        card: Anything else worth knowing: data, seed, command, hours, metrics, known failures.
+        groups: Class sets of a network trained on several, name -> (first id, number of ids). Empty for a single set.
+        mean: Mean that is subtracted from RGB / 255.
+        std: Standard deviation by which the difference is divided.
+        depth_transform: Conversion of raw depth to meters: "abs" (the published networks) or "exp".
+        depth_range: Smallest and largest depth in the training data, meters.
+        depth_focal_length: Focal length, pixels, for which the transformed depth is in meters. For other cameras the depth is
+            multiplied by the ratio of the focal lengths, because an enlarged image looks like a closer scene. 0 (the published
+            networks): do not scale.
+        grid: Alignment of feature maps and image (`grid.py`): "stretched" (the published networks) or "exact".
+        camera: Intrinsics of the training camera: width, height, fx, fy, cx, cy. Empty if unknown.
+        license: License of the weights.
+        card: Other information: data, seed, command, hours, metrics, known failures.
     """
 
     name: str
@@ -62,14 +60,14 @@ class Description:
     def __post_init__(self) -> None:
         problems = []
         if not 1 <= len(self.classes) <= 255:
-            problems.append(f"{len(self.classes)} classes (1 to 255 fit a label picture)")
+            problems.append(f"{len(self.classes)} classes (1 to 255 fit a label image)")
         if len(self.classes) != len(self.colors):
             problems.append(f"{len(self.classes)} classes but {len(self.colors)} colors")
         if not all(0 <= value <= 255 for color in self.colors for value in color):
             problems.append("colors outside 0..255")
         for name, (first, count) in self.groups.items():
             if first < 0 or count < 1 or first + count > len(self.classes):
-                problems.append(f"group {truncated_repr(name)}: {count} classes from {first} on, of {len(self.classes)}")
+                problems.append(f"group {truncated_repr(name)}: {count} classes from id {first}, of {len(self.classes)}")
         if self.tasks not in TASKS:
             problems.append(f"tasks {truncated_repr(self.tasks)} (one of {TASKS})")
         if self.depth_transform not in DEPTH_TRANSFORMS:
@@ -91,10 +89,10 @@ class Description:
             raise WeightsError(f"model description {truncated_repr(self.name)}: " + "; ".join(problems))
 
     def class_set(self, group: str = "") -> tuple[ClassSet, int]:
-        """The classes to choose among, and the id of the first of them in the network's output.
+        """Return the classes of a group and the id of its first class in the network's output.
 
         Args:
-            group: One of `groups`; empty for the last of them, or for all classes when there are none.
+            group: One of `groups`; empty for the last one, or for all classes without groups.
 
         Raises:
             WeightsError: `group` is not one of `groups`.
@@ -110,25 +108,25 @@ class Description:
         return ClassSet(group, self.classes[first : first + count], self.colors[first : first + count]), first
 
     def to_json(self) -> str:
-        """The description as one JSON object."""
+        """Return the description as a JSON object."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Description:
-        """Read what `to_json` wrote.
+        """Parse the output of `to_json`.
 
         Raises:
-            WeightsError: Not JSON, an entry missing, unknown, or of a wrong type.
+            WeightsError: The text is not JSON, or an entry is missing, unknown, or of a wrong type.
         """
         try:
             data = json.loads(text)
             if "licence" in data:
-                # The spelling in files written before version 0.1.0.
+                # Spelling in files written before version 0.1.0.
                 data.setdefault("license", data.pop("licence"))
             unknown = set(data) - {f.name for f in fields(cls)}
             if unknown:
                 raise WeightsError(
-                    f"model description has unknown entries {truncated_repr(sorted(unknown))}: written by a newer version?"
+                    f"model description has unknown entries {truncated_repr(sorted(unknown))}; written by a newer version?"
                 )
             data["classes"] = tuple(str(name) for name in data["classes"])
             data["colors"] = tuple((int(r), int(g), int(b)) for r, g, b in data["colors"])
@@ -158,20 +156,20 @@ def _are_finite(values: Sequence[float], count: int) -> bool:
 _PUBLISHED_LICENSE = "BSD 2-clause for academic use; commercial use by arrangement with the authors"
 _PUBLISHED_SOURCE = "Nekrasov et al., ICRA 2019, github.com/DrSleep/multi-task-refinenet"
 KITTI_CAMERA = {"width": 1242, "height": 375, "fx": 721.5377, "fy": 721.5377, "cx": 609.5593, "cy": 172.854}
-"""KITTI's camera 02, rectified, as its calibration files of 2011-09-26 give it."""
-# Kinect of NYUDv2, from the data set's own toolbox (camera_params.m), color camera.
+"""KITTI's rectified camera 02, from its calibration files of 2011-09-26."""
+# Color camera of NYUDv2's Kinect, from the data set's toolbox (camera_params.m).
 NYUD_CAMERA = {"width": 640, "height": 480, "fx": 518.8579, "fy": 519.4696, "cx": 325.5824, "cy": 253.7362}
 
 
 def published_description(classes: int, tasks: int) -> Description:
-    """Description of a network of the published family, told by its numbers of classes and tasks.
+    """Return the description of a published network, identified by its numbers of classes and tasks.
 
     Raises:
         WeightsError: No published network has these numbers.
     """
     card = {"source": _PUBLISHED_SOURCE}
     if (classes, tasks) == (6, 2):
-        card["limits"] = "knows no people, poles, signs or fences: it cannot see a pedestrian"
+        card["limits"] = "has no classes for people, poles, signs and fences: it does not detect pedestrians"
         return Description("kitti", KITTI6.names, KITTI6.colors, camera=KITTI_CAMERA, license=_PUBLISHED_LICENSE, card=card)
     if (classes, tasks) in ((40, 2), (40, 3)):
         return Description(

@@ -1,10 +1,10 @@
-"""The encoder: MobileNetV2 (Sandler et al., CVPR 2018, arXiv 1801.04381, table 2), to 1/32 of the picture."""
+"""Encoder: MobileNetV2 (Sandler et al., CVPR 2018, arXiv 1801.04381, table 2) up to stride 32."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-# Expansion, output channels, blocks and first stride of layer2 .. layer8; layer1 is a plain 3x3 convolution of stride 2.
+# Expansion, output channels, number of blocks and first stride of layer2 to layer8; layer1 is a 3x3 convolution of stride 2.
 STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -18,7 +18,7 @@ STEM_CHANNELS = 32
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True) -> nn.Sequential:
-    """Convolution with symmetric padding, batch norm and, unless told otherwise, ReLU6."""
+    """Return a convolution with symmetric padding, batch norm and, by default, ReLU6."""
     parts: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -29,7 +29,7 @@ def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int
 
 
 class InvertedResidual(nn.Module):
-    """Expand with 1x1, filter each channel with 3x3, project linearly; add the input where the shape is kept."""
+    """Inverted residual block: 1x1 expansion, 3x3 depthwise convolution, linear 1x1 projection, and a skip connection."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -42,15 +42,15 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output, with the input added where the shapes agree."""
+        """Return the block's output; the input is added where stride and channels allow it."""
         y: Tensor = self.output(x)
         return x + y if self.is_residual else y
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2's layers under the published names layer1 .. layer8.
+    """Layers of MobileNetV2 under the published names layer1 to layer8.
 
-    A base class of the network rather than a part of it, because the published parameter names are flat.
+    This is a base class of the network instead of a submodule because the published parameter names are flat.
     """
 
     def __init__(self) -> None:
@@ -65,13 +65,13 @@ class MobileNetV2(nn.Module):
             self.add_module(f"layer{number}", nn.Sequential(*stage))
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """Features of layer3 .. layer8.
+        """Return the features of layer3 to layer8.
 
         Args:
             x: N x 3 x H x W, normalized.
 
         Returns:
-            Six tensors of 24, 32, 64, 96, 160, 320 channels at strides 4, 8, 16, 16, 32, 32 (sizes rounded up).
+            Six tensors with 24, 32, 64, 96, 160 and 320 channels at strides 4, 8, 16, 16, 32 and 32 (sizes rounded up).
         """
         features: list[Tensor] = []
         for number in range(1, 9):
@@ -82,5 +82,5 @@ class MobileNetV2(nn.Module):
 
 
 def feature_channels() -> tuple[int, ...]:
-    """Channels of what `MobileNetV2.encode` returns."""
+    """Return the number of channels of each feature map of `MobileNetV2.encode`."""
     return tuple(outputs for _, outputs, _, _ in STAGES[1:])

@@ -1,4 +1,4 @@
-"""The decoder: Light-Weight RefineNet (Nekrasov et al., BMVC 2018, arXiv 1810.03272) with chained residual pooling."""
+"""Decoder: Light-Weight RefineNet (Nekrasov et al., BMVC 2018, arXiv 1810.03272) with chained residual pooling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CRP_STAGES = 4
 
 
 def conv1x1(inputs: int, outputs: int = CHANNELS, groups: int = 1) -> nn.Conv2d:
-    """A pointwise convolution without bias, as all of the decoder's are."""
+    """Return a 1x1 convolution without bias, as used throughout the decoder."""
     return nn.Conv2d(inputs, outputs, 1, groups=groups, bias=False)
 
 
@@ -32,7 +32,7 @@ def max_pool_5x5(x: Tensor) -> Tensor:
 
 
 class ChainedResidualPooling(nn.Module):
-    """x + c1(p(x)) + c2(p(c1(p(x)))) + ...: context of ever larger windows, summed."""
+    """Chained residual pooling: x + c1(p(x)) + c2(p(c1(p(x)))) + ..., context of increasing windows."""
 
     def __init__(self, depthwise: bool) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ChainedResidualPooling(nn.Module):
             self.add_module(f"{stage}_outvar_dimred", conv1x1(CHANNELS, groups=CHANNELS if depthwise else 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add to the input what each stage's wider and wider pooling makes of it."""
+        """Return the sum of the input and the output of each stage."""
         top = x
         for stage in self.children():
             top = stage(max_pool_5x5(top))
@@ -49,9 +49,9 @@ class ChainedResidualPooling(nn.Module):
 
 
 class RefineNetDecoder(nn.Module):
-    """Fuses the encoder's features from stride 32 up to stride 4, under the published names.
+    """Decoder that fuses the encoder's features from stride 32 to stride 4, under the published names.
 
-    Like `MobileNetV2` a base class of the network, because those names are flat.
+    Like `MobileNetV2`, a base class of the network, because these names are flat.
     """
 
     def __init__(self) -> None:
@@ -59,17 +59,17 @@ class RefineNetDecoder(nn.Module):
         for number, channels in enumerate(feature_channels(), start=3):
             self.add_module(f"conv{number}", conv1x1(channels))
         for level in (4, 3, 2, 1):
-            # A Sequential of one: the published names carry the index.
+            # The published names contain the index of a Sequential.
             self.add_module(f"crp{level}", nn.Sequential(ChainedResidualPooling(depthwise=level == 1)))
             if level > 1:
                 self.add_module(f"conv_adapt{level}", conv1x1(CHANNELS))
 
     def decode(self, features: Sequence[Tensor], grid: str) -> Tensor:
-        """One map of shared features.
+        """Return the shared features.
 
         Args:
-            features: What `MobileNetV2.encode` returns.
-            grid: How one map grows to the next; see `grid.py`.
+            features: Features of `MobileNetV2.encode`.
+            grid: Alignment of consecutive maps; see `grid.py`.
 
         Returns:
             N x 256 x h x w at stride 4.
@@ -88,7 +88,7 @@ class RefineNetDecoder(nn.Module):
         return projected
 
     def _refine(self, level: int, inputs: list[Tensor]) -> Tensor:
-        """Sum, ReLU6, chained residual pooling; then, but for the last level, adapt to the next one."""
+        """Apply sum, ReLU6 and chained residual pooling, then, except at level 1, a 1x1 convolution for the next level."""
         x = inputs[0]
         for other in inputs[1:]:
             x = x + other

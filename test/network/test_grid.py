@@ -1,4 +1,4 @@
-"""What a cell says stands where it saw it, whatever the picture's size; and the published networks' way stays as it was."""
+"""Alignment of feature maps and outputs with the image for any image size, and the published grid unchanged."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ KITTI = (375, 1242)
 
 
 def centers(height: int, width: int, cell: int) -> torch.Tensor:
-    """1 x 2 x h x w: row and column, in pixels, of the middle of each cell of a map of that stride."""
+    """Return the pixel row and column of the center of each cell, 1 x 2 x h x w, for a map of stride `cell`."""
     cells = -(-height // cell), -(-width // cell)
     rows, columns = ((torch.arange(n, dtype=torch.float32) + 0.5) * cell for n in cells)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
 
 
 def grown(coarse: torch.Tensor, finer: torch.Tensor, grid: str) -> torch.Tensor:
-    """The one at the size of the other, which has half its stride."""
+    """Upsample a map to the next finer one, which has half its stride."""
     return upsample(2, coarse, finer.shape[2:], grid)
 
 
 def displacement(found: torch.Tensor, expected: torch.Tensor, border: int) -> float:
-    """The largest, in pixels, away from the border, beyond which there is nothing to interpolate with."""
+    """Return the largest displacement in pixels, without the border, where interpolation lacks neighbors."""
     inner = np.s_[..., border:-border, border:-border]
     return float((found[inner] - expected[inner]).abs().max())
 
 
 @pytest.mark.parametrize("size", [KITTI, (370, 1226), (480, 640), (97, 161)], ids=str)
 @pytest.mark.parametrize("stride", [32, 16, 8])
-def test_a_maps_cells_stay_where_they_are_when_it_grows(size, stride):
+def test_exact_grid_keeps_cells_aligned_when_upsampling(size, stride):
     coarse, finer = centers(*size, stride), centers(*size, stride // 2)
     assert displacement(grown(coarse, finer, "exact"), finer, border=1) < 1e-3
     assert grown(coarse, finer, "exact").shape == grown(coarse, finer, "stretched").shape == finer.shape
 
 
-def test_stretched_maps_of_kittis_pictures_are_displaced():
-    """Why there is another way: by half a cell in this step of the rows, and by what the others add."""
+def test_stretched_grid_displaces_maps_of_kitti_images():
+    """By half a cell in this step of the rows; further steps add to it."""
     coarse, finer = centers(*KITTI, 16), centers(*KITTI, 8)
     assert displacement(grown(coarse, finer, "stretched"), finer, border=1) > 7
-    # Where all sides are multiples of 32 there is no difference.
+    # Both grids agree where all sides are multiples of 32.
     coarse, finer = centers(384, 1248, 16), centers(384, 1248, 8)
     assert torch.equal(grown(coarse, finer, "stretched"), grown(coarse, finer, "exact"))
 
@@ -59,7 +59,7 @@ def job(size: tuple[int, int], output_scale: float, input_scale: float, grid: st
 @pytest.mark.parametrize(
     ("output_scale", "input_scale"), [(1.0, 1.0), (0.5, 1.0), (0.37, 1.0), (1.0, 0.5), (0.5, 0.5), (1.0, 0.7)]
 )
-def test_outputs_pixels_lie_where_the_network_saw_them(mode, output_scale, input_scale):
+def test_output_pixels_are_aligned_with_the_image(mode, output_scale, input_scale):
     whole = job(KITTI, output_scale, input_scale, "exact")
     seen, output = whole.network_size, whole.output_size
     growth = ResizeSpec(output, whole.resize_spec.uncropped, mode)
@@ -67,7 +67,7 @@ def test_outputs_pixels_lie_where_the_network_saw_them(mode, output_scale, input
     depth = Postprocessor("abs", (0, 1)).depth(columns, growth, 0.0, 1e9)
     assert depth.shape == output and depth.is_contiguous()
     expected = ((torch.arange(output[1]) + 0.5) * seen[1] / output[1]).expand(output)
-    # OpenCV's cubic waves by a tenth of a cell about a straight line.
+    # OpenCV's cubic interpolation deviates from a line by up to a tenth of a cell.
     wave = 0.1 * STRIDE if mode == "bicubic" else 0.01
     # Maps grow to whole pixels: half a one at most lies between that and what they should grow to.
     is_even = (output_scale, input_scale) in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5))

@@ -284,7 +284,7 @@ def test_missing_and_foreign_metadata(tmp_path: Path) -> None:
         ({"camera": {**KITTI_CAMERA, "width": math.nan}}, "(needs width, height, fx, fy, cx, cy)"),
         ({"camera": {**KITTI_CAMERA, "fx": 0}}, "(needs width, height, fx, fy, cx, cy)"),
         ({"depth_transform": "x" * 10_000}, "(one of ('abs', 'exp'))"),
-        ({"optimizer": "adam"}, "unknown entries ['optimizer']: written by a newer version?"),
+        ({"optimizer": "adam"}, "unknown entries ['optimizer']; written by a newer version?"),
     ],
 )
 def test_description_that_cannot_be_used(tmp_path: Path, change: dict[str, object] | None, message: str) -> None:
