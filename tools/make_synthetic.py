@@ -19,7 +19,7 @@ def size(text: str) -> tuple[int, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--count", type=int, default=2000, metavar="N", help="pictures (default %(default)s)")
+    parser.add_argument("--count", type=int, default=2000, metavar="N", help="images (default %(default)s)")
     parser.add_argument("--size", type=size, default=(640, 192), metavar="WxH", help="pixels (default 640x192)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of everything (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
@@ -30,7 +30,7 @@ def main() -> int:
     except PerceptionError as error:
         print(f"make_synthetic: {error}", file=sys.stderr)
         return 1
-    print(f"{args.out}: {len(scenes)} pictures, {written} of them new")
+    print(f"{args.out}: {len(scenes)} images, {written} of them new")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`eval`: weights over data sets with truth: figures, tables and pictures of the worst frames."""
+"""`eval`: evaluate weights on data sets with ground truth; write tables and images of the worst frames."""
 
 from __future__ import annotations
 
@@ -24,66 +24,66 @@ from mtl_perception.weights.registry import SHIPPED_SUFFIX
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.training.data.open import Dataset
-    from mtl_perception.training.evaluation.evaluate import Evaluation, Record, Rules
+    from mtl_perception.training.evaluation.evaluate import DepthProtocol, Evaluation, FrameScore
 
 PARAMETERS = ("classes", "device", "precision", "cpu_threads", "input_scale", "upsampling")
-"""The other parameters would change what is evaluated, not how fast it is found."""
+"""Parameters that change the speed or precision of the network; others would change the outputs that are evaluated."""
 
 CROPS = ("garg", "eigen", "none")
 JPEG_QUALITY = 92
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's own arguments."""
-    # Not as `weights`: that is the name of a parameter, which holds one.
+    """Add the arguments of the command."""
+    # `weights` is the name of a parameter, which takes a single value.
     parser.add_argument(
         "--weights",
         dest="networks",
         nargs="+",
         default=["street"],
         metavar="W",
-        help="names or files, compared side by side; default street",
+        help="names or files to compare (default: street)",
     )
     parser.add_argument(
-        "--data", action="append", required=True, type=Path, metavar="D", help="data set, see docs/data.md; may be repeated"
+        "--data", action="append", required=True, type=Path, metavar="D", help="data set, see docs/data.md; repeatable"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write metrics.json, table.md and the worst frames there")
-    parser.add_argument("--worst", type=int, default=6, metavar="N", help="pictures of so many frames a set; default 6")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only N frames a set, evenly spread; 0: all")
-    parser.add_argument("--crop", choices=CROPS, default="garg", help="which part of a picture counts for depth; default garg")
-    parser.add_argument("--cap", type=float, default=80.0, metavar="X", help="farther depth does not count, meters; default 80")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for metrics.json, table.md and the worst frames")
+    parser.add_argument("--worst", type=int, default=6, metavar="N", help="draw the N worst frames per data set (default: 6)")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="evenly spaced frames per data set; 0 uses all")
+    parser.add_argument("--crop", choices=CROPS, default="garg", help="image region for depth metrics (default: garg)")
+    parser.add_argument("--cap", type=float, default=80.0, metavar="X", help="largest evaluated true depth, m (default: 80)")
     parser.add_argument(
         "--median-scaling",
         action="store_true",
-        help="scale each frame's depth by the truth's median first: only to compare with networks without a scale",
+        help="scale depth by the ratio of medians first; only to compare with networks without metric scale",
     )
     add_parameters(parser, PARAMETERS)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate, print the tables, write the files; what was finished is written when the run is broken off, too."""
+    """Evaluate, print the tables, and write the files; an interrupted evaluation writes what is complete."""
     for option, value in (("--worst", args.worst), ("--limit", args.limit)):
         if value < 0:
-            raise ConfigError(f"{option} must not be negative, but is {value}")
+            raise ConfigError(f"{option} {value} is negative; give 0 or more")
     from mtl_perception.training.data.open import open_datasets
-    from mtl_perception.training.evaluation.evaluate import DEFINITIONS, Rules
+    from mtl_perception.training.evaluation.evaluate import DEFINITIONS, DepthProtocol
     from mtl_perception.training.evaluation.tables import tables
 
-    rules = Rules(args.crop, args.cap, args.median_scaling)
-    rules.metrics()  # Says now what is wrong with them.
+    protocol = DepthProtocol(args.crop, args.cap, args.median_scaling)
+    protocol.metrics()  # Refuses invalid options before anything is loaded.
     sets = [dataset for path in args.data for dataset in open_datasets(path)]
     _check_names(sets)
     report: dict[str, Any] = {
         "complete": False,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "depth": {"crop": rules.crop, "cap_m": rules.cap, "median_scaling": rules.median_scaling},
+        "depth": {"crop": protocol.crop, "cap_m": protocol.cap, "median_scaling": protocol.median_scaling},
         "definitions": DEFINITIONS,
         "limit": args.limit,
         "runs": [],
     }
     try:
-        for name, weights in _labels(args.networks).items():
-            _evaluate(name, weights, sets, rules, args, report)
+        for name, weights in _short_names(args.networks).items():
+            _evaluate(name, weights, sets, protocol, args, report)
         report["complete"] = True
     finally:
         if args.out and any(part["frames"] for entry in report["runs"] for part in entry["datasets"]):
@@ -94,9 +94,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(
-    name: str, weights: str, sets: list[Dataset], rules: Rules, args: argparse.Namespace, report: dict[str, Any]
+    name: str, weights: str, sets: list[Dataset], protocol: DepthProtocol, args: argparse.Namespace, report: dict[str, Any]
 ) -> None:
-    """One network over all data sets; `report` gets its entry, brought up to date at whatever point this ends."""
+    """Evaluate one network on all data sets, and add its entry to `report` even if interrupted."""
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation, overall
 
@@ -107,14 +107,14 @@ def _evaluate(
     evaluations: list[Evaluation] = []
     try:
         for dataset in sets:
-            evaluations.append(Evaluation(pipeline, dataset, rules))
+            evaluations.append(Evaluation(pipeline, dataset, protocol))
             evaluations[-1].run(args.limit, partial(progress_bar, desc=f"{name} on {dataset.name}", unit="frame"))
             if args.out and args.worst:
                 _write_worst(evaluations[-1], args.out / "worst" / name / dataset.name, name, args.worst)
     finally:
         entry["datasets"] = [evaluation.report() for evaluation in evaluations]
         entry["overall"] = overall(evaluations) if evaluations else None
-        # What ran, which can be another than what was begun with.
+        # The backend may have changed during the evaluation.
         entry["backend"] = pipeline.backend
 
 
@@ -133,8 +133,8 @@ def _description(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def _labels(networks: list[str]) -> dict[str, str]:
-    """Short names, unique and fit for folders, and the weights that they stand for."""
+def _short_names(networks: list[str]) -> dict[str, str]:
+    """Return the weights by short, unique names that are usable as folder names."""
     names: dict[str, str] = {}
     for weights in networks:
         stem = Path(weights).name.removesuffix(SHIPPED_SUFFIX)
@@ -149,10 +149,10 @@ def _check_names(sets: list[Dataset]) -> None:
     names = [dataset.name for dataset in sets]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"two data sets are named {name!r}: give them different names, or evaluate them apart")
+            raise ConfigError(f"two data sets are named {name!r}; give them different names, or evaluate them separately")
     for dataset in sets:
         if not len(dataset):
-            raise SourceError(f"data set {dataset.name}: it has no frames")
+            raise SourceError(f"data set {dataset.name} has no frames")
 
 
 def _write_report(out: Path, report: dict[str, Any], text: str) -> None:
@@ -160,41 +160,41 @@ def _write_report(out: Path, report: dict[str, Any], text: str) -> None:
         part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     depth = report["depth"]
     notes = [f"- {name}: {definition}" for name, definition in report["definitions"].items()]
-    notes.append(f"- here: crop {depth['crop']}, cap {depth['cap_m']:g} m{', median scaling' * depth['median_scaling']}")
+    notes.append(f"- options: crop {depth['crop']}, cap {depth['cap_m']:g} m{', median scaling' * depth['median_scaling']}")
     notes += [
         f"- {run['weights']}: {run['device']}, {run['precision']}, input_scale {run['input_scale']:g}" for run in report["runs"]
     ]
-    head = "" if report["complete"] else "**Broken off: only a part of the frames is in these figures.**\n\n"
+    head = "" if report["complete"] else "**Interrupted: these metrics cover only some of the frames.**\n\n"
     with replacing(out / "table.md") as part:
         part.write_text(head + text + "\n" + "\n".join(notes) + "\n", encoding="utf-8")
 
 
 def _write_worst(evaluation: Evaluation, folder: Path, weights: str, count: int) -> None:
-    for place, record in enumerate(evaluation.worst(count), 1):
-        name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in record.name)
+    for place, score in enumerate(evaluation.worst(count), 1):
+        name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in score.name)
         ok, data = cv2.imencode(
             ".jpg",
-            cv2.cvtColor(_sheet(evaluation, record, weights), cv2.COLOR_RGB2BGR),
+            cv2.cvtColor(_sheet(evaluation, score, weights), cv2.COLOR_RGB2BGR),
             [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY],
         )
         if not ok:
-            raise SourceError(f"{folder}: the picture of {record.name} could not be encoded")
+            raise SourceError(f"{folder}: the image of {score.name} could not be encoded")
         with replacing(folder / f"{place:02d}_{name}.jpg") as part:
             part.write_bytes(data.tobytes())
 
 
-def _sheet(evaluation: Evaluation, record: Record, weights: str) -> Any:
-    """The frame once more: keeping what was predicted of every frame would take a drive's worth of memory."""
-    sample = evaluation.dataset[record.index]
-    answers, depth, _ = evaluation.predict(sample)
+def _sheet(evaluation: Evaluation, score: FrameScore, weights: str) -> Any:
+    """Draw the errors of a frame; it is predicted again, because keeping all predictions would take too much memory."""
+    sample = evaluation.dataset[score.index]
+    predictions, depth, _ = evaluation.predict(sample)
     labels = errors = None
-    if record.pixel_accuracy is not None and sample.labels is not None:
-        scoring = evaluation.scorings[0]
-        note = f"{100 * record.pixel_accuracy:.1f} % right, mIoU {100 * (record.miou or 0):.1f} %"
-        labels = LabelErrors(scoring.classes, scoring.truth[sample.labels], answers[0], note)
-    if record.abs_rel is not None and sample.depth is not None:
-        note = f"AbsRel {record.abs_rel:.3f}, RMSE {record.rmse:.2f} m"
-        counted = evaluation.depth.counted(sample.depth)
-        errors = DepthErrors(sample.depth, depth, counted, evaluation.rules.cap, note)
-    title = (record.name, f"weights {weights}, data set {evaluation.dataset.name}")
+    if score.pixel_accuracy is not None and sample.labels is not None:
+        comparison = evaluation.comparisons[0]
+        note = f"{100 * score.pixel_accuracy:.1f} % correct, mIoU {100 * (score.miou or 0):.1f} %"
+        labels = LabelErrors(comparison.classes, comparison.truth[sample.labels], predictions[0], note)
+    if score.abs_rel is not None and sample.depth is not None:
+        note = f"AbsRel {score.abs_rel:.3f}, RMSE {score.rmse:.2f} m"
+        evaluated = evaluation.depth.evaluated(sample.depth)
+        errors = DepthErrors(sample.depth, depth, evaluated, evaluation.protocol.cap, note)
+    title = (score.name, f"weights {weights}, data set {evaluation.dataset.name}")
     return error_sheet(sample.frame.image, title, labels, errors)

@@ -1,4 +1,4 @@
-"""`train`: from a configuration to weights."""
+"""`train`: train weights from a configuration."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from mtl_perception.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Configuration in, folder out."""
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file; docs/training.md and config/train/ tell")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; default: build/train/<name>")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; under torchrun each process takes its own")
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on from this checkpoint; default: the newest in --out")
-    parser.add_argument("--check", action="store_true", help="only read the configuration and every file of its data once")
+    """Add the arguments of the command."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see docs/training.md and config/train/")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: build/train/<name>)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; with torchrun, one GPU per process")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to resume from (default: the newest in --out)")
+    parser.add_argument("--check", action="store_true", help="only validate the configuration and all files of its data sets")
     parser.add_argument(
-        "--minutes", type=float, metavar="M", help="end within M minutes, start and final files included; default: no limit"
+        "--minutes", type=float, metavar="M", help="end within M minutes, including start and final files (default: no limit)"
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU; 0 leaves PyTorch's choice")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: PyTorch's default")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         dest="changes",
-        help="a value over the file's, by dotted name, in YAML: --set steps=500 --set optimizer.ema=0.99",
+        help="override a value of the file, by dotted name, in YAML: --set steps=500 --set optimizer.ema=0.99",
     )
     parser.epilog = (
-        "The same command goes on with a run that was stopped. Several processes: "
+        "Run the same command again to resume an interrupted run. Several processes: "
         "torchrun --nproc-per-node N -m mtl_perception train CONFIG"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; stopped half-way, it exits with 1 and says how to go on."""
+    """Train; an interrupted run exits with 1 and states how to resume it."""
     started = time.monotonic()  # The time limit includes loading PyTorch.
     import torch
 
@@ -52,12 +52,12 @@ def run(args: argparse.Namespace) -> int:
         changes["minutes"] = args.minutes
     config = read_config(args.config, changes)
     out = args.out or Path("build/train") / config.name
-    task = Run(config, args.config.parent, out, args.device, args.resume, started)
+    training = Run(config, args.config.parent, out, args.device, args.resume, started)
     if args.check:
-        for name, count in task.check().items():
-            print(f"{name}: {count} samples, all readable")
+        for name, count in training.check().items():
+            print(f"{name}: {count} samples, all valid")
         return 0
-    path = task()
+    path = training.train()
     if path is not None:
         print(path)
     return 0
@@ -68,9 +68,9 @@ def _changes(given: list[str]) -> dict[str, Any]:
     for text in given:
         name, sign, value = text.partition("=")
         if not sign or not name:
-            raise ConfigError(f"--set {text}: give KEY=VALUE")
+            raise ConfigError(f"--set {text}: not of the form KEY=VALUE")
         try:
             changes[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: the value is no YAML: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"--set {text}: the value is not YAML: {str(error).splitlines()[0]}") from error
     return changes

@@ -1,4 +1,4 @@
-"""What a run starts from."""
+"""Initial network of a run."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from mtl_perception.training.config import TrainConfig
 from mtl_perception.weights.encoders import load_encoder
 from mtl_perception.weights.files import load_network
 
-START_METERS = 15.0
+INITIAL_DEPTH = 15.0
+"""Depth that a new decoder outputs everywhere, m."""
 DECODER_GAIN, POOLING_GAIN = 0.3, 0.1
-"""Of Kaiming's deviation. The decoder has no normalization: started at 1 it saturates its ReLU6 and dies within 50 steps."""
+"""Share of the Kaiming deviation. The decoder has no normalization: at 1, its ReLU6 saturates and dies within 50 steps."""
 
 
 def class_set(config: TrainConfig) -> ClassSet:
-    """The run's classes.
+    """Return the class set of a run.
 
     Raises:
-        ConfigError: There is no such set.
+        ConfigError: There is no such class set.
     """
     if config.classes not in CLASS_SETS:
-        raise ConfigError(f"classes {config.classes!r}: one of {', '.join(CLASS_SETS)}")
+        raise ConfigError(f"classes {config.classes!r}: not one of {', '.join(CLASS_SETS)}")
     return CLASS_SETS[config.classes]
 
 
 def describe(config: TrainConfig, card: dict[str, object] | None = None) -> Description:
-    """The description of the run's weights."""
+    """Return the description of the weights of a run."""
     classes = class_set(config)
     return Description(
         name=config.name,
@@ -48,17 +49,17 @@ def describe(config: TrainConfig, card: dict[str, object] | None = None) -> Desc
     )
 
 
-def start_network(config: TrainConfig) -> MultiTaskRefineNet:
-    """The network at step 0: `config.start` whole, or an encoder with a decoder that starts small.
+def initialize_network(config: TrainConfig) -> MultiTaskRefineNet:
+    """Return the network of `config.start`, or a new decoder on an encoder.
 
     Raises:
-        WeightsError: The weights to start from cannot be used, or are of other classes.
+        WeightsError: The weights cannot be used, or have other classes.
     """
     description = describe(config)
     if config.start:
         network = load_network(config.start)
         if network.description.classes != description.classes or network.description.depth_transform != "exp":
-            raise WeightsError(f"start {config.start!r}: its classes or its depth transform differ from this run's")
+            raise WeightsError(f"start {config.start!r}: its classes or its depth transform differ from those of this run")
         network.description = description
         return network.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
@@ -73,7 +74,7 @@ def start_network(config: TrainConfig) -> MultiTaskRefineNet:
                 module.weight.normal_(0, gain * math.sqrt(2 / fan_in), generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    nn.init.constant_(network.get_parameter("depth.bias"), math.log(START_METERS))
+    nn.init.constant_(network.get_parameter("depth.bias"), math.log(INITIAL_DEPTH))
     if config.encoder:
         network.load_state_dict(load_encoder(config.encoder), strict=False)
     return network

@@ -1,4 +1,4 @@
-"""Which picture comes when: example number n of a run is the same on every machine, for any number of processes and workers."""
+"""Loads batches of training samples. Sample n of a run is the same for any number of processes and workers."""
 
 from __future__ import annotations
 
@@ -17,76 +17,76 @@ from torch.utils.data import DataLoader, Dataset
 from mtl_perception.labels import ClassSet
 from mtl_perception.training.augmentation.crop import Augmenter
 from mtl_perception.training.augmentation.paste import Paster
-from mtl_perception.training.augmentation.sample import Example, merged
+from mtl_perception.training.augmentation.sample import TrainingSample, merge
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.data.training_set import TrainingSet, camera_of
+from mtl_perception.training.data.training_set import TrainingSet, camera_or_default
 from mtl_perception.types import Sample
 
-GOLDEN = 0.6180339887498949
+GOLDEN_RATIO = 0.6180339887498949
 MAX_PREFETCH = 4
 BYTES_PER_PIXEL = 9
-"""Of an example: image 3, labels 1, depth 4, pseudo-label bits 1."""
+"""Of a sample: image 3, labels 1, depth 4, pseudo-label bits 1."""
 
 
-class Examples(Dataset[dict[str, Tensor]]):
-    """The training examples of a run, by number: number n belongs to step n // batch.
+class TrainingSamples(Dataset[dict[str, Tensor]]):
+    """The training samples of a run, by number: number n belongs to step n // batch.
 
     An index is a pair: the number, and whether the run is in its late part (`Augmentation.late`).
 
     Args:
         config: The run.
         classes: Its class set.
-        sets: The data.
+        sets: Training sets.
     """
 
     def __init__(self, config: TrainConfig, classes: ClassSet, sets: Sequence[TrainingSet]) -> None:
         self._config = config
-        self._sets = [entry for entry in sets if entry.share > 0 and len(entry.pictures) > 0]
+        self._sets = [entry for entry in sets if entry.share > 0 and len(entry.dataset) > 0]
         shares = np.cumsum([entry.share for entry in self._sets])
         self._bounds = shares / shares[-1]
         self._augment = Augmenter(config, classes)
         self._paste = Paster(self._sets, classes) if config.augmentation.paste > 0 else None
 
     def __getitem__(self, index: tuple[int, bool]) -> dict[str, Tensor]:
-        example = self.example(*index)
+        sample = self.sample(*index)
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(example.image)),
-            "labels": torch.from_numpy(np.ascontiguousarray(example.labels)),
-            "depth": torch.from_numpy(np.ascontiguousarray(example.depth)),
-            "taught": torch.from_numpy(np.ascontiguousarray(example.taught)),
+            "image": torch.from_numpy(np.ascontiguousarray(sample.image)),
+            "labels": torch.from_numpy(np.ascontiguousarray(sample.labels)),
+            "depth": torch.from_numpy(np.ascontiguousarray(sample.depth)),
+            "pseudo": torch.from_numpy(np.ascontiguousarray(sample.pseudo)),
         }
 
-    def example(self, number: int, late: bool = False) -> Example:
-        """Return example `number`, with the augmentation of the late part of the run if `late`."""
+    def sample(self, number: int, late: bool = False) -> TrainingSample:
+        """Return training sample `number`, with the augmentation of the late part of the run if `late`."""
         rng = np.random.default_rng([self._config.seed, number])
-        # Multiples of the golden ratio fill 0..1 evenly: each batch holds each set nearly by its share, none waits long.
-        which = int(np.searchsorted(self._bounds, (number * GOLDEN) % 1.0, side="right"))
+        # Multiples of the golden ratio fill 0..1 evenly: every batch contains each set nearly by its share.
+        which = int(np.searchsorted(self._bounds, (number * GOLDEN_RATIO) % 1.0, side="right"))
         entry = self._sets[min(which, len(self._sets) - 1)]
-        index = int(rng.integers(len(entry.pictures)))
-        sample = entry.sample(index)
-        taught = None if entry.taught is None else self._heard(entry.taught[index])
-        camera = camera_of(sample)
-        example = merged(sample, taught, self._config.teacher.sparse)
+        index = int(rng.integers(len(entry.dataset)))
+        labeled = entry.sample(index)
+        pseudo = None if entry.pseudo_labels is None else self._filter_tasks(entry.pseudo_labels[index])
+        camera = camera_or_default(labeled)
+        sample = merge(labeled, pseudo, self._config.teacher.sparse)
         if self._paste is not None and rng.random() < self._config.augmentation.paste:
-            example = self._paste(example, camera, rng)
-        return self._augment(example, camera, rng, late)
+            sample = self._paste(sample, camera, rng)
+        return self._augment(sample, camera, rng, late)
 
-    def _heard(self, taught: Sample) -> Sample:
-        """What of the teacher's word is to be learned from."""
+    def _filter_tasks(self, pseudo: Sample) -> Sample:
+        """Keep the pseudo-labels of the tasks that use them."""
         tasks = self._config.teacher.tasks
         return replace(
-            taught,
-            labels=taught.labels if "segmentation" in tasks else None,
-            depth=taught.depth if "depth" in tasks else None,
+            pseudo,
+            labels=pseudo.labels if "segmentation" in tasks else None,
+            depth=pseudo.depth if "depth" in tasks else None,
         )
 
 
 class BatchNumbers:
-    """Numbers of the examples of each batch, from one step on, for one of several processes.
+    """Numbers of the samples of each batch, for one of several processes.
 
     Args:
         config: The run.
-        first_step: Step to begin with.
+        first_step: Step of the first batch.
         rank: Number of this process; each gets its slice of every batch.
         world: Number of processes.
         progress: Returns the completed share of a time-limited run, 0..1.
@@ -99,28 +99,35 @@ class BatchNumbers:
         self._progress = progress
 
     def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
-        """Yield (number, late) of the examples of each step; see `Examples`."""
+        """Yield the indices of `TrainingSamples` for each step."""
         for step in range(self._first_step, self._config.steps):
             late = max(step / self._config.steps, self._progress()) >= self._config.augmentation.late
             first = step * self._config.batch + self._offset
             yield [(number, late) for number in range(first, first + self._part)]
 
 
-def load(examples: Examples, batches: BatchNumbers, config: TrainConfig, pin: bool) -> DataLoader[Any]:
-    """Return a loader of batches; `pin`: in page-locked memory, for copies that overlap with work on a GPU."""
+def load(samples: TrainingSamples, batches: BatchNumbers, config: TrainConfig, pin: bool) -> DataLoader[Any]:
+    """Return a loader of batches.
+
+    Args:
+        samples: Training samples.
+        batches: Indices of the batches.
+        config: States the number of workers.
+        pin: Use page-locked memory, so that copies to a GPU overlap with its work.
+    """
     return DataLoader(
-        examples,
+        samples,
         batch_sampler=batches,
         num_workers=config.workers,
         pin_memory=pin,
         persistent_workers=config.workers > 0,
-        prefetch_factor=_prefetch(config) if config.workers else None,
+        prefetch_factor=_choose_prefetch(config) if config.workers else None,
         worker_init_fn=_start_worker,
     )
 
 
-def _prefetch(config: TrainConfig) -> int:
-    """Batches that each worker prepares ahead: fewer where shared memory is small, as it is in many containers."""
+def _choose_prefetch(config: TrainConfig) -> int:
+    """Return the number of batches that each worker prepares: fewer with little shared memory, as in many containers."""
     try:
         free = shutil.disk_usage("/dev/shm").free
     except OSError:
@@ -130,8 +137,8 @@ def _prefetch(config: TrainConfig) -> int:
 
 
 def _start_worker(_: int) -> None:
-    # A signal to all processes, as a batch system sends it, must leave the run its images until it has saved itself.
+    # A batch system signals all processes. The workers keep loading until the main process has written its checkpoint.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # OpenCV would start as many threads in each worker as the machine has cores.
+    # Otherwise OpenCV starts one thread per core in each worker.
     cv2.setNumThreads(0)

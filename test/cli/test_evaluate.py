@@ -21,12 +21,13 @@ from mtl_perception.visualization.error_sheet import DepthErrors, LabelErrors, e
 
 pytest.importorskip("torchmetrics")
 from mtl_perception.training.evaluation import evaluate
-from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation, Record, Rules, chosen, overall, scorings
+from mtl_perception.training.evaluation.classes import comparisons
+from mtl_perception.training.evaluation.evaluate import PIPELINE, DepthProtocol, Evaluation, FrameScore, overall, spread_evenly
 from mtl_perception.training.evaluation.tables import markdown
 
 HEIGHT, WIDTH = 48, 96
 STREET_OF_KITTI6 = [8, 3, 0, 1, 7, 11]
-ALL = Rules(crop="none")
+ALL = DepthProtocol(crop="none")
 
 
 @dataclass
@@ -94,7 +95,7 @@ class TestFigures:
     def test_the_networks_own_word(self, pipe):
         """Truth is what it says: everything is right; 12 wrong rows of 48 are found as that."""
         dataset = Fake([sample(pipe, 0), sample(pipe, 1, wrong=12), Sample(predicted(pipe, 2)[0], name="without truth")])
-        evaluation = Evaluation(pipe, dataset, Rules(crop="none", cap=70))
+        evaluation = Evaluation(pipe, dataset, DepthProtocol(crop="none", cap=70))
         right, wrong, without = (evaluation.add(i) for i in range(3))
         assert (right.pixel_accuracy, right.miou) == (1, 1)
         assert wrong.pixel_accuracy == pytest.approx(0.75)
@@ -139,51 +140,51 @@ class TestFigures:
         together = overall([first, second])
         assert together["frames"] == 3
         assert together["segmentation"]["street"]["pixel_accuracy"] == pytest.approx((1 + 0.5 + 0.5) / 3)
-        records = first.records + second.records
+        records = first.scores + second.scores
         assert together["depth"]["abs_rel"] == pytest.approx(np.mean([record.abs_rel for record in records]))
 
     def test_worst(self, pipe):
         evaluation = Evaluation(pipe, Fake([]))
-        evaluation.records = [
-            Record(0, "a", 1, 0.9, 0.5, 0.1, 1),
-            Record(1, "b", 1, 0.2, 0.5, 0.5, 1),
-            Record(2, "c", 1, 0.8, 0.5, 0.4, 1),
-            Record(3, "d", 1, None, None, 0.6, 1),
-            Record(4, "e", 1, None, None, None, None),
+        evaluation.scores = [
+            FrameScore(0, "a", 1, 0.9, 0.5, 0.1, 1),
+            FrameScore(1, "b", 1, 0.2, 0.5, 0.5, 1),
+            FrameScore(2, "c", 1, 0.8, 0.5, 0.4, 1),
+            FrameScore(3, "d", 1, None, None, 0.6, 1),
+            FrameScore(4, "e", 1, None, None, None, None),
         ]
         # Labels say b, c, a; depth says d, b, c, a: in turn, each once.
         assert [record.name for record in evaluation.worst(9)] == ["b", "d", "c", "a"]
         assert [record.name for record in evaluation.worst(2)] == ["b", "d"]
 
     def test_limit_is_spread_evenly(self):
-        assert chosen(10, 0) == chosen(10, 10) == chosen(10, 99) == list(range(10))
-        assert chosen(10, 3) == [0, 3, 6]
+        assert spread_evenly(10, 0) == spread_evenly(10, 10) == spread_evenly(10, 99) == list(range(10))
+        assert spread_evenly(10, 3) == [0, 3, 6]
 
     def test_a_frame_whose_truth_does_not_fit(self, pipe):
         frame = predicted(pipe, 0)[0]
         dataset = Fake([Sample(frame, np.zeros((2, 3), np.uint8), None, "bad/one")])
-        with pytest.raises(SourceError, match=f"data set fake, bad/one: labels are {WIDTH}x{HEIGHT}, the truth is 3x2"):
+        with pytest.raises(SourceError, match=f"data set fake, bad/one: labels are {WIDTH}x{HEIGHT}, the ground truth is 3x2"):
             Evaluation(pipe, dataset).add(0)
         dataset = Fake([Sample(frame, np.full((HEIGHT, WIDTH), 12, np.uint8), None, "a")])
-        with pytest.raises(SourceError, match="the truth has id 12, of 12 classes"):
+        with pytest.raises(SourceError, match="the ground truth has id 12, of 12 classes"):
             Evaluation(pipe, dataset).add(0)
 
     def test_a_pipeline_that_holds_depth_back(self, weights_file):
         near = Pipeline(config=None, weights=str(weights_file), device="cpu", warm_up=False, **{**PIPELINE, "min_depth": 2.0})
-        with pytest.raises(ConfigError, match="evaluation needs parameter min_depth at 0, not 2"):
+        with pytest.raises(ConfigError, match="evaluation needs parameter min_depth = 0, not 2"):
             Evaluation(near, Fake([]))
 
 
 class TestClasses:
     def test_pairs(self):
-        assert [s.classes.name for s in scorings(STREET, STREET)] == ["street", "kitti6"]
-        assert scorings(STREET, STREET)[0].choices == tuple(range(12))
-        assert scorings(STREET, STREET)[1].choices == tuple(STREET_OF_KITTI6)
-        (six,) = scorings(STREET, KITTI6)
+        assert [s.classes.name for s in comparisons(STREET, STREET)] == ["street", "kitti6"]
+        assert comparisons(STREET, STREET)[0].choices == tuple(range(12))
+        assert comparisons(STREET, STREET)[1].choices == tuple(STREET_OF_KITTI6)
+        (six,) = comparisons(STREET, KITTI6)
         assert (six.classes.name, six.choices) == ("kitti6", tuple(range(6)))
         assert six.truth[[0, 2, 8, 255]].tolist() == [2, 255, 0, 255]
-        assert [s.choices for s in scorings(KITTI6, STREET)] == [tuple(STREET_OF_KITTI6)]
-        assert scorings(NYUD40, STREET) == []
+        assert [s.choices for s in comparisons(KITTI6, STREET)] == [tuple(STREET_OF_KITTI6)]
+        assert comparisons(NYUD40, STREET) == []
 
     def test_no_mapping_is_known(self, pipe):
         frame, labels, depth = predicted(pipe, 0)
@@ -238,7 +239,7 @@ class TestCommand:
         assert rows[0][3] == f"{100 * random['segmentation']['street']['mIoU']:.1f}"
         assert rows[0][7] == f"{random['depth']['abs_rel']:.3f}"
         assert text in (out / "table.md").read_text()
-        assert "Broken off" not in (out / "table.md").read_text()
+        assert "Interrupted" not in (out / "table.md").read_text()
         for name, part in (("random", random), ("six", six)):
             sheets = sorted(path.name for path in (out / "worst" / name / "own").iterdir())
             worst = min(part["records"], key=lambda record: record["pixel_accuracy"])["name"]
@@ -278,15 +279,15 @@ class TestCommand:
         assert report["complete"] is False
         assert [record["name"] for record in report["runs"][0]["datasets"][0]["records"]] == ["0", "1"]
         assert report["runs"][0]["datasets"][0]["depth"]["abs_rel"] > 0
-        assert (tmp_path / "out/table.md").read_text().startswith("**Broken off")
+        assert (tmp_path / "out/table.md").read_text().startswith("**Interrupted")
 
     @pytest.mark.parametrize(
         ("arguments", "code", "problem"),
         [
             (["--data", "none"], 1, "data none does not exist"),
             (["--data", "SET", "--data", "SET"], 2, "two data sets are named 'own'"),
-            (["--data", "SET", "--cap", "0"], 2, "cap 0.0: meters"),
-            (["--data", "SET", "--worst", "-1"], 2, "--worst must not be negative, but is -1"),
+            (["--data", "SET", "--cap", "0"], 2, "cap 0.0: give meters"),
+            (["--data", "SET", "--worst", "-1"], 2, "--worst -1 is negative"),
             (["--data", "SET", "--input-scale", "3"], 2, "parameter input_scale: 3.0 is outside"),
             (["--data", "SET", "--weights", "kity"], 1, "no weights are called 'kity'"),
         ],
@@ -373,5 +374,5 @@ def test_no_figure_is_not_a_number_in_json(pipe):
     evaluation = Evaluation(pipe, Fake([Sample(predicted(pipe, 0)[0], np.full((HEIGHT, WIDTH), 255, np.uint8), None, "a")]))
     evaluation.run()
     json.dumps(evaluation.report(), allow_nan=False)
-    assert evaluation.records[0].pixel_accuracy is None
-    assert math.isfinite(evaluation.records[0].latency_ms)
+    assert evaluation.scores[0].pixel_accuracy is None
+    assert math.isfinite(evaluation.scores[0].latency_ms)

@@ -16,7 +16,7 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.synthetic.render import raycasting
 from mtl_perception.training.data.open import open_datasets
-from mtl_perception.training.data.writer import depth_picture, write_folder
+from mtl_perception.training.data.writer import encode_depth, write_folder
 from mtl_perception.types import Frame, Sample
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +88,7 @@ def test_the_folder_is_the_one_that_the_format_describes(tmp_path: Path) -> None
 
 def test_meters_are_rounded_and_never_become_unknown_or_sky() -> None:
     meters = np.array([[0.0, 1e-6, 0.0059, 80.0, 255.99, 256.0, np.inf, np.nan]], np.float32)
-    assert depth_picture(meters).tolist() == [[1, 1, 2, 20480, 65533, 65535, 65535, 0]]
+    assert encode_depth(meters).tolist() == [[1, 1, 2, 20480, 65533, 65535, 65535, 0]]
 
 
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_processes_write_the_same_files_as_one(tmp_path: Path) -> None:
 
 def test_another_data_sets_folder_is_refused(tmp_path: Path) -> None:
     write(Numbers(1), tmp_path)
-    with pytest.raises(SourceError, match="holds another data set than 'others'"):
+    with pytest.raises(SourceError, match="contains another data set than 'others'"):
         write_folder(Numbers(1), tmp_path, "others", "none", progress=False)
 
 
@@ -159,6 +159,6 @@ def test_the_tool_makes_a_set_of_scenes(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "1 pictures, 1 of them new" in done.stdout
+    assert "1 images, 1 of them new" in done.stdout
     (found,) = open_datasets(tmp_path)
     assert found[0].depth.shape == (32, 64)

@@ -52,14 +52,14 @@ def test_kitti2015(tmp_path: Path) -> None:
 def test_kitti2015_names_the_first_missing_or_bad_file(tmp_path: Path) -> None:
     root = kitti2015(tmp_path / "k", [0, 1, 2], depth=[1])
     (root / "label/000001_10.png").rename(root / "label/000009_10.png")
-    with pytest.raises(SourceError, match=r"label/000009_10.png has no picture of that name"):
+    with pytest.raises(SourceError, match=r"label/000009_10.png has no image of that name"):
         _open(root, "kitti2015")
     (root / "label/000009_10.png").unlink()
     with pytest.raises(SourceError, match=r"label/000001_10.png is missing"):
         _open(root, "kitti2015")
     ids(root / "label/000001_10.png", width=21)
     dataset = _open(root, "kitti2015")
-    with pytest.raises(SourceError, match=r"label/000001_10.png is 21x10, its picture is 20x10"):
+    with pytest.raises(SourceError, match=r"label/000001_10.png is 21x10, its image is 20x10"):
         dataset[1]
     picture = root / "image/000002_10.png"
     picture.write_bytes(picture.read_bytes()[:60])
@@ -67,7 +67,7 @@ def test_kitti2015_names_the_first_missing_or_bad_file(tmp_path: Path) -> None:
         dataset[2]
     write_picture(root / "depth/000001_10.png", np.zeros((10, 20), np.uint8))
     ids(root / "label/000001_10.png")
-    with pytest.raises(SourceError, match=r"depth/000001_10.png has 8 bits a pixel, not 16"):
+    with pytest.raises(SourceError, match=r"depth/000001_10.png has 8 bits per pixel, not 16"):
         dataset[1]
 
 
@@ -170,7 +170,7 @@ def test_kitti_raw_projects_the_laser(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"0000000005.bin has 77 bytes, not a multiple of 16"):
         dataset[1]
     (tmp_path / "2011_09_26/calib_velo_to_cam.txt").write_text("R: 1 2\n")
-    with pytest.raises(CameraError, match=r"calib_velo_to_cam.txt: R is not 9 numbers"):
+    with pytest.raises(CameraError, match=r"calib_velo_to_cam.txt: R does not have 9 numbers"):
         _open(drive, "kitti-raw")
     assert not _open(drive, "kitti-raw", depth=False).has_depth(1)
 
@@ -183,7 +183,7 @@ def test_kitti_depth_prediction_finds_the_raw_pictures(tmp_path: Path) -> None:
     stored(tmp_path / "depth/val/2011_09_26_drive_0001_sync/proj_depth/groundtruth/image_02/0000000005.png")
     assert len(_open(tmp_path / "depth/train", "kitti-depth")) == 2
     (tmp_path / "raw").rename(tmp_path / "pictures")
-    with pytest.raises(SourceError, match=rf"no pictures of {DRIVE}: give the folder of the raw drives as `raw:`"):
+    with pytest.raises(SourceError, match=rf"no images of {DRIVE}; give the folder of the raw drives as `raw:`"):
         _open(tmp_path / "depth/train", "kitti-depth")
     dataset = _open(tmp_path / "depth/train", "kitti-depth", raw="../pictures")
     assert dataset.name == "kitti-depth-train"
@@ -191,7 +191,7 @@ def test_kitti_depth_prediction_finds_the_raw_pictures(tmp_path: Path) -> None:
     assert _known(dataset[1].depth) == {(3, 3): 6.0}
     assert dataset[1].frame.camera is not None and dataset[1].frame.camera.fx == 10
     stored(truth / "0000000009.png")
-    with pytest.raises(SourceError, match=r"image_02/0000000009.png has no picture of that name"):
+    with pytest.raises(SourceError, match=r"image_02/0000000009.png has no image of that name"):
         _open(tmp_path / "depth/train", "kitti-depth", raw="../pictures")
 
 
@@ -209,7 +209,7 @@ def test_depth_folder_takes_its_own_pictures_or_the_drives(tmp_path: Path) -> No
     assert _known(lidar[1].depth) == {(0, 1): 2.0} and _known(stereo[0].depth) == {(0, 1): 3.0}
     assert lidar[1].frame.camera is not None and lidar[1].frame.camera.fx == 10
     (tmp_path / "kitti_raw").rename(tmp_path / "elsewhere")
-    with pytest.raises(SourceError, match="nor the raw drive that it belongs to"):
+    with pytest.raises(SourceError, match="nor a matching raw drive"):
         _open(drive, "depth-folder")
     images = f"../elsewhere/2011_09_26/{DRIVE}/image_02/data"
     assert _open(drive, "depth-folder", images=images).keys == lidar.keys
@@ -254,7 +254,7 @@ def _nyu(root: Path, count: int = 3) -> tuple[Path, np.ndarray]:
 
 def test_nyudv2(tmp_path: Path) -> None:
     root, _ = _nyu(tmp_path / "nyu")
-    with pytest.raises(ConfigError, match=r"class_mapping is missing: name the toolbox's classMapping40.mat"):
+    with pytest.raises(ConfigError, match=r"class_mapping is missing; give classMapping40.mat of the toolbox"):
         _open(root, "nyudv2")
     keys = {"class_mapping": "nyu/classMapping40.mat", "splits": "nyu/splits.mat"}
     train, test = (_open(root, "nyudv2", split=split, **keys) for split in ("train", "test"))
@@ -289,7 +289,7 @@ def test_nyudv2_without_h5py_says_what_to_install(tmp_path: Path, monkeypatch: p
         raise ImportError(name)
 
     monkeypatch.setattr(nyudv2, "import_module", missing)
-    with pytest.raises(SourceError, match=r"nyudv2 needs h5py, which is not installed: pip install h5py"):
+    with pytest.raises(SourceError, match=r"nyudv2 needs h5py, which is not installed; pip install h5py"):
         _open(write_text(tmp_path / "nyu_depth_v2_labeled.mat", ""), "nyudv2", labels=False)
 
 

@@ -14,7 +14,7 @@ from support.data import ids, kitti2015, photo, stored, write_picture, write_tex
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.labels import STREET
 from mtl_perception.training.data.formats.folder import Folder
-from mtl_perception.training.data.open import Selected, open_datasets, open_sets, validate
+from mtl_perception.training.data.open import Subset, open_datasets, open_sets, validate
 
 CONFIG = Path(__file__).parents[2] / "config/data"
 TABLE = "name,width,height,fx,fy,cx,cy\n"
@@ -51,7 +51,7 @@ def test_a_yaml_file_names_sets_relative_to_itself(tmp_path: Path) -> None:
     assert rest[2].depth is None and held.classes is STREET
     ids(tmp_path / "data/kitti2015/label/000012_10.png", 200)
     assert validate(rest) == 3
-    with pytest.raises(SourceError, match="label/000012_10.png has the id 200, which the mapping 'cityscapes' does not know"):
+    with pytest.raises(SourceError, match="label/000012_10.png has the id 200, which is not in the mapping 'cityscapes'"):
         validate(held)
 
 
@@ -115,7 +115,7 @@ def test_sets_must_be_a_list_of_mappings(tmp_path: Path, sets: Any) -> None:
 
 def test_two_sets_may_not_have_one_name(tmp_path: Path) -> None:
     kitti2015(tmp_path / "k", [0])
-    with pytest.raises(ConfigError, match="two sets are called 'k': give each a `name:`"):
+    with pytest.raises(ConfigError, match="two sets are named 'k'; give each its own `name:`"):
         open_sets([{"path": "k"}, {"path": "k"}], tmp_path)
 
 
@@ -144,13 +144,13 @@ def test_a_folder_is_searched_for_known_layouts(tmp_path: Path) -> None:
     ]
     assert [dataset.keys for dataset in open_datasets(tmp_path / "b/kitti")] == [["000003_10"]]
     assert open_datasets(tmp_path / "d/mine/dataset.yaml")[0].keys == ["x"]
-    with pytest.raises(SourceError, match=r"no data set of a known layout in it \(folder, kitti2015, "):
+    with pytest.raises(SourceError, match=r"contains no data set of a known layout \(folder, kitti2015, "):
         open_datasets(tmp_path / "e")
     # An entry without a format may mean several, but not by one name.
     assert len(open_sets([{"path": "a"}], tmp_path)) == 2
-    with pytest.raises(ConfigError, match="holds 2 sets, they cannot have one name"):
+    with pytest.raises(ConfigError, match="contains 2 sets, which cannot share one name"):
         open_sets([{"path": "a", "name": "both"}], tmp_path)
-    with pytest.raises(ConfigError, match="holds no known layout: give `format:`"):
+    with pytest.raises(ConfigError, match="has no known layout; give `format:`"):
         open_sets([{"path": "e"}], tmp_path)
 
 
@@ -210,7 +210,7 @@ def test_the_plain_folder_with_classes_and_one_camera_of_its_own(tmp_path: Path)
     sample = dataset[0]
     assert sample.labels is not None and (sample.labels == 1).all()
     assert sample.frame.camera is not None and sample.frame.camera.cy == -2
-    with pytest.raises(SourceError, match=r"label/yard/two.png has the id 8, which the mapping 'lawn' does not know"):
+    with pytest.raises(SourceError, match=r"label/yard/two.png has the id 8, which is not in the mapping 'lawn'"):
         dataset.validate()
 
 
@@ -230,7 +230,7 @@ def test_the_plain_folder_with_a_camera_info_file(tmp_path: Path, rectified: boo
     # The pictures are half as large as the calibrated one.
     assert camera is not None and camera.fx == (25 if rectified else 30) and camera.is_distorted is not rectified
     write_text(root / "info.yaml", yaml.safe_dump({**info, "image_height": 30}))
-    with pytest.raises(SourceError, match=r"camera file .*info.yaml, picture one: .*40x30"):
+    with pytest.raises(SourceError, match=r"camera file .*info.yaml, image one: .*40x30"):
         _open_folder(root).validate()
 
 
@@ -255,34 +255,34 @@ def test_validation_names_the_first_bad_file(tmp_path: Path) -> None:
 
     assert "cameras.csv cannot be read" in refused()
     write_text(cameras, TABLE + "one,20,10,30,30,9.5,4.5\n")
-    assert "cameras.csv has no line for the picture yard/two" in refused()
+    assert "cameras.csv has no line for image yard/two" in refused()
     write_text(cameras, good.replace("yard/two,20,10", "yard/two,20,11"))
-    assert "cameras.csv: the camera of picture yard/two is for 20x11, the picture is 20x10" in refused()
+    assert "cameras.csv: the camera of image yard/two is for 20x11, the image is 20x10" in refused()
     write_text(cameras, good.replace("one,20", "one,wide"))
     assert "cameras.csv, line 2: not a name and 6 numbers" in refused()
     write_text(cameras, good.replace("one,20,10,30", "one,20,10,0"))
     assert "cameras.csv, line 2" in refused()
     write_text(cameras, good + "one,20,10,30,30,9.5,4.5\n")
-    assert "cameras.csv, line 4: one has a line already" in refused()
+    assert "cameras.csv, line 4: one already has a line" in refused()
     write_text(cameras, good.replace("cx", "c_x"))
-    assert "its first line must be name,width,height,fx,fy,cx,cy" in refused()
+    assert "the first line is not name,width,height,fx,fy,cx,cy" in refused()
     write_text(cameras, good)
 
     ids(root / "label/yard/two.png", 8, at_3_3=12)
     assert "label/yard/two.png has the id 12" in refused()
     write_picture(root / "label/yard/two.png", np.zeros((10, 20), np.uint16))
-    assert "label/yard/two.png has 16 bits a pixel, not 8" in refused()
+    assert "label/yard/two.png has 16 bits per pixel, not 8" in refused()
     photo(root / "label/yard/two.png")
     assert "label/yard/two.png has 3 channels" in refused()
     ids(root / "label/yard/two.png", 8, width=10)
-    assert "label/yard/two.png is 10x10, its picture is 20x10" in refused()
+    assert "label/yard/two.png is 10x10, its image is 20x10" in refused()
     (root / "label/yard/two.png").write_bytes(b"")
     assert "label/yard/two.png is damaged" in refused()
     (root / "label/yard/two.png").rename(root / "label/yard/three.png")
-    assert "label/yard/three.png has no picture of that name" in refused()
+    assert "label/yard/three.png has no image of that name" in refused()
     (root / "label/yard/three.png").unlink()
     ids(root / "depth/one.png")
-    assert "depth/one.png has 8 bits a pixel, not 16" in refused()
+    assert "depth/one.png has 8 bits per pixel, not 16" in refused()
     (root / "depth/one.png").unlink()
     photo(root / "image/one.jpg")
     assert "one.jpg and one.png" in refused()
@@ -299,9 +299,9 @@ def test_validation_names_the_first_bad_file(tmp_path: Path) -> None:
         ("classes: streets", "classes: 'streets' is not one of street, kitti6, nyud40; did you mean 'street'?"),
         ("classes: [{name: a}]", "classes: entry 1: color: None"),
         ("classes: [{name: a, color: [1, 2, 256]}]", "classes: entry 1: color: [1, 2, 256]"),
-        ("classes: [{name: a, color: [1, 2, 3]}, {name: a, color: [1, 2, 3]}]", "two of them have one name"),
+        ("classes: [{name: a, color: [1, 2, 3]}, {name: a, color: [1, 2, 3]}]", "two of them have the same name"),
         ("classes: []", "classes:"),
-        ("classes: kitti6\nmapping: cityscapes", "mapping: 'cityscapes' leads to street, but classes are kitti6"),
+        ("classes: kitti6\nmapping: cityscapes", "mapping: 'cityscapes' maps to street, but classes are kitti6"),
         ("classes: street\nmapping: {1: raod}", "did you mean 'road'"),
         ("classes: street\nmapping: no.yaml", "no.yaml cannot be read"),
         ("classes: street\ndepth_scale: 0", "depth_scale: 0 is not above 0"),
@@ -385,4 +385,4 @@ def test_data_sets_go_to_other_processes(tmp_path: Path) -> None:
     sets = open_sets(entries, tmp_path)
     copies = pickle.loads(pickle.dumps(sets))
     assert [copy.keys for copy in copies] == [["000001_10"], ["one", "yard/two"], ["000000", "000001"]]
-    assert isinstance(copies[0], Selected) and copies[0][0].depth[4, 3] == 10
+    assert isinstance(copies[0], Subset) and copies[0][0].depth[4, 3] == 10

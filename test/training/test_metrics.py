@@ -74,8 +74,8 @@ class TestSegmentation:
     @pytest.mark.parametrize(
         ("labels", "truth", "problem"),
         [
-            (ids([0, 1]), ids([0]), "labels are 2x1, the truth is 1x1"),
-            (ids([0, 1]), ids([0, 4]), "the truth has id 4, 'four' has 4 classes"),
+            (ids([0, 1]), ids([0]), "labels are 2x1, the ground truth is 1x1"),
+            (ids([0, 1]), ids([0, 4]), "the ground truth has id 4, 'four' has 4 classes"),
         ],
     )
     def test_refused(self, labels, truth, problem):
@@ -114,12 +114,12 @@ class TestDepth:
         assert metrics.update(meters([5]), meters([NAN])) is None
         score = metrics.compute()
         assert (score.abs_rel, score.rmse, score.pixels) == (0.5, 5, 4)
-        assert metrics.pictures == 2
+        assert metrics.images == 2
         twice = DepthMetrics("none")
         twice.merge(metrics)
         twice.merge(metrics)
         assert twice.compute().abs_rel == 0.5
-        assert twice.pictures == 4
+        assert twice.images == 4
 
     def test_cap_and_clipping(self):
         """Truth from the cap on is not counted; predictions beyond, +Inf among them, are the cap, and 0 is 1 mm."""
@@ -153,15 +153,15 @@ class TestDepth:
         assert crop_window(crop, 375, 1242) == (slice(*rows), slice(*columns))
         metrics = DepthMetrics(crop)
         truth = np.full((375, 1242), 10, np.float32)
-        counted = metrics.counted(truth)
+        counted = metrics.evaluated(truth)
         assert counted.sum() == (rows[1] - rows[0]) * (columns[1] - columns[0])
         # Right inside, wrong outside: the figures must not see the outside.
         assert metrics.update(np.where(counted, truth, 70).astype(np.float32), truth).abs_rel == 0
 
     def test_refused(self):
-        with pytest.raises(SourceError, match="depth is 2x1, the truth is 1x1"):
+        with pytest.raises(SourceError, match="depth is 2x1, the ground truth is 1x1"):
             DepthMetrics().update(meters([1, 2]), meters([1]))
-        with pytest.raises(ConfigError, match="crop 'gark': one of none, garg, eigen"):
+        with pytest.raises(ConfigError, match="crop 'gark': not one of none, garg, eigen"):
             DepthMetrics("gark")
         for cap in (0, -1, INF, NAN):
             with pytest.raises(ConfigError, match="cap"):

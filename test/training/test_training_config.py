@@ -65,5 +65,5 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
 def test_batches_that_do_not_divide_are_refused() -> None:
     from mtl_perception.training.loop.processes import Processes
 
-    with pytest.raises(ConfigError, match="batch 6 does not divide by 4 processes"):
+    with pytest.raises(ConfigError, match="batch 6 is not divisible by 4 processes"):
         Processes(0, 4, torch.device("cpu")).check_batch(6)

@@ -11,16 +11,16 @@ from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, picture, training_
 
 from mtl_perception.labels import STREET
 from mtl_perception.pipeline import Pipeline
-from mtl_perception.training.augmentation.crop import Augmenter, mirrored, resized, window
+from mtl_perception.training.augmentation.crop import Augmenter, flip, resize, window
 from mtl_perception.training.augmentation.paste import CAMERA_HEIGHT, Paster
-from mtl_perception.training.augmentation.sample import TAUGHT_DEPTH, TAUGHT_LABELS, Example, merged
+from mtl_perception.training.augmentation.sample import PSEUDO_DEPTH, PSEUDO_LABELS, TrainingSample, merge
 from mtl_perception.training.config import DepthTarget, Teacher, TrainConfig
 from mtl_perception.training.config_file import read_config
-from mtl_perception.training.data.dataset import Selected
-from mtl_perception.training.finalize import _with_depth
-from mtl_perception.training.loader import Examples
-from mtl_perception.training.pseudo_labels import teach
-from mtl_perception.training.run import open_training_sets
+from mtl_perception.training.data.dataset import Subset
+from mtl_perception.training.data.training_set import open_training_sets
+from mtl_perception.training.finalize import _spread_with_depth
+from mtl_perception.training.loader import TrainingSamples
+from mtl_perception.training.pseudo_labels import write_pseudo_labels
 from mtl_perception.types import UNLABELED, Sample
 
 data = training_sets()
@@ -37,10 +37,10 @@ def test_depth_follows_the_focal_length_through_scale_and_crop() -> None:
     # What the meters are is written into the picture itself.
     meters = np.nan_to_num(sample.depth, posinf=0)
     image = np.repeat(np.clip(meters * 8, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    example = Example(image, sample.labels, sample.depth, np.zeros_like(sample.labels))
+    training_sample = TrainingSample(image, sample.labels, sample.depth, np.zeros_like(sample.labels))
     seen = set()
     for seed in range(20):
-        crop = augment(example, sample.frame.camera, np.random.default_rng(seed))
+        crop = augment(training_sample, sample.frame.camera, np.random.default_rng(seed))
         flat = (crop.labels == ROAD) & (crop.image[..., 0] > 20) & (crop.image[..., 0] < 250)
         ratio = np.median(crop.depth[flat] / (crop.image[..., 0][flat] / 8.0))
         # The picture was scaled by s: as the network sees it the focal length is 100 s, and depth is learned for 100.
@@ -63,14 +63,14 @@ def _plain() -> dict[str, object]:
 
 def test_resizing_never_mixes_labels_or_depths() -> None:
     sample = picture(1)
-    example = Example(sample.frame.image, sample.labels, sample.depth, np.zeros_like(sample.labels))
+    training_sample = TrainingSample(sample.frame.image, sample.labels, sample.depth, np.zeros_like(sample.labels))
     for scale in (0.5, 0.77, 1.6):
-        small = resized(example, scale)
+        small = resize(training_sample, scale)
         assert small.labels.shape == small.image.shape[:2]
         assert set(np.unique(small.labels)) <= set(np.unique(sample.labels))
         known = small.depth[np.isfinite(small.depth)]
         assert np.isin(known, sample.depth[np.isfinite(sample.depth)]).all()
-    part = mirrored(window(example, 10, 20, 50, 40))
+    part = flip(window(training_sample, 10, 20, 50, 40))
     assert np.array_equal(part.labels, sample.labels[20:60, 10:60][:, ::-1])
     assert np.array_equal(part.depth, sample.depth[20:60, 10:60][:, ::-1], equal_nan=True)
 
@@ -80,12 +80,12 @@ def test_rare_classes_are_looked_for() -> None:
 
     base = TrainConfig(**{**_plain(), "crop": (64, 64)})
     sample = picture(2)
-    example = Example(sample.frame.image, sample.labels, sample.depth, np.zeros_like(sample.labels))
+    training_sample = TrainingSample(sample.frame.image, sample.labels, sample.depth, np.zeros_like(sample.labels))
 
     def share(rare: float) -> float:
         config = replace(base, augmentation=replace(base.augmentation, rare=rare, rare_classes=("person",)))
         augment = Augmenter(config, STREET)
-        crops = [augment(example, sample.frame.camera, np.random.default_rng(i)) for i in range(60)]
+        crops = [augment(training_sample, sample.frame.camera, np.random.default_rng(i)) for i in range(60)]
         return float(np.mean([(crop.labels == PERSON).any() for crop in crops]))
 
     assert share(1.0) > 0.95
@@ -95,14 +95,14 @@ def test_rare_classes_are_looked_for() -> None:
 def test_pasted_people_stand_on_the_ground_as_tall_as_the_place_demands(data: Path) -> None:
     sets = open_training_sets([{"path": "both", "format": "folder"}], data)
     paster = Paster(sets, STREET)
-    assert PERSON in paster.figures
+    assert PERSON in paster.instances
     bare = picture(3)
     bare.labels[bare.labels == PERSON] = ROAD
     camera = bare.frame.camera
     heights = []
     for seed in range(30):
-        example = Example(bare.frame.image, bare.labels, bare.depth, np.zeros_like(bare.labels))
-        changed = paster(example, camera, np.random.default_rng(seed))
+        training_sample = TrainingSample(bare.frame.image, bare.labels, bare.depth, np.zeros_like(bare.labels))
+        changed = paster(training_sample, camera, np.random.default_rng(seed))
         mask = (changed.labels == PERSON).astype(np.uint8)
         count, _, boxes, _ = cv2.connectedComponentsWithStats(mask)
         if count != 2:
@@ -112,7 +112,7 @@ def test_pasted_people_stand_on_the_ground_as_tall_as_the_place_demands(data: Pa
             continue
         feet = top + height - 1
         heights.append(height / (feet - camera.cy) * CAMERA_HEIGHT)
-        assert (changed.taught[mask > 0] == TAUGHT_DEPTH).all()
+        assert (changed.pseudo[mask > 0] == PSEUDO_DEPTH).all()
         assert np.allclose(changed.depth[mask > 0], FOCAL_LENGTH * CAMERA_HEIGHT / (feet - camera.cy), rtol=0.15)
         untouched = mask == 0
         assert np.array_equal(changed.depth[untouched], bare.depth[untouched], equal_nan=True)
@@ -125,40 +125,40 @@ def test_pasted_people_stand_on_the_ground_as_tall_as_the_place_demands(data: Pa
 
 def test_a_teacher_fills_only_what_the_truth_leaves_open() -> None:
     sample = picture(0)
-    taught = Sample(sample.frame, np.full_like(sample.labels, PERSON), np.full_like(sample.depth, 7.0))
-    both = merged(sample, taught, sparse=True)
+    pseudo = Sample(sample.frame, np.full_like(sample.labels, PERSON), np.full_like(sample.depth, 7.0))
+    both = merge(sample, pseudo, sparse=True)
     open_ = sample.labels == UNLABELED
     assert np.array_equal(both.labels[~open_], sample.labels[~open_]) and (both.labels[open_] == PERSON).all()
-    assert ((both.taught & TAUGHT_LABELS) > 0).sum() == open_.sum()
+    assert ((both.pseudo & PSEUDO_LABELS) > 0).sum() == open_.sum()
     assert (both.depth[np.isnan(sample.depth)] == 7.0).all() and np.isinf(both.depth[np.isinf(sample.depth)]).all()
-    whole = merged(sample, taught, sparse=False)
-    assert np.array_equal(whole.labels, sample.labels) and not whole.taught.any()
-    without = merged(Sample(sample.frame, None, sample.depth), taught, sparse=False)
-    assert (without.labels == PERSON).all() and (without.taught == TAUGHT_LABELS).all()
+    whole = merge(sample, pseudo, sparse=False)
+    assert np.array_equal(whole.labels, sample.labels) and not whole.pseudo.any()
+    without = merge(Sample(sample.frame, None, sample.depth), pseudo, sparse=False)
+    assert (without.labels == PERSON).all() and (without.pseudo == PSEUDO_LABELS).all()
 
 
 def test_a_teacher_writes_what_lacks_and_nothing_twice(data: Path, tmp_path: Path, weights_file: Path) -> None:
     entries = [{"path": "labels", "format": "folder", "focal_length": 90.0}, {"path": "both", "format": "folder"}]
     sets = open_training_sets(entries, data)
     teacher = Teacher(weights=str(weights_file), confidence=0.3, sparse=False)
-    labels_only, both = teach(sets, teacher, tmp_path, "cpu")
-    assert (both.taught[0].labels, both.taught[0].depth) == (None, None)
+    labels_only, both = write_pseudo_labels(sets, teacher, tmp_path, "cpu")
+    assert (both.pseudo_labels[0].labels, both.pseudo_labels[0].depth) == (None, None)
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert files == [f"labels/{kind}/00{i}.png" for kind in ("depth", "label") for i in (0, 1)]
     sample = labels_only.sample(0)
     assert sample.frame.camera.fx == 90.0
     expected = Pipeline(str(weights_file), "cpu", min_confidence=0.3, warm_up=False)(sample.frame)
-    taught = labels_only.taught[0]
-    assert np.array_equal(taught.labels, expected.labels)
-    known = np.isfinite(taught.depth)
+    pseudo = labels_only.pseudo_labels[0]
+    assert np.array_equal(pseudo.labels, expected.labels)
+    known = np.isfinite(pseudo.depth)
     assert known.mean() > 0.05
-    assert np.abs(taught.depth[known] - expected.depth[known]).max() <= 0.5 / 256 + 1e-6
-    assert np.array_equal(np.isinf(taught.depth), np.isinf(expected.depth) & (expected.labels == SKY))
+    assert np.abs(pseudo.depth[known] - expected.depth[known]).max() <= 0.5 / 256 + 1e-6
+    assert np.array_equal(np.isinf(pseudo.depth), np.isinf(expected.depth) & (expected.labels == SKY))
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
-    teach(sets, teacher, tmp_path, "cpu")
+    write_pseudo_labels(sets, teacher, tmp_path, "cpu")
     # Of labels there is nothing to write: all have them.
-    [first, _] = teach(sets, replace(teacher, tasks=("segmentation",)), tmp_path, "cpu")
-    assert first.taught[0].labels is None
+    [first, _] = write_pseudo_labels(sets, replace(teacher, tasks=("segmentation",)), tmp_path, "cpu")
+    assert first.pseudo_labels[0].labels is None
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
 
 
@@ -169,10 +169,10 @@ def test_examples_repeat_and_hold_each_set_by_its_share(data: Path) -> None:
     entries = [{"path": "both", "format": "folder", "share": 3}, {"path": "depth", "format": "folder", "share": 1}]
     path = write_config(data, "examples", sets=entries, steps=20, batch=4)
     config = read_config(path)
-    first, second = (Examples(config, STREET, open_training_sets(config.sets, data)) for _ in range(2))
+    first, second = (TrainingSamples(config, STREET, open_training_sets(config.sets, data)) for _ in range(2))
     kinds = []
     for number in range(80):
-        a, b = first.example(number), second.example(number)
+        a, b = first.sample(number), second.sample(number)
         for name in ("image", "labels", "depth"):
             assert np.array_equal(getattr(a, name), getattr(b, name), equal_nan=name == "depth")
         assert a.image.shape == (64, 128, 3)
@@ -188,6 +188,6 @@ def test_far_more_rendered_pictures_than_real_ones_do_not_decide_the_scale(data:
         {"path": "labels", "format": "folder", "name": "no depth", "share": 5},
     ]
     real, many, labels = open_training_sets(entries, data)
-    thousand = replace(many, pictures=Selected(many.pictures, [0] * 1000))
-    drawn = [entry.pictures.name for entry, _ in _with_depth([real, thousand, labels], 4)]
-    assert drawn.count("both") == min(3, len(real.pictures)) and drawn.count("many") == 1 and len(set(drawn)) == 2
+    thousand = replace(many, dataset=Subset(many.dataset, [0] * 1000))
+    drawn = [entry.dataset.name for entry, _ in _spread_with_depth([real, thousand, labels], 4)]
+    assert drawn.count("both") == min(3, len(real.dataset)) and drawn.count("many") == 1 and len(set(drawn)) == 2

@@ -18,14 +18,14 @@ from mtl_perception.errors import PerceptionError
 from mtl_perception.labels import STREET
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.config_file import read_config
-from mtl_perception.training.initialize import start_network
-from mtl_perception.training.loader import BatchNumbers, Examples, load
+from mtl_perception.training.data.training_set import open_training_sets
+from mtl_perception.training.initialize import initialize_network
+from mtl_perception.training.loader import BatchNumbers, TrainingSamples, load
 from mtl_perception.training.loop import schedule as schedule_module
 from mtl_perception.training.loop.learner import Batch
 from mtl_perception.training.loop.processes import Processes
 from mtl_perception.training.loop.schedule import FINAL_RATE, Schedule, TimeLimit, learning_rate
 from mtl_perception.training.loop.trainer import Trainer
-from mtl_perception.training.run import open_training_sets
 from mtl_perception.weights.files import load_network
 
 data = training_sets()
@@ -54,8 +54,8 @@ class Operations(TorchDispatchMode):
 def make_trainer(data: Path, out: Path, **changes: object) -> tuple[Trainer, dict[str, torch.Tensor]]:
     """A trainer and a batch."""
     config = read_config(write_config(data, "loop", **changes))
-    examples = Examples(config, STREET, open_training_sets(config.sets, data))
-    trainer = Trainer(config, start_network(config), examples, out, Processes(0, 1, torch.device("cpu")))
+    examples = TrainingSamples(config, STREET, open_training_sets(config.sets, data))
+    trainer = Trainer(config, initialize_network(config), examples, out, Processes(0, 1, torch.device("cpu")))
     trainer.learner.train()
     [batch] = [batch for batch, _ in zip(loader_of(examples, config), range(1), strict=False)]
     return trainer, batch

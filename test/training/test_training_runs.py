@@ -38,13 +38,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path)
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "stopped at step" in errors and "the same command goes on" in errors and "Traceback" not in errors
+    assert "stopped at step" in errors and "run the same command again to resume" in errors and "Traceback" not in errors
     done = len(log(tmp_path / "parts"))
     assert 1 <= done < 6
     assert "the weights so far are in" in errors
     assert load_network(tmp_path / "parts/tiny-latest.safetensors").description.card == {"step": done, "complete": False}
     text = train(path, tmp_path / "parts", "--set", "epoch=2", processes=1)
-    assert f"resumed at step {done} of 6" in text and "not as in the checkpoint: epoch was 3, is 2" in text
+    assert f"resumed at step {done} of 6" in text and "different from the checkpoint: epoch was 3, is 2" in text
     ours, theirs = (load_network(tmp_path / name / "tiny.safetensors") for name in ("parts", "whole"))
     for name, value in ours.state_dict().items():
         assert torch.equal(value, theirs.state_dict()[name]), name
@@ -93,16 +93,16 @@ def test_a_task_that_is_not_learned_stays_as_it_was(data: Path, tmp_path: Path) 
 def test_a_run_starts_from_own_weights_only_of_its_classes(data: Path, tmp_path: Path, weights_file: Path) -> None:
     path = write_config(data, "start", start=str(weights_file), steps=1)
     license = load_network(weights_file).description.license
-    assert f"made from {weights_file} (its license: {license})" in train(path, tmp_path)
+    assert f"derived from {weights_file} (license: {license})" in train(path, tmp_path)
     start, after = load_network(weights_file), load_network(tmp_path / "tiny.safetensors")
     name = "layer5.0.output.0.0.weight"
     assert torch.allclose(start.state_dict()[name], after.state_dict()[name], atol=2e-3)
     assert after.description.depth_focal_length == FOCAL_LENGTH
     assert license in after.description.card["started_from"]
-    from mtl_perception.training.initialize import start_network
+    from mtl_perception.training.initialize import initialize_network
 
     with pytest.raises(WeightsError, match="classes"):
-        start_network(read_config(path, {"classes": "nyud40"}))
+        initialize_network(read_config(path, {"classes": "nyud40"}))
 
 
 def test_bad_data_is_named_and_what_was_done_stays(data: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_bad_data_is_named_and_what_was_done_stays(data: Path, tmp_path: Path) -
     for arguments in ([], ["--check"]):
         text = train(config, tmp_path / "out", *arguments, code=1)
         assert "001.png" in text and "Traceback" not in text
-    assert "both: 4 samples, all readable" in train(write_config(data, "good"), tmp_path / "out", "--check")
+    assert "both: 4 samples, all valid" in train(write_config(data, "good"), tmp_path / "out", "--check")
     assert "unknown key" in train(config, tmp_path / "out", "--set", "stepps=3", code=2)
 
 

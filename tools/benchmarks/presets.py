@@ -22,7 +22,7 @@ from mtl_perception.config import Config, by_name
 from mtl_perception.errors import PerceptionError
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.training.data.open import Dataset, open_datasets
-from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation, chosen, overall
+from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation, overall, spread_evenly
 
 CONFIGS = Path(__file__).resolve().parents[2] / "config"
 PRESETS = ("cpu", "cpu-realtime")
@@ -86,7 +86,7 @@ def agreement(config: Config, sets: list[Dataset], limit: int) -> dict[str, Any]
     full = Pipeline(config=replace(config, input_scale=1.0, upsampling="bicubic", precision="fp32"))
     labels, depths = [], []
     for dataset in sets:
-        for index in chosen(len(dataset), limit):
+        for index in spread_evenly(len(dataset), limit):
             frame = dataset[index].frame
             found, expected = (pipeline(frame, ("labels", "depth")) for pipeline in (preset, full))
             labels.append(np.mean(found.labels == expected.labels))

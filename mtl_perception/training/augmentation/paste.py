@@ -1,7 +1,7 @@
-"""People and cyclists of one picture set into another, where they would stand: rare classes are rare in every street.
+"""Pastes people and cyclists of other images where they would stand, because rare classes are rare in every street.
 
-On flat ground a camera at height c sees a person of height h, whose feet are at row v, with (h / c) (v - horizon) pixels:
-depth and focal length cancel. So a person is as tall as the place demands, and geometry stays right.
+On a ground plane, a camera at height c sees a person of height h, whose feet are in row v, with (h / c) (v - horizon) pixels:
+depth and focal length cancel. So the pasted height follows from the position, and the geometry stays right.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import ConfigError
 from mtl_perception.labels import ClassSet
-from mtl_perception.training.augmentation.sample import TAUGHT_DEPTH, Example
+from mtl_perception.training.augmentation.sample import PSEUDO_DEPTH, TrainingSample
 from mtl_perception.training.data.training_set import TrainingSet
 
 CAMERA_HEIGHT = 1.65
-"""Meters above the road, KITTI's."""
+"""Height of KITTI's camera above the road, m."""
 HEIGHTS = {"person": (1.5, 1.9), "cyclist": (1.5, 1.9)}
-"""Meters, least and greatest."""
+"""Smallest and largest height, m."""
 SHAPES = {"person": (1.4, 5.0), "cyclist": (0.5, 3.0)}
-"""Height over width of what looks like one of them, and not like a crowd or a part."""
+"""Smallest and largest ratio of height to width of a single person or cyclist; others are groups or parts."""
 GROUND = ("road", "sidewalk", "terrain")
-LEAST_PIXELS = 500
-LEAST_HEIGHT, GREATEST_SHARE = 16, 0.9
-"""Pasted height: least in pixels, greatest as a share of the picture's."""
-MOST = 3
-SHADE = (0.35, 1.15)
-"""Darkest and brightest that a pasted figure becomes: many of a street's people stand in the shade, few of those cut out do."""
+MIN_PIXELS = 500
+MIN_HEIGHT, MAX_HEIGHT = 16, 0.9
+"""Pasted height: smallest in pixels, largest as a share of the image height."""
+MAX_COUNT = 3
+BRIGHTNESS = (0.35, 1.15)
+"""Range of the brightness factor: many people stand in the shade, few of those that are cut out do."""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Where a person or cyclist is to be found.
+class Instance:
+    """A person or cyclist in a labeled image.
 
     Attributes:
-        entry: Which set.
-        index: Which sample of it.
-        label: Which class.
-        box: x, y, width, height in its picture, pixels.
+        entry: Index of the training set.
+        index: Index of the sample in it.
+        label: Class id.
+        box: x, y, width, height in the image, pixels.
         component: Number of the connected component of that class.
     """
 
@@ -53,14 +53,14 @@ class Figure:
 
 
 class Paster:
-    """Finds whole figures in the labeled samples once, and sets some of them into examples.
+    """Finds complete people and cyclists in the labeled samples once, and pastes some of them into training samples.
 
     Args:
-        sets: The run's data.
-        classes: Its class set.
+        sets: Training sets.
+        classes: Class set of the run.
 
     Raises:
-        ConfigError: No picture shows a whole person or cyclist.
+        ConfigError: No image shows a complete person or cyclist.
     """
 
     def __init__(self, sets: Sequence[TrainingSet], classes: ClassSet) -> None:
@@ -68,31 +68,31 @@ class Paster:
         self._classes = classes
         self._labels = {name: classes.names.index(name) for name in HEIGHTS if name in classes.names}
         self._ground = [classes.names.index(name) for name in GROUND if name in classes.names]
-        figures = [figure for number, entry in enumerate(sets) if entry.figures for figure in self._find(number, entry)]
-        self.figures = {label: [f for f in figures if f.label == label] for label in self._labels.values()}
-        self.figures = {label: found for label, found in self.figures.items() if found}
-        if not self.figures:
-            raise ConfigError("augmentation.paste: no labeled picture shows a whole person or cyclist")
+        found = [instance for number, entry in enumerate(sets) if entry.paste_source for instance in self._find(number, entry)]
+        by_label = {label: [instance for instance in found if instance.label == label] for label in self._labels.values()}
+        self.instances = {label: instances for label, instances in by_label.items() if instances}
+        if not self.instances:
+            raise ConfigError("augmentation.paste: no labeled image shows a complete person or cyclist; set it to 0")
 
-    def __call__(self, example: Example, camera: CameraModel, rng: np.random.Generator) -> Example:
-        """The example with up to three more figures; as it is where it shows no ground to stand on."""
-        spots = np.argwhere(np.isin(example.labels[::2, ::2], self._ground)) * 2
+    def __call__(self, sample: TrainingSample, camera: CameraModel, rng: np.random.Generator) -> TrainingSample:
+        """Return the sample with up to MAX_COUNT pasted instances; unchanged if it shows no ground."""
+        spots = np.argwhere(np.isin(sample.labels[::2, ::2], self._ground)) * 2
         spots = spots[spots[:, 0] > camera.cy + 10]
         if not len(spots):
-            return example
-        image, labels = example.image.copy(), example.labels.copy()
-        depth, taught = example.depth.copy(), example.taught.copy()
-        chosen = spots[rng.integers(len(spots), size=int(rng.integers(1, MOST + 1)))]
-        # The farther first: nearer ones hide them.
+            return sample
+        image, labels = sample.image.copy(), sample.labels.copy()
+        depth, pseudo = sample.depth.copy(), sample.pseudo.copy()
+        chosen = spots[rng.integers(len(spots), size=int(rng.integers(1, MAX_COUNT + 1)))]
+        # Farther ones first, so that nearer ones occlude them.
         for row, column in chosen[np.argsort(chosen[:, 0])]:
-            label = int(rng.choice(list(self.figures)))
+            label = int(rng.choice(list(self.instances)))
             low, high = HEIGHTS[self._classes.names[label]]
             height = round(rng.uniform(low, high) / CAMERA_HEIGHT * (row - camera.cy))
-            if not LEAST_HEIGHT <= height <= GREATEST_SHARE * len(labels):
+            if not MIN_HEIGHT <= height <= MAX_HEIGHT * len(labels):
                 continue
-            figure = self.figures[label][int(rng.integers(len(self.figures[label])))]
-            colors, mask = self._cut(figure, height)
-            colors = np.minimum(colors * np.float32(np.exp(rng.uniform(*np.log(SHADE)))), 255)
+            instance = self.instances[label][int(rng.integers(len(self.instances[label])))]
+            colors, mask = self._cut_out(instance, height)
+            colors = np.minimum(colors * np.float32(np.exp(rng.uniform(*np.log(BRIGHTNESS)))), 255)
             if rng.random() < 0.5:
                 colors, mask = colors[:, ::-1], mask[:, ::-1]
             top, left = row - height + 1, int(column) - mask.shape[1] // 2
@@ -103,41 +103,41 @@ class Paster:
             size = labels[part].shape
             alpha = mask[: size[0], : size[1], None]
             image[part] = np.rint(image[part] * (1 - alpha) + colors[: size[0], : size[1]] * alpha).astype(np.uint8)
-            solid = alpha[..., 0] > 0.5
-            labels[part][solid] = label
-            # The ground's depth at the feet; real ground is not quite flat, so it counts as a teacher's word.
-            depth[part][solid] = camera.fy * CAMERA_HEIGHT / (row - camera.cy)
-            taught[part][solid] = TAUGHT_DEPTH
-        return Example(image, labels, depth, taught)
+            opaque = alpha[..., 0] > 0.5
+            labels[part][opaque] = label
+            # The depth of the ground at the feet. Real ground is not quite flat, so it counts as pseudo-labeled.
+            depth[part][opaque] = camera.fy * CAMERA_HEIGHT / (row - camera.cy)
+            pseudo[part][opaque] = PSEUDO_DEPTH
+        return TrainingSample(image, labels, depth, pseudo)
 
-    def _cut(self, figure: Figure, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """The figure at this height: h x w x 3 float32 colors and h x w float32 opacity, soft at the edge."""
-        sample = self._sets[figure.entry].pictures[figure.index]
-        assert sample.labels is not None, "only labeled samples have figures"
-        x, y, w, h = figure.box
-        components = cv2.connectedComponents((sample.labels == figure.label).astype(np.uint8))[1]
-        mask = (components[y : y + h, x : x + w] == figure.component).astype(np.float32)
+    def _cut_out(self, instance: Instance, height: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return an instance at this height: h x w x 3 float32 colors and h x w float32 opacity, soft at the edge."""
+        sample = self._sets[instance.entry].dataset[instance.index]
+        assert sample.labels is not None, "only labeled samples have instances"
+        x, y, w, h = instance.box
+        components = cv2.connectedComponents((sample.labels == instance.label).astype(np.uint8))[1]
+        mask = (components[y : y + h, x : x + w] == instance.component).astype(np.float32)
         size = (max(round(w * height / h), 1), height)
-        how = cv2.INTER_AREA if height < h else cv2.INTER_LINEAR
-        colors = cv2.resize(sample.frame.image[y : y + h, x : x + w].astype(np.float32), size, interpolation=how)
-        return np.asarray(colors), np.clip(cv2.resize(mask, size, interpolation=how), 0, 1)
+        method = cv2.INTER_AREA if height < h else cv2.INTER_LINEAR
+        colors = cv2.resize(sample.frame.image[y : y + h, x : x + w].astype(np.float32), size, interpolation=method)
+        return np.asarray(colors), np.clip(cv2.resize(mask, size, interpolation=method), 0, 1)
 
-    def _find(self, number: int, entry: TrainingSet) -> list[Figure]:
-        found: list[Figure] = []
-        for index in range(len(entry.pictures)):
-            if not entry.pictures.has_labels(index):
+    def _find(self, number: int, entry: TrainingSet) -> list[Instance]:
+        found: list[Instance] = []
+        for index in range(len(entry.dataset)):
+            if not entry.dataset.has_labels(index):
                 continue
-            labels = entry.pictures[index].labels
+            labels = entry.dataset[index].labels
             assert labels is not None
             for name, label in self._labels.items():
                 mask = (labels == label).astype(np.uint8)
-                if int(mask.sum()) < LEAST_PIXELS:
+                if int(mask.sum()) < MIN_PIXELS:
                     continue
                 count, _, boxes, _ = cv2.connectedComponentsWithStats(mask)
                 for component in range(1, count):
                     x, y, w, h, area = (int(value) for value in boxes[component])
-                    whole = x > 0 and y > 0 and x + w < labels.shape[1] and y + h < labels.shape[0]
+                    complete = x > 0 and y > 0 and x + w < labels.shape[1] and y + h < labels.shape[0]
                     low, high = SHAPES[name]
-                    if whole and area >= LEAST_PIXELS and low <= h / w <= high and area > 0.3 * w * h:
-                        found.append(Figure(number, index, label, (x, y, w, h), component))
+                    if complete and area >= MIN_PIXELS and low <= h / w <= high and area > 0.3 * w * h:
+                        found.append(Instance(number, index, label, (x, y, w, h), component))
         return found

@@ -1,4 +1,4 @@
-"""Training samples: what the network is shown, and what it shall say."""
+"""Training samples: an image with the labels and depth to learn from."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ import numpy as np
 
 from mtl_perception.types import UNLABELED, Sample
 
-TAUGHT_LABELS, TAUGHT_DEPTH = 1, 2
-"""Bits of `Example.taught`."""
+PSEUDO_LABELS, PSEUDO_DEPTH = 1, 2
+"""Bits of `TrainingSample.pseudo`."""
 
 
 @dataclass(frozen=True)
-class Example:
-    """What the network is shown, and what it shall say.
+class TrainingSample:
+    """An image with its targets.
 
     Attributes:
         image: H x W x 3 uint8, RGB.
-        labels: H x W uint8, 255 = unknown.
-        depth: H x W float32, meters at the focal length that the network learns for; NaN = unknown, +Inf = the sky.
-        taught: H x W uint8 bits: TAUGHT_LABELS and TAUGHT_DEPTH where a teacher's word, not the truth, stands.
+        labels: H x W uint8, 255 = unlabeled.
+        depth: H x W float32, m; NaN = unknown, +Inf = the sky.
+        pseudo: H x W uint8, bits PSEUDO_LABELS and PSEUDO_DEPTH where label or depth is not ground truth.
     """
 
     image: np.ndarray
     labels: np.ndarray
     depth: np.ndarray
-    taught: np.ndarray
+    pseudo: np.ndarray
 
 
-def merged(sample: Sample, taught: Sample | None, sparse: bool) -> Example:
-    """A sample and what a teacher says of it, as one example of the sample's size; depth in its own meters.
+def merge(sample: Sample, pseudo: Sample | None, sparse: bool) -> TrainingSample:
+    """Combine ground truth and pseudo-labels of the same image.
 
     Args:
-        sample: The truth, as far as it is known.
-        taught: The teacher's word; None: there is no teacher.
-        sparse: Let the teacher also fill the pixels that the truth leaves open.
+        sample: Image and ground truth.
+        pseudo: Pseudo-labels; None: there is no teacher.
+        sparse: Also use pseudo-labels for pixels without ground truth in samples that have labels or depth.
     """
     size = sample.frame.image.shape[:2]
     labels = np.full(size, UNLABELED, np.uint8) if sample.labels is None else sample.labels
     depth = np.full(size, np.nan, np.float32) if sample.depth is None else sample.depth
-    marks = np.zeros(size, np.uint8)
-    if taught is not None and taught.labels is not None and (sparse or sample.labels is None):
-        open_ = (labels == UNLABELED) & (taught.labels != UNLABELED)
-        labels = np.where(open_, taught.labels, labels)
-        marks[open_] |= TAUGHT_LABELS
-    if taught is not None and taught.depth is not None and (sparse or sample.depth is None):
-        open_ = np.isnan(depth) & ~np.isnan(taught.depth)
-        depth = np.where(open_, taught.depth, depth)
-        marks[open_] |= TAUGHT_DEPTH
-    return Example(sample.frame.image, labels, depth, marks)
+    bits = np.zeros(size, np.uint8)
+    if pseudo is not None and pseudo.labels is not None and (sparse or sample.labels is None):
+        missing = (labels == UNLABELED) & (pseudo.labels != UNLABELED)
+        labels = np.where(missing, pseudo.labels, labels)
+        bits[missing] |= PSEUDO_LABELS
+    if pseudo is not None and pseudo.depth is not None and (sparse or sample.depth is None):
+        missing = np.isnan(depth) & ~np.isnan(pseudo.depth)
+        depth = np.where(missing, pseudo.depth, depth)
+        bits[missing] |= PSEUDO_DEPTH
+    return TrainingSample(sample.frame.image, labels, depth, bits)

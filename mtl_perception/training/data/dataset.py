@@ -1,4 +1,4 @@
-"""What every data set is, and what those that lie in files share."""
+"""Data sets: the protocol, image files with labels and depth, and subsets."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FRAME_ID = "camera_optical_frame"
 
 
 class Dataset(Protocol):
-    """Samples by number; a picture is loaded when it is asked for, each time anew.
+    """Samples by index. Each access loads the sample again.
 
     Attributes:
-        name: What a person would call it.
-        license: On what terms its pictures and labels may be used; one line.
-        classes: What the ids of its labels mean.
-        keys: The samples' names, known without loading anything.
+        name: Name of the data set.
+        license: Its license, in one line.
+        classes: Class set of its labels.
+        keys: Names of the samples, known without loading them.
     """
 
     name: str
@@ -35,30 +35,35 @@ class Dataset(Protocol):
     keys: list[str]
 
     def __len__(self) -> int:
-        """Count of samples."""
+        """Return the number of samples."""
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample `index`; IndexError where there is none, SourceError naming the file that is bad."""
+        """Load a sample.
+
+        Raises:
+            IndexError: There is no such sample.
+            SourceError: A file is invalid; the message names it.
+        """
 
     def has_labels(self, index: int) -> bool:
-        """Whether sample `index` has labels, without loading it."""
+        """Return whether a sample has labels, without loading it."""
 
     def has_depth(self, index: int) -> bool:
-        """Whether sample `index` has depth, without loading it."""
+        """Return whether a sample has depth, without loading it."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How a set is to be opened.
+class DatasetOptions:
+    """Options of an entry in a list of data sets.
 
     Attributes:
-        name: Its name; empty: its folder's.
-        labels: Give labels where there are.
-        depth: Give depth where there is.
-        mapping: From the ids of its label pictures; None: the format's own.
-        fields: The keys that only this format knows.
-        base: The folder that relative paths in `fields` begin at.
-        variables: For `${NAME}` in those paths.
+        name: Name of the data set; empty: the name of its folder.
+        labels: Load labels.
+        depth: Load depth.
+        mapping: Mapping of the ids in its label images; None: that of the format.
+        fields: All keys of the entry, among them those of the format.
+        base: Folder that relative paths in `fields` start from.
+        variables: Values of `${NAME}` in those paths.
     """
 
     name: str
@@ -70,7 +75,7 @@ class Setting:
     variables: Mapping[str, str]
 
     def path(self, key: str) -> Path:
-        """The file or folder that a key of `fields` names.
+        """Return the file or folder that a key of `fields` names.
 
         Raises:
             ConfigError: The key is missing, or a variable in it is not set.
@@ -79,8 +84,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Item:
-    """The files of one sample; None where there is no such file."""
+class SampleFiles:
+    """Files of one sample; None for a file that does not exist."""
 
     key: str
     image: Path
@@ -88,34 +93,36 @@ class Item:
     depth: Path | None = None
 
 
-class PictureDataset:
-    """Pictures in files, with label pictures and depth pictures in files beside them. See `Dataset`.
+class ImageDataset:
+    """Image files with label images and depth images. See `Dataset`.
 
-    The base of the formats: they find the items, and say what the camera is and how depth is read.
+    Base class of the file formats, which find the files, and define camera and depth.
 
     Args:
-        name: The set's name.
-        license: Its terms of use.
-        items: Its files, at least one.
-        mapping: From the ids in its label pictures to its classes.
-        setting: `labels` and `depth` are taken from it.
+        name: Name of the data set.
+        license: Its license.
+        items: Files of its samples, at least one.
+        mapping: From the ids in its label images to its classes.
+        options: States whether labels and depth are loaded.
 
     Raises:
         SourceError: There are no items.
     """
 
     depth_scale = 256.0
-    """Stored value of one meter in its depth pictures; 0 is unknown."""
+    """Stored value of 1 m in its depth images; 0 is unknown."""
 
-    def __init__(self, name: str, license: str, items: Sequence[Item], mapping: LabelMapping, setting: Setting) -> None:
+    def __init__(
+        self, name: str, license: str, items: Sequence[SampleFiles], mapping: LabelMapping, options: DatasetOptions
+    ) -> None:
         if not items:
-            raise SourceError(f"data set {name}: it has no pictures")
+            raise SourceError(f"data set {name}: no images found")
         self.name = name
         self.license = license
         self.mapping = mapping
         self.classes = mapping.classes
         self.items = [
-            replace(item, labels=item.labels if setting.labels else None, depth=item.depth if setting.depth else None)
+            replace(item, labels=item.labels if options.labels else None, depth=item.depth if options.depth else None)
             for item in items
         ]
         self.keys = [item.key for item in self.items]
@@ -134,30 +141,30 @@ class PictureDataset:
         return Sample(Frame(image, camera, 0, FRAME_ID), labels, depth, item.key)
 
     def has_labels(self, index: int) -> bool:
-        """Whether there is a label picture."""
+        """Return whether a sample has a label image."""
         return self.items[index].labels is not None
 
     def has_depth(self, index: int) -> bool:
-        """Whether there is a depth file."""
+        """Return whether a sample has a depth file."""
         return self.items[index].depth is not None
 
-    def camera(self, item: Item, width: int, height: int) -> CameraModel | None:
-        """The camera of a picture of this size; None where it is not known."""
+    def camera(self, item: SampleFiles, width: int, height: int) -> CameraModel | None:
+        """Return the camera of an image of this size; None if it is unknown."""
         return None
 
-    def read_depth(self, item: Item, path: Path, camera: CameraModel | None, shape: tuple[int, int]) -> np.ndarray:
-        """H x W float32 meters, NaN = unknown, from the item's depth file."""
+    def read_depth(self, item: SampleFiles, path: Path, camera: CameraModel | None, shape: tuple[int, int]) -> np.ndarray:
+        """Read a depth file: H x W float32, m, NaN = unknown."""
         return read_depth(path, shape, self.depth_scale)
 
     def validate(self, indices: Iterable[int] | None = None) -> int:
-        """Read every file of these samples (None: of all), and raise at the first that is bad.
+        """Read every file of some samples (None: of all).
 
         Returns:
-            The number of samples.
+            Number of samples.
 
         Raises:
-            SourceError: A file cannot be read, has another size than its picture or other bits, a label picture has an id that
-                is none of the mapping's, or there are cameras but none for this picture.
+            SourceError: The first file that cannot be read, has another size than its image or another bit depth, has an id
+                that is not in the mapping, or an image without a camera in a data set with cameras.
         """
         known, count = self.mapping.known(), 0
         for index in range(len(self)) if indices is None else indices:
@@ -167,47 +174,47 @@ class PictureDataset:
                 ids = np.unique(read_labels(item.labels, (height, width)))
                 if not known[ids].all():
                     raise SourceError(
-                        f"label picture {item.labels} has the id {ids[~known[ids]][0]}, which the mapping "
-                        f"{self.mapping.name!r} does not know ({UNLABELED} is unknown)"
+                        f"label image {item.labels} has the id {ids[~known[ids]][0]}, which is not in the mapping "
+                        f"{self.mapping.name!r}; {UNLABELED} means unlabeled"
                     )
         return count
 
 
-class Selected:
+class Subset:
     """Some samples of a data set. See `Dataset`.
 
     Args:
-        whole: The set.
-        indices: Which of its samples.
-        name: The name of the selection; empty: that of the whole.
+        dataset: The data set.
+        indices: Indices of the samples in it.
+        name: Name of the subset; empty: that of the data set.
     """
 
-    def __init__(self, whole: Dataset, indices: Sequence[int], name: str = "") -> None:
-        self.whole = whole
+    def __init__(self, dataset: Dataset, indices: Sequence[int], name: str = "") -> None:
+        self.dataset = dataset
         self.indices = list(indices)
-        self.name = name or whole.name
-        self.license = whole.license
-        self.classes = whole.classes
-        self.keys = [whole.keys[i] for i in self.indices]
+        self.name = name or dataset.name
+        self.license = dataset.license
+        self.classes = dataset.classes
+        self.keys = [dataset.keys[i] for i in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.whole[self.indices[index]]
+        return self.dataset[self.indices[index]]
 
     def has_labels(self, index: int) -> bool:
-        """As the whole says."""
-        return self.whole.has_labels(self.indices[index])
+        """Return whether a sample has labels."""
+        return self.dataset.has_labels(self.indices[index])
 
     def has_depth(self, index: int) -> bool:
-        """As the whole says."""
-        return self.whole.has_depth(self.indices[index])
+        """Return whether a sample has depth."""
+        return self.dataset.has_depth(self.indices[index])
 
     def validate(self) -> int:
-        """Read every file of the selection, and raise at the first that is bad: see `PictureDataset.validate`."""
-        if isinstance(self.whole, PictureDataset):
-            return self.whole.validate(self.indices)
+        """Read every file of the subset, see `ImageDataset.validate`."""
+        if isinstance(self.dataset, ImageDataset):
+            return self.dataset.validate(self.indices)
         for index in self.indices:
-            self.whole[index]
+            self.dataset[index]
         return len(self)

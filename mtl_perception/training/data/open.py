@@ -1,4 +1,4 @@
-"""Which data sets a path, or a list in YAML, means. The one table of formats is here."""
+"""Opens data sets by path or from a list in YAML; holds the table of formats."""
 
 from __future__ import annotations
 
@@ -10,73 +10,73 @@ from pathlib import Path
 
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import load_mapping
-from mtl_perception.training.data.dataset import Dataset, PictureDataset, Selected, Setting
+from mtl_perception.training.data.dataset import Dataset, DatasetOptions, ImageDataset, Subset
 from mtl_perception.training.data.fields import Fields, escape_variables, read_yaml
 from mtl_perception.training.data.formats import camvid, folder, kitti, kitti_drive, nyudv2, synthetic
 from mtl_perception.training.data.select import select
 
-__all__ = ["FORMATS", "Dataset", "Format", "PictureDataset", "Selected", "open_datasets", "open_sets", "validate"]
+__all__ = ["FORMATS", "Dataset", "Format", "ImageDataset", "Subset", "open_datasets", "open_sets", "validate"]
 
 COMMON_KEYS = ("path", "format", "name", "select", "labels", "depth", "mapping")
 SEARCH_DEPTH = 3
-"""How deep below a folder data sets are looked for."""
+"""Levels of subfolders that are searched for data sets."""
 
 
-def _whole(test: Callable[[Path], bool]) -> Callable[[Path], list[dict[str, object]]]:
+def _one_set(test: Callable[[Path], bool]) -> Callable[[Path], list[dict[str, object]]]:
     return lambda path: [{}] if test(path) else []
 
 
 @dataclass(frozen=True)
 class Format:
-    """One layout of files, or a generator.
+    """A file layout, or a generator.
 
     Attributes:
-        open: (path, setting) -> the set.
-        find: path -> the sets that lie in this very folder, each as the keys to open it with; nothing for other folders.
-        options: The keys that only this format knows.
+        open: Opens a path with options.
+        find: Returns the data sets in this very folder, each as the keys that open it; empty for other folders.
+        keys: Keys that only this format has.
         has_path: False for a generator.
     """
 
-    open: Callable[[Path, Setting], Dataset]
+    open: Callable[[Path, DatasetOptions], Dataset]
     find: Callable[[Path], list[dict[str, object]]]
-    options: tuple[str, ...] = field(default=())
+    keys: tuple[str, ...] = field(default=())
     has_path: bool = True
 
 
 FORMATS: dict[str, Format] = {
-    "folder": Format(folder.Folder, _whole(lambda path: (path / folder.DESCRIPTION).is_file())),
-    "kitti2015": Format(kitti.Kitti2015, _whole(kitti.is_kitti2015)),
-    "kitti-stereo": Format(kitti.open_stereo, _whole(kitti.is_stereo)),
-    "kitti-semantics": Format(kitti.open_semantics, _whole(kitti.is_semantics)),
+    "folder": Format(folder.Folder, _one_set(lambda path: (path / folder.DESCRIPTION).is_file())),
+    "kitti2015": Format(kitti.Kitti2015, _one_set(kitti.is_kitti2015)),
+    "kitti-stereo": Format(kitti.open_stereo, _one_set(kitti.is_stereo)),
+    "kitti-semantics": Format(kitti.open_semantics, _one_set(kitti.is_semantics)),
     "kitti-depth": Format(
         kitti_drive.DepthPrediction,
-        _whole(kitti_drive.is_depth_prediction),
-        kitti_drive.DepthPrediction.OPTIONS,
+        _one_set(kitti_drive.is_depth_prediction),
+        kitti_drive.DepthPrediction.KEYS,
     ),
-    "kitti-raw": Format(kitti_drive.RawDrive, _whole(kitti_drive.is_raw_drive), kitti_drive.RawDrive.OPTIONS),
-    "depth-folder": Format(kitti_drive.DepthFolder, _whole(kitti_drive.is_depth_folder), kitti_drive.DepthFolder.OPTIONS),
+    "kitti-raw": Format(kitti_drive.RawDrive, _one_set(kitti_drive.is_raw_drive), kitti_drive.RawDrive.KEYS),
+    "depth-folder": Format(kitti_drive.DepthFolder, _one_set(kitti_drive.is_depth_folder), kitti_drive.DepthFolder.KEYS),
     "camvid": Format(
         camvid.CamVid,
         lambda path: [{"split": split} if split else {} for split in camvid.find_splits(path)],
-        camvid.CamVid.OPTIONS,
+        camvid.CamVid.KEYS,
     ),
-    "nyudv2": Format(nyudv2.NyuDepthV2, nyudv2.find_nyudv2, nyudv2.NyuDepthV2.OPTIONS),
-    "synthetic": Format(synthetic.Synthetic, lambda path: [], synthetic.Synthetic.OPTIONS, has_path=False),
+    "nyudv2": Format(nyudv2.NyuDepthV2, nyudv2.find_nyudv2, nyudv2.NyuDepthV2.KEYS),
+    "synthetic": Format(synthetic.Synthetic, lambda path: [], synthetic.Synthetic.KEYS, has_path=False),
 }
-"""By name, in the order in which a folder is tried."""
+"""Formats by name, in the order in which they are tried on a folder."""
 
 
 def open_datasets(path: str | Path, variables: Mapping[str, str] | None = None) -> list[Dataset]:
-    """The data sets that a path means.
+    """Open the data sets at a path.
 
     Args:
-        path: A YAML file with `sets:`, a folder with dataset.yaml (or that file), a folder of a known layout, or
-            one that holds several of them, at most three folders deep.
-        variables: For `${NAME}` in the YAML file's paths; None: the environment.
+        path: A YAML file with `sets:`, a folder with dataset.yaml (or that file), a folder of a known layout, or a folder that
+            contains such folders, at most three levels deep.
+        variables: Values of `${NAME}` in paths of the YAML file; None: the environment.
 
     Raises:
-        ConfigError: The YAML file is wrong; names the entry and the key.
-        SourceError: Nothing there, or files are missing; names the first.
+        ConfigError: The YAML file is invalid; the message names the entry and the key.
+        SourceError: There is no data set, or a file is missing; the message names the first.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -94,18 +94,18 @@ def open_datasets(path: str | Path, variables: Mapping[str, str] | None = None) 
 
 
 def open_sets(sets: object, base: Path, *, where: str = "sets", variables: Mapping[str, str] | None = None) -> list[Dataset]:
-    """The data sets of a list of entries, as they stand in YAML.
+    """Open the data sets of a list of entries, as in YAML.
 
     Args:
-        sets: A list of mappings with the keys `path`, `format`, `name`, `select`, `labels`, `depth`, `mapping`, and
-            the format's own.
-        base: The folder that relative paths begin at.
-        where: What begins every error message: the file.
-        variables: For `${NAME}` in paths; None: the environment.
+        sets: List of mappings with the keys `path`, `format`, `name`, `select`, `labels`, `depth`, `mapping`, and those of the
+            format.
+        base: Folder that relative paths start from.
+        where: Start of every error message, such as the file.
+        variables: Values of `${NAME}` in paths; None: the environment.
 
     Raises:
-        ConfigError: An entry is wrong; names it and the key.
-        SourceError: Files are missing; names the first.
+        ConfigError: An entry is invalid; the message names it and the key.
+        SourceError: A file is missing; the message names the first.
     """
     if not isinstance(sets, Sequence) or isinstance(sets, str) or not sets:
         raise ConfigError(f"{where}: sets: not a list of data sets")
@@ -115,20 +115,20 @@ def open_sets(sets: object, base: Path, *, where: str = "sets", variables: Mappi
     names = [dataset.name for dataset in found]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{where}: two sets are called {name!r}: give each a `name:` of its own")
+            raise ConfigError(f"{where}: two sets are named {name!r}; give each its own `name:`")
     return found
 
 
 def validate(dataset: Dataset) -> int:
-    """Read every file of a data set, and raise at the first that is bad.
+    """Read every file of a data set.
 
     Returns:
-        The number of samples.
+        Number of samples.
 
     Raises:
-        SourceError: Names the file, and what is wrong with it.
+        SourceError: The first file that is invalid; the message names it and the reason.
     """
-    if isinstance(dataset, (PictureDataset, Selected)):
+    if isinstance(dataset, ImageDataset | Subset):
         return dataset.validate()
     for index in range(len(dataset)):
         dataset[index]
@@ -138,7 +138,7 @@ def validate(dataset: Dataset) -> int:
 def _open_entry(entry: object, base: Path, where: str, variables: Mapping[str, str]) -> list[Dataset]:
     fields = Fields(entry, where)
     kind = fields.choice("format", FORMATS) if "format" in fields else None
-    fields.only((*COMMON_KEYS, *(FORMATS[kind].options if kind else ())))
+    fields.only((*COMMON_KEYS, *(FORMATS[kind].keys if kind else ())))
     path = base
     if kind is None or FORMATS[kind].has_path:
         path = fields.path("path", base, variables)
@@ -147,11 +147,11 @@ def _open_entry(entry: object, base: Path, where: str, variables: Mapping[str, s
     if kind is None:
         found = _search(path, SEARCH_DEPTH)
         if not found:
-            raise ConfigError(f"{where}: path: {path} holds no known layout: give `format:`, one of {', '.join(FORMATS)}")
+            raise ConfigError(f"{where}: path: {path} has no known layout; give `format:`, one of {', '.join(FORMATS)}")
         if len(found) > 1 and "name" in fields:
-            raise ConfigError(f"{where}: name: {path} holds {len(found)} sets, they cannot have one name")
+            raise ConfigError(f"{where}: name: {path} contains {len(found)} sets, which cannot share one name")
         return [_open_entry({**fields.values, **keys}, base, where, variables)[0] for _, keys in found]
-    setting = Setting(
+    options = DatasetOptions(
         fields.name("name", ""),
         fields.flag("labels", True),
         fields.flag("depth", True),
@@ -160,15 +160,15 @@ def _open_entry(entry: object, base: Path, where: str, variables: Mapping[str, s
         base,
         variables,
     )
-    dataset = FORMATS[kind].open(path, setting)
+    dataset = FORMATS[kind].open(path, options)
     return [select(dataset, fields.raw("select"), base, f"{where}: select") if "select" in fields else dataset]
 
 
 def _open_found(root: Path) -> list[Dataset]:
-    """All sets in a folder, sorted by where they lie."""
+    """Open all data sets in a folder, sorted by path."""
     found = _search(root, SEARCH_DEPTH)
     if not found:
-        raise SourceError(f"folder {root}: no data set of a known layout in it ({', '.join(FORMATS)}; see docs/data.md)")
+        raise SourceError(f"folder {root} contains no data set of a known layout ({', '.join(FORMATS)}; see docs/data.md)")
     datasets = [_open_entry(keys, root, str(path), {})[0] for path, keys in found]
     names = [dataset.name for dataset in datasets]
     for dataset, (path, _) in zip(datasets, found, strict=True):
@@ -178,7 +178,7 @@ def _open_found(root: Path) -> list[Dataset]:
 
 
 def _search(path: Path, depth: int) -> list[tuple[Path, dict[str, object]]]:
-    """The sets in a folder: where each lies, and the keys to open it with."""
+    """Return the data sets in a folder: the path of each, and the keys that open it."""
     for name, format_ in FORMATS.items():
         here = format_.find(path)
         if here:
@@ -186,7 +186,7 @@ def _search(path: Path, depth: int) -> list[tuple[Path, dict[str, object]]]:
     if depth == 0:
         return []
     try:
-        inside = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        subfolders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise SourceError(f"folder {path} cannot be read: {error.strerror}") from None
-    return [found for entry in inside for found in _search(entry, depth - 1)]
+    return [found for entry in subfolders for found in _search(entry, depth - 1)]

@@ -1,52 +1,91 @@
-"""A data set with its part in a run."""
+"""A data set with its role in a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from mtl_perception.camera.model import CameraModel
+from mtl_perception.errors import ConfigError
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.training.data.dataset import Dataset
+from mtl_perception.training.data.fields import Fields
+from mtl_perception.training.data.open import open_sets
 from mtl_perception.types import Sample
+
+RUN_KEYS = ("share", "focal_length", "teach", "paste_source")
+"""Keys of an entry that belong to the run, not to the data set."""
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """A data set with its part in the run.
+    """A data set with its role in a run.
 
     Attributes:
-        pictures: The samples.
-        share: Its part of each batch, beside the others'.
-        focal_length: Assumed where a sample's camera is unknown, pixels; 0: KITTI's field of view.
-        teach: Whether a teacher shall fill what its samples leave open: not where the truth is whole, as a renderer's is.
-        figures: Whether its people and cyclists may be set into other pictures.
-        taught: What a teacher says of the same samples, in the same order; None: there is no teacher.
+        dataset: The samples.
+        share: Its share of each batch, relative to the other sets.
+        focal_length: Assumed for samples without a camera, pixels; 0: KITTI's field of view.
+        teach: Whether a teacher adds pseudo-labels: not where labels and depth are complete, as in rendered images.
+        paste_source: Whether its people and cyclists may be pasted into other images.
+        pseudo_labels: Pseudo-labels of the same samples, in the same order; None: there is no teacher.
     """
 
-    pictures: Dataset
+    dataset: Dataset
     share: float = 1.0
     focal_length: float = 0.0
     teach: bool = True
-    figures: bool = True
-    taught: Sequence[Sample] | None = None
+    paste_source: bool = True
+    pseudo_labels: Sequence[Sample] | None = None
 
     def sample(self, index: int) -> Sample:
-        """A sample with a camera: its own or the assumed one."""
-        sample = self.pictures[index]
-        frame = replace(sample.frame, camera=camera_of(sample, self.focal_length))
+        """Load a sample with its camera, or with the assumed one."""
+        sample = self.dataset[index]
+        frame = replace(sample.frame, camera=camera_or_default(sample, self.focal_length))
         return replace(sample, frame=frame)
 
 
-def camera_of(sample: Sample, focal_length: float = 0.0) -> CameraModel:
-    """The sample's camera, or one assumed for a picture whose camera nobody knows.
+def camera_or_default(sample: Sample, focal_length: float = 0.0) -> CameraModel:
+    """Return the camera of a sample, or an assumed one if it is unknown.
 
     Args:
-        sample: The picture.
-        focal_length: Of the assumed camera, pixels; 0: KITTI's field of view.
+        sample: The sample.
+        focal_length: Focal length of the assumed camera, pixels; 0: KITTI's field of view.
     """
     if sample.frame.camera is not None:
         return sample.frame.camera
     height, width = sample.frame.image.shape[:2]
     focal_length = focal_length or KITTI_CAMERA["fx"] * width / KITTI_CAMERA["width"]
     return CameraModel(width, height, focal_length, focal_length, width / 2, height / 2)
+
+
+def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list[TrainingSet]:
+    """Open the training sets of a configuration.
+
+    Args:
+        entries: Entries of `open_sets`, with the keys `share`, `focal_length`, `teach` and `paste_source` in addition.
+        base: Folder that relative paths start from.
+
+    Raises:
+        ConfigError: An entry is invalid.
+        SourceError: Files are missing.
+    """
+    sets = []
+    for number, entry in enumerate(entries, 1):
+        fields = Fields({key: value for key, value in entry.items() if key in RUN_KEYS}, f"sets: set {number}")
+        [dataset] = open_sets([{key: value for key, value in entry.items() if key not in RUN_KEYS}], base)
+        sets.append(
+            TrainingSet(
+                dataset,
+                share=fields.number("share", 1.0, low=0.0),
+                focal_length=fields.number("focal_length", 0.0, low=0.0),
+                teach=fields.flag("teach", True),
+                paste_source=fields.flag("paste_source", True),
+            )
+        )
+    names = [entry.dataset.name for entry in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two sets are named {name!r}; give each its own `name:`")
+    return sets

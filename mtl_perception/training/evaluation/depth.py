@@ -10,34 +10,34 @@ import numpy as np
 from mtl_perception.errors import ConfigError, SourceError
 
 MIN_DEPTH = 1e-3
-"""Meters: truth at or below is none, predictions below are taken for it."""
+"""Ground truth at or below is unknown; predictions below are clipped, m."""
 
 CROPS = {
     "none": (0.0, 1.0, 0.0, 1.0),
     # Garg et al., Unsupervised CNN for Single View Depth Estimation, ECCV 2016.
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
-    # Found by Godard et al., CVPR 2017, to give the figures of Eigen et al., Depth Map Prediction from a Single Image using a
-    # Multi-Scale Deep Network, NIPS 2014.
+    # Determined by Godard et al., CVPR 2017, to reproduce the metrics of Eigen et al., Depth Map Prediction from a Single Image
+    # using a Multi-Scale Deep Network, NIPS 2014.
     "eigen": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
 }
-"""First row, row after the last, first column, column after the last, as shares of height and width."""
+"""First row, end of the rows, first column, end of the columns, as shares of height and width."""
 
 
 @dataclass(frozen=True)
 class DepthScore:
-    """How depth agrees with the truth; logarithms are natural. p is the prediction, t the truth, both meters.
+    """Agreement of predicted depth p with true depth t, both in m; logarithms are natural.
 
     Attributes:
         abs_rel: Mean of |p - t| / t.
-        sq_rel: Mean of (p - t)^2 / t, meters.
-        rmse: Root of the mean of (p - t)^2, meters.
+        sq_rel: Mean of (p - t)^2 / t, m.
+        rmse: Root of the mean of (p - t)^2, m.
         rmse_log: Root of the mean of (ln p - ln t)^2.
         silog: With d = ln p - ln t, 100 times the root of mean(d^2) - mean(d)^2: KITTI's scale-invariant error.
         delta1: Share with max(p / t, t / p) < 1.25.
         delta2: The same with 1.25^2.
         delta3: The same with 1.25^3.
-        coverage: Share of the pixels for which the network gave a number, +Inf among them.
-        pixels: Pixels counted.
+        coverage: Share of pixels whose prediction is not NaN.
+        pixels: Number of evaluated pixels.
     """
 
     abs_rel: float
@@ -53,56 +53,57 @@ class DepthScore:
 
 
 class DepthMetrics:
-    """The depth figures of Eigen et al., NIPS 2014, with their usual options.
+    """The depth metrics of Eigen et al., NIPS 2014, with their usual options.
 
-    What is averaged: each figure is taken over the pixels of one picture, then averaged over the pictures, all of one weight.
-    Counted are the pixels inside the crop whose truth lies between 1e-3 m and the cap (without both ends). Predictions are
-    clipped to 1e-3 m and the cap, +Inf with them. A prediction that is not a number is counted as the cap, so that silence
-    never betters a figure, and `coverage` tells of it. Pictures without a pixel to count are left out.
+    Each metric is computed over the pixels of an image, then averaged over the images, unweighted. Pixels inside the crop with
+    a true depth between 1e-3 m and the cap (both exclusive) are evaluated. Predictions are clipped to 1e-3 m and the cap. NaN
+    counts as the cap, so that missing predictions never improve a metric; `coverage` reports them. Images without a pixel to
+    evaluate are left out.
 
     Args:
         crop: none, garg or eigen.
-        cap: Meters: farther truth is not counted.
-        median_scaling: First multiply each prediction by median(t) / median(p). For comparison with networks without a scale
-            only: it hides what a robot cares for.
+        cap: Largest true depth that is evaluated, m.
+        median_scaling: First multiply each prediction by median(t) / median(p). Only for comparison with networks without
+            metric
+            scale: it hides the scale error.
 
     Raises:
-        ConfigError: No such crop, or a cap that leaves nothing.
+        ConfigError: The crop is unknown, or the cap leaves nothing.
     """
 
     def __init__(self, crop: str = "garg", cap: float = 80.0, median_scaling: bool = False) -> None:
         if crop not in CROPS:
-            raise ConfigError(f"crop {crop!r}: one of {', '.join(CROPS)}")
+            raise ConfigError(f"crop {crop!r}: not one of {', '.join(CROPS)}")
         if not MIN_DEPTH < cap < math.inf:
-            raise ConfigError(f"cap {cap}: meters, above {MIN_DEPTH} and finite")
+            raise ConfigError(f"cap {cap}: give meters above {MIN_DEPTH}, finite")
         self.crop = crop
         self.cap = cap
         self.median_scaling = median_scaling
         self._scores: list[DepthScore] = []
 
-    def counted(self, truth: np.ndarray) -> np.ndarray:
-        """H x W bool: the pixels that count, of H x W float32 meters."""
+    def evaluated(self, truth: np.ndarray) -> np.ndarray:
+        """Return H x W bool: the pixels to evaluate, of H x W float32 true depth (m)."""
         inside = np.zeros(truth.shape, bool)
         inside[crop_window(self.crop, *truth.shape)] = True
         with np.errstate(invalid="ignore"):
             return np.asarray(inside & (truth > MIN_DEPTH) & (truth < self.cap))
 
     def update(self, depth: np.ndarray, truth: np.ndarray) -> DepthScore | None:
-        """Count one picture, and score it alone.
+        """Add an image, and score it on its own.
 
         Args:
-            depth: H x W float32 predicted meters; NaN = none, +Inf = beyond all.
-            truth: H x W float32 meters; NaN = unknown, +Inf = beyond all.
+            depth: H x W float32 predicted depth, m; NaN = none, +Inf = beyond the range.
+            truth: H x W float32 true depth, m; NaN = unknown, +Inf = beyond the range.
 
         Returns:
-            None when no pixel counts.
+            None if no pixel is evaluated.
 
         Raises:
             SourceError: The sizes differ.
         """
         if depth.shape != truth.shape:
-            raise SourceError(f"depth is {image_size(depth)}, the truth is {image_size(truth)}")
-        where = self.counted(truth)
+            raise SourceError(f"depth is {image_size(depth)}, the ground truth is {image_size(truth)}")
+        where = self.evaluated(truth)
         if not where.any():
             return None
         score = self._score(depth[where].astype(np.float64), truth[where].astype(np.float64))
@@ -110,25 +111,25 @@ class DepthMetrics:
         return score
 
     def merge(self, other: DepthMetrics) -> None:
-        """Count all pictures that `other` has counted."""
+        """Add the images of another instance."""
         self._scores += other._scores
 
     @property
-    def pictures(self) -> int:
-        """Pictures counted."""
+    def images(self) -> int:
+        """Number of evaluated images."""
         return len(self._scores)
 
     def compute(self) -> DepthScore | None:
-        """The mean over the pictures (`pixels`: the sum); None without any."""
+        """Return the mean over the images (`pixels`: the sum); None without any."""
         if not self._scores:
             return None
-        figures = [f.name for f in fields(DepthScore) if f.name != "pixels"]
-        means = {name: float(np.mean([getattr(score, name) for score in self._scores])) for name in figures}
+        names = [field.name for field in fields(DepthScore) if field.name != "pixels"]
+        means = {name: float(np.mean([getattr(score, name) for score in self._scores])) for name in names}
         return DepthScore(**means, pixels=sum(score.pixels for score in self._scores))
 
     def _score(self, p: np.ndarray, t: np.ndarray) -> DepthScore:
-        silent = np.isnan(p)
-        p = np.where(silent, np.inf, p)
+        missing = np.isnan(p)
+        p = np.where(missing, np.inf, p)
         finite = np.isfinite(p)
         if self.median_scaling and finite.any():
             p = p * (np.median(t) / np.median(p[finite]))
@@ -140,18 +141,18 @@ class DepthMetrics:
             sq_rel=float(np.mean(error**2 / t)),
             rmse=math.sqrt(square),
             rmse_log=math.sqrt(log_square),
-            # Rounding may take the variance of equal errors below 0.
+            # Rounding may make the variance of equal errors negative.
             silog=100 * math.sqrt(max(log_square - float(np.mean(log_error)) ** 2, 0.0)),
             delta1=float(np.mean(ratio < 1.25)),
             delta2=float(np.mean(ratio < 1.25**2)),
             delta3=float(np.mean(ratio < 1.25**3)),
-            coverage=float(1 - silent.mean()),
+            coverage=float(1 - missing.mean()),
             pixels=t.size,
         )
 
 
 def crop_window(crop: str, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns that a crop of `CROPS` leaves of a picture; bounds are rounded down, as its authors do."""
+    """Return the rows and columns of a crop of `CROPS`; bounds are rounded down, as its authors do."""
     top, bottom, left, right = CROPS[crop]
     return slice(int(top * height), int(bottom * height)), slice(int(left * width), int(right * width))
 

@@ -1,4 +1,4 @@
-"""Evaluation reports as markdown tables, padded so that they read well as plain text, too."""
+"""Markdown tables of evaluation reports, padded to be readable as plain text."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ ALL = "all"
 
 
 def tables(report: dict[str, Any]) -> str:
-    """All tables of a report as `evaluate` writes it: figures of each network on each data set, then IoU of each class.
+    """Return the tables of a report: the metrics of each network on each data set, then the IoU of each class.
 
     Args:
-        report: The content of metrics.json.
+        report: Content of metrics.json.
     """
     rows = list(_rows(report))
-    parts = [_figures(rows)]
-    for name in _scorings(rows):
+    parts = [_metrics_table(rows)]
+    for name in _class_sets(rows):
         parts.append(f"IoU of each class, {name}, %\n\n" + _class_table(rows, name))
     return "\n".join(parts)
 
 
 def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(data, weights, figures), the networks of one data set below each other."""
+    """Yield (data, weights, metrics), with the networks of a data set in consecutive rows."""
     names = list(dict.fromkeys(part["name"] for run in report["runs"] for part in run["datasets"]))
     for name in names:
         for run in report["runs"]:
@@ -42,22 +42,22 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield from ((ALL, run["weights"], run["overall"]) for run in report["runs"] if run["overall"])
 
 
-def _scorings(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
-    return list(dict.fromkeys(name for _, _, figures in rows for name in figures["segmentation"]))
+def _class_sets(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
+    return list(dict.fromkeys(name for _, _, metrics in rows for name in metrics["segmentation"]))
 
 
-def _figures(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
-    names = _scorings(rows)
+def _metrics_table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
+    names = _class_sets(rows)
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [("frames", lambda f: str(f["frames"]))]
     for name in names:
         columns.append((f"mIoU {name} %", lambda f, n=name: _number(f["segmentation"].get(n), "mIoU", 100, 1)))  # type: ignore[misc]
     if names:
         columns.append(("pixels %", lambda f: _number(next(iter(f["segmentation"].values()), None), "pixel_accuracy", 100, 1)))
-    if any(figures["depth"] for _, _, figures in rows):
+    if any(metrics["depth"] for _, _, metrics in rows):
         columns.append(("depth frames", lambda f: str(f["depth_frames"])))
         for title, key, factor, digits in DEPTH_COLUMNS:
             columns.append((title, lambda f, k=key, x=factor, d=digits: _number(f["depth"], k, x, d)))  # type: ignore[misc]
-        if any(figures["depth"] and figures["depth"]["coverage"] < 1 for _, _, figures in rows):
+        if any(metrics["depth"] and metrics["depth"]["coverage"] < 1 for _, _, metrics in rows):
             columns.append(("coverage %", lambda f: _number(f["depth"], "coverage", 100, 2)))
     columns.append(("ms", lambda f: _number(f, "latency_ms", 1, 1)))
     header = ["data", "weights", *(title for title, _ in columns)]
@@ -67,7 +67,7 @@ def _figures(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
 def _class_table(rows: Sequence[tuple[str, str, dict[str, Any]]], name: str) -> str:
     chosen = [(data, weights, f["segmentation"][name]) for data, weights, f in rows if name in f["segmentation"]]
     if len({data for data, _, _ in chosen}) == 2:
-        chosen = [row for row in chosen if row[0] != ALL]  # It would only repeat the one data set that has labels.
+        chosen = [row for row in chosen if row[0] != ALL]  # Would repeat the only data set with labels.
     classes = list(chosen[0][2]["IoU"])
     body = [[data, weights, *(_number(score["IoU"], c, 100, 1) for c in classes)] for data, weights, score in chosen]
     return markdown(["data", "weights", *classes], body)
@@ -79,7 +79,7 @@ def _number(values: dict[str, Any] | None, key: str, factor: float, digits: int)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table: the first two columns flush left, the others right."""
+    """Return a markdown table: the first two columns left-aligned, the others right-aligned."""
     widths = [max(3, *(len(row[i]) for row in (header, *rows))) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

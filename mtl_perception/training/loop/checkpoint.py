@@ -1,4 +1,4 @@
-"""A run's state on disk: whole or not at all, the newest one last."""
+"""Checkpoints of a run. Each file is replaced atomically."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PATTERN = "step-*.checkpoint"
 LATEST = "{}-latest.safetensors"
 """Name of the averaged weights at the newest checkpoint, with the name of the run filled in."""
 KEPT = 2
-"""Older ones are deleted: the last but one is there in case the last is unreadable."""
+"""Checkpoints that are kept: the second newest is there in case the newest is unreadable."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state after `step` steps, then drop all but the newest ones.
+    """Write the state after `step` steps, and delete all but the newest checkpoints.
 
     Raises:
         SourceError: The file cannot be written.
@@ -32,26 +32,26 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         for old in sorted(folder.glob(PATTERN))[:-KEPT]:
             old.unlink()
     except (OSError, RuntimeError) as error:
-        raise SourceError(f"{path}: the checkpoint cannot be written: {error}") from error
+        raise SourceError(f"checkpoint {path} cannot be written: {error}") from error
     return path
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The last one of a run; None for a run that has none."""
+    """Return the newest checkpoint of a run; None if it has none."""
     return max(folder.glob(PATTERN), default=None)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A state that `save_checkpoint` wrote; no code in the file is run.
+    """Read a state written by `save_checkpoint`, without running code from the file.
 
     Raises:
-        ConfigError: There is no such file, or it is no checkpoint.
+        ConfigError: There is no such file, or it is not a checkpoint.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many types for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{path}: not a checkpoint that can be resumed: {reason}") from error
+        raise ConfigError(f"checkpoint {path} cannot be read: {reason}") from error
     if not isinstance(state, dict) or not {"network", "ema", "optimizer", "step"} <= set(state):
-        raise ConfigError(f"{path}: not a checkpoint of a training run")
+        raise ConfigError(f"{path} is not a checkpoint of a training run")
     return state

@@ -1,4 +1,4 @@
-"""From a batch to one loss: the forward pass, the tasks' losses, and their balance."""
+"""Forward pass and total loss of a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtl_perception.network.grid import STRIDE, upsample
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.training.augmentation.sample import TAUGHT_DEPTH, TAUGHT_LABELS
+from mtl_perception.training.augmentation.sample import PSEUDO_DEPTH, PSEUDO_LABELS
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.loop.losses import TaskBalance, depth_loss, overlap_loss, overlap_sums, segmentation_loss, sky_loss
 from mtl_perception.training.loop.processes import Processes
@@ -24,32 +24,32 @@ class Batch:
     Attributes:
         image: N x 3 x H x W float32, normalized, channels last.
         labels: N x H x W int64, 255 = unknown.
-        depth: N x H x W float32 meters, NaN = unknown, +Inf = the sky.
-        taught: N x H x W uint8, see `augment.Example`.
+        depth: N x H x W float32, m, NaN = unknown, +Inf = the sky.
+        pseudo: N x H x W uint8, see `TrainingSample`.
     """
 
     image: Tensor
     labels: Tensor
     depth: Tensor
-    taught: Tensor
+    pseudo: Tensor
 
     @classmethod
     def of(cls, loaded: dict[str, Tensor], mean: Tensor, std: Tensor) -> Batch:
-        """What the loader gives, on the device of `mean`, normalized there: a byte a channel travels, not four."""
+        """Copy a loaded batch to the device of `mean` and normalize it there, so that bytes and not floats are copied."""
         device = mean.device
         moved = {name: value.to(device, non_blocking=True) for name, value in loaded.items()}
         image = moved["image"].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
         image = image.div_(255).sub_(mean).div_(std)
-        return cls(image, moved["labels"].long(), moved["depth"], moved["taught"])
+        return cls(image, moved["labels"].long(), moved["depth"], moved["pseudo"])
 
 
 class Learner(nn.Module):
-    """The network with its losses, as one module: what DistributedDataParallel wraps.
+    """The network with its losses, as the one module that DistributedDataParallel wraps.
 
     Args:
-        network: Learns in place.
+        network: Network to train, in place.
         config: The run.
-        processes: Losses are means over the pixels of all processes, so that any number of them learns the same.
+        processes: Losses are means over the pixels of all processes, so the result does not depend on their number.
     """
 
     def __init__(self, network: MultiTaskRefineNet, config: TrainConfig, processes: Processes) -> None:
@@ -68,7 +68,7 @@ class Learner(nn.Module):
                     part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Learner:
-        """Batch norm keeps its statistics unless the run says otherwise: a few crops are too few to measure new ones."""
+        """Set the mode. Frozen batch norm keeps its statistics, which small batches estimate badly."""
         super().train(mode)
         if mode and self._config.optimizer.batch_norm == "frozen":
             for module in self.modules():
@@ -77,31 +77,31 @@ class Learner(nn.Module):
         return self
 
     def forward(self, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The loss to make small, and the means that are logged.
+        """Compute the loss.
 
         Args:
-            batch: What to learn from.
-            dtype: Of the network's arithmetic; losses are computed in float32.
+            batch: Batch of this process.
+            dtype: Arithmetic of the network; losses are computed in float32.
 
         Returns:
-            The loss: its gradient, averaged over the processes, is that of one process with the whole batch. And this
-            process's part of (segmentation, depth, sky), which add up to the means over all.
+            The loss, whose gradient, averaged over the processes, is that of one process with the whole batch. And 3 float32:
+            the share of this process in the mean losses of segmentation, depth and sky.
         """
         with torch.autocast(batch.image.device.type, dtype, enabled=dtype != torch.float32):
             logits, raw = self.network(batch.image)[:2]
         size = batch.labels.shape[1:]
         grid = self.network.description.grid
-        teacher = self._config.teacher.weight
+        pseudo_weight = self._config.teacher.weight
         sums: dict[str, tuple[Tensor, Tensor]] = {}
         if "segmentation" in self._config.tasks:
-            grown = upsample(STRIDE, logits.float(), size, grid)
-            weight = torch.where((batch.taught & TAUGHT_LABELS) > 0, teacher, 1.0)
-            sums["segmentation"] = segmentation_loss(grown, batch.labels, weight, self.get_buffer("class_weights"))
-            overlap = self._overlap(grown, batch.labels, weight)
+            upsampled = upsample(STRIDE, logits.float(), size, grid)
+            weight = torch.where((batch.pseudo & PSEUDO_LABELS) > 0, pseudo_weight, 1.0)
+            sums["segmentation"] = segmentation_loss(upsampled, batch.labels, weight, self.get_buffer("class_weights"))
+            overlap = self._overlap(upsampled, batch.labels, weight)
         if "depth" in self._config.tasks:
             target = self._config.depth
             log_depth = upsample(STRIDE, raw.float(), size, grid)[:, 0]
-            weight = torch.where((batch.taught & TAUGHT_DEPTH) > 0, teacher, 1.0)
+            weight = torch.where((batch.pseudo & PSEUDO_DEPTH) > 0, pseudo_weight, 1.0)
             sums["depth"] = depth_loss(log_depth, batch.depth, weight, target)
             if target.sky > 0:
                 sky = (batch.labels == self._sky) | torch.isinf(batch.depth)
@@ -115,11 +115,11 @@ class Learner(nn.Module):
             tasks[-1] = tasks[-1] + SKY_WEIGHT * means["sky"]
         zero = logits.new_zeros((), dtype=torch.float32)
         logged = torch.stack([means.get(name, zero).detach() for name in ("segmentation", "depth", "sky")])
-        # The processes' gradients are averaged, their losses are to be added: hence the factor.
+        # DistributedDataParallel averages gradients; the factor turns the average into the sum.
         return self.balance(tasks) * self._processes.world, logged
 
     def _overlap(self, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        """This process's part of the classes' overlap, as much as it is to count."""
+        """Return the share of this process in the weighted overlap loss."""
         if self._config.overlap <= 0:
             return logits.new_zeros(())
         sums = overlap_sums(logits, labels, weight)

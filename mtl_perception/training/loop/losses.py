@@ -1,4 +1,9 @@
-"""What is made small: sums over pixels with the weights they were summed with, so that processes can add theirs up."""
+"""Training losses.
+
+Losses are returned as a weighted sum and the sum of the weights, so that several processes can add theirs. They never index by
+a
+mask: the CPU would wait for the GPU to count the selected pixels.
+"""
 
 from __future__ import annotations
 
@@ -12,111 +17,109 @@ from mtl_perception.training.config import DepthTarget
 from mtl_perception.types import UNLABELED
 
 BERHU_SHARE = 0.2
-"""Laina et al.: the change from L1 to L2 lies at a fifth of the greatest error in the batch."""
-FEW = 0.01
-"""Share of a picture's pixels from which on its depth counts as that of a whole picture."""
+"""Change from L1 to L2, as a share of the largest error in the batch (Laina et al.)."""
+MIN_KNOWN_SHARE = 0.01
+"""Share of an image's pixels from which its depth has the weight of a whole image."""
 SILOG_VARIANCE = 0.85
-"""Share of the mean squared that is taken off, as Lee et al. (BTS, 2019) have it; Eigen et al. took 0.5."""
+"""Share of the squared mean that is subtracted, as in Lee et al. (BTS, 2019); Eigen et al. used 0.5."""
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, weight: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted cross-entropy.
+def segmentation_loss(logits: Tensor, labels: Tensor, weight: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the weighted cross-entropy.
 
     Args:
         logits: N x C x H x W float32.
         labels: N x H x W int64, 255 = ignored.
-        weight: N x H x W float32, how much each pixel counts.
-        classes: C float32, how much each class counts.
+        weight: N x H x W float32, weight of each pixel.
+        class_weights: C float32, weight of each class.
 
     Returns:
         The sum, and the sum of the weights: their ratio is the mean.
     """
     known = labels != UNLABELED
-    each = F.cross_entropy(logits, labels, ignore_index=UNLABELED, reduction="none")
-    pixel = weight * classes[labels.clamp(max=len(classes) - 1)] * known
-    return (each * pixel).sum(), pixel.sum()
+    loss = F.cross_entropy(logits, labels, ignore_index=UNLABELED, reduction="none")
+    pixel = weight * class_weights[labels.clamp(max=len(class_weights) - 1)] * known
+    return (loss * pixel).sum(), pixel.sum()
 
 
 def overlap_sums(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """Intersection and union of what the network says and what is true, for each class, with probabilities instead of labels.
+    """Compute soft intersection and union of prediction and ground truth per class, from probabilities.
 
     Args:
         logits: N x C x H x W float32.
         labels: N x H x W int64, 255 = ignored.
-        weight: N x H x W float32, how much each pixel counts.
+        weight: N x H x W float32, weight of each pixel.
 
     Returns:
-        3 x C float32: intersections, unions, and what is true; those of several processes add up.
+        3 x C float32: intersection, union, and ground truth; those of several processes add up.
     """
-    said = logits.softmax(dim=1)
-    known = labels != UNLABELED
-    true = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)[:, None, None]
-    pixel = (weight * known)[:, None]
-    intersection, said_sum, true_sum = ((part * pixel).sum(dim=(0, 2, 3)) for part in (said * true, said, true))
-    return torch.stack([intersection, said_sum + true_sum - intersection, true_sum])
+    probability = logits.softmax(dim=1)
+    truth = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)[:, None, None]
+    pixel = (weight * (labels != UNLABELED))[:, None]
+    intersection, predicted, true = ((part * pixel).sum(dim=(0, 2, 3)) for part in (probability * truth, probability, truth))
+    return torch.stack([intersection, predicted + true - intersection, true])
 
 
 def overlap_loss(sums: Tensor, totals: Tensor, parts: int) -> Tensor:
-    """One minus the soft Jaccard index, its mean over the classes that are there (Rahman and Wang, ISVC 2016).
+    """Compute one minus the soft Jaccard index, averaged over the classes in the batch (Rahman and Wang, ISVC 2016).
 
-    It is what mIoU asks for, where cross-entropy asks for each pixel alike: a small class is worth as much as the road.
+    This is what mIoU measures: unlike in cross-entropy, a small class has the same weight as the road.
 
     Args:
-        sums: This process's `overlap_sums`.
-        totals: Those of all processes; no gradient goes through them.
-        parts: How many processes.
+        sums: `overlap_sums` of this process.
+        totals: Their sum over all processes; no gradient flows through it.
+        parts: Number of processes.
 
     Returns:
-        This process's part: the parts' values add up to the loss of the whole batch, and so do their gradients.
+        Share of this process: the shares of all processes add up to the loss of the whole batch, and so do their gradients.
     """
     intersection, union, true = totals.detach()
     present = true > 0
     count = present.sum().clamp(min=1)
     union = union.where(present, 1.0)
-    # The differential of intersection over union, whose factors only all processes together know.
+    # The differential of intersection over union; its factors are those of the whole batch.
     change = ((sums[0] * union - intersection * sums[1]) / union.square()).where(present, 0.0).sum() / count
     index = (intersection / union).where(present, 0.0).sum() / count
     loss: Tensor = (present.any().to(index.dtype) - index) / parts - (change - change.detach())
     return loss
 
 
-def evened(weight: Tensor, known: Tensor) -> Tensor:
-    """Weights that let each picture count alike, however few of its pixels are known.
+def normalize_per_image(weight: Tensor, known: Tensor) -> Tensor:
+    """Scale weights so that every image contributes equally, however few of its pixels are known.
 
-    Rendered depth is everywhere, that of a stereo pair on a fifth of the pixels, that of a LiDAR sweep on a twenty-fifth: a
-    mean over all pixels of a batch would learn nearly nothing but the first.
+    Rendered depth covers all pixels, stereo a fifth, a LiDAR sweep a twenty-fifth: a mean over all pixels of a batch would
+    hardly use the sparse ones.
 
     Args:
-        weight: N x H x W float32, how much each pixel counts beside the others of its picture and of the batch.
-        known: N x H x W bool, where there is something to learn.
+        weight: N x H x W float32, weight of each pixel.
+        known: N x H x W bool, pixels with ground truth.
 
     Returns:
-        N x H x W float32, zero where nothing is known; a picture of weight 1 adds up to 1, or to less where fewer than
-        FEW of its pixels are known, whose word a whole picture's must not be.
+        N x H x W float32, zero where nothing is known. An image of weight 1 sums to 1, or to less if fewer than MIN_KNOWN_SHARE
+        of its pixels are known.
     """
-    pixels = known.sum(dim=(1, 2), keepdim=True).clamp(min=FEW * known[0].numel())
+    pixels = known.sum(dim=(1, 2), keepdim=True).clamp(min=MIN_KNOWN_SHARE * known[0].numel())
     return weight * known / pixels
 
 
 def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTarget) -> tuple[Tensor, Tensor]:
-    """The loss of `target.loss`, on the logarithm of depth, where it is known and within the target's range.
+    """Compute the loss `target.loss` on log depth, where depth is known and in the range of the target.
 
-    log_l1: mean |e|, e the difference of the logarithms. berhu (Laina et al., 3DV 2016): |e| up to c, (e² + c²) / 2c beyond.
-    silog (Eigen et al., NIPS 2014): sqrt(mean e² - 0.85 (mean e)²), here times the weights' sum, so that it too is a sum.
+    log_l1: mean |e|, with e the difference of the logarithms. berhu (Laina et al., 3DV 2016): |e| up to c, (e² + c²) / 2c
+    beyond. silog (Eigen et al., NIPS 2014): sqrt(mean e² - 0.85 (mean e)²), times the sum of the weights.
 
     Args:
-        log_depth: N x H x W float32, what the network says.
-        depth: N x H x W float32 meters, NaN = unknown, +Inf = the sky.
-        weight: N x H x W float32; pictures are evened out (`evened`).
-        target: Which loss, and what range of meters.
+        log_depth: N x H x W float32, prediction.
+        depth: N x H x W float32, m, NaN = unknown, +Inf = the sky.
+        weight: N x H x W float32; normalized per image (`normalize_per_image`).
+        target: Loss and range.
 
     Returns:
         The sum, and the sum of the weights.
     """
-    # Masks instead of indices: selecting pixels would make the CPU wait for the GPU to count them.
     known = (depth >= target.range[0] * 0.5) & (depth <= target.range[1] * 2.0)
     error = (log_depth - depth.where(known, 1.0).log()).where(known, 0.0)
-    pixel = evened(weight, known)
+    pixel = normalize_per_image(weight, known)
     if target.loss == "berhu":
         size = error.abs()
         limit = (BERHU_SHARE * size.max()).detach().clamp(min=1e-6)
@@ -128,17 +131,17 @@ def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTa
     return (error.abs() * pixel).sum(), pixel.sum()
 
 
-def sky_loss(log_depth: Tensor, sky: Tensor, meters: float) -> tuple[Tensor, Tensor]:
-    """How far the sky comes nearer than `meters`, in logarithms: sum, and number of its pixels."""
-    return F.relu(math.log(meters) - log_depth).where(sky, 0.0).sum(), sky.sum().to(log_depth.dtype)
+def sky_loss(log_depth: Tensor, sky: Tensor, min_depth: float) -> tuple[Tensor, Tensor]:
+    """Compute by how much the sky is closer than `min_depth` (m), on log depth: the sum, and the number of sky pixels."""
+    return F.relu(math.log(min_depth) - log_depth).where(sky, 0.0).sum(), sky.sum().to(log_depth.dtype)
 
 
 class TaskBalance(nn.Module):
-    """The tasks' losses as one.
+    """Weighted sum of the losses of the tasks.
 
     Args:
-        kind: fixed, or uncertainty (Kendall et al., CVPR 2018: exp(-s) loss + s, with a learned s for each task).
-        weights: For `fixed`, of each task.
+        kind: fixed, or uncertainty (Kendall et al., CVPR 2018: exp(-s) loss + s, with a learned s per task).
+        weights: Weight of each task, for `fixed`.
     """
 
     def __init__(self, kind: str, weights: tuple[float, ...]) -> None:
@@ -147,7 +150,7 @@ class TaskBalance(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(len(weights))) if kind == "uncertainty" else None
 
     def forward(self, losses: list[Tensor]) -> Tensor:
-        """Weighted sum of the tasks' losses, in the order of the weights."""
+        """Return the weighted sum of the losses, in the order of the weights."""
         total = losses[0] * 0
         for number, loss in enumerate(losses):
             if self.log_variance is None:

@@ -1,4 +1,4 @@
-"""The processes of one run: one alone, or those that torchrun starts."""
+"""Processes of a run: a single one, or those that torchrun starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from mtl_perception.errors import ConfigError
 from mtl_perception.inference.device import select_device
 
-PATIENCE = timedelta(hours=12)
+TIMEOUT = timedelta(hours=12)
+"""Longest wait for the first process, which alone writes pseudo-labels and evaluates."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Processes:
     """This process among the others.
 
     Attributes:
-        rank: Its number, from 0.
-        world: How many there are.
-        device: Where it computes.
+        rank: Number of this process, from 0.
+        world: Number of processes.
+        device: Device of this process.
     """
 
     rank: int
@@ -33,41 +34,40 @@ class Processes:
 
     @classmethod
     def join(cls, device: str = "auto") -> Processes:
-        """Join those that torchrun started, told by its environment variables; without them this process is alone.
+        """Join the processes that the environment variables of torchrun describe; without them there is only this one.
 
         Args:
-            device: auto, cpu, cuda or cuda:N; with several processes each takes the GPU of its local rank.
+            device: auto, cpu, cuda or cuda:N; with several processes each uses the GPU of its local rank.
 
         Raises:
-            DeviceError: The device is absent.
+            DeviceError: The device does not exist.
         """
         world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-        chosen = select_device(device)
+        selected = select_device(device)
         if world == 1:
-            return cls(0, 1, chosen)
-        if chosen.type == "cuda":
-            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            torch.cuda.set_device(chosen)
-        # The first process teaches and evaluates alone; the others wait for it.
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
-        return cls(rank, world, chosen)
+            return cls(0, 1, selected)
+        if selected.type == "cuda":
+            selected = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(selected)
+        dist.init_process_group("nccl" if selected.type == "cuda" else "gloo", timeout=TIMEOUT)
+        return cls(rank, world, selected)
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes files and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def check_batch(self, batch: int) -> None:
-        """A batch must divide evenly.
+        """Check that a batch can be split evenly.
 
         Raises:
-            ConfigError: It does not.
+            ConfigError: It cannot.
         """
         if batch % self.world:
-            raise ConfigError(f"batch {batch} does not divide by {self.world} processes: choose a multiple")
+            raise ConfigError(f"batch {batch} is not divisible by {self.world} processes; choose a multiple")
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of the processes' values, without a gradient."""
+        """Return the sum of the values of all processes, without a gradient."""
         values = values.detach().clone()
         if self.world > 1:
             dist.all_reduce(values)
@@ -82,18 +82,18 @@ class Processes:
         return [float(value) for value in shared.tolist()]
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait for all processes."""
         if self.world > 1:
             dist.barrier()
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over the processes."""
+        """Return the module with gradients averaged over the processes."""
         if self.world == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices)
 
     def leave(self) -> None:
-        """End the group, if there is one."""
+        """Leave the process group, if there is one."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The loop: batches in, steps of the optimizer, and nothing lost when it is stopped."""
+"""The training loop, with checkpoints and a time limit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mtl_perception.inference.device import DTYPES, device_errors
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.loader import BatchNumbers, Examples, load
+from mtl_perception.training.loader import BatchNumbers, TrainingSamples, load
 from mtl_perception.training.loop.average import WeightAverage
 from mtl_perception.training.loop.checkpoint import LATEST, newest_checkpoint, read_checkpoint, save_checkpoint
 from mtl_perception.training.loop.journal import Journal, LoggedStep
@@ -35,7 +35,7 @@ READ_STEPS = 10
 
 
 def select_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The arithmetic of a run; `auto` is bfloat16 where the device computes it in hardware.
+    """Return the arithmetic of a run; `auto` is bfloat16 if the device supports it in hardware.
 
     Raises:
         ConfigError: float16 on a CPU.
@@ -49,7 +49,7 @@ def select_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bf16() -> bool:
-    """Without it oneDNN has no bfloat16 convolutions, and PyTorch's own are tens of times slower than float32."""
+    """Return whether oneDNN has bfloat16 convolutions; those of PyTorch are tens of times slower than float32."""
     probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(probe() for probe in probes if probe is not None)
 
@@ -63,7 +63,7 @@ class Trainer:
     Args:
         config: The run.
         network: Network to train, in place.
-        examples: Training data.
+        samples: Training samples.
         out: Folder of the run.
         processes: This process among the others.
         limit: Time limit of this session.
@@ -73,7 +73,7 @@ class Trainer:
         self,
         config: TrainConfig,
         network: MultiTaskRefineNet,
-        examples: Examples,
+        samples: TrainingSamples,
         out: Path,
         processes: Processes,
         limit: TimeLimit | None = None,
@@ -82,11 +82,11 @@ class Trainer:
         self.config, self.out, self.processes = config, out, processes
         self.limit = limit or TimeLimit(config.minutes)
         self.dtype = select_dtype(config.precision, processes.device)
-        # Every batch has the same size, so the search for the fastest kernels pays.
+        # All batches have the same size, so searching for the fastest kernels pays.
         torch.backends.cudnn.benchmark = processes.device.type == "cuda"
         self.step, self.seconds = 0, 0.0
         self.changes: list[str] = []
-        self._examples = examples
+        self._samples = samples
         self._progress, self._time_share = 0.0, 0.0
         self._pending: list[tuple[int, Tensor, float, float]] = []
         description = network.description
@@ -134,7 +134,7 @@ class Trainer:
             self.learner.balance.load_state_dict(state["balance"])
             self._scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ConfigError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"{path}: does not match this run: {str(error).splitlines()[0]}") from error
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self._progress = float(state.get("progress", 0.0))
         now = json.loads(json.dumps(asdict(self.config)))
@@ -160,7 +160,7 @@ class Trainer:
         if self._progress >= 1:
             return True
         batches = BatchNumbers(self.config, self.step, self.processes.rank, self.processes.world, lambda: self._progress)
-        loader = load(self._examples, batches, self.config, pin=self.processes.device.type == "cuda")
+        loader = load(self._samples, batches, self.config, pin=self.processes.device.type == "cuda")
         journal = Journal(self.out, self.config, self.step) if self.processes.first else None
         hidden = None if self.processes.first else True
         self.learner.train()
@@ -210,7 +210,7 @@ class Trainer:
         return True
 
     def _agree(self, schedule: Schedule, interval: int) -> tuple[bool, float]:
-        """Whether any process was asked to stop, and the time share of the slowest: the same in all processes."""
+        """Return whether any process shall stop, and the largest time share: the same values in all processes."""
         if self.processes.world > 1 and self.step % interval:
             return False, self._time_share
         stop, share = self.processes.maximum(float(self._stop), schedule.time_share())
@@ -283,7 +283,7 @@ class Trainer:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after the step in work."""
+        """Let SIGINT and SIGTERM end the run after the current step."""
 
         def stop(*_: object) -> None:
             self._stop = True

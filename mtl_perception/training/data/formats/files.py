@@ -1,4 +1,4 @@
-"""Reads the files of data sets, and finds which belong together. What is wrong is a SourceError that names the file."""
+"""Reads image, label and depth files of data sets, and matches them by name. Every error is a SourceError naming the file."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from mtl_perception.errors import FrameError, SourceError
 from mtl_perception.sources.images import list_images, read_image_file
 
 DEPTH_SCALE = 256
-BEYOND = 65535
-"""Our depth pictures hold meters times DEPTH_SCALE; 0 is unknown, BEYOND is the sky and all that is too far to tell."""
+DEPTH_INF = 65535
+"""Our depth images store meters x DEPTH_SCALE; 0 is unknown, DEPTH_INF is the sky and everything beyond the range."""
 
 Shape = tuple[int, int]
-"""Height and width of a picture, pixels."""
+"""Height and width of an image, pixels."""
 
 
 def read_image(path: Path) -> np.ndarray:
-    """H x W x 3 uint8, RGB, C-contiguous.
+    """Read an image: H x W x 3 uint8, RGB, C-contiguous.
 
     Raises:
-        SourceError: Missing or not a picture.
+        SourceError: The file is missing or not an image.
     """
     try:
         return read_image_file(path)
@@ -32,10 +32,10 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_gray(path: Path, dtype: type[np.generic], what: str) -> np.ndarray:
-    """A picture of one channel as it is stored: H x W of this dtype.
+    """Read an image of one channel without conversion: H x W of this dtype.
 
     Raises:
-        SourceError: Missing, damaged, of several channels (a palette too), or of another depth of bits.
+        SourceError: The file is missing or damaged, has several channels (such as a palette), or another bit depth.
     """
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
@@ -46,82 +46,84 @@ def read_gray(path: Path, dtype: type[np.generic], what: str) -> np.ndarray:
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise SourceError(f"{what} {path} is damaged or not a picture")
+        raise SourceError(f"{what} {path} is damaged or not an image")
     bits = np.dtype(dtype).itemsize * 8
     if pixels.ndim != 2:
-        raise SourceError(
-            f"{what} {path} has {pixels.shape[2]} channels (colors, or a palette): it must be gray, of one {bits}-bit channel"
-        )
+        raise SourceError(f"{what} {path} has {pixels.shape[2]} channels; store ids or depth in one gray {bits}-bit channel")
     if pixels.dtype != dtype:
-        raise SourceError(f"{what} {path} has {pixels.dtype.itemsize * 8} bits a pixel, not {bits}")
+        raise SourceError(f"{what} {path} has {pixels.dtype.itemsize * 8} bits per pixel, not {bits}")
     return pixels
 
 
 def check_shape(path: Path, what: str, found: Shape, shape: Shape) -> None:
-    """Raise SourceError unless a label or depth picture has its picture's size."""
+    """Raise SourceError unless a label or depth image has the size of its image."""
     if found != shape:
-        raise SourceError(f"{what} {path} is {found[1]}x{found[0]}, its picture is {shape[1]}x{shape[0]}")
+        raise SourceError(f"{what} {path} is {found[1]}x{found[0]}, its image is {shape[1]}x{shape[0]}")
 
 
 def read_labels(path: Path, shape: Shape) -> np.ndarray:
-    """H x W uint8, ids as they are stored.
+    """Read stored ids: H x W uint8.
 
     Raises:
-        SourceError: Not an 8-bit gray picture of that shape.
+        SourceError: The file is not an 8-bit gray image of that shape.
     """
-    labels = read_gray(path, np.uint8, "label picture")
-    check_shape(path, "label picture", labels.shape[:2], shape)
+    labels = read_gray(path, np.uint8, "label image")
+    check_shape(path, "label image", labels.shape[:2], shape)
     return labels
 
 
-def read_stored_depth(path: Path, shape: Shape) -> np.ndarray:
-    """H x W uint16, as it is stored.
+def read_depth_values(path: Path, shape: Shape) -> np.ndarray:
+    """Read stored depth values: H x W uint16.
 
     Raises:
-        SourceError: Not a 16-bit gray picture of that shape.
+        SourceError: The file is not a 16-bit gray image of that shape.
     """
-    stored = read_gray(path, np.uint16, "depth picture")
-    check_shape(path, "depth picture", stored.shape[:2], shape)
-    return stored
+    values = read_gray(path, np.uint16, "depth image")
+    check_shape(path, "depth image", values.shape[:2], shape)
+    return values
 
 
 def read_depth(path: Path, shape: Shape, scale: float) -> np.ndarray:
-    """H x W float32 meters = stored value / scale; 0 is unknown and becomes NaN.
+    """Read depth: H x W float32, m = stored value / scale; 0 is unknown and becomes NaN.
 
     Raises:
-        SourceError: Not a 16-bit gray picture of that shape.
+        SourceError: The file is not a 16-bit gray image of that shape.
     """
-    stored = read_stored_depth(path, shape)
-    depth: np.ndarray = stored.astype(np.float32) / np.float32(scale)
-    depth[stored == 0] = np.nan
+    values = read_depth_values(path, shape)
+    depth: np.ndarray = values.astype(np.float32) / np.float32(scale)
+    depth[values == 0] = np.nan
     return depth
 
 
-def by_stem(folder: Path) -> dict[str, Path]:
-    """The folder's pictures by their names without suffix, in natural order; none when there is no such folder."""
+def files_by_stem(folder: Path) -> dict[str, Path]:
+    """Return the images of a folder by name without suffix, in natural order; empty if there is no such folder."""
     return {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
 
 
-def need_folder(folder: Path, what: str) -> Path:
-    """The folder, if it is one.
+def require_folder(folder: Path, what: str) -> Path:
+    """Return the folder.
 
     Raises:
-        SourceError: There is none.
+        SourceError: It does not exist.
     """
     if not folder.is_dir():
         raise SourceError(f"{what}: there is no folder {folder}")
     return folder
 
 
-def check_partners(
+def check_partner_files(
     images: Iterable[str], others: Mapping[str, Path], folder: Path, what: str, *, complete: bool = False
 ) -> None:
-    """Raise SourceError at the first file of `others` without a picture and, if `complete`, the first picture without one."""
+    """Check that every file of `others` has an image and, if `complete`, every image a file.
+
+    Raises:
+        SourceError: The first file without a partner.
+    """
     stems = list(images)
     known = set(stems)
     for stem, path in others.items():
         if stem not in known:
-            raise SourceError(f"{what} {path} has no picture of that name")
+            raise SourceError(f"{what} {path} has no image of that name")
     for stem in stems if complete else ():
         if stem not in others:
-            raise SourceError(f"{what} {folder / (stem + '.png')} is missing: there is a picture of that name")
+            raise SourceError(f"{what} {folder / (stem + '.png')} is missing: there is an image of that name")

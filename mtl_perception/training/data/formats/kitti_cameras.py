@@ -1,4 +1,4 @@
-"""KITTI's rectified cameras, told by the size of the picture: each recording date has a size of its own."""
+"""KITTI's rectified cameras by image size, which differs between the recording dates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CAMERAS = {
 
 
 def camera_by_size(width: int, height: int) -> CameraModel | None:
-    """KITTI's camera whose rectified pictures have this size; None for a size that KITTI does not have."""
+    """Return KITTI's camera whose rectified images have this size; None for other sizes."""
     if (width, height) not in CAMERAS:
         return None
     focal, cx, cy = CAMERAS[width, height]

@@ -1,4 +1,4 @@
-"""NYU Depth v2: the labeled frames, as the authors publish them in one MATLAB file."""
+"""NYU Depth v2: the labeled frames, which the authors publish in one MATLAB file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import NYUD40, lookup
-from mtl_perception.training.data.dataset import FRAME_ID, Setting
+from mtl_perception.training.data.dataset import FRAME_ID, DatasetOptions
 from mtl_perception.training.data.fields import escape_variables
 from mtl_perception.types import UNLABELED, Frame, Sample
 
@@ -21,43 +21,43 @@ FILE = "nyu_depth_v2_labeled.mat"
 CLASS_MAPPING = "classMapping40.mat"
 SPLITS = {"train": "trainNdxs", "test": "testNdxs"}
 CAMERA = CameraModel(640, 480, 518.8579, 519.4696, 325.5824, 253.7362)
-"""The color camera of the toolbox's camera_params.m; depth is registered to it."""
+"""Color camera of camera_params.m in the toolbox; depth is registered to it."""
 
 
 class NyuDepthV2:
-    """Pictures, depth (meters, holes filled by the authors) and labels out of nyu_depth_v2_labeled.mat. See `Dataset`.
+    """Images, depth (m, holes filled by the authors) and labels of nyu_depth_v2_labeled.mat. See `Dataset`.
 
-    The file has 894 fine classes; the key `class_mapping` names the classMapping40.mat that makes 40 of them, and `labels:
-    false` does without. The key `split` (train or test) needs `splits`, the authors' splits.mat. Names are the frames' numbers
-    from 1, as in the authors' lists. It needs h5py, and scipy for the two small files.
+    The file has 894 fine classes; the key `class_mapping` names classMapping40.mat, which maps them to 40, and `labels: false`
+    works without it. The key `split` (train or test) needs `splits`, the authors' splits.mat. Samples are named by the number
+    of the frame from 1, as in the authors' lists. Reading needs h5py, and scipy for the two small files.
 
     Args:
         path: The .mat file, or its folder.
-        setting: See `Setting`.
+        options: Options of the entry.
 
     Raises:
-        SourceError: A file is missing or not what it should be, or a package is not installed.
+        SourceError: A file is missing or invalid, or a package is not installed.
         ConfigError: A key is missing.
     """
 
-    OPTIONS = ("class_mapping", "splits", "split")
+    KEYS = ("class_mapping", "splits", "split")
 
-    def __init__(self, path: Path, setting: Setting) -> None:
+    def __init__(self, path: Path, options: DatasetOptions) -> None:
         self.path = path / FILE if path.is_dir() else path
-        self.name = setting.name or "nyudv2"
+        self.name = options.name or "nyudv2"
         self.license = LICENSE
         self.classes = NYUD40
-        if setting.mapping is not None:
-            raise ConfigError(f"{setting.fields.where}: mapping: nyudv2 takes `class_mapping:` (classMapping40.mat)")
-        self._depth = setting.depth
-        self._table = _class_table(setting) if setting.labels else None
-        self._h5py = _need("h5py")
+        if options.mapping is not None:
+            raise ConfigError(f"{options.fields.where}: mapping: nyudv2 takes `class_mapping:` (classMapping40.mat) instead")
+        self._depth = options.depth
+        self._table = _class_table(options) if options.labels else None
+        self._h5py = _require("h5py")
         with self._open() as file:
             count = len(_dataset(self.path, file, "images", 4))
-            for name in ("depths",) * setting.depth + ("labels",) * setting.labels:
+            for name in ("depths",) * options.depth + ("labels",) * options.labels:
                 if len(_dataset(self.path, file, name, 3)) != count:
-                    raise SourceError(f"nyudv2 {self.path}: {name} and images differ in number")
-        self._numbers = _numbers(setting, count)
+                    raise SourceError(f"nyudv2 {self.path}: {name} and images have different lengths")
+        self._numbers = _numbers(options, count)
         self.keys = [f"{number:04d}" for number in self._numbers]
 
     def __len__(self) -> int:
@@ -65,10 +65,10 @@ class NyuDepthV2:
 
     def __getitem__(self, index: int) -> Sample:
         row = self._numbers[index] - 1
-        # Opened for each picture: an open HDF5 file must not cross into a loader's processes.
+        # Opened for each image because an open HDF5 file must not be shared with the loader's processes.
         with self._open() as file:
             try:
-                # MATLAB counts columns first.
+                # MATLAB stores columns first.
                 image = np.ascontiguousarray(np.asarray(file["images"][row], np.uint8).transpose(2, 1, 0))
                 depth = np.asarray(file["depths"][row], np.float32).T if self._depth else None
                 labels = np.asarray(file["labels"][row]).T if self._table is not None else None
@@ -80,16 +80,16 @@ class NyuDepthV2:
             sample = replace(sample, depth=np.where(depth > 0, depth, np.float32(np.nan)))
         if labels is not None and self._table is not None:
             if labels.max() >= len(self._table):
-                raise SourceError(f"nyudv2 {self.path}: frame {row + 1} has the class {labels.max()}, the mapping has none")
+                raise SourceError(f"nyudv2 {self.path}: frame {row + 1} has the class {labels.max()}, not in the class mapping")
             sample = replace(sample, labels=self._table[labels])
         return sample
 
     def has_labels(self, index: int) -> bool:
-        """Every frame has, if they were asked for."""
+        """Return whether labels are loaded; every frame has them."""
         return self._table is not None
 
     def has_depth(self, index: int) -> bool:
-        """Every frame has, if it was asked for."""
+        """Return whether depth is loaded; every frame has it."""
         return self._depth
 
     def _open(self) -> Any:
@@ -103,33 +103,33 @@ class NyuDepthV2:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._h5py = _need("h5py")
+        self._h5py = _require("h5py")
 
 
 def find_nyudv2(path: Path) -> list[dict[str, object]]:
-    """How to open a folder that holds the file: without labels, unless the class mapping lies beside it."""
+    """Return the keys that open a folder with the file: without labels, unless the class mapping is next to it."""
     if not (path / FILE).is_file():
         return []
     mapping = path / CLASS_MAPPING
     return [{"class_mapping": escape_variables(mapping)} if mapping.is_file() else {"labels": False}]
 
 
-def _need(package: str) -> Any:
+def _require(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError:
-        raise SourceError(f"nyudv2 needs {package}, which is not installed: pip install {package.partition('.')[0]}") from None
+        raise SourceError(f"nyudv2 needs {package}, which is not installed; pip install {package.partition('.')[0]}") from None
 
 
 def _dataset(path: Path, file: Any, name: str, dimensions: int) -> Any:
     if name not in file or getattr(file[name], "ndim", 0) != dimensions:
-        raise SourceError(f"nyudv2 {path}: no array {name!r} of {dimensions} dimensions: not {FILE}")
+        raise SourceError(f"nyudv2 {path}: no array {name!r} of {dimensions} dimensions; give {FILE}")
     return file[name]
 
 
 def _mat(path: Path, key: str) -> np.ndarray:
-    """A list of whole numbers in one of the small files, MATLAB's older format."""
-    scipy_io = _need("scipy.io")
+    """Read a list of integers from one of the small files, in MATLAB's older format."""
+    scipy_io = _require("scipy.io")
     try:
         values = scipy_io.loadmat(str(path))[key]
     except KeyError:
@@ -139,13 +139,13 @@ def _mat(path: Path, key: str) -> np.ndarray:
     return np.asarray(values).ravel().astype(np.int64)
 
 
-def _class_table(setting: Setting) -> np.ndarray:
-    """Fine class (0 = none) -> id of nyud40, 255 = none."""
-    if "class_mapping" not in setting.fields:
+def _class_table(options: DatasetOptions) -> np.ndarray:
+    """Return the map from fine class (0 = none) to id of nyud40 (255 = none)."""
+    if "class_mapping" not in options.fields:
         raise ConfigError(
-            f"{setting.fields.where}: class_mapping is missing: name the toolbox's classMapping40.mat, or give `labels: false`"
+            f"{options.fields.where}: class_mapping is missing; give classMapping40.mat of the toolbox, or `labels: false`"
         )
-    path = setting.path("class_mapping")
+    path = options.path("class_mapping")
     forty = _mat(path, "mapClass")
     if forty.min() < 0 or forty.max() > len(NYUD40):
         raise SourceError(f"nyudv2: {path}: mapClass has values outside 0 to {len(NYUD40)}")
@@ -153,11 +153,11 @@ def _class_table(setting: Setting) -> np.ndarray:
     return np.concatenate([np.array([UNLABELED], np.uint8), to_ids[forty]])
 
 
-def _numbers(setting: Setting, count: int) -> list[int]:
-    if "split" not in setting.fields:
+def _numbers(options: DatasetOptions, count: int) -> list[int]:
+    if "split" not in options.fields:
         return list(range(1, count + 1))
-    split = setting.fields.choice("split", SPLITS)
-    path = setting.path("splits")
+    split = options.fields.choice("split", SPLITS)
+    path = options.path("splits")
     numbers = [int(number) for number in _mat(path, SPLITS[split])]
     if not numbers or min(numbers) < 1 or max(numbers) > count:
         raise SourceError(f"nyudv2: {path}: {SPLITS[split]} has numbers outside 1 to {count}")

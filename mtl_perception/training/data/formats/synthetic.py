@@ -1,4 +1,4 @@
-"""Rendered streets as a data set: labels and depth are exact, and no file is read."""
+"""Rendered streets with exact labels and depth."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from typing import Protocol
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.labels import STREET
-from mtl_perception.training.data.dataset import Setting
+from mtl_perception.training.data.dataset import DatasetOptions
 from mtl_perception.types import Sample
 
-LICENSE = "none: rendered by mtl_perception, free of others' rights"
+LICENSE = "none: rendered by mtl_perception, free of third-party rights"
 KINDS = ("scenes", "drive")
 
 
 class Renderer(Protocol):
-    """What renders picture number `index`, the same at each call."""
+    """Renders images by index, deterministically."""
 
     def sample(self, index: int) -> Sample:
-        """The picture with its truth."""
+        """Render an image with its labels and depth."""
 
 
 class Synthetic:
-    """`count` pictures of `width` x `height` by `seed`: single scenes, or one drive through a street. See `Dataset`.
+    """`count` rendered images of `width` x `height` with a `seed`: single scenes, or a drive through one street. See `Dataset`.
 
     Args:
-        path: Not used.
-        setting: Keys `kind` (scenes or drive), `count`, `width`, `height`, `seed`.
+        path: Unused.
+        options: Keys `kind` (scenes or drive), `count`, `width`, `height`, `seed`.
 
     Raises:
-        ConfigError: A key is wrong.
+        ConfigError: A key is invalid.
     """
 
-    OPTIONS = ("kind", "count", "width", "height", "seed")
+    KEYS = ("kind", "count", "width", "height", "seed")
 
-    def __init__(self, path: Path, setting: Setting) -> None:
-        fields = setting.fields
-        if "path" in fields or setting.mapping is not None:
-            raise ConfigError(f"{fields.where}: a synthetic set has neither `path` nor `mapping`")
+    def __init__(self, path: Path, options: DatasetOptions) -> None:
+        fields = options.fields
+        if "path" in fields or options.mapping is not None:
+            raise ConfigError(f"{fields.where}: a synthetic set has neither `path` nor `mapping`; remove them")
         self.kind = fields.choice("kind", KINDS, KINDS[0])
         self.count = fields.integer("count", low=1)
         self.width, self.height = fields.integer("width", 1242, low=8), fields.integer("height", 375, low=8)
         self.seed = fields.integer("seed", 0)
-        self.name = setting.name or f"synthetic-{self.kind}-{self.seed}"
+        self.name = options.name or f"synthetic-{self.kind}-{self.seed}"
         self.license = LICENSE
         self.classes = STREET
         self.keys = [f"{i:06d}" for i in range(self.count)]
-        self._labels, self._depth = setting.labels, setting.depth
+        self._labels, self._depth = options.labels, options.depth
         self._renderer: Renderer | None = None
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Synthetic:
     def __getitem__(self, index: int) -> Sample:
         key = self.keys[index]
         if self._renderer is None:
-            self._renderer = self._make()
+            self._renderer = self._create_renderer()
         sample = self._renderer.sample(index % self.count)
         return replace(
             sample,
@@ -66,15 +66,15 @@ class Synthetic:
         )
 
     def has_labels(self, index: int) -> bool:
-        """Every picture has, if they were asked for."""
+        """Return whether labels are provided; every image has them."""
         return self._labels
 
     def has_depth(self, index: int) -> bool:
-        """Every picture has, if it was asked for."""
+        """Return whether depth is provided; every image has it."""
         return self._depth
 
-    def _make(self) -> Renderer:
-        # Here, because rendering needs open3d, which not every machine has and which takes seconds to load.
+    def _create_renderer(self) -> Renderer:
+        # Imported late because rendering needs Open3D, an optional package that takes seconds to load.
         if self.kind == "drive":
             from mtl_perception.synthetic.drive import SyntheticDrive
 

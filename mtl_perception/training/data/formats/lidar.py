@@ -1,4 +1,4 @@
-"""LiDAR sweeps of KITTI raw drives, projected into a camera's rectified pictures."""
+"""Projection of KITTI's LiDAR sweeps into rectified images."""
 
 from __future__ import annotations
 
@@ -8,55 +8,56 @@ import numpy as np
 
 from mtl_perception.errors import CameraError, SourceError
 
-CAMERAS_FILE, LASER_FILE = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
+CAMERAS_FILE, LIDAR_FILE = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
 
 
-def laser_projection(date_folder: Path, camera: str) -> np.ndarray:
-    """From homogeneous meters of the laser to homogeneous pixels of a rectified camera: P_rect R_rect_00 T_velo_to_cam.
+def lidar_projection(date_folder: Path, camera: str) -> np.ndarray:
+    """Return the projection from the LiDAR frame to a rectified camera: P_rect R_rect_00 T_velo_to_cam.
 
     Args:
-        date_folder: Holds the date's calib_cam_to_cam.txt and calib_velo_to_cam.txt.
+        date_folder: Folder with calib_cam_to_cam.txt and calib_velo_to_cam.txt of the recording date.
         camera: "00" to "03".
 
     Returns:
-        3 x 4 float64; the third row gives Z, meters along the camera's optical axis.
+        3 x 4 float64, from homogeneous LiDAR coordinates (m) to homogeneous pixels; the third row yields Z along the optical
+        axis, m.
 
     Raises:
-        CameraError: A file or a key in it is missing or wrong.
+        CameraError: A file or a key is missing or invalid.
     """
-    rectify, laser = np.eye(4), np.eye(4)
+    rectify, to_camera = np.eye(4), np.eye(4)
     projection = _matrix(date_folder / CAMERAS_FILE, f"P_rect_{camera}", (3, 4))
     rectify[:3, :3] = _matrix(date_folder / CAMERAS_FILE, "R_rect_00", (3, 3))
-    laser[:3, :3] = _matrix(date_folder / LASER_FILE, "R", (3, 3))
-    laser[:3, 3] = _matrix(date_folder / LASER_FILE, "T", (3,))
-    return np.asarray(projection @ rectify @ laser)
+    to_camera[:3, :3] = _matrix(date_folder / LIDAR_FILE, "R", (3, 3))
+    to_camera[:3, 3] = _matrix(date_folder / LIDAR_FILE, "T", (3,))
+    return np.asarray(projection @ rectify @ to_camera)
 
 
 def read_sweep(path: Path) -> np.ndarray:
-    """N x 3 float64 meters in the laser's frame (x forward, y left, z up).
+    """Read a sweep: N x 3 float64, m, in the LiDAR frame (x forward, y left, z up).
 
     Raises:
-        SourceError: It cannot be read, or is cut off.
+        SourceError: The file cannot be read, or is truncated.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SourceError(f"laser sweep {path} cannot be read: {error.strerror}") from None
+        raise SourceError(f"LiDAR sweep {path} cannot be read: {error.strerror}") from None
     if not data or len(data) % 16:
-        raise SourceError(f"laser sweep {path} has {len(data)} bytes, not a multiple of 16 (x, y, z, reflectance as float32)")
+        raise SourceError(f"LiDAR sweep {path} has {len(data)} bytes, not a multiple of 16 (x, y, z, reflectance as float32)")
     return np.frombuffer(data, "<f4").reshape(-1, 4)[:, :3].astype(np.float64)
 
 
 def project(points: np.ndarray, projection: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The depth picture of some points: each goes to its nearest pixel, and the nearest point wins a pixel.
+    """Render points as a depth image: each point falls on the nearest pixel, and the nearest point wins a pixel.
 
     Args:
-        points: N x 3 meters.
-        projection: 3 x 4, see `laser_projection`.
-        shape: Height and width of the picture.
+        points: N x 3, m, in the LiDAR frame.
+        projection: 3 x 4, see `lidar_projection`.
+        shape: Height and width of the image.
 
     Returns:
-        H x W float32 meters; NaN where no point falls.
+        H x W float32, m; NaN where no point falls.
     """
     height, width = shape
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -65,7 +66,7 @@ def project(points: np.ndarray, projection: np.ndarray, shape: tuple[int, int]) 
     inside = (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
     u, v, z = u[inside].astype(np.intp), v[inside].astype(np.intp), z[inside]
     depth = np.full(shape, np.nan, np.float32)
-    # Where several points share a pixel the last assignment stays: the nearest.
+    # The last assignment to a pixel wins, so the nearest point comes last.
     order = np.argsort(-z)
     depth[v[order], u[order]] = z[order]
     return depth
@@ -84,4 +85,4 @@ def _matrix(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         return np.array(text.split(), np.float64).reshape(shape)
     except ValueError:
-        raise CameraError(f"calibration file {path}: {key} is not {int(np.prod(shape))} numbers") from None
+        raise CameraError(f"calibration file {path}: {key} does not have {int(np.prod(shape))} numbers") from None

@@ -1,0 +1,108 @@
+"""Cameras of a plain folder: a table, one camera, or a ROS calibration file."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from mtl_perception.camera.calibration import load_calibration
+from mtl_perception.camera.model import Calibration, CameraModel
+from mtl_perception.errors import CameraError, ConfigError, SourceError
+from mtl_perception.training.data.fields import Fields
+
+CAMERA_COLUMNS = ("name", "width", "height", "fx", "fy", "cx", "cy")
+
+
+class FolderCameras:
+    """Cameras that dataset.yaml names: a table with a line per image, one camera for all images, or none.
+
+    Args:
+        fields: Content of dataset.yaml.
+        root: Its folder.
+
+    Raises:
+        ConfigError: The key or the table is invalid.
+        CameraError: The calibration file is invalid.
+    """
+
+    def __init__(self, fields: Fields, root: Path) -> None:
+        self._table: dict[str, CameraModel] | None = None
+        self._one: CameraModel | None = None
+        self._calibration: Calibration | None = None
+        self._rectified = fields.flag("rectified", True)
+        self._place = f"{fields.where}: camera"
+        value = fields.raw("camera")
+        if isinstance(value, str):
+            self._place = f"camera file {root / value}"
+        if isinstance(value, str) and value.endswith(".csv"):
+            self._table = read_camera_table(root / value)
+        elif isinstance(value, str):
+            self._calibration = load_calibration(root / value)
+        elif isinstance(value, dict):
+            inner = Fields(value, f"{fields.where}: camera")
+            inner.only(CAMERA_COLUMNS[1:])
+            self._one = _camera({key: inner.number(key) for key in CAMERA_COLUMNS[1:]}, inner.where)
+        elif value is not None:
+            raise ConfigError(
+                f"{fields.where}: camera: {value!r} is neither a file nor a mapping ({', '.join(CAMERA_COLUMNS[1:])})"
+            )
+
+    def camera(self, key: str, width: int, height: int) -> CameraModel | None:
+        """Return the camera of an image; None if the data set has no cameras.
+
+        Raises:
+            SourceError: The data set has cameras, but none for this image or its size.
+        """
+        if self._calibration is not None:
+            try:
+                return self._calibration.for_image(width, height).camera(self._rectified)
+            except CameraError as error:
+                raise SourceError(f"{self._place}, image {key}: {error}") from None
+        camera = self._one if self._table is None else self._table.get(key)
+        if camera is None:
+            if self._table is not None:
+                raise SourceError(f"{self._place} has no line for image {key}")
+            return None
+        if (camera.width, camera.height) != (width, height):
+            raise SourceError(
+                f"{self._place}: the camera of image {key} is for {camera.width}x{camera.height}, the image is {width}x{height}"
+            )
+        return camera
+
+
+def read_camera_table(path: Path) -> dict[str, CameraModel]:
+    """Read cameras by image name from a CSV file with the columns name, width, height, fx, fy, cx, cy.
+
+    Raises:
+        ConfigError: The file cannot be read, or a line is invalid; the message names it.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"camera table {path} cannot be read: {error}") from None
+    if not lines or tuple(word.strip() for word in lines[0]) != CAMERA_COLUMNS:
+        raise ConfigError(f"camera table {path}: the first line is not {','.join(CAMERA_COLUMNS)}")
+    cameras = {}
+    for number, line in enumerate(lines[1:], 2):
+        if not line:
+            continue
+        where = f"camera table {path}, line {number}"
+        try:
+            values = dict(zip(CAMERA_COLUMNS[1:], map(float, line[1:]), strict=True))
+        except ValueError:
+            raise ConfigError(f"{where}: not a name and {len(CAMERA_COLUMNS) - 1} numbers: {','.join(line)}") from None
+        if line[0] in cameras:
+            raise ConfigError(f"{where}: {line[0]} already has a line")
+        cameras[line[0]] = _camera(values, where)
+    return cameras
+
+
+def _camera(values: dict[str, float], where: str) -> CameraModel:
+    width, height = values["width"], values["height"]
+    if not (width.is_integer() and height.is_integer()):
+        raise ConfigError(f"{where}: width and height are not integers")
+    try:
+        return CameraModel(int(width), int(height), values["fx"], values["fy"], values["cx"], values["cy"])
+    except CameraError as error:
+        raise ConfigError(f"{where}: {error}") from None
