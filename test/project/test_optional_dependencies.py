@@ -54,7 +54,7 @@ PENDING = pytest.mark.xfail(reason="the import is not lazy yet", strict=False)
 @pytest.mark.parametrize(
     ("arguments", "package", "extra"),
     [
-        pytest.param(["process", "drive.bag", "--out", "out.mcap"], "rosbags", "bags", marks=PENDING),
+        (["process", "drive.bag", "--out", "out.mcap"], "rosbags", "bags"),
         pytest.param(["process", "synthetic:2", "--out", "out"], "open3d", "synthetic", marks=PENDING),
         pytest.param(["record", "--out", "out.mcap"], "rosbags", "bags", marks=PENDING),
         (["demo", "--out", "demo"], "", "demo"),
