@@ -240,12 +240,12 @@ class TestFallback:
             "print(pipe(Frame(np.zeros((16, 24, 3), np.uint8))).labels.shape, pipe.backend.split()[0], pipe.notes)"
         )
         done = subprocess.run([sys.executable, "-c", code, str(weights_file)], capture_output=True, text=True, check=True)
-        assert done.stdout.startswith("(16, 24) torch ('PyTorch runs the network, several times slower")
-        assert "pip install openvino" in done.stdout
+        assert done.stdout.startswith('(16, 24) torch ("PyTorch runs the network, several times slower')
+        assert "pip install 'mtl_perception[openvino]'" in done.stdout
 
     def test_requested_by_name_it_must_be_installed(self, network, monkeypatch):
         monkeypatch.setitem(sys.modules, "openvino", None)
-        with pytest.raises(ConfigError, match="backend openvino cannot be loaded.*pip install openvino"):
+        with pytest.raises(ConfigError, match=r"backend openvino cannot be loaded.*pip install 'mtl_perception\[openvino\]'"):
             create_engine(network, "fp32", backend="openvino")
 
     def test_it_is_refused_on_a_gpu(self, network, monkeypatch):

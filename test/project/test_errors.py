@@ -14,7 +14,7 @@ def test_require_accepts_an_installed_module():
 
 
 def test_require_names_purpose_package_and_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
+    monkeypatch.setitem(sys.modules, "rosbags", None)
     with pytest.raises(
         DependencyError, match=r"^reading bags needs rosbags, .*; install it with: pip .*'mtl_perception\[bags\]'$"
     ):

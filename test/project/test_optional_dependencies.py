@@ -48,20 +48,17 @@ def test_infer_works_without_optional_packages(tmp_path: Path, weights_file: Pat
     assert (tmp_path / "out/image.labels.png").exists()
 
 
-PENDING = pytest.mark.xfail(reason="the import is not lazy yet", strict=False)
-
-
 @pytest.mark.parametrize(
     ("arguments", "package", "extra"),
     [
         (["process", "drive.bag", "--out", "out.mcap"], "rosbags", "bags"),
-        pytest.param(["process", "synthetic:2", "--out", "out"], "open3d", "synthetic", marks=PENDING),
-        pytest.param(["record", "--out", "out.mcap"], "rosbags", "bags", marks=PENDING),
+        (["process", "synthetic:2", "--out", "out"], "open3d", "synthetic"),
+        (["record", "--out", "out.mcap"], "rosbags", "bags"),
         (["demo", "--out", "demo"], "", "demo"),
         (["bench", "--scaling", "plot.png"], "matplotlib", "plot"),
         (["eval", "--data", "data.yaml"], "torchmetrics", "train"),
         (["export", "street", "--out", "out.onnx"], "onnx", "export"),
-        pytest.param(["infer", "image.png", "--out", "out", "--backend", "openvino"], "openvino", "openvino", marks=PENDING),
+        (["infer", "image.png", "--out", "out", "--backend", "openvino"], "openvino", "openvino"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else str(value),
 )

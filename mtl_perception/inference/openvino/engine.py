@@ -42,7 +42,8 @@ def import_openvino() -> Any:
         import openvino
     except ImportError as error:
         raise ConfigError(
-            f"backend openvino cannot be loaded: {one_line(error)}; pip install openvino, or use backend auto or torch"
+            f"backend openvino cannot be loaded: {one_line(error)}; install it with: pip install 'mtl_perception[openvino]', "
+            "or use backend auto or torch"
         ) from error
     return openvino
 

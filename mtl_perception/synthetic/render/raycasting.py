@@ -35,8 +35,8 @@ def load_open3d() -> ModuleType:
         import open3d
     except (ImportError, OSError) as error:
         raise SourceError(
-            f"the synthetic drive needs open3d, which cannot be loaded ({error}): install it with pip, and its system "
-            "libraries with `apt-get install libusb-1.0-0 libgl1 libgomp1`"
+            f"the synthetic drive needs open3d, which cannot be imported: {error}; install it with: "
+            "pip install 'mtl_perception[synthetic]', and its libraries with: apt-get install libusb-1.0-0 libgl1 libgomp1"
         ) from error
     return open3d
 
