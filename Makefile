@@ -48,15 +48,20 @@ setup: ## build the environment .venv (.venv-kilted for ROS=kilted)
 	@tools/setup_env.sh $(VENV)
 
 PYTEST = ROS_LOG_DIR=$(CURDIR)/build/ros_log $(BIN)/python -m pytest -q -rs
+COVERAGE = COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/python -m coverage
 PARALLEL = -n $(PROCESSES) --maxprocesses 4 --dist loadgroup
 
 test: setup ## run all tests
 	@mkdir -p build/ros_log
 	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS)
 
-coverage: setup ## run all tests and measure line coverage: build/coverage/index.html
+coverage: setup ## run all tests and measure line coverage: build/coverage/html/index.html
 	@mkdir -p build/ros_log
-	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(PYTEST_ARGS)
+	rm -rf build/coverage
+	ROS_LOG_DIR=$(CURDIR)/build/ros_log $(COVERAGE) run -m pytest -q -rs $(PARALLEL) $(PYTEST_ARGS)
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) html --quiet --fail-under=0
+	$(COVERAGE) report --skip-covered
 
 fuzz: setup ## feed malformed input at scale, randomly and guided by coverage
 	@mkdir -p build/ros_log
