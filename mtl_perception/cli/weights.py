@@ -46,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Do the action; returns the exit code."""
+    """Run the action and return the exit code."""
     ACTIONS[args.action][0](args)
     return 0
 
 
 def list_weights(args: argparse.Namespace) -> None:
-    """Print a table of the weights that have names."""
+    """Print a table of shipped and published weights."""
     rows = [("NAME", "CLASSES", "TASKS", "WHERE", "LICENSE")]
     for name, path in shipped_weights().items():
         try:
@@ -67,18 +67,18 @@ def list_weights(args: argparse.Namespace) -> None:
 
 
 def fetch_weights(args: argparse.Namespace) -> None:
-    """Fetch each, print its path on stdout and everything else on stderr."""
+    """Fetch weights; print their paths to stdout and everything else to stderr."""
     shipped = shipped_weights()
     for name in args.names:
         if name in shipped:
-            print(f"{name}: comes with the package, nothing to fetch", file=sys.stderr)
+            print(f"{name}: shipped with the package, nothing to fetch", file=sys.stderr)
             print(shipped[name])
         else:
             print(fetch(name, announce=lambda line: print(line, file=sys.stderr, flush=True)))
 
 
 def show_info(args: argparse.Namespace) -> None:
-    """Load the file as strictly as the node does, then print what it says of itself."""
+    """Load a file as the node does and print its description."""
     path = resolve(args.weights)
     network = load_network(path)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -93,13 +93,13 @@ def show_info(args: argparse.Namespace) -> None:
 
 
 def convert_weights(args: argparse.Namespace) -> None:
-    """Write a self-describing file, then prove by loading it that it holds the same network."""
+    """Write a safetensors file with its description and verify it by loading it."""
     source = resolve(args.weights)
     out = Path(args.out)
     if out.is_dir():
-        raise WeightsError(f"{out}: is a directory: name the file to write")
+        raise WeightsError(f"cannot write {out}: it is a directory; give a file name")
     if out.exists() and not args.force:
-        raise WeightsError(f"{out}: exists already: choose another name, or replace it with --force")
+        raise WeightsError(f"output {out} already exists; choose another name, or replace it with --force")
     state, description = read_weights(source)
     before = build_network(description, state, where=str(source)).state_dict()
     save_weights(out, before, description, half=args.half)
@@ -107,12 +107,12 @@ def convert_weights(args: argparse.Namespace) -> None:
     for name, tensor in after.state_dict().items():
         kept = before[name].half() if args.half and before[name].is_floating_point() else before[name]
         if not torch.equal(tensor, kept.to(tensor.dtype)):
-            raise WeightsError(f"{out}: entry {name!r} was not written as it was read: is the disk at fault?")
+            raise WeightsError(f"verification of {out} failed: entry {name!r} differs from what was written; check the disk")
     print(f"{out}: {description.name}, {out.stat().st_size / 1e6:.1f} MB, {'float16' if args.half else 'float32'}, verified")
 
 
 def _add_nothing(parser: argparse.ArgumentParser) -> None:
-    """`list` needs no arguments."""
+    """Add nothing: `list` has no arguments."""
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:
@@ -120,34 +120,36 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", metavar="FILE_OR_NAME", help="a weights file, or a name that `weights list` shows")
+    parser.add_argument("weights", metavar="FILE_OR_NAME", help="weights file, or a name listed by `weights list`")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", metavar="FILE", help="a published checkpoint, an own file, or a name")
-    parser.add_argument("out", metavar="OUT", help="the safetensors file to write")
-    parser.add_argument("--half", action="store_true", help="store float16: half the size, values within 0.1 %%")
+    parser.add_argument(
+        "weights", metavar="FILE", help="published checkpoint, safetensors file, or a name listed by `weights list`"
+    )
+    parser.add_argument("out", metavar="OUT", help="safetensors file to write")
+    parser.add_argument("--half", action="store_true", help="store float16: half the size, relative error below 0.1 %%")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
 EPILOG = (
-    f"Networks come from {AUTHORS_FOLDER}, encoders to start a training from come from {TORCHVISION_FOLDER}, or both from the "
-    f"folder address in {URL_VARIABLE}; they are checked against their known checksums and kept in {CACHE_VARIABLE} (default: "
-    "~/.cache/mtl_perception). An interrupted download is resumed."
+    f"Networks are downloaded from {AUTHORS_FOLDER}, encoders for training from {TORCHVISION_FOLDER}, or both from the mirror "
+    f"in {URL_VARIABLE}; they are verified by checksum and stored in {CACHE_VARIABLE} (default: ~/.cache/mtl_perception). "
+    "Interrupted downloads are resumed."
 )
 ACTIONS = {
-    "list": (list_weights, _add_nothing, "list the shipped and published weights, and where they lie"),
+    "list": (list_weights, _add_nothing, "list shipped and published weights and their status"),
     "fetch": (fetch_weights, _add_names, "download published weights into the cache and verify them"),
-    "info": (show_info, _add_info, "what a weights file was made for, and what it may be used for"),
-    "convert": (convert_weights, _add_convert, "write weights as one self-describing safetensors file"),
+    "info": (show_info, _add_info, "show the description and license of a weights file"),
+    "convert": (convert_weights, _add_convert, "write weights as a safetensors file with its description"),
 }
 
 
 def _where(entry: Published) -> str:
     if not entry.path.is_file():
         return "not fetched"
-    return "cached" if entry.checksum.fits(entry.path) else "cached, damaged"
+    return "cached" if entry.checksum.matches(entry.path) else "cached, damaged"
 
 
 def _row(name: str, description: Description | None, where: str, license: str) -> tuple[str, str, str, str, str]:
@@ -182,7 +184,7 @@ def _show_entries(entries: Mapping[str, Any], indent: str) -> None:
 
 
 def _show(label: str, text: str) -> None:
-    """One entry; long text goes on in the lines below it. Text from a file may not steer the terminal."""
+    """Print one entry, wrapped; control characters from the file are replaced."""
     printable = "".join(c if c.isprintable() else " " for c in f"{label:<{LABEL_WIDTH}} {text}")
     print(textwrap.fill(printable, WIDTH, subsequent_indent=" " * (LABEL_WIDTH + 1), break_long_words=False).rstrip())
 

@@ -1,4 +1,4 @@
-"""Downloading published weights: resumable, verified, whole or not at all. Only `weights fetch` comes here."""
+"""Verified, resumable download of published weights; only `weights fetch` uses it."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from mtl_perception.weights.private import make_private_folder, writing
 from mtl_perception.weights.registry import Published, known_names, published, unknown_name
 
 URL_VARIABLE = "MTL_PERCEPTION_WEIGHTS_URL"
-"""Environment variable: address of a folder that holds the published files under their own names, in place of theirs."""
+"""Environment variable with the URL of a mirror that has the published files under their original names."""
 MAX_BYTES = 200_000_000
-"""No published file has a tenth of it: a larger answer is not what was asked for."""
+"""Limit of a download; the published files have less than a tenth of it."""
 TIMEOUT_S = 30.0
 RETRY_WAITS_S = (1.0, 2.0, 4.0)
-"""Pauses before the second and later attempts."""
+"""Delays before the second and later attempts, seconds."""
 CHUNK_BYTES = 1 << 16
 
 
 class _Interrupted(Exception):
-    """The download stopped half way for a reason that may pass."""
+    """The download was interrupted for a reason that may be temporary."""
 
 
 def fetch(name: str, announce: Callable[[str], None] = lambda line: None) -> Path:
-    """The published weights `name` in the user's cache, downloaded if they are not there yet.
+    """Return the path of published weights in the user's cache; download them if necessary.
 
-    An interrupted download is resumed by the next call. The file appears under its name only once it is verified.
+    The next call resumes an interrupted download. The file appears under its name once it is verified.
 
     Args:
-        name: One of `PUBLISHED` or of their `ALIASES`.
-        announce: Gets the license and the address, one line each, before a download begins.
+        name: One of `PUBLISHED` or `ALIASES`.
+        announce: Called with the license and the URL, one line each, before a download.
 
     Raises:
-        WeightsError: Unknown name, no network, the server lacks the file, wrong bytes, or the cache cannot be written, or
-            another user can write to it.
+        WeightsError: The name is unknown, the server is not reachable or lacks the file, the checksum differs, or the cache
+            cannot be written or is writable by other users.
     """
     entry = published(name)
     if entry is None:
@@ -55,15 +55,15 @@ def fetch(name: str, announce: Callable[[str], None] = lambda line: None) -> Pat
     path = entry.path
     url = f"{os.environ.get(URL_VARIABLE, '').rstrip('/') or entry.folder}/{entry.file}"
     with _locked(path.parent):
-        if path.is_file() and entry.checksum.fits(path):
+        if path.is_file() and entry.checksum.matches(path):
             return path
         part = path.with_name(f"{path.name}.part")
-        # A part may be complete: the process ended between the last byte and the check.
-        if not (part.is_file() and entry.checksum.fits(part)):
+        # The part may be complete if the process ended before the verification.
+        if not (part.is_file() and entry.checksum.matches(part)):
             _check_address(url)
             announce(f"{name}: license: {entry.license}")
             announce(f"{name}: from {url}")
-            _download(url, part, by_hand=f"the file may also be put by hand at {path}")
+            _download(url, part, by_hand=f"or copy the file to {path} yourself")
         _verify(part, entry, url)
         with writing(path):
             os.replace(part, path)
@@ -77,13 +77,13 @@ def _verify(part: Path, entry: Published, url: str) -> None:
     size = part.stat().st_size
     part.unlink()
     raise WeightsError(
-        f"{url}: wrong bytes: expected {want.kind} {want.digits}, got {got} ({size} bytes); they were deleted, so that "
-        "fetching again starts anew"
+        f"download of {url} failed verification: expected {want.kind} {want.digits}, got {got} ({size} bytes); the file was "
+        "deleted, fetch it again"
     )
 
 
 def _download(url: str, part: Path, by_hand: str) -> None:
-    """Fill `part`, going on from what it holds, in a bounded number of attempts."""
+    """Complete `part` in a limited number of attempts."""
     reason = ""
     for wait in (0.0, *RETRY_WAITS_S):
         time.sleep(wait)
@@ -92,21 +92,23 @@ def _download(url: str, part: Path, by_hand: str) -> None:
             return
         except urllib.error.HTTPError as error:
             if error.code < 500:
-                raise WeightsError(f"{url}: the server answers {error.code} {error.reason}; {by_hand}") from error
-            reason = f"the server answers {error.code} {error.reason}"
+                raise WeightsError(
+                    f"download of {url} failed: the server answered {error.code} {error.reason}; try again later, {by_hand}"
+                ) from error
+            reason = f"the server answered {error.code} {error.reason}"
         except urllib.error.URLError as error:
-            raise WeightsError(f"{url}: cannot be reached: {error.reason}; {by_hand}") from error
+            raise WeightsError(f"cannot reach {url}: {error.reason}; check the network, {by_hand}") from error
         except _Interrupted as error:
             reason = str(error)
     kept = part.stat().st_size if part.exists() else 0
     raise WeightsError(
-        f"{url}: gave up after {len(RETRY_WAITS_S) + 1} attempts: {reason}; {kept} bytes are kept, and fetching again "
-        f"resumes there; {by_hand}"
+        f"download of {url} failed after {len(RETRY_WAITS_S) + 1} attempts: {reason}; fetch again to resume after "
+        f"{kept} bytes, {by_hand}"
     )
 
 
 def _receive(url: str, part: Path) -> None:
-    """One attempt: ask for what `part` lacks and append it."""
+    """Request the rest of `part` and append it."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -114,25 +116,25 @@ def _receive(url: str, part: Path) -> None:
             resumed = have > 0 and response.status == 206
             if resumed and not str(response.headers.get("Content-Range")).startswith(f"bytes {have}-"):
                 _discard(part)
-                raise _Interrupted(f"the server sent another range than asked for: {response.headers.get('Content-Range')}")
+                raise _Interrupted(f"the server sent a range that was not requested: {response.headers.get('Content-Range')}")
             _append(response, part, start=have if resumed else 0, url=url)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:
             _discard(part)
-            raise _Interrupted("the file on the server is shorter than what was kept of it") from error
+            raise _Interrupted("the file on the server is shorter than the partial download") from error
         raise
     except urllib.error.URLError as error:
         if isinstance(error.reason, TimeoutError):
             raise _Interrupted(f"no connection within {TIMEOUT_S:.0f} s") from error
         raise
     except http.client.InvalidURL as error:
-        raise WeightsError(f"{url}: not a valid address: {error}; see {URL_VARIABLE}") from error
+        raise WeightsError(f"invalid URL {url}: {error}; check {URL_VARIABLE}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _Interrupted(_cut(error)) from error
 
 
 def _append(response: http.client.HTTPResponse, part: Path, start: int, url: str) -> None:
-    """Write the body of `response` to `part` from byte `start` on, whatever lay there before."""
+    """Write the body of `response` to `part`, starting at byte `start`."""
     length = response.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else None
     received = start
@@ -145,15 +147,17 @@ def _append(response: http.client.HTTPResponse, part: Path, start: int, url: str
                 received += len(chunk)
                 if max(received, total or 0) > MAX_BYTES:
                     _discard(part)
-                    raise WeightsError(f"{url}: more than {MAX_BYTES} bytes: not the weights file; nothing was kept")
+                    raise WeightsError(
+                        f"download of {url} stopped: more than {MAX_BYTES} bytes, so not the weights file; nothing was kept"
+                    )
                 file.write(chunk)
                 progress.update(len(chunk))
     if total is not None and received < total:
-        raise _Interrupted(f"the connection was cut after {received} of {total} bytes")
+        raise _Interrupted(f"the connection was closed after {received} of {total} bytes")
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """The body in pieces; what goes wrong here is the network's fault, not the disk's."""
+    """Return an iterator over the chunks of the body; errors here are the network's, not the disk's."""
     while True:
         try:
             chunk = response.read(CHUNK_BYTES)
@@ -165,11 +169,11 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 def _cut(error: Exception) -> str:
-    return f"the connection was cut: {str(error) or type(error).__name__}"
+    return f"the connection failed: {str(error) or type(error).__name__}"
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects only to addresses that might have been asked for in the first place."""
+    """Follows redirects to allowed URLs only."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
@@ -181,17 +185,17 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
 def _open(request: urllib.request.Request) -> Any:
     handlers: list[urllib.request.BaseHandler] = [_CheckedRedirects()]
     if _is_loopback(request.full_url):
-        # A proxy's loopback is not ours.
+        # A proxy would connect to its own loopback interface.
         handlers.append(urllib.request.ProxyHandler({}))
     return urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_S)
 
 
 def _check_address(url: str) -> None:
-    """Raises WeightsError unless `url` is HTTPS, or HTTP on this machine."""
+    """Raise WeightsError unless the URL is HTTPS, or HTTP on this machine."""
     scheme = url.partition(":")[0].lower()
     if scheme == "https" or (scheme == "http" and _is_loopback(url)):
         return
-    raise WeightsError(f"{url}: only https addresses are fetched from (http only on this machine); see {URL_VARIABLE}")
+    raise WeightsError(f"download of {url} refused: the URL must be https (http only on this machine); check {URL_VARIABLE}")
 
 
 def _is_loopback(url: str) -> bool:
@@ -204,7 +208,7 @@ def _is_loopback(url: str) -> bool:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Make the cache folder and keep other processes out of it meanwhile: two writers would spoil one part."""
+    """Create the cache folder and lock it, so that two processes do not write the same part."""
     make_private_folder(folder, "the weights")
     with writing(folder):
         lock = (folder / ".lock").open("a")
@@ -213,7 +217,7 @@ def _locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise WeightsError(f"{folder}: another process is fetching weights now: wait for it") from error
+                raise WeightsError(f"cannot lock {folder}: another process is fetching weights; wait for it") from error
         yield
 
 

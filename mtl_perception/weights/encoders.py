@@ -1,4 +1,4 @@
-"""Encoders to start a training from: torchvision's published one, one alone in a file, or that of a whole network."""
+"""Encoders to initialize training with: torchvision's, an encoder's state dict, or the encoder of a whole network."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from mtl_perception.weights.registry import resolve
 from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_checkpoint
 
 FIRST_EXPANSION = "layer2.0.output.0"
-"""It expands by the factor 1: torchvision leaves it out."""
+"""Expansion by a factor of 1, which torchvision omits."""
 UNUSED = ("features.18.", "classifier.")
-"""What torchvision's classifier has beyond our encoder: the last convolution, to 1280 channels, and the classes."""
+"""Entries of torchvision's classifier that the encoder lacks: the convolution to 1280 channels, and the classifier."""
 COUNTER = "num_batches_tracked"
 
 
 def load_encoder(path_or_name: str | Path) -> dict[str, Tensor]:
-    """The encoder's parameters under our names, `layer1.*` to `layer8.*`, of any file that holds them.
+    """Load the parameters of an encoder under the names `layer1.*` to `layer8.*`.
 
     Args:
-        path_or_name: torchvision's mobilenet_v2 file, an encoder's state_dict under our names, a whole network's weights
-            file, the name of shipped weights, or of published ones already fetched (`mtl_perception weights list`;
-            `imagenet` is short for `mobilenetv2-imagenet`). Nothing is downloaded here.
+        path_or_name: torchvision's mobilenet_v2 file, an encoder's state dict under these names, a whole network's weights
+            file, or the name of shipped or fetched weights (`mtl_perception weights list`; `imagenet` is short for
+            `mobilenetv2-imagenet`). Nothing is downloaded.
 
     Returns:
         All of `MobileNetV2().state_dict()`, on the CPU: float32, and int64 for batch norm's counters.
-        torchvision's first block has no expansion; here it gets one that changes nothing as long as batch norm uses its
-        stored statistics, as in eval mode.
+        torchvision's first block has no expansion; here it gets one that is an identity in eval mode.
 
     Raises:
-        WeightsError: No such file or name, a file that cannot be read safely, or its first entry that is missing, surplus,
-            misshapen or not finite.
+        WeightsError: There is no such file or name, the file cannot be read safely, or an entry is missing, unexpected,
+            mismatched or non-finite.
     """
     path = resolve(path_or_name, encoder=True)
     with torch.device("meta"):
@@ -58,7 +57,7 @@ def load_encoder(path_or_name: str | Path) -> dict[str, Tensor]:
 
 
 def _torchvision_modules() -> dict[str, str]:
-    """Our name of each convolution and batch norm -> its name in torchvision's mobilenet_v2, where it is there."""
+    """Return the name in torchvision's mobilenet_v2 of each convolution and batch norm by its name here."""
     modules = {f"layer1.{part}": f"features.0.{part}" for part in (0, 1)}
     place = 0
     for number, (expansion, _, blocks, _) in enumerate(STAGES, start=2):
@@ -69,13 +68,13 @@ def _torchvision_modules() -> dict[str, str]:
             for part in (0, 1):
                 for unit in range(first, 2):
                     modules[f"{ours}.{unit}.{part}"] = f"{theirs}.{unit - first}.{part}"
-                # There the projection is no unit of its own: its convolution and batch norm lie beside the units.
+                # In torchvision, convolution and batch norm of the projection are direct children of the block.
                 modules[f"{ours}.2.{part}"] = f"{theirs}.{2 - first + part}"
     return modules
 
 
 def _first_expansion() -> dict[str, Tensor]:
-    """Parameters that let through what comes from layer1, which its ReLU6 keeps within 0..6: so this one changes nothing."""
+    """Return an identity expansion; ReLU6 changes nothing because the output of layer1 is within 0 to 6."""
     channels = STEM_CHANNELS
     variance = 1 - nn.BatchNorm2d(1).eps
     return {
@@ -91,16 +90,18 @@ def _first_expansion() -> dict[str, Tensor]:
 def _fitted(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], names: Mapping[str, str], where: str
 ) -> dict[str, Tensor]:
-    """The entries of `state` under our names, each checked; `names` maps our name to the file's."""
+    """Return the checked entries of `state` renamed; `names` maps the name here to the file's."""
     fitted = {}
     for name, theirs in names.items():
         want = expected[name]
         if theirs not in state:
-            # Files older than these counters are complete without: nothing is computed from them.
+            # Older files lack these counters, which inference does not use.
             if name.endswith(COUNTER):
                 fitted[name] = torch.tensor(0)
                 continue
-            raise WeightsError(f"{where}: entry {theirs!r} {tuple(want.shape)} is missing: not a whole MobileNetV2 encoder")
+            raise WeightsError(
+                f"{where}: entry {theirs!r} {tuple(want.shape)} is missing: the MobileNetV2 encoder is incomplete"
+            )
         found = state[theirs]
         check_shape_and_dtype(where, theirs, found, want)
         check_finite(where, theirs, found)
@@ -109,6 +110,6 @@ def _fitted(
     for theirs in state:
         if theirs not in known:
             raise WeightsError(
-                f"{where}: surplus entry {theirs!r} {tuple(state[theirs].shape)}: not a parameter of this encoder"
+                f"{where}: unexpected entry {theirs!r} {tuple(state[theirs].shape)}: not a parameter of this encoder"
             )
     return fitted

@@ -1,4 +1,4 @@
-"""Reading and writing weights files: own ones (safetensors with the description inside) and the published checkpoints."""
+"""Weights files: safetensors with a description in the metadata, and published checkpoints."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ FORMAT_VERSION = 1
 
 
 def load_network(path_or_name: str | Path) -> MultiTaskRefineNet:
-    """The network of a weights file, ready to infer.
+    """Load a network for inference.
 
     Args:
-        path_or_name: A file (own safetensors, or a published checkpoint), the name of shipped weights (`street`), or the
-            name of published weights already fetched (`mtl_perception weights list`). Nothing is downloaded here.
+        path_or_name: A file (safetensors of this package, or a published checkpoint), the name of shipped weights (`street`),
+            or the name of fetched published weights (`mtl_perception weights list`). Nothing is downloaded.
 
     Returns:
-        The network in eval mode, float32, on the CPU; `net.description` says what it was made for.
+        The network in eval mode, float32, on the CPU, with its `description`.
 
     Raises:
-        WeightsError: No such file or name, a damaged file, or entries that are missing, surplus or of another shape.
+        WeightsError: There is no such file or name, the file is damaged, or entries are missing, unexpected or mismatched.
     """
     path = resolve(path_or_name)
     state, description = read_weights(path)
@@ -42,10 +42,10 @@ def load_network(path_or_name: str | Path) -> MultiTaskRefineNet:
 
 
 def build_network(description: Description, state: Mapping[str, Tensor], where: str) -> MultiTaskRefineNet:
-    """A network with these parameters, strictly: each expected entry once, none other, each of the right shape.
+    """Build a network with these parameters; every expected entry must be present and no other.
 
     Raises:
-        WeightsError: Names the first entry that does not fit.
+        WeightsError: An entry is missing, unexpected, mismatched or non-finite; the message names the first one.
     """
     with torch.device("meta"):
         network = MultiTaskRefineNet(description)
@@ -57,7 +57,7 @@ def build_network(description: Description, state: Mapping[str, Tensor], where: 
     for name in state:
         if name not in expected:
             raise WeightsError(
-                f"{where}: surplus entry {truncated_repr(name)} {truncated_repr(tuple(state[name].shape))}: "
+                f"{where}: unexpected entry {truncated_repr(name)} {truncated_repr(tuple(state[name].shape))}: "
                 "not a parameter of this network"
             )
     for name, tensor in state.items():
@@ -68,10 +68,10 @@ def build_network(description: Description, state: Mapping[str, Tensor], where: 
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
-    """Parameters and description of a file of either form, told by its first bytes.
+    """Read parameters and description of a safetensors file or a published checkpoint.
 
     Raises:
-        WeightsError: The file cannot be read as either.
+        WeightsError: The file is neither.
     """
     if is_checkpoint(path):
         return _read_published(path)
@@ -79,7 +79,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
 
 
 def read_description(path: Path) -> Description:
-    """Only the description of a weights file."""
+    """Return the description of a weights file."""
     return read_weights(path)[1]
 
 
@@ -90,16 +90,16 @@ def _read_own(path: Path) -> tuple[dict[str, Tensor], Description]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"{path}: neither a safetensors file nor a PyTorch checkpoint, or damaged: {one_line(error)}"
+            f"{path}: damaged, or neither a safetensors file nor a PyTorch checkpoint: {one_line(error)}"
         ) from error
     if METADATA_KEY not in metadata:
-        raise WeightsError(f"{path}: a safetensors file without a model description: not written by mtl_perception")
+        raise WeightsError(f"{path}: the safetensors file has no model description; it was not written by mtl_perception")
     try:
         version = int(json.loads(metadata.get("format", "0")))
     except (ValueError, TypeError):
         version = 0
     if version != FORMAT_VERSION:
-        raise WeightsError(f"{path}: weights format {version}, this version reads {FORMAT_VERSION}")
+        raise WeightsError(f"{path}: unsupported weights format {version}; this version reads format {FORMAT_VERSION}")
     try:
         return state, Description.from_json(metadata[METADATA_KEY])
     except WeightsError as error:
@@ -109,7 +109,7 @@ def _read_own(path: Path) -> tuple[dict[str, Tensor], Description]:
 def _read_published(path: Path) -> tuple[dict[str, Tensor], Description]:
     state = read_checkpoint(path)
     if "segm.weight" not in state or state["segm.weight"].ndim != 4:
-        raise WeightsError(f"{path}: entry 'segm.weight' is missing or misshapen: not a network of the published family")
+        raise WeightsError(f"{path}: not a published network: entry 'segm.weight' is missing or has a wrong shape")
     tasks = 3 if "normal.weight" in state else 2
     try:
         description = published_description(len(state["segm.weight"]), tasks)
@@ -119,13 +119,13 @@ def _read_published(path: Path) -> tuple[dict[str, Tensor], Description]:
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], description: Description, half: bool = True) -> None:
-    """Write a self-describing safetensors file, whole or not at all.
+    """Write a safetensors file with its description, atomically.
 
     Args:
-        path: Where to; an existing file is replaced only once the new one is complete.
+        path: Output path; an existing file is replaced once the new one is complete.
         state: Parameters under the published names.
-        description: Goes into the file's metadata.
-        half: Store floating point values as float16 (half the size; differences below 1e-3 of a value).
+        description: Description stored in the metadata.
+        half: Store floating-point values as float16 (half the size, relative error below 1e-3).
 
     Raises:
         WeightsError: The file cannot be written, or a value is too large for float16.
@@ -134,8 +134,8 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Descripti
     for name, tensor in state.items():
         kept = tensor.detach().to("cpu", torch.float16 if half and tensor.is_floating_point() else tensor.dtype)
         if kept.is_floating_point() and not bool(torch.isfinite(kept).all()):
-            raise WeightsError(f"{path}: entry {name!r} has values that {kept.dtype} cannot hold: nothing was written")
-        # A copy each: safetensors refuses entries that share memory.
+            raise WeightsError(f"{path}: not written: entry {name!r} has values beyond the range of {kept.dtype}")
+        # safetensors refuses entries that share memory.
         tensors[name] = kept.clone(memory_format=torch.contiguous_format)
     data = save(tensors, metadata={METADATA_KEY: description.to_json(), "format": str(FORMAT_VERSION)})
     try:

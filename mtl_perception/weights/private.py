@@ -1,4 +1,4 @@
-"""Folders that are the user's alone: what lies in one is as trustworthy as the user."""
+"""Folders that only the user can write."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from mtl_perception.weights.registry import CACHE_VARIABLE
 
 
 def make_private_folder(folder: Path, what: str) -> None:
-    """Make a cache folder, its missing parents included, and see that nobody else can write there.
+    """Create a cache folder and its missing parents, and check that no other user can write there.
 
     Args:
         folder: A folder of the cache.
-        what: What is kept there, for the message.
+        what: Content of the folder, for the message.
 
     Raises:
-        WeightsError: It cannot be made, or another user than this one and root can put files into it, or take them away.
+        WeightsError: The folder cannot be created, or a user other than this one and root can create or delete files in it.
     """
     with writing(folder):
-        # Each level that is missing, whatever the umask: mkdir's own `parents` would leave the upper ones to it.
+        # Path.mkdir(parents=True) would create the upper levels with the umask's permissions.
         for level in (*reversed(folder.parents), folder):
             level.mkdir(mode=0o700, exist_ok=True)
-    # The upper one may be a place for everybody's files, such as /tmp. The lower one is ours alone: in a shared folder, another
-    # user could lay down the part that is then filled and verified, and change it afterwards.
+    # The parent may be a shared sticky folder such as /tmp. In the folder itself, another user could create the part that is
+    # then completed and verified, and change it afterwards.
     _check_private(folder.parent, what, may_be_sticky=True)
     _check_private(folder, what, may_be_sticky=False)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns the disk's errors into ours.
+    """Convert OSError to WeightsError.
 
     Raises:
         WeightsError: `path` cannot be written.
@@ -52,19 +52,19 @@ def _check_private(folder: Path, what: str, may_be_sticky: bool) -> None:
         found = folder.stat()
     hint = f"set {CACHE_VARIABLE} to a folder of your own"
     if found.st_uid not in (os.geteuid(), 0):
-        raise WeightsError(f"{folder}: belongs to user {found.st_uid}, who could change {what}: {hint}")
+        raise WeightsError(f"{folder} is not trusted: it belongs to user {found.st_uid}, who could change {what}; {hint}")
     if may_be_sticky and found.st_mode & stat.S_ISVTX:
         return
     by_group = found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid)
     if by_group or found.st_mode & stat.S_IWOTH:
         raise WeightsError(
-            f"{folder}: other users can write there (mode {stat.S_IMODE(found.st_mode):04o}), who could change {what}: "
+            f"{folder} is not trusted: other users can write there (mode {stat.S_IMODE(found.st_mode):04o}) and change {what}; "
             f"chmod go-w {folder}, or {hint}"
         )
 
 
 def _is_own_group(gid: int) -> bool:
-    """Whether the group is this user's alone: where the umask is 002, each user has one of their own name."""
+    """Return whether this user is the group's only member; with umask 002 each user has such a group of the same name."""
     try:
         user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
     except KeyError:

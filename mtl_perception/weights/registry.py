@@ -1,4 +1,4 @@
-"""Where weights lie: a file of the user's own, shipped with the package, or fetched into the user's cache."""
+"""Registry of shipped and published weights, and lookup of weights by name or path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TORCHVISION_FOLDER = "https://download.pytorch.org/models"
 
 
 def git_blob_id(path: Path) -> str:
-    """Git's name for a file's content: sha1("blob <size>" NUL bytes), as 40 hex digits.
+    """Return git's blob id of a file: sha1("blob <size>" NUL bytes), 40 hex digits.
 
     Raises:
         WeightsError: The file cannot be read.
@@ -31,7 +31,7 @@ def git_blob_id(path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, as 64 hex digits.
+    """Return the SHA-256 of a file, 64 hex digits.
 
     Raises:
         WeightsError: The file cannot be read.
@@ -44,26 +44,26 @@ DIGESTS = {"git blob": git_blob_id, "SHA-256": sha256}
 
 @dataclass(frozen=True)
 class Checksum:
-    """By what a file is known.
+    """Published digest of a file.
 
     Attributes:
         kind: One of `DIGESTS`.
-        digits: What the file's digest begins with, in hex: all of it, or as much as was published.
+        digits: Hex digits of the digest, or as many leading ones as were published.
     """
 
     kind: str
     digits: str
 
     def of(self, path: Path) -> str:
-        """The digest of the file at `path`, of this kind, in as many digits.
+        """Return the file's digest of this kind, cut to the same number of digits.
 
         Raises:
             WeightsError: The file cannot be read.
         """
         return DIGESTS[self.kind](path)[: len(self.digits)]
 
-    def fits(self, path: Path) -> bool:
-        """Whether the file at `path` is the one meant.
+    def matches(self, path: Path) -> bool:
+        """Return whether the file has this digest.
 
         Raises:
             WeightsError: The file cannot be read.
@@ -73,15 +73,15 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Published:
-    """A file that others published: a whole network, or only an encoder to start a training from.
+    """A published file: a whole network, or an encoder to initialize training with.
 
     Attributes:
-        name: What it is called here.
-        file: What it is called there.
-        folder: Address of the folder it lies in there.
-        checksum: By what its bytes are known.
-        license: What it may be used for.
-        description: What the network was made for, known without the file; None: an encoder.
+        name: Name in this package.
+        file: Name of the published file.
+        folder: URL of its folder.
+        checksum: Published digest.
+        license: License of the weights.
+        description: Description of the network; None for an encoder.
     """
 
     name: str
@@ -93,18 +93,18 @@ class Published:
 
     @property
     def path(self) -> Path:
-        """Where it lies once fetched."""
+        """Path in the cache."""
         return weights_cache() / self.file
 
 
 def _network(name: str, file: str, blob: str, classes: int, tasks: int) -> Published:
-    """One of the checkpoints that the paper's authors published."""
+    """Return the entry of a checkpoint published by the paper's authors."""
     description = published_description(classes, tasks)
     return Published(name, file, AUTHORS_FOLDER, Checksum("git blob", blob), description.license, description)
 
 
 def _encoder(name: str, file: str) -> Published:
-    """One of torchvision's classifiers; its file's name ends in the first digits of its SHA-256."""
+    """Return the entry of a torchvision classifier, whose file name ends in the first digits of its SHA-256."""
     digits = file.rpartition("-")[2].partition(".")[0]
     license = "BSD-3-Clause (torchvision); trained on ImageNet, whose own terms may bear on its use"
     return Published(name, file, TORCHVISION_FOLDER, Checksum("SHA-256", digits), license)
@@ -125,23 +125,23 @@ ALIASES = {"imagenet": "mobilenetv2-imagenet"}
 
 
 def published(name: str) -> Published | None:
-    """The published file of that name or alias."""
+    """Return the published file of this name or alias."""
     return PUBLISHED.get(ALIASES.get(name, name))
 
 
 def resolve(path_or_name: str | Path, encoder: bool = False) -> Path:
-    """The file that a path or a name means: a file of that path, else shipped weights, else fetched ones.
+    """Return the path of a weights file: an existing file, shipped weights, or fetched weights, in this order.
 
     Args:
-        path_or_name: A file, or a name that `weights list` shows.
-        encoder: Published encoders serve too; else only whole networks.
+        path_or_name: A file, or a name listed by `weights list`.
+        encoder: Accept published encoders in addition to whole networks.
 
     Raises:
-        WeightsError: No such file or name, a published name that was not fetched yet, or an encoder's name where a network
-            is needed.
+        WeightsError: There is no such file or name, the published file is not fetched, or the name is an encoder's where a
+            network is required.
     """
     text = str(path_or_name)
-    # ROS parameters and YAML files are not expanded by a shell.
+    # No shell expands ~ in ROS parameters and YAML files.
     path = Path(os.path.expanduser(text))
     if os.path.isfile(path):
         return path
@@ -153,26 +153,28 @@ def resolve(path_or_name: str | Path, encoder: bool = False) -> Path:
     if entry is not None:
         if entry.description is None and not encoder:
             raise WeightsError(
-                f"{text!r} is an encoder to start a training from, not a network: it knows no labels and no depth; give a "
-                f"weights file, or one of {', '.join(names)}"
+                f"{text!r} cannot be used as a network: it is an encoder for training, without heads for labels and depth; "
+                f"give a weights file, or one of {', '.join(names)}"
             )
         return _fetched(entry)
     if text and os.path.exists(path):
         kind = "a directory" if os.path.isdir(path) else "not a regular file"
-        raise WeightsError(f"weights {text!r} are {kind}: give a weights file, or one of {', '.join(names)}")
+        raise WeightsError(
+            f"weights {text!r} cannot be read: the path is {kind}; give a weights file, or one of {', '.join(names)}"
+        )
     if os.sep in text or path.suffix:
-        raise WeightsError(f"no such weights file: {text} (names that need no file: {', '.join(names)})")
+        raise WeightsError(f"no such weights file: {text} (available names: {', '.join(names)})")
     raise unknown_name(text, names)
 
 
 def shipped_weights() -> dict[str, Path]:
-    """Weights that come with the package, by name."""
+    """Return the weights shipped with the package by name."""
     found = SHIPPED_DIR.glob(f"*{SHIPPED_SUFFIX}")
     return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 
 def weights_cache() -> Path:
-    """The folder of fetched weights, which may not exist yet: `weights` in `cache_folder`.
+    """Return the folder of fetched weights, which may not exist yet: `weights` in `cache_folder`.
 
     Raises:
         WeightsError: The user has no home folder and neither variable is set.
@@ -181,7 +183,7 @@ def weights_cache() -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's cache: $MTL_PERCEPTION_CACHE, else $XDG_CACHE_HOME/mtl_perception, else ~/.cache/mtl_perception.
+    """Return the user's cache folder: $MTL_PERCEPTION_CACHE, else $XDG_CACHE_HOME/mtl_perception, else ~/.cache/mtl_perception.
 
     Raises:
         WeightsError: The user has no home folder and neither variable is set.
@@ -190,26 +192,26 @@ def cache_folder() -> Path:
     if own:
         return Path(os.path.expanduser(own)).absolute()
     shared = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG base directory specification: relative paths are invalid and to be ignored.
+    # The XDG base directory specification requires relative paths to be ignored.
     if os.path.isabs(shared):
         return Path(shared) / "mtl_perception"
     try:
         return Path.home() / ".cache" / "mtl_perception"
     except RuntimeError as error:
-        raise WeightsError(f"no home folder to keep weights in: set {CACHE_VARIABLE} to a folder") from error
+        raise WeightsError(f"no cache folder: the user has no home folder; set {CACHE_VARIABLE} to a folder") from error
 
 
 def known_names(encoders: bool) -> list[str]:
-    """Names of shipped and of published networks and, if asked for, of published encoders."""
+    """Return the names of shipped and published networks and, optionally, of published encoders."""
     entries = [entry.name for entry in PUBLISHED.values() if encoders or entry.description is not None]
     return [*shipped_weights(), *entries]
 
 
 def unknown_name(name: str, names: list[str]) -> WeightsError:
-    """The error for a name that is none of `names`, with the nearest one."""
+    """Return the error for an unknown name, with the closest known one."""
     nearest = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return WeightsError(f"no weights are called {name!r}: {hint}Known names: {', '.join(names)}; or give a file")
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return WeightsError(f"unknown weights {name!r}{hint} (available: {', '.join(names)}; or give a file)")
 
 
 def _content(path: Path) -> bytes:
@@ -223,8 +225,8 @@ def _fetched(entry: Published) -> Path:
     path = entry.path
     command = f"`mtl_perception weights fetch {entry.name}`"
     if not os.path.isfile(path):
-        raise WeightsError(f"published weights {entry.name!r} are not fetched yet (no {path}): run {command}")
+        raise WeightsError(f"published weights {entry.name!r} are not fetched (no {path}); run {command}")
     want, got = entry.checksum, entry.checksum.of(path)
     if got != want.digits:
-        raise WeightsError(f"{path} is damaged ({want.kind} {got}, not {want.digits}): run {command} to fetch it again")
+        raise WeightsError(f"{path} is damaged ({want.kind} {got}, not {want.digits}); run {command} to fetch it again")
     return path

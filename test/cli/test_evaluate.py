@@ -289,7 +289,7 @@ class TestCommand:
             (["--data", "SET", "--cap", "0"], 2, "cap 0.0: give meters"),
             (["--data", "SET", "--worst", "-1"], 2, "--worst -1 is negative"),
             (["--data", "SET", "--input-scale", "3"], 2, "parameter input_scale: 3.0 is outside"),
-            (["--data", "SET", "--weights", "kity"], 1, "no weights are called 'kity'"),
+            (["--data", "SET", "--weights", "kity"], 1, "unknown weights 'kity'"),
         ],
     )
     def test_refusals(self, tmp_path, run, arguments, code, problem):

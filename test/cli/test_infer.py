@@ -221,7 +221,7 @@ class TestFailures:
         write(tmp_path / "a.png")
         assert main(["infer", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--weights", "kity"]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("mtl_perception infer: no weights are called 'kity': did you mean 'kitti'?")
+        assert line.startswith("mtl_perception infer: unknown weights 'kity'; did you mean 'kitti'?")
 
 
 def test_depth_is_encoded_as_kitti_png():

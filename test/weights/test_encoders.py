@@ -217,25 +217,25 @@ def test_shipped_name() -> None:
     [
         (
             lambda s: s.pop("features.4.conv.0.0.weight"),
-            "entry 'features.4.conv.0.0.weight' (144, 24, 1, 1) is missing: not a whole MobileNetV2 encoder",
+            "entry 'features.4.conv.0.0.weight' (144, 24, 1, 1) is missing: the MobileNetV2 encoder is incomplete",
         ),
         (
             lambda s: s.update({"features.1.conv.3.weight": torch.zeros(16)}),
-            "surplus entry 'features.1.conv.3.weight' (16,): not a parameter of this encoder",
+            "unexpected entry 'features.1.conv.3.weight' (16,): not a parameter of this encoder",
         ),
         (
             lambda s: s.update({"features.0.0.weight": torch.zeros(16, 3, 3, 3)}),
-            "entry 'features.0.0.weight' has shape (16, 3, 3, 3), but the network needs (32, 3, 3, 3)",
+            "entry 'features.0.0.weight' has shape (16, 3, 3, 3), expected (32, 3, 3, 3)",
         ),
         (
             lambda s: s.update({"features.0.1.weight": torch.zeros(32, dtype=torch.int32)}),
-            "entry 'features.0.1.weight' is torch.strided torch.int32, but the network needs torch.float32",
+            "entry 'features.0.1.weight' is torch.strided torch.int32, expected torch.float32",
         ),
         (
             lambda s: s["features.17.conv.3.running_var"].fill_(torch.nan),
-            "entry 'features.17.conv.3.running_var' has values that are not finite: the file is damaged",
+            "entry 'features.17.conv.3.running_var' has non-finite values: the file is damaged",
         ),
-        (lambda s: s.update(epoch=3), "a PyTorch file, but not a checkpoint with a 'state_dict' of tensors"),
+        (lambda s: s.update(epoch=3), "not a checkpoint: it has no 'state_dict' of tensors"),
     ],
 )
 def test_what_does_not_fit_is_named(torchvision_file: Path, edit: Callable[[dict[str, Tensor]], object], message: str) -> None:
@@ -249,7 +249,7 @@ def test_encoder_under_our_names_that_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "encoder.pt"
     torch.save(MobileNetV2().state_dict(), path)
     edited(path, lambda state: state.update({"layer9.0.weight": torch.zeros(3)}))
-    with pytest.raises(WeightsError, match=r"surplus entry 'layer9.0.weight' \(3,\)"):
+    with pytest.raises(WeightsError, match=r"unexpected entry 'layer9.0.weight' \(3,\)"):
         load_encoder(path)
     edited(path, lambda state: state.pop("layer5.3.output.1.1.bias"))
     with pytest.raises(WeightsError, match=r"entry 'layer5.3.output.1.1.bias' \(384,\) is missing"):
@@ -259,8 +259,8 @@ def test_encoder_under_our_names_that_does_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x80\x02 no pickle", "not a checkpoint that can be read safely"),
-        (b"PK\x03\x04 no zip", "not a checkpoint that can be read safely"),
+        (b"\x80\x02 no pickle", "cannot be read safely"),
+        (b"PK\x03\x04 no zip", "cannot be read safely"),
         (b"<html>Please log in</html>", "neither a safetensors file nor a PyTorch checkpoint"),
         (b"", "neither a safetensors file nor a PyTorch checkpoint"),
     ],

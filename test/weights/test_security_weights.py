@@ -76,7 +76,7 @@ def test_code_in_a_checkpoint_is_not_run_by_a_command(
 ) -> None:
     action, *out = command
     assert main(["weights", action, str(hostile), *(str(tmp_path / name) for name in out)]) == 1
-    assert "not a checkpoint that can be read safely" in capsys.readouterr().err
+    assert "cannot be read safely" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile.ckpt"]
 
 
@@ -92,7 +92,7 @@ def test_code_in_a_checkpoint_is_not_run_by_the_node(hostile: Path, sentinel: Pa
     node = PerceptionNode(context=context, parameter_overrides=overrides)
     try:
         assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
-        assert "not a checkpoint that can be read safely" in node.failure
+        assert "cannot be read safely" in node.failure
         assert not sentinel.exists()
     finally:
         node.destroy_node()
@@ -157,7 +157,7 @@ def test_sizes_that_a_header_claims_are_not_believed(tmp_path: Path, weights_fil
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     for path, reason in zip(paths, seen["reasons"], strict=True):
-        assert reason.startswith(f"{path}: neither a safetensors file nor a PyTorch checkpoint, or damaged")
+        assert reason.startswith(f"{path}: damaged, or neither a safetensors file nor a PyTorch checkpoint")
     assert seen["grown"] < 32 * 1024  # KiB
 
 
@@ -225,7 +225,7 @@ def test_a_folder_that_others_can_write_is_refused(
         return
     with pytest.raises(WeightsError) as caught:
         fetch("kitti")
-    assert f"{folder}: other users can write there (mode {mode:04o})" in str(caught.value)
+    assert f"{folder} is not trusted: other users can write there (mode {mode:04o})" in str(caught.value)
     assert f"chmod go-w {folder}, or set MTL_PERCEPTION_CACHE to a folder of your own" in str(caught.value)
     assert not (cache / "ExpKITTI_joint.ckpt").exists()
 
@@ -239,5 +239,7 @@ def test_another_users_folder_is_refused(cache: Path, level: str) -> None:
         pytest.skip("only root may give a folder away")
     if os.geteuid() != 0:
         pytest.skip("a folder that was given away cannot be looked into")
-    with pytest.raises(WeightsError, match=rf"{folder}: belongs to user {os.getuid() + 1}, who could change the weights"):
+    with pytest.raises(
+        WeightsError, match=rf"{folder} is not trusted: it belongs to user {os.getuid() + 1}, who could change the weights"
+    ):
         fetch("kitti")

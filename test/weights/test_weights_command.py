@@ -103,18 +103,18 @@ def test_convert_replaces_only_with_force(shipped: Path, tmp_path: Path, capsys:
     out = tmp_path / "out"
     out.write_bytes(b"precious")
     assert main(["weights", "convert", "lane", str(out)]) == 1
-    assert f"{out}: exists already: choose another name, or replace it with --force" in capsys.readouterr().err
+    assert f"output {out} already exists; choose another name, or replace it with --force" in capsys.readouterr().err
     assert out.read_bytes() == b"precious"
     assert main(["weights", "convert", "lane", str(out), "--force"]) == 0
     assert load_network(out).description.name == "lane"
     assert main(["weights", "convert", "lane", str(tmp_path), "--force"]) == 1
-    assert "is a directory: name the file to write" in capsys.readouterr().err
+    assert "it is a directory; give a file name" in capsys.readouterr().err
 
 
 def test_convert_refuses_a_damaged_file_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").write_bytes(b"\x80\x02 no pickle")
     assert main(["weights", "convert", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert "not a checkpoint that can be read safely" in error
+    assert "cannot be read safely" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()

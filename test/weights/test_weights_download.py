@@ -28,7 +28,7 @@ from mtl_perception.weights.registry import resolve
 server, cache, shipped = weights_fixtures()
 
 
-def test_fetched_file_is_verified_kept_and_not_asked_for_again(server: Behavior, cache: Path) -> None:
+def test_fetched_file_is_verified_and_cached(server: Behavior, cache: Path) -> None:
     lines: list[str] = []
     path = fetch("kitti", announce=lines.append)
     assert path == cache / FILE == resolve("kitti")
@@ -43,14 +43,14 @@ def test_fetched_file_is_verified_kept_and_not_asked_for_again(server: Behavior,
     assert len(lines) == 2
 
 
-def test_damaged_file_in_the_cache_is_refused_and_fetched_anew(server: Behavior, cache: Path) -> None:
+def test_damaged_file_in_the_cache_is_refused_and_fetched_again(server: Behavior, cache: Path) -> None:
     fetch("kitti").write_bytes(CONTENT[:-1] + b"?")
-    with pytest.raises(WeightsError, match=r"is damaged .*: run `mtl_perception weights fetch kitti` to fetch it again"):
+    with pytest.raises(WeightsError, match=r"is damaged .*; run `mtl_perception weights fetch kitti` to fetch it again"):
         resolve("kitti")
     assert fetch("kitti").read_bytes() == CONTENT
 
 
-def test_download_resumes_where_an_earlier_one_ended(server: Behavior, cache: Path) -> None:
+def test_interrupted_download_is_resumed(server: Behavior, cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / f"{FILE}.part").write_bytes(CONTENT[:100_000])
     assert fetch("kitti").read_bytes() == CONTENT
@@ -58,7 +58,7 @@ def test_download_resumes_where_an_earlier_one_ended(server: Behavior, cache: Pa
     assert names_in(cache) == [FILE]
 
 
-def test_server_that_ignores_range(server: Behavior, cache: Path) -> None:
+def test_download_restarts_when_the_server_ignores_range(server: Behavior, cache: Path) -> None:
     server.ignores_range = True
     cache.mkdir(parents=True)
     (cache / f"{FILE}.part").write_bytes(b"x" * 400_000)  # longer than the file: none of it may stay
@@ -66,7 +66,7 @@ def test_server_that_ignores_range(server: Behavior, cache: Path) -> None:
     assert server.ranges == ["bytes=400000-"]
 
 
-def test_server_that_sends_another_range(server: Behavior, cache: Path) -> None:
+def test_download_restarts_when_the_server_sends_another_range(server: Behavior, cache: Path) -> None:
     server.wrong_range = True
     cache.mkdir(parents=True)
     (cache / f"{FILE}.part").write_bytes(CONTENT[:1000])
@@ -74,29 +74,31 @@ def test_server_that_sends_another_range(server: Behavior, cache: Path) -> None:
     assert server.ranges == ["bytes=1000-", None]
 
 
-def test_part_longer_than_the_file_is_dropped(server: Behavior, cache: Path) -> None:
+def test_partial_file_longer_than_the_file_is_discarded(server: Behavior, cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / f"{FILE}.part").write_bytes(CONTENT + b"more")
     assert fetch("kitti").read_bytes() == CONTENT
     assert server.ranges == [f"bytes={len(CONTENT) + 4}-", None]
 
 
-def test_complete_part_needs_no_server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_partial_file_is_used_without_a_server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTL_PERCEPTION_WEIGHTS_URL", f"http://127.0.0.1:{free_port()}")
     cache.mkdir(parents=True)
     (cache / f"{FILE}.part").write_bytes(CONTENT)
     assert fetch("kitti").read_bytes() == CONTENT
 
 
-def test_cut_connection_is_resumed_at_once(server: Behavior, cache: Path) -> None:
+def test_closed_connection_is_resumed_at_once(server: Behavior, cache: Path) -> None:
     server.cuts = [70_000, 50_000]
     assert fetch("kitti").read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=70000-", "bytes=120000-"]
 
 
-def test_connection_cut_again_and_again_is_resumed_by_the_next_call(server: Behavior, cache: Path) -> None:
+def test_next_call_resumes_after_the_last_attempt_failed(server: Behavior, cache: Path) -> None:
     server.cuts = [1000, 1000, 1000]
-    with pytest.raises(WeightsError, match=r"gave up after 3 attempts: .*3000 of 300000 bytes; 3000 bytes are kept, and fetch"):
+    with pytest.raises(
+        WeightsError, match=r"failed after 3 attempts: .*3000 of 300000 bytes; fetch again to resume after 3000 bytes"
+    ):
         fetch("kitti")
     assert names_in(cache) == [f"{FILE}.part"]
     assert (cache / f"{FILE}.part").read_bytes() == CONTENT[:3000]
@@ -104,7 +106,7 @@ def test_connection_cut_again_and_again_is_resumed_by_the_next_call(server: Beha
     assert server.ranges[-1] == "bytes=3000-"
 
 
-def test_wrong_bytes_are_deleted_and_named(server: Behavior, cache: Path) -> None:
+def test_file_with_a_wrong_checksum_is_deleted(server: Behavior, cache: Path) -> None:
     server.content = b"<html>Please log in</html>"
     with pytest.raises(WeightsError) as caught:
         fetch("kitti")
@@ -112,46 +114,46 @@ def test_wrong_bytes_are_deleted_and_named(server: Behavior, cache: Path) -> Non
     assert names_in(cache) == []
 
 
-def test_file_that_the_server_lacks(server: Behavior, cache: Path) -> None:
+def test_missing_file_on_the_server_is_an_error(server: Behavior, cache: Path) -> None:
     server.status = 404
     with pytest.raises(WeightsError) as caught:
         fetch("kitti")
     text = str(caught.value)
-    assert f"/mirror/{FILE}: the server answers 404 Not Found" in text
-    assert f"may also be put by hand at {cache / FILE}" in text
+    assert f"/mirror/{FILE} failed: the server answered 404 Not Found" in text
+    assert f"or copy the file to {cache / FILE}" in text
     assert len(server.paths) == 1
 
 
-def test_server_in_trouble_is_asked_again(server: Behavior, cache: Path) -> None:
+def test_server_error_is_retried(server: Behavior, cache: Path) -> None:
     server.status = 503
-    with pytest.raises(WeightsError, match=r"gave up after 3 attempts: the server answers 503 Service Unavailable"):
+    with pytest.raises(WeightsError, match=r"failed after 3 attempts: the server answered 503 Service Unavailable"):
         fetch("kitti")
     assert len(server.paths) == 3
 
 
-def test_no_server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_is_an_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("MTL_PERCEPTION_WEIGHTS_URL", url)
     with pytest.raises(WeightsError) as caught:
         fetch("kitti")
     text = str(caught.value)
-    assert text.startswith(f"{url}/{FILE}: cannot be reached: ")
+    assert text.startswith(f"cannot reach {url}/{FILE}: ")
     assert "Connection refused" in text
-    assert f"put by hand at {cache / FILE}" in text
+    assert f"copy the file to {cache / FILE}" in text
 
 
 @pytest.mark.parametrize("sends_length", [True, False])
-def test_endless_answers_are_not_swallowed(
+def test_download_beyond_the_size_limit_is_stopped(
     server: Behavior, cache: Path, monkeypatch: pytest.MonkeyPatch, sends_length: bool
 ) -> None:
     monkeypatch.setattr(fetching, "MAX_BYTES", 200_000)
     server.sends_length = sends_length
-    with pytest.raises(WeightsError, match=r"more than 200000 bytes: not the weights file"):
+    with pytest.raises(WeightsError, match=r"more than 200000 bytes, so not the weights file"):
         fetch("kitti")
     assert names_in(cache) == []
 
 
-def test_answer_without_a_length(server: Behavior, cache: Path) -> None:
+def test_answer_without_a_length_is_accepted(server: Behavior, cache: Path) -> None:
     server.sends_length = False
     assert fetch("kitti").read_bytes() == CONTENT
 
@@ -159,21 +161,21 @@ def test_answer_without_a_length(server: Behavior, cache: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["http://mirror.example", "ftp://127.0.0.1", "file:///srv/weights", "/srv/weights", "http://127.0.0.1.example"]
 )
-def test_only_https_or_this_machine(cache: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_http_url_of_another_machine_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("MTL_PERCEPTION_WEIGHTS_URL", url)
-    with pytest.raises(WeightsError, match=r"only https addresses are fetched from .* see MTL_PERCEPTION_WEIGHTS_URL"):
+    with pytest.raises(WeightsError, match=r"refused: the URL must be https .* check MTL_PERCEPTION_WEIGHTS_URL"):
         fetch("kitti")
 
 
-def test_address_that_is_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_url_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTL_PERCEPTION_WEIGHTS_URL", "http://127.0.0.1:port")
-    with pytest.raises(WeightsError, match=r"not a valid address: nonnumeric port"):
+    with pytest.raises(WeightsError, match=r"invalid URL .*: nonnumeric port"):
         fetch("kitti")
 
 
-def test_redirects_are_followed_but_not_to_unsafe_addresses(server: Behavior, cache: Path) -> None:
+def test_redirects_are_followed_to_https_only(server: Behavior, cache: Path) -> None:
     server.redirect = "http://mirror.example/file"
-    with pytest.raises(WeightsError, match=r"http://mirror.example/file: only https addresses"):
+    with pytest.raises(WeightsError, match=r"http://mirror.example/file refused: the URL must be https"):
         fetch("kitti")
     server.redirect = "/moved/file"
     cache.joinpath(f"{FILE}.part").write_bytes(CONTENT[:10])
@@ -182,13 +184,13 @@ def test_redirects_are_followed_but_not_to_unsafe_addresses(server: Behavior, ca
     assert server.ranges[-1] == "bytes=10-"
 
 
-def test_two_processes_do_not_write_the_same_part(server: Behavior, cache: Path) -> None:
-    with fetching._locked(cache), pytest.raises(WeightsError, match=r"another process is fetching weights now"):
+def test_cache_is_locked_during_a_download(server: Behavior, cache: Path) -> None:
+    with fetching._locked(cache), pytest.raises(WeightsError, match=r"another process is fetching weights"):
         fetch("kitti")
     assert fetch("kitti").read_bytes() == CONTENT
 
 
-def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MTL_PERCEPTION_CACHE", str(tmp_path / "file"))
     with pytest.raises(WeightsError, match=rf"{tmp_path}/file/weights: cannot be written: "):
@@ -196,7 +198,7 @@ def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", [ENCODER, "imagenet"])
-def test_encoder_is_fetched_under_its_name_and_its_short_one(server: Behavior, cache: Path, name: str) -> None:
+def test_encoder_is_fetched_by_name_and_alias(server: Behavior, cache: Path, name: str) -> None:
     server.cuts = [70_000]
     lines: list[str] = []
     path = fetch(name, announce=lines.append)
@@ -210,7 +212,7 @@ def test_encoder_is_fetched_under_its_name_and_its_short_one(server: Behavior, c
     assert (len(server.paths), len(lines)) == (2, 2)
 
 
-def test_encoder_of_other_bytes_is_neither_kept_nor_used(server: Behavior, cache: Path) -> None:
+def test_encoder_with_a_wrong_checksum_is_refused(server: Behavior, cache: Path) -> None:
     server.content = CONTENT[:-1] + b"?"
     digits = hashlib.sha256(server.content).hexdigest()[:8]
     with pytest.raises(WeightsError, match=rf"expected SHA-256 {CONTENT_SHA256[:8]}, got {digits} \(300000 bytes\)"):
@@ -228,11 +230,11 @@ def test_fetch_prints_paths_on_stdout_and_licenses_on_stderr(
     output = capsys.readouterr()
     assert output.out.splitlines() == [str(cache / FILE), str(shipped / "lane.safetensors")]
     assert "kitti: license: BSD 2-clause for academic use; commercial use by arrangement with the authors" in output.err
-    assert "lane: comes with the package, nothing to fetch" in output.err
+    assert "lane: shipped with the package, nothing to fetch" in output.err
 
 
-def test_fetch_of_an_unknown_name(shipped: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch_of_an_unknown_name_suggests_the_closest(shipped: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "fetch", "kiti"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("mtl_perception weights: no weights are called 'kiti': did you mean 'kitti'?")
+    assert error.startswith("mtl_perception weights: unknown weights 'kiti'; did you mean 'kitti'?")
     assert error.count("\n") == 1

@@ -94,18 +94,17 @@ def test_a_file_comes_before_a_shipped_name(shipped: Path, tmp_path: Path, monke
     [
         (
             "nyud",
-            "published weights 'nyud' are not fetched yet (no {cache}/ExpNYUD_joint.ckpt): run "
-            "`mtl_perception weights fetch nyud`",
+            "published weights 'nyud' are not fetched (no {cache}/ExpNYUD_joint.ckpt); run `mtl_perception weights fetch nyud`",
         ),
-        ("nuyd", "no weights are called 'nuyd': did you mean 'nyud'? Known names: lane, kitti, nyud, nyud-kitti, nyud-normals"),
-        ("resnet50", "no weights are called 'resnet50': Known names: lane, kitti"),
-        ("", "no weights are called ''"),
+        ("nuyd", "unknown weights 'nuyd'; did you mean 'nyud'? (available: lane, kitti, nyud, nyud-kitti, nyud-normals"),
+        ("resnet50", "unknown weights 'resnet50' (available: lane, kitti"),
+        ("", "unknown weights ''"),
         ("../lane", "no such weights file: ../lane"),
         ("lane.pth", "no such weights file: lane.pth"),
-        ("/dev/null", "weights '/dev/null' are not a regular file"),
-        ("{cache}", "weights '{cache}' are a directory: give a weights file, or one of lane, kitti"),
-        ("x" * 5000, "no weights are called 'xxxx"),
-        ("a\0b", "no weights are called 'a\\x00b'"),
+        ("/dev/null", "weights '/dev/null' cannot be read: the path is not a regular file"),
+        ("{cache}", "weights '{cache}' cannot be read: the path is a directory; give a weights file, or one of lane, kitti"),
+        ("x" * 5000, "unknown weights 'xxxx"),
+        ("a\0b", "unknown weights 'a\\x00b'"),
     ],
 )
 def test_names_that_mean_no_file(shipped: Path, cache: Path, name: str, message: str) -> None:
@@ -121,14 +120,14 @@ def test_encoder_is_no_network(shipped: Path, server: Behavior, cache: Path, nam
     with pytest.raises(WeightsError) as caught:
         load_network(name)
     assert str(caught.value) == (
-        f"'{name}' is an encoder to start a training from, not a network: it knows no labels and no depth; give a weights "
-        "file, or one of lane, kitti, nyud, nyud-kitti, nyud-normals"
+        f"'{name}' cannot be used as a network: it is an encoder for training, without heads for labels and depth; "
+        "give a weights file, or one of lane, kitti, nyud, nyud-kitti, nyud-normals"
     )
 
 
 def test_names_of_encoders_are_known_where_one_is_wanted(shipped: Path, cache: Path) -> None:
-    with pytest.raises(WeightsError, match=r"'mobilenetv2-imagenet' are not fetched yet .* fetch mobilenetv2-imagenet`"):
+    with pytest.raises(WeightsError, match=r"'mobilenetv2-imagenet' are not fetched .* fetch mobilenetv2-imagenet`"):
         resolve("imagenet", encoder=True)
-    with pytest.raises(WeightsError, match=r"did you mean 'mobilenetv2-imagenet'\? Known names: lane, kitti, .*-imagenet-v2;"):
+    with pytest.raises(WeightsError, match=r"did you mean 'mobilenetv2-imagenet'\? \(available: lane, kitti, .*-imagenet-v2;"):
         resolve("mobilenet2-imagenet", encoder=True)
     assert resolve("lane", encoder=True) == shipped / "lane.safetensors"
