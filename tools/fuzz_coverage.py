@@ -30,7 +30,7 @@ Target = tuple[Callable[[bytes], object], Iterable[bytes]]
 def image_header() -> Target:
     from support.image_files import PICTURES
 
-    from mtl_perception.messages.image_header import image_size, is_truncated
+    from mtl_perception.image.header import image_size, is_truncated
 
     def check(data: bytes) -> None:
         size = image_size(data)

@@ -74,6 +74,6 @@ def run(args: argparse.Namespace) -> None:
 def _load_image(path: Path | None, width: int, height: int) -> np.ndarray:
     if path is None:
         return example_frame(width, height).image
-    from mtl_perception.sources.images import read_image_file
+    from mtl_perception.image.files import read_image_file
 
     return np.asarray(cv2.resize(read_image_file(path), (width, height), interpolation=cv2.INTER_AREA))

@@ -136,7 +136,7 @@ def _check_images(given: Path | None, size: tuple[int, int] | None) -> dict[str,
     for number, (height, width) in enumerate([size] if size else CHECKED_SIZES, start=1):
         images[f"generated image {number}"] = synthetic_image(height, width)
     if given is not None:
-        from mtl_perception.sources.images import read_image_file
+        from mtl_perception.image.files import read_image_file
 
         image = read_image_file(given)
         if size and image.shape[:2] != size:

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Process all images; report those that fail and continue with the next."""
+    from mtl_perception.image.files import read_image_file
     from mtl_perception.pipeline import Pipeline
-    from mtl_perception.sources.images import read_image_file
 
     paths = _list_images(args.images)
     pipeline = Pipeline(config=config_from(args, warm_up=False), reuse_outputs=True)

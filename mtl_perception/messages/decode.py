@@ -14,11 +14,8 @@ import numpy as np
 
 from mtl_perception.camera.model import Calibration, calibration_from_camera_info
 from mtl_perception.errors import CameraError, FrameError, truncated_repr
-from mtl_perception.messages.image_header import IMAGE_FORMATS, image_size, is_truncated
+from mtl_perception.image.files import check_size, decode_image_bytes
 from mtl_perception.types import CLOUD_DTYPE
-
-MAX_PIXELS = 2**25
-"""Limit of 33 megapixels; larger images could exhaust the memory and no vehicle camera produces them."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +114,6 @@ def _to_rgb(pixels: np.ndarray, layout: PixelLayout) -> np.ndarray:
     return pixels
 
 
-def check_size(width: int, height: int) -> None:
-    """Raise FrameError if an image of this size is empty or exceeds MAX_PIXELS."""
-    if width < 1 or height < 1:
-        raise FrameError(f"image of {width}x{height} pixels is empty", "size")
-    if width * height > MAX_PIXELS:
-        raise FrameError(f"image of {width}x{height} pixels is larger than {MAX_PIXELS / 1e6:.0f} megapixels", "size")
-
-
 def decode_compressed_image(message: Any) -> np.ndarray:
     """Decode a sensor_msgs/CompressedImage with JPEG, PNG, TIFF, BMP, WebP or GIF data.
 
@@ -147,33 +136,6 @@ def decode_compressed_image(message: Any) -> np.ndarray:
         return decode_image_bytes(bytes(memoryview(message.data)))
     except FrameError as error:
         raise FrameError(f"compressed image of format {truncated_repr(message.format)}: {error}", error.reason) from error
-
-
-def decode_image_bytes(data: bytes) -> np.ndarray:
-    """Decode the content of a JPEG, PNG, TIFF, BMP, WebP or GIF file; the first frame of an animation.
-
-    Returns:
-        H x W x 3 uint8, RGB; 16 bits are scaled to 8, transparency is dropped, a rotation in EXIF is ignored.
-
-    Raises:
-        FrameError: The image is damaged, truncated, too large, or of an unsupported format.
-    """
-    size = image_size(data)
-    if size is None:
-        raise FrameError(f"damaged or not a supported image ({len(data)} bytes); supported: {IMAGE_FORMATS}", "compressed")
-    check_size(*size)
-    if is_truncated(data):
-        # OpenCV 4 would fill the missing part with gray.
-        raise FrameError(f"truncated image ({len(data)} bytes)", "compressed")
-    try:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise FrameError(f"image cannot be decoded ({len(data)} bytes): {error.err}", "compressed") from error
-    if pixels is None:
-        raise FrameError(f"damaged or not a supported image ({len(data)} bytes)", "compressed")
-    check_size(pixels.shape[1], pixels.shape[0])
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def decode_camera_info(message: Any) -> Calibration:

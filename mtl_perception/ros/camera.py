@@ -13,9 +13,9 @@ from std_msgs.msg import Header
 from mtl_perception.camera.model import Calibration
 from mtl_perception.config import Config
 from mtl_perception.errors import CameraError, one_line
+from mtl_perception.image.header import image_size
 from mtl_perception.messages.decode import decode_camera_info, stamp_ns
 from mtl_perception.messages.encode import MessageEncoder
-from mtl_perception.messages.image_header import image_size
 from mtl_perception.messages.topics import OUTPUT_TOPICS, OutputTopic
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
 from mtl_perception.ros.qos import keep_last, output_profile

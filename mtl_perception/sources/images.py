@@ -7,12 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from mtl_perception.camera.calibration import load_calibration, needs_size
 from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import FrameError, SourceError
-from mtl_perception.messages.decode import decode_image_bytes
+from mtl_perception.image.files import read_image_file
 from mtl_perception.sources.base import DEFAULT_RATE_HZ, CameraResolver, natural_key
 from mtl_perception.types import Frame
 
@@ -21,26 +19,6 @@ CAMERA_FILES = ("camera.yaml", "calib_cam_to_cam.txt", "calib.txt")
 """Names of a folder's calibration file; the first existing one is used."""
 
 logger = logging.getLogger(__name__)
-
-
-def read_image_file(path: str | Path) -> np.ndarray:
-    """Read an image file in the sensor's orientation: a rotation in EXIF is ignored because calibrations do not include it.
-
-    Returns:
-        H x W x 3 uint8, RGB. Gray is replicated, 16 bits are scaled to 8, transparency is dropped.
-
-    Raises:
-        FrameError: The file is missing or not a supported image (reason "unreadable").
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FrameError(f"image {path} cannot be read: {error.strerror}", "unreadable") from None
-    try:
-        return decode_image_bytes(data)
-    except FrameError as error:
-        raise FrameError(f"image {path}: {error}", "unreadable") from error
 
 
 def list_images(folder: Path) -> list[Path]:

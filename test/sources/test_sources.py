@@ -11,7 +11,6 @@ import pytest
 
 from mtl_perception.errors import FrameError, SourceError
 from mtl_perception.sources.base import CameraResolver, median_rate_hz
-from mtl_perception.sources.images import read_image_file
 from mtl_perception.sources.kitti import parse_stamp
 from mtl_perception.sources.open import open_source
 
@@ -46,43 +45,6 @@ def drive(tmp_path: Path) -> Path:
         )
     (folder.parent / "calib_cam_to_cam.txt").write_text(CAM_TO_CAM)
     return folder
-
-
-class TestReadImageFile:
-    def test_rgb_order_and_values(self, tmp_path):
-        rgb = write_image(tmp_path / "a.png", random_image(1))
-        read = read_image_file(tmp_path / "a.png")
-        assert read.dtype == np.uint8
-        np.testing.assert_array_equal(read, rgb)
-
-    def test_gray_is_replicated_and_transparency_dropped(self, tmp_path):
-        gray = random_image(2)[..., 0]
-        cv2.imwrite(str(tmp_path / "gray.png"), gray)
-        np.testing.assert_array_equal(read_image_file(tmp_path / "gray.png"), np.dstack([gray] * 3))
-        bgra = np.dstack([random_image(3), np.full((20, 40), 7, np.uint8)])
-        cv2.imwrite(str(tmp_path / "alpha.png"), bgra)
-        np.testing.assert_array_equal(read_image_file(tmp_path / "alpha.png"), bgra[..., 2::-1])
-
-    def test_exif_rotation_is_ignored(self, tmp_path):
-        jpeg = cv2.imencode(".jpg", random_image(4))[1].tobytes()
-        # Orientation 6: "rotate by 90 degrees".
-        tiff = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-        tagged = jpeg[:2] + b"\xff\xe1" + (len(tiff) + 2).to_bytes(2, "big") + tiff + jpeg[2:]
-        (tmp_path / "phone.jpg").write_bytes(tagged)
-        assert cv2.imread(str(tmp_path / "phone.jpg")).shape == (40, 20, 3), "OpenCV applies this tag"
-        assert read_image_file(tmp_path / "phone.jpg").shape == (20, 40, 3)
-
-    @pytest.mark.parametrize("content", [b"", b"not an image", cv2.imencode(".png", random_image(5))[1].tobytes()[:60]])
-    def test_damaged_file_is_refused(self, tmp_path, content):
-        path = tmp_path / "bad.png"
-        path.write_bytes(content)
-        with pytest.raises(FrameError, match=r"bad\.png: (damaged or not a supported image|truncated image)") as caught:
-            read_image_file(path)
-        assert caught.value.reason == "unreadable"
-
-    def test_missing_file_is_refused(self, tmp_path):
-        with pytest.raises(FrameError, match=r"none\.png cannot be read: No such file"):
-            read_image_file(tmp_path / "none.png")
 
 
 class TestImageFolder:

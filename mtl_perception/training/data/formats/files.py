@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from mtl_perception.errors import FrameError, SourceError
-from mtl_perception.sources.images import list_images, read_image_file
+from mtl_perception.image.files import read_image_file
+from mtl_perception.sources.images import list_images
 
 DEPTH_SCALE = 256
 DEPTH_INF = 65535
