@@ -15,7 +15,7 @@ from mtl_perception.benchmark.published import RawOutputs
 from mtl_perception.benchmark.timing import summarize, time_interleaved
 from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
 from mtl_perception.inference.backend import create_engine
-from mtl_perception.inference.cuda.program import prepare_network
+from mtl_perception.inference.cuda.network import prepare_network
 from mtl_perception.inference.device import DTYPES
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.host.preprocess import Preprocessor
@@ -93,15 +93,16 @@ def _cpu_pass(pipeline: Pipeline) -> Callable[[np.ndarray], RawOutputs]:
 
 
 def _cuda_pass(pipeline: Pipeline) -> Callable[[np.ndarray], RawOutputs]:
-    device, dtype, description = pipeline.device, DTYPES[pipeline.precision], pipeline.description
-    network = prepare_network(load_network(pipeline.config.weights), device, dtype)
-    mean, std = (torch.tensor(values, device=device) for values in (description.mean, description.std))
+    network, _ = prepare_network(load_network(pipeline.config.weights), pipeline.device, DTYPES[pipeline.precision])
+    heads = frozenset({"segm", "depth", "normal"} if "normals" in pipeline.description.tasks else {"segm", "depth"})
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def run(image: np.ndarray) -> RawOutputs:
-        pixels = (torch.from_numpy(image).to(device).float() / 255 - mean) / std
-        x = pixels.permute(2, 0, 1)[None].to(dtype).contiguous(memory_format=torch.channels_last)
-        return tuple(output[0].float().cpu().numpy() for output in network(x))
+        maps = network.allocate(1, (image.shape[0], image.shape[1]), heads)
+        network(torch.from_numpy(image).to(pipeline.device)[None], heads, maps)
+        values = maps.values[0].permute(2, 0, 1).cpu().numpy()
+        raw = (values[: maps.depth_column], values[maps.depth_column : maps.depth_column + 1])
+        return raw if maps.normals is None else (*raw, maps.normals[0].cpu().numpy())
 
     return run
 

@@ -19,9 +19,10 @@ from mtl_perception import CameraModel, Frame, Pipeline, load_network
 from mtl_perception.config import Config
 from mtl_perception.errors import DeviceError
 from mtl_perception.inference import backend
-from mtl_perception.inference.cuda import slots as device_slots
+from mtl_perception.inference.cuda import backend as cuda_backend
 from mtl_perception.inference.cuda.backend import SLOTS, CudaBackend
 from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, Lane, is_out_of_memory
+from mtl_perception.inference.cuda.slots import pinned_bytes, spec_of
 from mtl_perception.inference.request import Request
 from mtl_perception.types import Result
 
@@ -61,7 +62,7 @@ class LateRuntime(HostRuntime):
                     self.wait(pending)
         return op
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def wait(self, mark):
         if mark.done:
             return
@@ -92,15 +93,22 @@ class LateRuntime(HostRuntime):
 
 
 class Arithmetic:
-    """A program whose outputs tell what went in."""
+    """A program whose outputs tell what went in: labels are red, depth is made of green and the limits."""
 
     def __init__(self, network, classes, spec) -> None:
         self.spec = spec
 
-    def __call__(self, image, limits, rays, out) -> None:
+    def allocate_maps(self):
+        return torch.zeros(self.spec.batch, *self.spec.size, 2)
+
+    def compute_maps(self, image, maps) -> None:
+        maps.copy_(image[..., :2])
+
+    def write_outputs(self, maps, image, limits, rays, out) -> None:
+        assert torch.equal(maps[..., 0], image[..., 0].float()), "maps of another request"
         if "labels" in out:
-            out["labels"].copy_(image[..., 0])
-        depth = image[..., 1].float() * limits[:, 3, None, None] + limits[:, 0, None, None]
+            out["labels"].copy_(maps[..., 0])
+        depth = maps[..., 1] * limits[:, 3, None, None] + limits[:, 0, None, None]
         if "depth" in out:
             out["depth"].copy_(depth)
         if "cloud" in out:
@@ -115,7 +123,7 @@ def network(weights_file):
 
 @pytest.fixture
 def make(network, monkeypatch):
-    monkeypatch.setattr(device_slots, "DeviceProgram", Arithmetic)
+    monkeypatch.setattr(cuda_backend, "DeviceProgram", Arithmetic)
 
     def path(runtime: HostRuntime, **options) -> CudaBackend:
         return CudaBackend(network, runtime, "fp32", (0, 12), **options)
@@ -194,14 +202,19 @@ def test_what_changes_from_frame_to_frame_needs_no_new_graph(make):
     for number in range(4):
         path.infer([job(number)])
     tickets = [path.submit(job(number)) for number in range(4)]
-    assert runtime.captures == path.graphs == SLOTS
+    assert runtime.captures == path.graphs == 1
     for ticket in tickets:
         ticket.result()
-    for other in (job(1, wanted={"depth"}), job(1, size=(4, 4)), job(1, count=3), replace(job(1), upsampling="bilinear")):
+    # Other subscribers need another program, but no other graph: none of their frames is late.
+    for other in (job(1, wanted={"labels", "depth"}), job(1, wanted={"cloud"}), replace(job(1), upsampling="bilinear")):
+        for _ in range(5):
+            path.infer([other])
+        assert runtime.captures == path.graphs == 1
+    for other in (job(1, wanted={"depth"}), job(1, size=(4, 4)), job(1, count=3)):
         before = runtime.captures
         for _ in range(5):
             path.infer([other])
-        assert runtime.captures == before + SLOTS
+        assert runtime.captures == before + 1
 
 
 def test_the_least_recently_used_program_goes(make):
@@ -218,11 +231,40 @@ def test_the_least_recently_used_program_goes(make):
     kept_too = path.submit(one, overlap=False)
     for _ in range(4):
         path.infer([three])
+    # The stand-in remembers what it did, and with it the dropped networks.
+    runtime.release()
+    runtime.lanes = {lane: [] for lane in Lane}
     assert_of(path.infer([two])[0], two)
-    assert path.graphs == SLOTS, "those of the first went with its program, the third has its own"
+    assert path.graphs == 1, "that of the first went with its program, the third has its own"
     assert_of(kept.result(), one)
     assert_of(kept_too.result(), one)
-    assert path.notes == ["more than 2 kinds of job: the oldest program was dropped, and is made anew if needed"]
+    assert len(path.notes) == 1 and path.notes[0].startswith("more than 2 kinds of request")
+
+
+def test_page_locked_memory_is_bounded(make, monkeypatch):
+    path = make(LateRuntime())
+    requests = [job(1, size=(40, 10 + width)) for width in range(4)]
+    monkeypatch.setattr(cuda_backend, "PINNED_BYTES", 3 * pinned_bytes(spec_of(requests[-1], ("segm", "depth"), 12), SLOTS))
+    for each in requests:
+        assert_of(path.infer([each])[0], each)
+    assert [spec.size for spec in path._plans] == [(40, 11), (40, 12), (40, 13)]
+    assert len(path.notes) == 1 and "the oldest program was dropped" in path.notes[0]
+
+
+def test_tensors_are_plain_whatever_mode_the_caller_is_in(make):
+    """Tensors of inference mode cannot be changed outside of it, and a capture inside it spoils others' graphs."""
+    runtime, modes = LateRuntime(), []
+    capture = runtime.capture
+    runtime.capture = lambda work: modes.append(torch.is_inference_mode_enabled()) or capture(work)
+    path = make(runtime)
+    with torch.inference_mode():
+        for number in range(3):
+            assert_of(path.infer([job(number)])[0], job(number))
+    assert modes == [False]
+    plan = next(iter(path._plans.values()))
+    assert not any(tensor.is_inference() for tensor in (plan.rays, plan.stage.image, plan.stage.maps))
+    plan.slots[0].upload()
+    assert_of(path.infer([job(5)])[0], job(5))
 
 
 def test_without_capture_it_goes_on_and_says_so(make):
@@ -234,7 +276,7 @@ def test_without_capture_it_goes_on_and_says_so(make):
         assert_of(path.infer([job(number)])[0], job(number))
     assert path.name == "cpu eager"
     assert path.notes == [
-        "no graph of a picture of 8x6 for labels, depth, cloud, and none from now on: "
+        "no graph of an image of 8x6 for labels, depth, cloud, and none from now on: "
         "operation not permitted when stream is capturing"
     ]
     for number in (1, 2, 3):
@@ -250,8 +292,7 @@ def test_out_of_memory_frees_everything_and_goes_on_without_a_graph(make, fault)
     runtime = LateRuntime()
     path = make(runtime, copies=False)
     large = job(3, size=(20, 30))
-    for _ in range(SLOTS):
-        assert_of(path.infer([large])[0], large)
+    assert_of(path.infer([large])[0], large)
     under_way = [path.submit(job(number)) for number in (1, 2)]
     runtime.faults.append(fault)
     assert_of(path.infer([large])[0], large)
@@ -266,7 +307,7 @@ def test_out_of_memory_frees_everything_and_goes_on_without_a_graph(make, fault)
         path.infer([job(number)])
     assert path.graphs == 1, "others have theirs"
     assert path.notes == [
-        "out of memory: programs and graphs were freed; a picture of 30x20 for labels, depth, cloud now runs without a graph"
+        "out of memory: programs and graphs were freed; an image of 30x20 for labels, depth, cloud now runs without a graph"
     ]
 
 
@@ -281,7 +322,7 @@ def test_no_room_even_then(make, monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(runtime, "pinned", full)
         with pytest.raises(
-            DeviceError, match="out of memory while processing a picture of 50x40 for labels.*Tried to allocate 3 GiB"
+            DeviceError, match="out of memory while processing an image of 50x40 for labels.*Tried to allocate 3 GiB"
         ):
             path.infer([job(2, size=(40, 50))])
     assert_of(path.infer([job(3)])[0], job(3))
@@ -289,7 +330,7 @@ def test_no_room_even_then(make, monkeypatch):
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(make, monkeypatch):
     path = make(LateRuntime())
-    monkeypatch.setattr(Arithmetic, "__call__", lambda *_: 1 / 0)
+    monkeypatch.setattr(Arithmetic, "write_outputs", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         path.infer([job(1)])
     texts = ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
@@ -329,12 +370,12 @@ def test_the_preset_is_one_that_a_node_takes():
 def test_a_pipeline_on_a_gpu_uses_this_backend(weights_file, monkeypatch, precision, exact):
     runtime, asked = LateRuntime(), []
 
-    monkeypatch.setattr(device_slots, "DeviceProgram", Arithmetic)
+    monkeypatch.setattr(cuda_backend, "DeviceProgram", Arithmetic)
     monkeypatch.setattr(backend, "select_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr(backend, "CudaRuntime", lambda *args, **named: asked.append((args, named)) or runtime)
     pipe = Pipeline(weights=weights_file, device="cpu", precision=precision, cudnn_benchmark=True, reuse_outputs=True)
     assert asked == [((torch.device("cuda", 0), True), {"exact": exact})]
-    assert runtime.captures == pipe._backend.graphs == SLOTS, "the warm-up ends with graphs"
+    assert runtime.captures == pipe._backend.graphs == 1, "the warm-up ends with a graph"
     frames = [Frame(noise_image(HEIGHT, WIDTH, seed), CAMERA) for seed in range(4)]
     for frame, result in zip(frames, pipe.stream(frames, {"labels"}), strict=True):
         np.testing.assert_array_equal(result.labels, frame.image[..., 0])

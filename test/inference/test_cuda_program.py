@@ -13,7 +13,8 @@ from support.images import noise_image
 from mtl_perception import CameraModel, Frame, Pipeline, load_network
 from mtl_perception.inference.cuda.area import AreaShrink, area_weights
 from mtl_perception.inference.cuda.backend import CudaBackend
-from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec, prepare_network
+from mtl_perception.inference.cuda.network import AtenNetwork
+from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec
 from mtl_perception.inference.cuda.runtime import HostRuntime
 from mtl_perception.labels import STREET
 from mtl_perception.network.description import published_description
@@ -117,7 +118,7 @@ def test_the_pipelines_answers(both, parameters, rtol):
 
 def test_with_the_very_same_network_only_ties_differ(weights_file):
     pipe = on_device(weights_file)
-    pipe._backend._network = load_network(weights_file).to(memory_format=torch.channels_last)
+    pipe._backend._network.module = load_network(weights_file).to(memory_format=torch.channels_last)
     expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(FRAME)
     assert_agree(pipe(FRAME), expected, ties=2e-4, rtol=1e-5)
 
@@ -154,8 +155,8 @@ def test_any_layout_of_the_picture(both, layout):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_never_becomes_one(weights_file, value):
     pipe = on_device(weights_file)
-    pipe._backend._network.get_parameter("segm.bias")[3] = value
-    pipe._backend._network.get_parameter("depth.bias")[0] = value
+    pipe._backend._network.module.get_parameter("segm.bias").data[3] = value
+    pipe._backend._network.module.get_parameter("depth.bias").data[0] = value
     result = pipe(FRAME)
     assert np.isnan(result.depth).all() and np.isnan(result.cloud["x"]).all()
     assert (result.labels == 255).all() and (result.confidence == 0).all()
@@ -214,15 +215,17 @@ def test_half_precision_agrees_mostly(both, weights_file):
 def test_nothing_waits_for_a_value_or_has_a_size_that_depends_on_one(weights_file):
     """What a CUDA graph cannot hold. Tensors without data have no values to wait for, and mix with none of the host's."""
     meta = torch.device("meta")
-    network = prepare_network(load_network(weights_file), meta, torch.float16)
+    network = AtenNetwork(load_network(weights_file), meta, torch.float16)
     outputs = ("labels", "confidence", "depth", "cloud", "image")
     program = DeviceProgram(
         network, CLASSES, ProgramSpec(2, (48, 64), outputs, (36, 48), ResizeSpec((24, 32), (24, 32), "bicubic"), True)
     )
     layouts = program.spec.input_layout(), program.spec.output_layout()
     given, out = (layout.views(torch.empty(layout.nbytes, dtype=torch.uint8, device=meta)) for layout in layouts)
-    with torch.inference_mode():
-        program(given["image"], given["limits"], torch.empty(2, 24, 32, 2, device=meta), out)
+    maps = program.allocate_maps()
+    with torch.no_grad():
+        program.compute_maps(given["image"], maps)
+        program.write_outputs(maps, given["image"], given["limits"], torch.empty(2, 24, 32, 2, device=meta), out)
         for waits in (lambda: out["depth"][out["labels"] == 1], lambda: out["depth"].max().item()):
             with pytest.raises((RuntimeError, NotImplementedError)):
                 waits()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -73,6 +74,11 @@ class FakeCuda:
                 raise RuntimeError("operation failed due to a previous error during capture")
         self.calls.append("captured")
 
+    @contextlib.contextmanager
+    def device(self, device):
+        self.calls.append(f"on {device}")
+        yield
+
     def empty_cache(self) -> None:
         self.calls.append("empty cache")
 
@@ -81,6 +87,7 @@ class FakeCuda:
 def cuda(monkeypatch):
     fake = FakeCuda()
     monkeypatch.setattr(torch, "cuda", fake)
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: fake.calls.append("empty host cache"), raising=False)
     return fake
 
 
@@ -163,7 +170,56 @@ def test_memory_is_ready_for_every_lane_and_given_back_when_all_are_idle(cuda, r
     assert cuda.calls == ["stream 2 is idle"]
     cuda.calls.clear()
     runtime.release()
-    assert cuda.calls == ["stream 1 is idle", "stream 2 is idle", "stream 3 is idle", "empty cache"]
+    assert cuda.calls == ["stream 1 is idle", "stream 2 is idle", "stream 3 is idle", "empty cache", "empty host cache"]
+
+
+def test_page_locked_memory_is_of_the_runtimes_own_device(cuda, monkeypatch):
+    """On another device it would create a context, of hundreds of megabytes."""
+    monkeypatch.setattr(torch, "zeros", lambda *size, **options: cuda.calls.append(f"zeros {size} {options['pin_memory']}"))
+    CudaRuntime(torch.device("cuda:1")).pinned(5)
+    assert cuda.calls == ["on cuda:1", "zeros (5,) True"]
+
+
+def test_captures_run_without_inference_mode(runtime):
+    """Inside it they would leave the random generator's state as inference tensors, on which other graphs fail."""
+    seen = []
+    with torch.inference_mode():
+        runtime.capture(lambda: seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled())))
+    assert set(seen) == {(False, False)}
+
+
+def test_flags_of_two_threads_do_not_mix(runtime):
+    """They belong to the process: the second thread waits for the first."""
+    inside, leave, order = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        inside.set()
+        assert leave.wait(30)
+        order.append("first")
+
+    thread = threading.Thread(target=runtime.eager(first))
+    thread.start()
+    assert inside.wait(30)
+    other = threading.Thread(target=CudaRuntime(torch.device("cuda"), tuning=True).eager(lambda: order.append("second")))
+    other.start()
+    other.join(0.2)
+    leave.set()
+    for each in (thread, other):
+        each.join(30)
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 3 GiB",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_each_librarys_lack_of_memory_is_known(text):
+    assert is_out_of_memory(RuntimeError(text))
 
 
 @pytest.mark.parametrize("tuning", [False, True])

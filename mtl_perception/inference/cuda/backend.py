@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.inference.cuda.program import ProgramSpec, prepare_network
+from mtl_perception.inference.cuda.network import prepare_network
+from mtl_perception.inference.cuda.program import DeviceProgram, NetworkSpec, ProgramSpec
 from mtl_perception.inference.cuda.runtime import HostRuntime, Lane, is_out_of_memory
-from mtl_perception.inference.cuda.slots import Plan, Slot, results_of, spec_of
+from mtl_perception.inference.cuda.slots import NetworkStage, Plan, Slot, pinned_bytes, results_of, spec_of
 from mtl_perception.inference.device import DTYPES, device_errors
 from mtl_perception.inference.request import Request
 from mtl_perception.network.model import MultiTaskRefineNet
@@ -25,9 +27,11 @@ SLOTS = 2
 """Requests under way at once, and sets of results that are valid at a time: one computes while its neighbors are copied."""
 PROGRAMS = 32
 """Programs kept; the least recently used goes first. Each holds its inputs and outputs on the host and on the device.
-Eight cameras out of step, one with other subscribers, make fifteen kinds of request."""
+Eight unsynchronized cameras, one with other subscribers, make fifteen kinds of request."""
+PINNED_BYTES = 2 << 30
+"""Page-locked memory of all programs: the system cannot swap it out."""
 CAPTURED_AT = 2
-"""Number of the request in a slot whose program is captured: an image size that comes only once is not worth a capture."""
+"""Number of the request at which the network is captured: an image size that comes only once is not worth a capture."""
 CACHED_CAMERAS = 16
 NOTES = 8
 BATCH = 8
@@ -84,7 +88,7 @@ class CudaBackend:
 
     result_sets = SLOTS
     batch_limit = BATCH
-    warm_up_runs = CAPTURED_AT * SLOTS
+    warm_up_runs = max(CAPTURED_AT, SLOTS)
 
     def __init__(
         self,
@@ -106,9 +110,15 @@ class CudaBackend:
         self._programs = programs
         self._use_graphs = use_graphs and runtime.can_capture
         self._plans: dict[ProgramSpec, Plan] = {}
+        # Kept alive by the plans that use them.
+        self._stages: WeakValueDictionary[NetworkSpec, NetworkStage] = WeakValueDictionary()
         self._rays: dict[CameraModel, Tensor] = {}
-        with device_errors(self.device, "loading the network"):
-            self._network = runtime.make(lambda: prepare_network(network, runtime.device, DTYPES[precision]))
+        # Without inference mode, here and below: its tensors cannot be changed outside of it, and a capture inside it spoils
+        # the random generator for the graphs of others (PyTorch issue 166792).
+        with device_errors(self.device, "loading the network"), torch.inference_mode(False):
+            self._network, note = runtime.make(lambda: prepare_network(network, runtime.device, DTYPES[precision]))
+        if note:
+            self._note(note)
 
     @property
     def device(self) -> torch.device:
@@ -117,13 +127,15 @@ class CudaBackend:
 
     @property
     def name(self) -> str:
-        """Whether programs run as graphs."""
-        return f"{self.device.type} graph" if self._use_graphs else f"{self.device.type} eager"
+        """How the network runs: as a graph or step by step, and by which kernels."""
+        return (
+            f"{self.device.type} {'graph' if self._use_graphs else 'eager'}{', Triton' if self._network.uses_kernels else ''}"
+        )
 
     @property
     def graphs(self) -> int:
         """Number of captured graphs."""
-        return sum(slot.is_captured for plan in self._plans.values() for slot in plan.slots)
+        return sum(stage.is_captured for stage in {plan.stage for plan in self._plans.values()})
 
     def infer(self, requests: Sequence[Request]) -> list[list[Result]]:
         """Return the results of several requests, in order; the copies of two or more overlap."""
@@ -150,7 +162,8 @@ class CudaBackend:
                 return
             previous = ticket
 
-    @torch.inference_mode()
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def submit(self, request: Request, overlap: bool = True) -> Ticket:
         """Start a request and return before it is done.
 
@@ -178,7 +191,8 @@ class CudaBackend:
             self._start(ticket, spec, request, overlap, False)
         return ticket
 
-    @torch.inference_mode()
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def release(self) -> None:
         """Free all programs, graphs and buffers; results that are still to be fetched are kept."""
         for plan in self._plans.values():
@@ -190,6 +204,7 @@ class CudaBackend:
     def _start(self, ticket: Ticket, spec: ProgramSpec, request: Request, overlap: bool, use_graph: bool) -> None:
         plan = self._plan(spec, use_graph)
         slot = self._slot(plan)
+        self._capture(plan)
         slot.stage(request)
         if plan.rays is not None:
             self._aim(plan, request)
@@ -198,33 +213,47 @@ class CudaBackend:
     def _plan(self, spec: ProgramSpec, use_graph: bool) -> Plan:
         plan = self._plans.pop(spec, None)
         if plan is None:
-            while len(self._plans) >= self._programs:
-                self._plans.pop(next(iter(self._plans))).settle()
-                self._note(
-                    f"more than {self._programs} kinds of job: the oldest program was dropped, and is made anew if needed"
-                )
-            plan = Plan(self.runtime, self._network, self._classes, spec, use_graph)
+            self._make_room(spec)
+            program = self.runtime.make(lambda: DeviceProgram(self._network, self._classes, spec))
+            stage = self._stages.get(spec.network)
+            if stage is None:
+                stage = self._stages[spec.network] = NetworkStage(self.runtime, program, use_graph)
+            plan = Plan(self.runtime, program, stage)
         self._plans[spec] = plan
         return plan
+
+    def _make_room(self, spec: ProgramSpec) -> None:
+        """Drop the programs that were not used for the longest time, until another one fits in number and bytes."""
+        room = PINNED_BYTES - pinned_bytes(spec, SLOTS)
+        while self._plans and (
+            len(self._plans) >= self._programs or sum(pinned_bytes(kept, SLOTS) for kept in self._plans) > room
+        ):
+            self._plans.pop(next(iter(self._plans))).settle()
+            self._note(
+                f"more than {self._programs} kinds of request, or {PINNED_BYTES >> 20} MiB of page-locked memory: the oldest "
+                "program was dropped; it is rebuilt when needed"
+            )
 
     def _slot(self, plan: Plan) -> Slot:
         """Return the plan's next slot, emptied."""
         number = plan.next
         plan.next = (number + 1) % SLOTS
         if number >= len(plan.slots):
-            plan.slots.append(Slot(self.runtime, plan.program, plan.rays))
+            plan.slots.append(Slot(self.runtime, plan))
         slot = plan.slots[number]
         if slot.settle is not None:
             slot.settle()
-        slot.requests += 1
-        if slot.requests == CAPTURED_AT and plan.use_graph and self._use_graphs:
-            self._capture(plan, slot)
         return slot
 
-    def _capture(self, plan: Plan, slot: Slot) -> None:
+    def _capture(self, plan: Plan) -> None:
+        """Count a request of the plan's network, and capture it when its time has come."""
+        stage = plan.stage
+        stage.requests += 1
+        if stage.requests != CAPTURED_AT or not stage.use_graph or not self._use_graphs:
+            return
         try:
-            slot.execute = self.runtime.capture(slot.work)
-            slot.is_captured = True
+            stage.execute = self.runtime.capture(stage.work)
+            stage.is_captured = True
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -258,5 +287,5 @@ class CudaBackend:
 
 
 def _name(spec: ProgramSpec) -> str:
-    pictures = f"{spec.batch} pictures" if spec.batch > 1 else "a picture"
-    return f"{pictures} of {spec.size[1]}x{spec.size[0]} for {', '.join(spec.outputs)}"
+    images = f"{spec.batch} images" if spec.batch > 1 else "an image"
+    return f"{images} of {spec.size[1]}x{spec.size[0]} for {', '.join(spec.outputs)}"

@@ -1,8 +1,7 @@
-"""All that a GPU does for a frame, as one function of tensors: pictures as bytes in, finished outputs out.
+"""All that a GPU computes for a request, as functions of tensors: images as bytes in, finished outputs out.
 
-It does what `Preprocessor`, the network, `Postprocessor` and `pack_cloud` do, by the same rules, for N pictures of one size.
-Sizes and outputs are fixed and nothing waits for a value, so that it can be captured as a CUDA graph; what may change with each
-frame (limits, focal lengths, rays) comes in as tensors. It runs on CPU tensors just as well, where it is tested.
+The rules are those of the CPU backend, for N images of one size. Nothing waits for a value, so that the network's part can be
+captured as a CUDA graph. It runs on CPU tensors just as well, where it is tested.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from torch import Tensor
 
 from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
 from mtl_perception.inference.cuda.area import AreaShrink
+from mtl_perception.inference.cuda.network import AtenNetwork, HeadMaps
 from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
-from mtl_perception.network.folding import fold_batch_norm
 from mtl_perception.network.grid import ResizeSpec, resize
-from mtl_perception.network.model import MultiTaskRefineNet
 
 LIMITS = ("min_depth", "max_depth", "min_confidence", "depth_factor")
 """Columns of the tensor of numbers that can differ from frame to frame."""
@@ -27,15 +25,32 @@ ALIGNMENT = 256
 
 
 @dataclass(frozen=True)
+class NetworkSpec:
+    """What the network is run for; a change of any of these needs another graph.
+
+    Attributes:
+        batch: Number of images, N.
+        size: Their height and width, H x W.
+        network_size: Height and width that the network sees.
+        heads: Of segm, depth and normal.
+    """
+
+    batch: int
+    size: tuple[int, int]
+    network_size: tuple[int, int]
+    heads: frozenset[str]
+
+
+@dataclass(frozen=True)
 class ProgramSpec:
     """What a program is made for; a change of any of these needs another program.
 
     Attributes:
-        batch: Number of pictures, N.
+        batch: Number of images, N.
         size: Their height and width, H x W.
-        outputs: Of types.OUTPUTS, in that order; `image` (the picture at the output size) only where the sizes differ.
+        outputs: Of types.OUTPUTS, in that order; `image` (the image at the output size) only where the sizes differ.
         network_size: Height and width that the network sees.
-        growth: How its outputs become the program's.
+        resize_spec: How the network's maps are upsampled to the outputs.
         with_probability: Whether the softmax is computed: for confidence, or for a least confidence above 0.
         score_planes: Number of classes where the output `scores` is asked for, otherwise 0.
     """
@@ -44,33 +59,48 @@ class ProgramSpec:
     size: tuple[int, int]
     outputs: tuple[str, ...]
     network_size: tuple[int, int]
-    growth: ResizeSpec
+    resize_spec: ResizeSpec
     with_probability: bool = False
     score_planes: int = 0
 
     @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the outputs."""
-        return self.growth.size
+        return self.resize_spec.size
 
     @property
     def has_labels(self) -> bool:
-        """Whether the segmentation head is needed."""
-        return bool({"labels", "confidence", "cloud", "scores"} & set(self.outputs))
+        """Whether a label is chosen for each pixel."""
+        return bool({"labels", "confidence", "cloud"} & set(self.outputs))
 
     @property
     def has_depth(self) -> bool:
         """Whether the depth head is needed."""
         return bool({"depth", "cloud"} & set(self.outputs))
 
+    @property
+    def heads(self) -> frozenset[str]:
+        """Heads that the outputs need: of segm, depth and normal."""
+        needed = {
+            "segm": self.has_labels or "scores" in self.outputs,
+            "depth": self.has_depth,
+            "normal": "normals" in self.outputs,
+        }
+        return frozenset(head for head, is_needed in needed.items() if is_needed)
+
+    @property
+    def network(self) -> NetworkSpec:
+        """What the network is run for, which programs with other outputs may share."""
+        return NetworkSpec(self.batch, self.size, self.network_size, self.heads)
+
     def input_layout(self) -> Layout:
-        """Where picture and limits lie in the block of bytes that goes up."""
+        """Where images and limits lie in the block of bytes that is uploaded."""
         return Layout(
             {"image": ((self.batch, *self.size, 3), torch.uint8), "limits": ((self.batch, len(LIMITS)), torch.float32)}
         )
 
     def output_layout(self) -> Layout:
-        """Where the outputs lie in the block of bytes that comes down."""
+        """Where the outputs lie in the block of bytes that is downloaded."""
         shape = (self.batch, *self.output_size)
         forms = {
             "labels": (shape, torch.uint8),
@@ -105,14 +135,8 @@ class Layout:
         return {name: block[begin:end].view(dtype).view(shape) for name, (begin, end, shape, dtype) in self._places.items()}
 
 
-def prepare_network(network: MultiTaskRefineNet, device: torch.device, dtype: torch.dtype) -> MultiTaskRefineNet:
-    """A copy for inference: batch norms folded, on the device, of that type, in channels-last memory."""
-    # Folded before it is rounded to half precision, not after.
-    return fold_batch_norm(network).to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
 class DeviceProgram:
-    """The function of tensors.
+    """All that is computed for a request, in two parts: the network's maps, and the outputs that are made of them.
 
     Args:
         network: What `prepare_network` returns.
@@ -120,69 +144,106 @@ class DeviceProgram:
         spec: What it is for.
     """
 
-    def __init__(self, network: MultiTaskRefineNet, classes: tuple[int, int], spec: ProgramSpec) -> None:
+    def __init__(self, network: AtenNetwork, classes: tuple[int, int], spec: ProgramSpec) -> None:
         self.spec = spec
         self._network = network
         self._classes = slice(classes[0], classes[0] + classes[1])
-        weight = network.get_parameter("segm.weight")
-        device, self._dtype = weight.device, weight.dtype
-        mean, std = torch.tensor(network.description.mean), torch.tensor(network.description.std)
-        self._scale, self._offset = (1 / (255 * std)).to(device), (-mean / std).to(device)
-        self._for_network = None if spec.network_size == spec.size else AreaShrink(spec.size, spec.network_size, device)
+        self._shrink_input = (
+            None if spec.network_size == spec.size else AreaShrink(spec.size, spec.network_size, network.device)
+        )
         is_smaller = spec.output_size != spec.size and {"cloud", "image"} & set(spec.outputs)
-        self._for_outputs = AreaShrink(spec.size, spec.output_size, device) if is_smaller else None
+        self._shrink_image = AreaShrink(spec.size, spec.output_size, network.device) if is_smaller else None
 
-    def __call__(self, image: Tensor, limits: Tensor, rays: Tensor | None, out: Mapping[str, Tensor]) -> None:
+    def allocate_maps(self) -> HeadMaps:
+        """Allocate what `compute_maps` writes."""
+        return self._network.allocate(self.spec.batch, self.spec.network_size, self.spec.heads)
+
+    def compute_maps(self, image: Tensor, maps: HeadMaps) -> None:
+        """Run the network.
+
+        Args:
+            image: N x H x W x 3 uint8, RGB.
+            maps: From `allocate_maps`; overwritten.
+        """
+        self._network(image if self._shrink_input is None else self._shrink_input(image), self.spec.heads, maps)
+
+    def write_outputs(
+        self, maps: HeadMaps, image: Tensor, limits: Tensor, rays: Tensor | None, out: Mapping[str, Tensor]
+    ) -> None:
         """Compute what `out` holds.
 
         Args:
+            maps: From `compute_maps`.
             image: N x H x W x 3 uint8, RGB.
             limits: N x 4 float32, columns as `LIMITS`: meters, meters, 0 to 1, meters over transformed depth.
             rays: N x H' x W' x 2 float32 at the output size; None without a cloud.
             out: By name of the spec's outputs, shapes and types as its `output_layout`; they are overwritten.
         """
+        if self._shrink_image is not None:
+            image = self._shrink_image(image).to(torch.uint8)
+            _keep(out, "image", image)
+        if "normals" in out:
+            assert maps.normals is not None
+            _keep(out, "normals", normals_from_raw(resize(maps.normals, self.spec.resize_spec)))
+        if "scores" in out:
+            _keep(out, "scores", self._scores(maps))
+        if self._network.uses_kernels:
+            self._write_by_kernel(maps, image.contiguous(), limits, rays, out)
+        else:
+            self._write_by_operators(maps, image, limits, rays, out)
+
+    def _write_by_kernel(
+        self, maps: HeadMaps, image: Tensor, limits: Tensor, rays: Tensor | None, out: Mapping[str, Tensor]
+    ) -> None:
+        from mtl_perception.inference.cuda.kernels.outputs import write_outputs
+
+        write_outputs(
+            maps.values,
+            image,
+            rays,
+            limits,
+            out,
+            classes=self._classes,
+            depth_column=maps.depth_column,
+            uncropped=self.spec.resize_spec.uncropped,
+            cubic=self.spec.resize_spec.mode == "bicubic",
+            exp=self._network.description.depth_transform == "exp",
+            with_probability=self.spec.with_probability,
+        )
+
+    def _write_by_operators(
+        self, maps: HeadMaps, image: Tensor, limits: Tensor, rays: Tensor | None, out: Mapping[str, Tensor]
+    ) -> None:
         columns = dict(zip(LIMITS, limits[:, :, None, None].unbind(dim=1), strict=True))
-        if self.spec.has_labels or self.spec.has_depth or "normals" in out:
-            shared = self._features(image)
         if self.spec.has_labels:
-            scores = self._grow(self._network.head("segm", shared)[:, self._classes])
-            _keep(out, "scores", scores)
             labels, confidence = labels_from_scores(
-                scores, columns["min_confidence"], with_confidence=self.spec.with_probability
+                self._scores(maps), columns["min_confidence"], with_confidence=self.spec.with_probability
             )
             _keep(out, "labels", labels)
             _keep(out, "confidence", confidence)
         if self.spec.has_depth:
+            raw = self._upsample(maps.values[..., maps.depth_column : maps.depth_column + 1])[:, 0]
             depth = depth_from_raw(
-                self._grow(self._network.head("depth", shared))[:, 0],
+                raw,
                 self._network.description.depth_transform,
                 columns["depth_factor"],
                 columns["min_depth"],
                 columns["max_depth"],
             )
             _keep(out, "depth", depth)
-        if "normals" in out:
-            _keep(out, "normals", normals_from_raw(self._grow(self._network.head("normal", shared))))
-        if self._for_outputs is not None:
-            image = self._for_outputs(image).to(torch.uint8)
-            _keep(out, "image", image)
         if "cloud" in out:
             assert rays is not None
             pack_cloud(depth, rays, image, labels, out["cloud"])
 
-    def _features(self, image: Tensor) -> Tensor:
-        seen = image.float() if self._for_network is None else self._for_network(image)
-        pixels = (seen * self._scale).add_(self._offset).permute(0, 3, 1, 2)
-        x = pixels.to(self._dtype).contiguous(memory_format=torch.channels_last)
-        return self._network.shared(x)
+    def _scores(self, maps: HeadMaps) -> Tensor:
+        return self._upsample(maps.values[..., self._classes])
 
-    def _grow(self, planes: Tensor) -> Tensor:
-        """To the output's pixels, as OpenCV's resize does; a new tensor, plane by plane.
+    def _upsample(self, values: Tensor) -> Tensor:
+        """Interpolate N x h x w x C to N x C x H x W, a new tensor.
 
-        Planes and not channels last: neighboring threads of the GPU then read and write neighboring values.
+        Plane by plane and not channels last: neighboring threads of the GPU then read and write neighboring values.
         """
-        planes = planes.float().contiguous()
-        return resize(planes, self.spec.growth)
+        return resize(values.permute(0, 3, 1, 2).contiguous(), self.spec.resize_spec)
 
 
 def _keep(out: Mapping[str, Tensor], name: str, values: Tensor | None) -> None:

@@ -7,9 +7,10 @@ path is tested where there is no GPU.
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -18,9 +19,12 @@ from torch import Tensor
 
 WARM_UPS = 3
 """Runs before a capture: libraries choose kernels and take memory in the first ones, which a graph must not hold."""
-NO_ROOM = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
+NO_ROOM = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine to execute this computation")
+"""How libraries report a lack of memory; the last is cuDNN's way, when none of its algorithms finds room."""
 Work = Callable[[], None]
 T = TypeVar("T")
+_cudnn_flags = threading.RLock()
+"""cuDNN's flags are those of the process: pipelines of several threads set them one after the other."""
 
 
 class Lane(Enum):
@@ -103,7 +107,9 @@ class CudaRuntime(HostRuntime):
 
     def pinned(self, nbytes: int) -> Tensor:
         """Page-locked: copies to and from it need not wait for the processor."""
-        return torch.zeros(nbytes, dtype=torch.uint8, pin_memory=True)
+        # On this device: on another one it would create a context.
+        with torch.cuda.device(self.device):
+            return torch.zeros(nbytes, dtype=torch.uint8, pin_memory=True)
 
     def make(self, build: Callable[[], T]) -> T:
         """See `HostRuntime.make`; the memory is the compute lane's."""
@@ -152,8 +158,10 @@ class CudaRuntime(HostRuntime):
             # A pool dies with the last graph in it.
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        # The stream around the capture, too: when a capture fails, torch.cuda.graph leaves its own as the current one.
-        with torch.cuda.stream(stream), self._flags():
+        # The stream around the capture, too: when a capture fails, torch.cuda.graph leaves its own as the current one. Without
+        # inference mode: it would leave the random generator's state as inference tensors, on which the graphs of others fail
+        # (PyTorch issue 166792).
+        with torch.cuda.stream(stream), self._flags(), torch.inference_mode(False), torch.no_grad():
             for _ in range(WARM_UPS):
                 work()
             stream.synchronize()
@@ -177,11 +185,21 @@ class CudaRuntime(HostRuntime):
         # After a capture that failed, PyTorch without its change 180395 (April 2026) thinks that it still goes on, and refuses.
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
+        # Page-locked memory, which has no public function. Its name may change with a version of PyTorch.
+        empty_host_cache = getattr(torch._C, "_host_emptyCache", None)
+        if empty_host_cache is not None:
+            with suppress(RuntimeError):
+                empty_host_cache()
 
-    def _flags(self) -> AbstractContextManager[None]:
-        return torch.backends.cudnn.flags(
-            enabled=True, benchmark=self._tuning, deterministic=not self._tuning, allow_tf32=not self._exact
-        )
+    @contextmanager
+    def _flags(self) -> Iterator[None]:
+        with (
+            _cudnn_flags,
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=self._tuning, deterministic=not self._tuning, allow_tf32=not self._exact
+            ),
+        ):
+            yield
 
 
 class _Graph:

@@ -14,7 +14,6 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec
 from mtl_perception.inference.cuda.runtime import HostRuntime, Lane
 from mtl_perception.inference.request import Request
-from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.types import ALL_OUTPUTS, CLOUD_DTYPE, Result
 
 
@@ -37,24 +36,52 @@ def spec_of(request: Request, tasks: Sequence[str], classes: int) -> ProgramSpec
     )
 
 
-class Slot:
-    """Memory for one request under way, on both sides, and the program bound to it.
+class NetworkStage:
+    """The network's part of all programs that differ in outputs only: its input, its maps, and at most one graph.
+
+    It runs in the compute lane alone, one request after the other, so that one input and one set of maps serve all slots.
 
     Args:
         runtime: The device.
-        program: What to run.
-        rays: Of the slot's plan.
+        program: Any of the programs.
+        use_graph: Capture it.
+
+    Attributes:
+        image: N x H x W x 3 uint8 on the device.
+        maps: What the network writes.
+        work: The network on this memory.
+        execute: `work`, or a graph of it, to be called in the compute lane.
+        is_captured: Whether it is a graph.
+        use_graph: Whether it is to become one.
+        requests: Number of requests so far.
+    """
+
+    def __init__(self, runtime: HostRuntime, program: DeviceProgram, use_graph: bool) -> None:
+        shape = (program.spec.batch, *program.spec.size, 3)
+        self.image = runtime.make(lambda: torch.zeros(shape, dtype=torch.uint8, device=runtime.device))
+        self.maps = runtime.make(program.allocate_maps)
+        # No method of its own: an object in a circle would keep its memory until the next garbage collection.
+        self.work: Callable[[], None] = partial(program.compute_maps, self.image, self.maps)
+        self.execute = runtime.eager(self.work)
+        self.is_captured = False
+        self.use_graph = use_graph
+        self.requests = 0
+
+
+class Slot:
+    """Memory for one request under way, on both sides.
+
+    Args:
+        runtime: The device.
+        plan: The slot's plan.
 
     Attributes:
         arrays: The outputs on the host, by name, N first.
-        work: The program on this slot's memory.
-        execute: What the compute lane is given: `work`, or a graph of it.
-        is_captured: Whether it is a graph.
-        requests: How many it has had.
-        settle: Takes the last request's results out of the slot's memory; None: there is nothing in it that anybody waits for.
+        settle: Takes the last request's results out of the slot's memory; None: nobody waits for anything in it.
     """
 
-    def __init__(self, runtime: HostRuntime, program: DeviceProgram, rays: Tensor | None) -> None:
+    def __init__(self, runtime: HostRuntime, plan: Plan) -> None:
+        program, stage, rays = plan.program, plan.stage, plan.rays
         above, below = program.spec.input_layout(), program.spec.output_layout()
         self._host_in, self._host_out = runtime.pinned(above.nbytes), runtime.pinned(below.nbytes)
         self._device_in, self._device_out = runtime.make(
@@ -64,11 +91,13 @@ class Slot:
         self._image, self._limits = staged["image"].numpy(), staged["limits"].numpy()
         self.arrays = {name: tensor.numpy() for name, tensor in below.views(self._host_out).items()}
         inputs, outputs = above.views(self._device_in), below.views(self._device_out)
-        # No method of the slot's: a slot in a circle would keep its memory until the next garbage collection.
-        self.work: Callable[[], None] = partial(program, inputs["image"], inputs["limits"], rays, outputs)
-        self.execute = runtime.eager(self.work)
-        self.is_captured = False
-        self.requests = 0
+
+        def execute() -> None:
+            stage.image.copy_(inputs["image"])
+            stage.execute()
+            program.write_outputs(stage.maps, inputs["image"], inputs["limits"], rays, outputs)
+
+        self._execute = execute
         self.settle: Callable[[], object] | None = None
 
     def stage(self, request: Request) -> None:
@@ -90,14 +119,14 @@ class Slot:
         """Set off what was staged; returns the mark of its end."""
         if overlap:
             there = runtime.run(Lane.UP, self.upload)
-            done = runtime.run(Lane.COMPUTE, self.execute, after=there)
+            done = runtime.run(Lane.COMPUTE, self._execute, after=there)
             return runtime.run(Lane.DOWN, self.download, after=done)
         # In one lane, where nothing has to wait for an event: the least that a single frame can take.
         return runtime.run(Lane.COMPUTE, self._in_turn)
 
     def _in_turn(self) -> None:
         self.upload()
-        self.execute()
+        self._execute()
         self.download()
 
 
@@ -106,22 +135,13 @@ class Plan:
 
     Args:
         runtime: The device.
-        network: What `prepare_network` returns.
-        classes: First class and number of classes to choose among.
-        spec: What the program is for.
-        use_graph: Whether to capture it.
+        program: What is computed.
+        stage: The network's part of it.
     """
 
-    def __init__(
-        self,
-        runtime: HostRuntime,
-        network: MultiTaskRefineNet,
-        classes: tuple[int, int],
-        spec: ProgramSpec,
-        use_graph: bool,
-    ) -> None:
-        self.program = runtime.make(lambda: DeviceProgram(network, classes, spec))
-        self.use_graph = use_graph
+    def __init__(self, runtime: HostRuntime, program: DeviceProgram, stage: NetworkStage) -> None:
+        spec = program.spec
+        self.program, self.stage = program, stage
         self.slots: list[Slot] = []
         self.next = 0
         self.cameras: list[CameraModel | None] = [None] * spec.batch
@@ -135,6 +155,11 @@ class Plan:
         for slot in self.slots:
             if slot.settle is not None:
                 slot.settle()
+
+
+def pinned_bytes(spec: ProgramSpec, slots: int) -> int:
+    """Return the page-locked memory that a program's slots take."""
+    return slots * (spec.input_layout().nbytes + spec.output_layout().nbytes)
 
 
 def results_of(request: Request, arrays: Mapping[str, np.ndarray], copy: bool) -> list[Result]:
