@@ -59,25 +59,29 @@ class DependencyError(PerceptionError):
     """An optional Python package is not installed or cannot be imported."""
 
 
-def require(module: str, *, extra: str, purpose: str) -> None:
+def require(module: str, *, extra: str, purpose: str, system_packages: str = "") -> None:
     """Check that an optional dependency can be imported; call it before the import statement.
 
     Args:
         module: Module to import, such as "rosbags".
         extra: Extra of mtl_perception that installs the package, such as "bags".
         purpose: What the package is needed for; the first words of the message, such as "reading bags".
+        system_packages: Debian packages that the module loads libraries from, such as "libgl1 libgomp1".
 
     Raises:
         DependencyError: The import fails; the message names the reason and the pip command.
     """
     try:
         importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         package = module.partition(".")[0]
-        raise DependencyError(
+        message = (
             f"{purpose} needs {package}, which cannot be imported: {one_line(error)}; "
             f"install it with: pip install 'mtl_perception[{extra}]'"
-        ) from error
+        )
+        if system_packages:
+            message += f", and the libraries that it loads with: apt-get install {system_packages}"
+        raise DependencyError(message) from error
 
 
 class _TruncatedRepr(reprlib.Repr):

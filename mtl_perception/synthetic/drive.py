@@ -6,30 +6,23 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
-from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.synthetic.appearance.light import Light
+from mtl_perception.synthetic.camera import FRAME_ID, kitti_camera
 from mtl_perception.synthetic.geometry.mesh import join
 from mtl_perception.synthetic.layout.drive_crowd import AHEAD, BEHIND, drive_crowd, traveled
 from mtl_perception.synthetic.layout.street import build_street
 from mtl_perception.synthetic.layout.styles import drive_style
 from mtl_perception.synthetic.parts.library import Library
-from mtl_perception.synthetic.render.raycasting import Tracer, load_open3d, render
+from mtl_perception.synthetic.render.raycasting import RayCaster, require_open3d
+from mtl_perception.synthetic.render.renderer import render
 from mtl_perception.types import Frame, Sample
 
 CAMERA_HEIGHT = 1.65
 """Meters above the road."""
 
-FRAME_ID = "camera_optical_frame"
 START_NS = 1_700_000_000_000_000_000
-KITTI_WIDTH, KITTI_FOCAL = KITTI_CAMERA["width"], KITTI_CAMERA["fx"]
-
-
-def kitti_camera(width: int, height: int) -> CameraModel:
-    """KITTI's camera for a picture of this width, its horizon a little above the middle."""
-    focal = KITTI_FOCAL * width / KITTI_WIDTH
-    return CameraModel(width, height, focal, focal, (width - 1) / 2, (height - 1) * 0.46)
+"""Stamp of the first frame."""
 
 
 class SyntheticDrive:
@@ -57,7 +50,7 @@ class SyntheticDrive:
         self.name = f"synthetic-{seed}"
         self.rate_hz = float(rate_hz)
         self.seed = seed
-        load_open3d()
+        require_open3d()
         self.camera = kitti_camera(width, height)
         self._frames = frames
         rng = np.random.default_rng([seed, 0])
@@ -65,7 +58,7 @@ class SyntheticDrive:
         duration, library = frames / rate_hz, Library(seed)
         self._street = build_street(rng, library, drive_style(rng, traveled(duration)))
         self._users = drive_crowd(rng, self._street, library, duration)
-        self._tracer = Tracer(join(self._street.parts))
+        self._caster = RayCaster(join(self._street.parts))
         self._street.parts.clear()
 
     def __len__(self) -> int:
@@ -89,8 +82,8 @@ class SyntheticDrive:
         lateral = self._street.lane / 2 + 0.12 * float(np.sin(0.4 * time))
         position = np.array([*road.at(lateral, y), CAMERA_HEIGHT])
         near = [user for user in self._users if -BEHIND < user.y_at(time) - y < AHEAD]
-        moment = self._tracer.at([user.mesh(road, time) for user in near])
+        scene = self._caster.scene([user.mesh(road, time) for user in near])
         noise = np.random.default_rng([self.seed, 1, index])
-        image, labels, depth = render(moment, self._light, self.camera, position, heading, noise)
+        image, labels, depth = render(scene, self._light, self.camera, position, heading, noise)
         stamp = START_NS + round(index * 1e9 / self.rate_hz)
         return Sample(Frame(image, self.camera, stamp, FRAME_ID), labels, depth, f"{self.name}/{index:06d}")

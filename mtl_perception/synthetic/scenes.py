@@ -5,22 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import STREET
 from mtl_perception.synthetic.appearance.light import Light, Weather, any_weather
+from mtl_perception.synthetic.appearance.sensor import lens_effects
 from mtl_perception.synthetic.appearance.textures import Textures
-from mtl_perception.synthetic.drive import FRAME_ID, KITTI_FOCAL, KITTI_WIDTH
+from mtl_perception.synthetic.camera import FRAME_ID, random_camera
 from mtl_perception.synthetic.geometry.mesh import join
 from mtl_perception.synthetic.layout.plan import StreetPlan
 from mtl_perception.synthetic.layout.scene_crowd import scene_crowd
 from mtl_perception.synthetic.layout.street import build_street
 from mtl_perception.synthetic.layout.styles import SCENE_REACH, scene_style
 from mtl_perception.synthetic.parts.library import Library
-from mtl_perception.synthetic.render.raycasting import Tracer, load_open3d, render
+from mtl_perception.synthetic.render.raycasting import RayCaster, require_open3d
+from mtl_perception.synthetic.render.renderer import render
 from mtl_perception.types import Frame, Sample
 
 STREET_PICTURES = 10
@@ -76,13 +77,13 @@ class SyntheticScenes:
                 f"synthetic scenes: {count} pictures of {width}x{height}, seed {seed}: needs at least 1 picture of 8x8 and a "
                 "seed of 0 or more"
             )
-        load_open3d()
+        require_open3d()
         self.name = f"scenes-{seed}-{width}x{height}"
         self.width, self.height, self.seed = width, height, seed
         self._count = count
         self._library = Library(seed)
         self._textures = Textures(np.random.default_rng([seed, 2]))
-        self._street: tuple[int, StreetPlan, Tracer] | None = None
+        self._street: tuple[int, StreetPlan, RayCaster] | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -91,7 +92,7 @@ class SyntheticScenes:
         return self.sample(index)
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is drawn can be drawn again, and a tracer cannot be pickled.
+        # What is drawn can be drawn again, and a caster cannot be pickled.
         return {**self.__dict__, "_library": Library(self.seed), "_street": None}
 
     @property
@@ -118,7 +119,7 @@ class SyntheticScenes:
         """
         if not 0 <= index < self._count:
             raise IndexError(f"{self.name}: no picture {index} of {self._count}")
-        plan, tracer = self._on(index // STREET_PICTURES)
+        plan, caster = self._on(index // STREET_PICTURES)
         attempt = 0
         while True:
             rng = np.random.default_rng([self.seed, 4, index, attempt])
@@ -126,21 +127,21 @@ class SyntheticScenes:
             view, place = self._look(rng, plan)
             if attempt < 8 and any(np.hypot(x - place[0], y - place[1]) < radius + 1.0 for x, y, radius in plan.obstacles):
                 continue
-            moment = tracer.at([user.mesh(plan.road) for user in scene_crowd(rng, plan, self._library, *place)])
+            scene = caster.scene([user.mesh(plan.road) for user in scene_crowd(rng, plan, self._library, *place)])
             light = Light(rng, view.weather, self._textures)
             grain = float(rng.gamma(1.5, 0.7))
             tilt = (view.pitch, view.roll)
-            image, labels, depth = render(moment, light, view.camera, view.position, view.heading, rng, tilt, grain)
+            image, labels, depth = render(scene, light, view.camera, view.position, view.heading, rng, tilt, grain)
             if attempt >= 8 or np.mean(depth < TOO_NEAR) < MOST_NEAR:
                 break
-        image = _lens(rng, image)
+        image = lens_effects(rng, image)
         return view, Sample(Frame(image, view.camera, 0, FRAME_ID), labels, depth, self._key(index))
 
-    def _on(self, number: int) -> tuple[StreetPlan, Tracer]:
+    def _on(self, number: int) -> tuple[StreetPlan, RayCaster]:
         if self._street is None or self._street[0] != number:
             rng = np.random.default_rng([self.seed, 3, number])
             plan = build_street(rng, self._library, scene_style(rng))
-            self._street = (number, plan, Tracer(join(plan.parts), threads=1))
+            self._street = (number, plan, RayCaster(join(plan.parts), threads=1))
         return self._street[1:]
 
     def _look(self, rng: np.random.Generator, plan: StreetPlan) -> tuple[View, tuple[float, float]]:
@@ -164,28 +165,7 @@ class SyntheticScenes:
         position = np.array([*plan.road.at(lateral, y), rng.uniform(1.2, 2.2)])
         pitch = float(np.clip(rng.normal(0, 0.022), -0.0524, 0.0524))
         roll = float(np.clip(rng.normal(0, 0.01), -0.0262, 0.0262))
-        view = View(self._camera(rng), position, plan.road.heading(y) + yaw, pitch, roll, any_weather(rng))
+        view = View(
+            random_camera(rng, self.width, self.height), position, plan.road.heading(y) + yaw, pitch, roll, any_weather(rng)
+        )
         return view, (lateral, y)
-
-    def _camera(self, rng: np.random.Generator) -> CameraModel:
-        focal = KITTI_FOCAL * self.width / KITTI_WIDTH * float(np.clip(np.exp(rng.normal(0, 0.17)), 0.6, 1.4))
-        squeeze = float(rng.uniform(0.99, 1.01))
-        cx = (self.width - 1) * (0.5 + rng.uniform(-0.03, 0.03))
-        cy = (self.height - 1) * (0.47 + rng.uniform(-0.06, 0.06))
-        return CameraModel(self.width, self.height, focal, focal * squeeze, float(cx), float(cy))
-
-
-def _lens(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Blur, dark corners, more or less color and contrast, as cameras have them."""
-    height, width = image.shape[:2]
-    picture: np.ndarray = image.astype(np.float32)
-    if rng.random() < 0.6:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.9) * max(1.0, width / 900))
-    gray = picture.mean(axis=2, keepdims=True)
-    picture = gray + (picture - gray) * np.float32(rng.uniform(0.6, 1.2))
-    picture = (picture - 118) * np.float32(rng.uniform(0.85, 1.15)) + 118
-    if rng.random() < 0.4:
-        v, u = np.mgrid[:height, :width].astype(np.float32)
-        off = ((u / width - 0.5) ** 2 + (v / height - 0.5) ** 2) * 2
-        picture *= 1 - np.float32(rng.uniform(0, 0.35)) * off[..., None]
-    return np.asarray(np.clip(picture + 0.5, 0, 255).astype(np.uint8))

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from mtl_perception.errors import SourceError
+from mtl_perception.errors import DependencyError, SourceError
 from mtl_perception.labels import STREET
 from mtl_perception.synthetic.parts.library import Library
 from mtl_perception.synthetic.render import raycasting
@@ -23,8 +23,8 @@ ROAD, SKY, PERSON, CYCLIST = (STREET.names.index(name) for name in ("road", "sky
 @pytest.fixture(scope="module")
 def scenes() -> SyntheticScenes:
     try:
-        raycasting.load_open3d()
-    except SourceError as error:
+        raycasting.require_open3d()
+    except DependencyError as error:
         pytest.skip(str(error))
     return SyntheticScenes(1000, *SIZE, seed=0)
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import builtins
+import importlib
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.errors import SourceError
+from mtl_perception.errors import DependencyError, SourceError
 from mtl_perception.labels import STREET
 from mtl_perception.synthetic.appearance.light import Light
 from mtl_perception.synthetic.drive import CAMERA_HEIGHT, SyntheticDrive, kitti_camera
-from mtl_perception.synthetic.geometry.mesh import Material, Stuff, box, srgb
+from mtl_perception.synthetic.geometry.mesh import Material, Surface, srgb
+from mtl_perception.synthetic.geometry.solids import box
 from mtl_perception.synthetic.render import raycasting
+from mtl_perception.synthetic.render.renderer import render
 from mtl_perception.types import Sample
 
 SIZE = (208, 64)
@@ -24,8 +27,8 @@ ROAD, SKY = STREET.names.index("road"), STREET.names.index("sky")
 
 def load_or_skip() -> None:
     try:
-        raycasting.load_open3d()
-    except SourceError as error:
+        raycasting.require_open3d()
+    except DependencyError as error:
         pytest.skip(str(error))
 
 
@@ -130,13 +133,13 @@ def test_the_car_drives_forward(drive: SyntheticDrive) -> None:
 @pytest.mark.parametrize("heading", [0.0, 0.2])
 def test_depth_of_a_box_is_exact_along_the_optical_axis(heading: float) -> None:
     load_or_skip()
-    stuff = Stuff("building", Material.PLAIN, srgb(200, 180, 160))
-    wall = box(stuff, (-2.0, 10.0, 0.0), (2.0, 12.0, 3.0))
+    surface = Surface("building", Material.PLAIN, srgb(200, 180, 160))
+    wall = box(surface, (-2.0, 10.0, 0.0), (2.0, 12.0, 3.0))
     camera = CameraModel(64, 48, 40.0, 40.0, 31.5, 23.5)
-    moment = raycasting.Tracer(wall).at([])
+    scene = raycasting.RayCaster(wall).scene([])
     eye = np.array([0.0, 0.0, 1.5])
     rng = np.random.default_rng(0)
-    _, labels, depth = raycasting.render(moment, Light(rng), camera, eye, heading, rng)
+    _, labels, depth = render(scene, Light(rng), camera, eye, heading, rng)
     # The front face in the camera's frame is the plane  x sin + z cos = 10.
     u, v = np.meshgrid(np.arange(64), np.arange(48))
     x, y = (u - 31.5) / 40, (v - 23.5) / 40
@@ -165,15 +168,17 @@ def test_an_index_past_the_end_is_an_index_error(drive: SyntheticDrive) -> None:
 
 @pytest.mark.parametrize("failure", [ImportError("libusb-1.0.so.0: cannot open shared object file"), OSError("libGL.so.1")])
 def test_without_open3d_the_error_names_the_packages(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
-    real = builtins.__import__
+    real = importlib.import_module
 
-    def broken(name: str, *args: object) -> object:
+    def broken(name: str, package: str | None = None) -> ModuleType:
         if name == "open3d":
             raise failure
-        return real(name, *args)  # type: ignore[arg-type]
+        return real(name, package)
 
-    monkeypatch.setattr(builtins, "__import__", broken)
-    with pytest.raises(SourceError, match=r"libusb-1\.0-0 libgl1 libgomp1") as caught:
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(
+        DependencyError, match=r"pip install 'mtl_perception\[synthetic\]'.* libusb-1\.0-0 libgl1 libgomp1"
+    ) as caught:
         SyntheticDrive(1, *SIZE)
     assert str(failure) in str(caught.value)
     assert "\n" not in str(caught.value)

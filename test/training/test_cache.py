@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.errors import SourceError
+from mtl_perception.errors import DependencyError, SourceError
 from mtl_perception.synthetic.render import raycasting
 from mtl_perception.training.data.open import open_datasets
 from mtl_perception.training.data.writer import encode_depth, write_folder
@@ -142,8 +142,8 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_the_tool_makes_a_set_of_scenes(tmp_path: Path) -> None:
     try:
-        raycasting.load_open3d()
-    except SourceError as error:
+        raycasting.require_open3d()
+    except DependencyError as error:
         pytest.skip(str(error))
     command = [
         sys.executable,

@@ -13,7 +13,7 @@ from mtl_perception.synthetic.geometry.mesh import Material
 
 @dataclass(frozen=True)
 class Weather:
-    """One moment's light, linear radiance.
+    """One scene's light, linear radiance.
 
     Attributes:
         sun: Unit direction towards the sun.
@@ -74,12 +74,12 @@ def _direction(height: float, around: float) -> np.ndarray:
 
 
 class Light:
-    """Sun and sky of one moment, and the surfaces' textures.
+    """Sun and sky of one scene, and the surfaces' textures.
 
     Args:
         rng: Draws what is not given.
         weather: A sunny day when there is none.
-        textures: To share those of another light; they take a moment to draw.
+        textures: To share those of another light; they take a scene to draw.
     """
 
     def __init__(self, rng: np.random.Generator, weather: Weather | None = None, textures: Textures | None = None) -> None:

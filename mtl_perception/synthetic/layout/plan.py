@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mtl_perception.synthetic.appearance.patterns import LANE, MARKS
-from mtl_perception.synthetic.geometry.mesh import Mesh, Stuff
+from mtl_perception.synthetic.geometry.mesh import Mesh, Surface
 from mtl_perception.synthetic.layout.road import Road
 from mtl_perception.synthetic.parts.library import Library
 
@@ -46,11 +46,11 @@ class Ground:
         mark: Lane markings, one of MARKS.
     """
 
-    asphalt: Stuff
-    paving: Stuff
-    curb: Stuff
-    lawn: Stuff
-    soil: Stuff
+    asphalt: Surface
+    paving: Surface
+    curb: Surface
+    lawn: Surface
+    soil: Surface
     green: np.ndarray
     winter: bool
     mark: str
@@ -142,8 +142,10 @@ class Builder:
         mesh = self.pick(kind).scaled(rng.uniform(0.9, 1.15), self.ground.green * rng.uniform(0.85, 1.2))
         self.plan.put(mesh, lateral, y, rng.uniform(0, 6), z, radius)
 
-    def strip(self, stuff: Stuff, y: tuple[float, float], lateral: tuple[float, float], z: float, mark: str = "bare") -> None:
+    def strip(
+        self, surface: Surface, y: tuple[float, float], lateral: tuple[float, float], z: float, mark: str = "bare"
+    ) -> None:
         """Lay flat ground between two y and two distances from the center line; `mark` is one of MARKS."""
         left, right = sorted(lateral)
         stretch = self.plan.lane / LANE if mark != "zebra" else 1.0
-        self.plan.parts.append(self.plan.road.strip(stuff, y, (left, right), z, MARKS.index(mark), stretch))
+        self.plan.parts.append(self.plan.road.strip(surface, y, (left, right), z, MARKS.index(mark), stretch))

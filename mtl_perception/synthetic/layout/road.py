@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtl_perception.synthetic.geometry.mesh import Mesh, Stuff, triangles
+from mtl_perception.synthetic.geometry.mesh import Mesh, Surface, triangles
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Road:
 
     def strip(
         self,
-        stuff: Stuff,
+        surface: Surface,
         y: tuple[float, float],
         lateral: tuple[float, float],
         z: float,
@@ -46,7 +46,7 @@ class Road:
         """Flat ground along the road between two y and two distances from the center line.
 
         Args:
-            stuff: What it is made of.
+            surface: What it is made of.
             y: Where it begins and ends, meters along the road.
             lateral: Its edges, meters right of the center line.
             z: Its height, meters.
@@ -59,15 +59,15 @@ class Road:
         i = np.arange(count)
         faces = np.concatenate([np.stack([i, i + count + 1, i + 1], -1), np.stack([i + 1, i + count + 1, i + count + 2], -1)])
         texture = [np.stack([np.full(count + 1, side / stretch), along, np.full(count + 1, mark)], -1) for side in lateral]
-        return triangles(stuff, np.concatenate([left, right]), faces, np.concatenate(texture))
+        return triangles(surface, np.concatenate([left, right]), faces, np.concatenate(texture))
 
-    def wall(self, stuff: Stuff, y: tuple[float, float], lateral: float, z: tuple[float, float]) -> Mesh:
+    def wall(self, surface: Surface, y: tuple[float, float], lateral: float, z: tuple[float, float]) -> Mesh:
         """An upright strip along the road, such as a curb's face."""
         count = max(1, int(np.ceil((y[1] - y[0]) / 6)))
         along = np.linspace(y[0], y[1], count + 1)
         i = np.arange(count)
         faces = np.concatenate([np.stack([i, i + count + 1, i + 1], -1), np.stack([i + 1, i + count + 1, i + count + 2], -1)])
-        return triangles(stuff, np.concatenate([self._edge(along, lateral, height) for height in z]), faces)
+        return triangles(surface, np.concatenate([self._edge(along, lateral, height) for height in z]), faces)
 
     def _edge(self, along: np.ndarray, lateral: float, z: float) -> np.ndarray:
         slope = self.bend / self.wave * np.cos(along / self.wave + self.phase)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtl_perception.synthetic.geometry.mesh import quad
+from mtl_perception.synthetic.geometry.solids import quad
 from mtl_perception.synthetic.layout.curbside import Curbside
 from mtl_perception.synthetic.layout.frontage import Frontage
 from mtl_perception.synthetic.layout.plan import Builder, StreetPlan

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mtl_perception.synthetic.geometry.mesh import Material, Stuff, srgb
+from mtl_perception.synthetic.geometry.mesh import Material, Surface, srgb
 from mtl_perception.synthetic.layout.plan import Ground, Side, StreetPlan
 from mtl_perception.synthetic.layout.road import Road
 
@@ -111,13 +111,13 @@ def _drive_side(rng: np.random.Generator, half: float, parking: bool) -> Side:
 
 def _random_ground(rng: np.random.Generator, lanes: int) -> Ground:
     gray = rng.uniform(58, 132)
-    asphalt = Stuff("road", Material.ROAD, srgb(gray * rng.uniform(0.97, 1.05), gray, gray * rng.uniform(0.96, 1.06)))
+    asphalt = Surface("road", Material.ROAD, srgb(gray * rng.uniform(0.97, 1.05), gray, gray * rng.uniform(0.96, 1.06)))
     material, slab = PAVINGS[rng.integers(len(PAVINGS))]
-    paving = Stuff("sidewalk", material, srgb(*slab) * rng.uniform(0.65, 1.25))
-    curb = Stuff("sidewalk", Material.PLAIN, srgb(172, 170, 164) * rng.uniform(0.6, 1.1))
-    lawn = Stuff("terrain", Material.GRASS, srgb(*LAWNS[rng.integers(len(LAWNS))]) * rng.uniform(0.75, 1.2))
+    paving = Surface("sidewalk", material, srgb(*slab) * rng.uniform(0.65, 1.25))
+    curb = Surface("sidewalk", Material.PLAIN, srgb(172, 170, 164) * rng.uniform(0.6, 1.1))
+    lawn = Surface("terrain", Material.GRASS, srgb(*LAWNS[rng.integers(len(LAWNS))]) * rng.uniform(0.75, 1.2))
     earth = SOILS[rng.integers(len(SOILS))]
-    soil = Stuff("terrain", Material.GRASS if rng.random() < 0.5 else Material.ROAD, srgb(*earth))
+    soil = Surface("terrain", Material.GRASS if rng.random() < 0.5 else Material.ROAD, srgb(*earth))
     autumn = 1.0 if rng.random() < 0.75 else rng.uniform(1.1, 1.9)
     green = np.array([rng.uniform(0.9, 1.25) * autumn, 1.0, rng.uniform(0.7, 1.1)]) * rng.uniform(0.8, 1.7)
     winter = bool(rng.random() < 0.12)

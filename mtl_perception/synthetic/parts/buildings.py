@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Stuff, box, join, quad, srgb, triangles
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Surface, join, srgb, triangles
+from mtl_perception.synthetic.geometry.solids import box, quad
 
 PLASTERS = (
     srgb(222, 206, 172), srgb(206, 190, 160), srgb(198, 172, 138), srgb(232, 226, 212), srgb(188, 178, 168),
@@ -20,13 +21,13 @@ def block(rng: np.random.Generator, width: float, depth: float, stories: int, sh
     wall = PLASTERS[rng.integers(len(PLASTERS))] * rng.uniform(0.85, 1.05)
     height = stories * rng.uniform(2.9, 3.3) + 0.4
     parts = _walls(rng, wall, width, depth, height, stories)
-    trim = Stuff("building", Material.PLAIN, np.minimum(wall * 1.15, 0.85))
+    trim = Surface("building", Material.PLAIN, np.minimum(wall * 1.15, 0.85))
     for z in (height - 0.35, height / stories):
         parts.append(box(trim, (-width / 2 - 0.12, -depth / 2 - 0.12, z), (width / 2 + 0.12, depth / 2 + 0.12, z + 0.28)))
     if rng.random() < 0.7:
         parts += _roof(rng, width, depth, height, rng.uniform(2.2, 3.6), 0.3)
     else:
-        gray = Stuff("building", Material.PLAIN, srgb(128, 126, 122))
+        gray = Surface("building", Material.PLAIN, srgb(128, 126, 122))
         parts.append(box(gray, (-width / 2, -depth / 2, height - 0.07), (width / 2, depth / 2, height + 0.25)))
     if shop:
         parts.append(shopfront(rng, width).placed(0, -depth / 2))
@@ -42,7 +43,7 @@ def house(rng: np.random.Generator, width: float, depth: float) -> Mesh:
     height = stories * 2.7 + 0.5
     parts = _walls(rng, wall, width, depth, height, stories)
     parts += _roof(rng, width, depth, height, rng.uniform(2.4, 3.4), 0.5)
-    brick = Stuff("building", Material.PLAIN, srgb(126, 72, 58))
+    brick = Surface("building", Material.PLAIN, srgb(126, 72, 58))
     x = rng.uniform(-0.3, 0.3) * width
     parts.append(box(brick, (x - 0.35, -0.4, height), (x + 0.35, 0.4, height + 4.0)))
     return join(parts)
@@ -54,7 +55,7 @@ def office(rng: np.random.Generator, width: float, depth: float, stories: int) -
     wall = color * rng.uniform(0.8, 1.1)
     height = stories * rng.uniform(3.1, 3.7)
     parts = _walls(rng, wall, width, depth, height, stories, Material.OFFICE)
-    trim = Stuff("building", Material.PLAIN, wall * 0.8)
+    trim = Surface("building", Material.PLAIN, wall * 0.8)
     parts.append(box(trim, (-width / 2 - 0.05, -depth / 2 - 0.05, height), (width / 2 + 0.05, depth / 2 + 0.05, height + 0.6)))
     return join(parts)
 
@@ -62,19 +63,21 @@ def office(rng: np.random.Generator, width: float, depth: float, stories: int) -
 def shopfront(rng: np.random.Generator, width: float) -> Mesh:
     """What a shop sets before a facade that lies in y = 0 and faces -y: panes, a fascia, perhaps an awning."""
     paint = srgb(*rng.uniform(30, 200, 3))
-    fascia = Stuff("building", Material.PLAIN, paint)
-    glass = Stuff("building", Material.GLASS, srgb(40, 44, 46))
+    fascia = Surface("building", Material.PLAIN, paint)
+    glass = Surface("building", Material.GLASS, srgb(40, 44, 46))
     half = width / 2 - 0.3
     parts = [
-        box(Stuff("building", Material.PLAIN, paint * 0.6), (-half, -0.12, -0.1), (half, 0.02, 0.45)),
+        box(Surface("building", Material.PLAIN, paint * 0.6), (-half, -0.12, -0.1), (half, 0.02, 0.45)),
         box(glass, (-half, -0.06, 0.45), (half, 0.02, 2.6)),
         box(fascia, (-half - 0.1, -0.25, 2.6), (half + 0.1, 0.02, 3.15)),
-        box(Stuff("building", Material.GLOW, srgb(230, 226, 216) * 0.6), (-half * 0.5, -0.27, 2.74), (half * 0.4, -0.24, 3.0)),
+        box(
+            Surface("building", Material.GLOW, srgb(230, 226, 216) * 0.6), (-half * 0.5, -0.27, 2.74), (half * 0.4, -0.24, 3.0)
+        ),
     ]
     posts = np.linspace(-half, half, max(3, int(width / 2)))
     parts += [box(fascia, (x - 0.06, -0.14, 0.0), (x + 0.06, 0.02, 2.6)) for x in posts]
     if rng.random() < 0.4:
-        cloth = Stuff("building", Material.PLAIN, srgb(*rng.uniform(60, 230, 3)))
+        cloth = Surface("building", Material.PLAIN, srgb(*rng.uniform(60, 230, 3)))
         parts.append(quad(cloth, [(-half, -1.3, 2.3), (half, -1.3, 2.3), (half, -0.2, 2.75), (-half, -0.2, 2.75)]))
         parts.append(quad(cloth, [(-half, -1.3, 2.1), (half, -1.3, 2.1), (half, -1.3, 2.3), (-half, -1.3, 2.3)]))
     return join(parts)
@@ -83,11 +86,11 @@ def shopfront(rng: np.random.Generator, width: float) -> Mesh:
 def shed(rng: np.random.Generator, width: float, depth: float) -> Mesh:
     """A garage, barn or hall without windows."""
     color = BRICKS[rng.integers(4)] if rng.random() < 0.4 else srgb(176, 176, 170) * rng.uniform(0.5, 1.1)
-    stuff = Stuff("building", Material.BRICK if rng.random() < 0.5 else Material.PLAIN, color)
+    surface = Surface("building", Material.BRICK if rng.random() < 0.5 else Material.PLAIN, color)
     height = rng.uniform(2.4, 5.0)
     x, y = width / 2, depth / 2
-    door = Stuff("building", Material.BARK, srgb(*rng.uniform(60, 190, 3)))
-    parts = [box(stuff, (-x, -y, -0.1), (x, y, height))]
+    door = Surface("building", Material.BARK, srgb(*rng.uniform(60, 190, 3)))
+    parts = [box(surface, (-x, -y, -0.1), (x, y, height))]
     for at in np.arange(-x + 1.8, x - 1.2, 3.4):
         parts.append(box(door, (at - 1.2, -y - 0.03, 0.0), (at + 1.2, -y, 2.1)))
     if rng.random() < 0.5:
@@ -104,7 +107,7 @@ def _walls(
     stories: int,
     material: Material = Material.FACADE,
 ) -> list[Mesh]:
-    stuff = Stuff("building", material, color)
+    surface = Surface("building", material, color)
     style, pitch = rng.random(), rng.uniform(2.1, 3.0)
     x, y = width / 2, depth / 2
     corners = [(-x, -y), (x, -y), (x, y), (-x, y)]
@@ -112,14 +115,14 @@ def _walls(
     for i, (a, b) in enumerate(zip(corners, corners[1:] + corners[:1], strict=True)):
         columns = max(2, round((width if i % 2 == 0 else depth) / pitch))
         texture = [(0, 0, style), (columns, 0, style), (columns, stories, style), (0, stories, style)]
-        parts.append(quad(stuff, [(*a, -0.1), (*b, -0.1), (*b, height), (*a, height)], texture))
+        parts.append(quad(surface, [(*a, -0.1), (*b, -0.1), (*b, height), (*a, height)], texture))
     return parts
 
 
 def _roof(rng: np.random.Generator, width: float, depth: float, height: float, rise: float, over: float) -> list[Mesh]:
     """A ridged roof whose ridge runs along x, with gables in the walls' plaster."""
-    tiles = Stuff("building", Material.ROOF, TILES[rng.integers(len(TILES))] * rng.uniform(0.85, 1.1))
-    gable = Stuff("building", Material.PLAIN, PLASTERS[rng.integers(4)])
+    tiles = Surface("building", Material.ROOF, TILES[rng.integers(len(TILES))] * rng.uniform(0.85, 1.1))
+    gable = Surface("building", Material.PLAIN, PLASTERS[rng.integers(4)])
     x, y = width / 2 + over, depth / 2 + over
     drop = rise * over / (depth / 2)
     slope = float(np.hypot(y, rise + drop))
@@ -135,8 +138,8 @@ def _roof(rng: np.random.Generator, width: float, depth: float, height: float, r
 
 
 def _balconies(rng: np.random.Generator, width: float, depth: float, story: float, stories: int) -> list[Mesh]:
-    slab = Stuff("building", Material.PLAIN, STONE)
-    rail = Stuff("building", Material.PLAIN, srgb(86, 88, 90))
+    slab = Surface("building", Material.PLAIN, STONE)
+    rail = Surface("building", Material.PLAIN, srgb(86, 88, 90))
     parts = []
     x, half = rng.uniform(-0.3, 0.3) * width, 1.5
     for level in range(1, stories):

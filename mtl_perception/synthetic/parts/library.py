@@ -9,7 +9,7 @@ import numpy as np
 
 from mtl_perception.synthetic.geometry.mesh import Mesh, join
 from mtl_perception.synthetic.parts import buildings, furniture, plants, traffic
-from mtl_perception.synthetic.parts.people import Figure, bicycle, scooter
+from mtl_perception.synthetic.parts.people import Person, bicycle, scooter
 
 
 @dataclass(frozen=True)
@@ -18,19 +18,19 @@ class Shape:
 
     Attributes:
         mesh: Its triangles.
-        figure: The person to animate; None for rigid objects.
+        person: The person to animate; None for rigid objects.
         phase: Phase of the step or of the pedals in `mesh`, radians.
     """
 
     mesh: Mesh
-    figure: Figure | None = None
+    person: Person | None = None
     phase: float = 0.0
 
     def after(self, distance: float) -> Mesh:
         """Return the mesh after it has moved `distance` meters; people move their limbs."""
-        if self.figure is None:
+        if self.person is None:
             return self.mesh
-        return self.figure.mesh(self.figure.advance(self.phase, distance))
+        return self.person.mesh(self.person.advance(self.phase, distance))
 
 
 Maker = Callable[[np.random.Generator], Mesh | Shape]
@@ -44,8 +44,8 @@ TUFTS = 0.9
 
 def _person(sides: int) -> Maker:
     def make(rng: np.random.Generator) -> Shape:
-        figure, phase = Figure(rng, sides=sides), rng.uniform(0, 2 * np.pi)
-        return Shape(figure.mesh(phase, moving=bool(rng.random() < 0.75)), figure, phase)
+        person, phase = Person(rng, sides=sides), rng.uniform(0, 2 * np.pi)
+        return Shape(person.mesh(phase, moving=bool(rng.random() < 0.75)), person, phase)
 
     return make
 
@@ -54,8 +54,8 @@ def _cyclist(sides: int) -> Maker:
     def make(rng: np.random.Generator) -> Shape:
         if rng.random() < 0.12:
             return Shape(scooter(rng, sides))
-        figure, phase = Figure(rng, cycling=True, sides=sides), rng.uniform(0, 2 * np.pi)
-        return Shape(figure.mesh(phase), figure, phase)
+        person, phase = Person(rng, cycling=True, sides=sides), rng.uniform(0, 2 * np.pi)
+        return Shape(person.mesh(phase), person, phase)
 
     return make
 

@@ -6,7 +6,8 @@ import colorsys
 
 import numpy as np
 
-from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Stuff, Vector, ball, box, join, loft, ring, srgb, tube
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Surface, Vector, join, srgb
+from mtl_perception.synthetic.geometry.solids import box, ellipsoid, loft, ring, tube
 
 CLOTHES = (
     srgb(42, 50, 74), srgb(120, 36, 38), srgb(196, 190, 180), srgb(58, 60, 58), srgb(70, 92, 116), srgb(150, 118, 60),
@@ -28,7 +29,7 @@ def cloth(rng: np.random.Generator, palette: tuple[np.ndarray, ...]) -> np.ndarr
     return srgb(*(255 * channel for channel in color))
 
 
-class Figure:
+class Person:
     """A person or a cyclist: looks drawn once, limbs by the phase of the step (radians).
 
     Args:
@@ -47,20 +48,20 @@ class Figure:
         if not adult and rng.random() < (0.08 if cycling else 0.14):
             self.size = float(rng.uniform(0.6, 0.85))
             self.head = 1.0 + 0.6 * (0.95 - self.size)
-        self.top = self._stuff(cloth(rng, CLOTHES))
-        self.legs = self._stuff(cloth(rng, TROUSERS))
-        self.skin = self._stuff(SKINS[rng.integers(len(SKINS))])
-        self.hair = self._stuff(HAIRS[rng.integers(len(HAIRS))])
-        self.dark = self._stuff(srgb(30, 30, 32))
-        self.shoes = self.dark if rng.random() < 0.7 else self._stuff(cloth(rng, CLOTHES))
-        self.metal = self._stuff(FRAMES[rng.integers(len(FRAMES))], Material.PAINT)
-        self.bag = self._stuff(cloth(rng, CLOTHES)) if rng.random() < 0.4 else None
+        self.top = self._surface(cloth(rng, CLOTHES))
+        self.legs = self._surface(cloth(rng, TROUSERS))
+        self.skin = self._surface(SKINS[rng.integers(len(SKINS))])
+        self.hair = self._surface(HAIRS[rng.integers(len(HAIRS))])
+        self.dark = self._surface(srgb(30, 30, 32))
+        self.shoes = self.dark if rng.random() < 0.7 else self._surface(cloth(rng, CLOTHES))
+        self.metal = self._surface(FRAMES[rng.integers(len(FRAMES))], Material.PAINT)
+        self.bag = self._surface(cloth(rng, CLOTHES)) if rng.random() < 0.4 else None
         self.handbag = bool(rng.random() < 0.2) and not cycling
         self.short_sleeves, self.shorts = bool(rng.random() < 0.3), bool(rng.random() < 0.16)
         self.hem = float(rng.choice((0.0, 0.62, 0.5, 0.72), p=(0.66, 0.12, 0.08, 0.14))) if not cycling else 0.0
         self.dress = bool(rng.random() < 0.6)
         self.long_hair = bool(rng.random() < 0.35)
-        self.hat = self._stuff(cloth(rng, CLOTHES)) if rng.random() < (0.55 if cycling else 0.15) else None
+        self.hat = self._surface(cloth(rng, CLOTHES)) if rng.random() < (0.55 if cycling else 0.15) else None
         self.arms = ARMS[rng.integers(len(ARMS))] if not adult else "swing"
         self.lean = float(rng.uniform(0.2, 0.5)) if not adult else 0.32
         self.basket = bool(rng.random() < 0.2)
@@ -74,11 +75,11 @@ class Figure:
         parts = self._cyclist(phase) if self.cycling else self._walker(phase if moving else 0.0, 0.42 if moving else 0.04)
         return join(parts).scaled(self.size)
 
-    def _stuff(self, color: np.ndarray, material: Material = Material.PLAIN) -> Stuff:
-        return Stuff(self.label, material, color)
+    def _surface(self, color: np.ndarray, material: Material = Material.PLAIN) -> Surface:
+        return Surface(self.label, material, color)
 
-    def _tube(self, stuff: Stuff, start: Vector, end: Vector, radius: float, end_radius: float | None = None) -> Mesh:
-        return tube(stuff, start, end, radius, end_radius, sides=self.sides)
+    def _tube(self, surface: Surface, start: Vector, end: Vector, radius: float, end_radius: float | None = None) -> Mesh:
+        return tube(surface, start, end, radius, end_radius, sides=self.sides)
 
     def _walker(self, phase: float, stride: float) -> list[Mesh]:
         parts = []
@@ -93,15 +94,15 @@ class Figure:
             parts.append(self._tube(self.shoes, (x, foot - 0.06, 0.045 + lift), (x, foot + 0.13, 0.04 + lift), 0.045))
             parts += self._arm(side, -0.6 * foot)
         if self.hem:
-            stuff = self.top if self.dress else self.legs
-            parts.append(self._skirt(stuff, self.hem, 0.15 * g, (0.2 if self.dress else 0.23) * g))
+            surface = self.top if self.dress else self.legs
+            parts.append(self._skirt(surface, self.hem, 0.15 * g, (0.2 if self.dress else 0.23) * g))
         return parts + self.trunk((0, 0, 0.93), (0, 0.01, 1.38))
 
-    def _skirt(self, stuff: Stuff, hem: float, waist: float, wide: float) -> Mesh:
+    def _skirt(self, surface: Surface, hem: float, waist: float, wide: float) -> Mesh:
         angle = np.arange(self.sides + 2) * 2 * np.pi / (self.sides + 2)
         circle = np.stack([np.cos(angle), 0.8 * np.sin(angle), 0 * angle], -1)
         rows = ((0.98, waist * 0.9), (0.9, waist * 1.1), (hem, wide))
-        return loft(stuff, np.array([circle * radius + (0, 0, z) for z, radius in rows]))
+        return loft(surface, np.array([circle * radius + (0, 0, z) for z, radius in rows]))
 
     def _arm(self, side: int, hand: float) -> list[Mesh]:
         x = side * 0.21 * self.girth
@@ -115,7 +116,7 @@ class Figure:
         parts = [
             self._tube(self.top, (x * 0.93, 0, 1.36), elbow, 0.055 * self.girth, 0.047),
             self._tube(forearm, elbow, wrist, 0.045, 0.034),
-            ball(self.skin, wrist + (0, 0.01, -0.03), (0.035, 0.045, 0.05), sides=max(4, self.sides - 2)),
+            ellipsoid(self.skin, wrist + (0, 0.01, -0.03), (0.035, 0.045, 0.05), sides=max(4, self.sides - 2)),
         ]
         if self.handbag and side > 0:
             parts.append(box(self.bag or self.dark, wrist + (-0.05, -0.14, -0.36), wrist + (0.06, 0.14, -0.1)))
@@ -136,13 +137,13 @@ class Figure:
         parts = [
             loft(self.top, np.array(rings)),
             self._tube(self.skin, high, head - (0, 0.02, 0.05), 0.055),
-            ball(self.skin, head, np.array([0.078, 0.095, 0.118]) * size, sides=count),
-            ball(self.hair, head + (0, -0.022, 0.028), crown, sides=count),
+            ellipsoid(self.skin, head, np.array([0.078, 0.095, 0.118]) * size, sides=count),
+            ellipsoid(self.hair, head + (0, -0.022, 0.028), crown, sides=count),
         ]
         if self.hat is not None:
-            parts.append(ball(self.hat, head + (0, -0.01, 0.055), crown * (1.12, 1.2, 0.82), sides=count))
+            parts.append(ellipsoid(self.hat, head + (0, -0.01, 0.055), crown * (1.12, 1.2, 0.82), sides=count))
         if self.long_hair:
-            parts.append(ball(self.hair, head + (0, -0.075, -0.09), np.array([0.085, 0.055, 0.16]) * size, sides=count))
+            parts.append(ellipsoid(self.hair, head + (0, -0.075, -0.09), np.array([0.085, 0.055, 0.16]) * size, sides=count))
         if self.bag is not None:
             back = (low + high) / 2 + (0, -0.18 * self.girth, 0.08)
             parts.append(box(self.bag, back - (0.15, 0.09, 0.2), back + (0.15, 0.09, 0.2), taper=0.85))
@@ -172,7 +173,7 @@ class Figure:
         return parts + self.trunk((0, -0.2, 0.99), (0, lean - 0.2, 1.45 - 0.25 * max(0.0, lean - 0.3)))
 
 
-def bicycle_parts(metal: Stuff, dark: Stuff, phase: float, basket: bool = False) -> list[Mesh]:
+def bicycle_parts(metal: Surface, dark: Surface, phase: float, basket: bool = False) -> list[Mesh]:
     """A bicycle along y, its wheels turned by `phase` radians."""
     parts = []
     rear, front, crank, saddle, bars = (0, -0.52, 0.34), (0, 0.54, 0.34), (0, -0.06, 0.3), (0, -0.22, 0.92), (0, 0.38, 1.0)
@@ -186,7 +187,7 @@ def bicycle_parts(metal: Stuff, dark: Stuff, phase: float, basket: bool = False)
     frame = ((crank, saddle), (crank, rear), (rear, seat), (crank, (0, 0.4, 0.72)), (seat, (0, 0.4, 0.8)), (front, bars))
     parts += [tube(metal, a, b, 0.02, sides=5) for a, b in frame]
     parts.append(tube(dark, (-0.28, 0.34, 1.04), (0.28, 0.34, 1.04), 0.018, sides=5))
-    parts.append(ball(dark, (0, -0.22, 0.95), (0.08, 0.13, 0.035), sides=7))
+    parts.append(ellipsoid(dark, (0, -0.22, 0.95), (0.08, 0.13, 0.035), sides=7))
     if basket:
         parts.append(box(dark, (-0.17, 0.44, 0.78), (0.17, 0.74, 1.02), taper=1.15))
     return parts
@@ -194,15 +195,15 @@ def bicycle_parts(metal: Stuff, dark: Stuff, phase: float, basket: bool = False)
 
 def bicycle(rng: np.random.Generator) -> Mesh:
     """A bicycle that nobody rides; it is of the class of cyclists too."""
-    metal = Stuff("cyclist", Material.PAINT, FRAMES[rng.integers(len(FRAMES))])
-    dark = Stuff("cyclist", Material.PLAIN, srgb(30, 30, 32))
+    metal = Surface("cyclist", Material.PAINT, FRAMES[rng.integers(len(FRAMES))])
+    dark = Surface("cyclist", Material.PLAIN, srgb(30, 30, 32))
     return join(bicycle_parts(metal, dark, rng.uniform(0, np.pi), bool(rng.random() < 0.3)))
 
 
 def scooter(rng: np.random.Generator, sides: int = 8) -> Mesh:
     """A motor scooter and its rider, facing +y."""
-    rider = Figure(rng, cycling=True, sides=sides, adult=True)
-    paint = Stuff("cyclist", Material.PAINT, cloth(rng, FRAMES))
+    rider = Person(rng, cycling=True, sides=sides, adult=True)
+    paint = Surface("cyclist", Material.PAINT, cloth(rng, FRAMES))
     dark = rider.dark
     parts = []
     for y in (-0.55, 0.62):
@@ -215,7 +216,7 @@ def scooter(rng: np.random.Generator, sides: int = 8) -> Mesh:
         tube(rider.metal, (0, 0.62, 0.3), (0, 0.42, 1.05), 0.035),
         tube(dark, (-0.33, 0.4, 1.06), (0.33, 0.4, 1.06), 0.022),
     ]
-    helmet = Stuff("cyclist", Material.PAINT, cloth(rng, CLOTHES))
+    helmet = Surface("cyclist", Material.PAINT, cloth(rng, CLOTHES))
     for side in (-1, 1):
         knee, foot = (side * 0.15, 0.24, 0.84), (side * 0.14, 0.2, 0.36)
         parts.append(tube(rider.legs, (side * 0.1, -0.25, 0.86), knee, 0.09, 0.065, sides))
@@ -225,5 +226,5 @@ def scooter(rng: np.random.Generator, sides: int = 8) -> Mesh:
         parts.append(tube(rider.top, (side * 0.2, -0.12, 1.3), (side * 0.28, 0.06, 1.06), 0.06, 0.05, sides))
         parts.append(tube(rider.top, (side * 0.28, 0.06, 1.06), (side * 0.27, 0.36, 1.06), 0.048, 0.04, sides))
     parts += rider.trunk((0, -0.25, 0.84), (0, -0.12, 1.3))
-    parts.append(ball(helmet, (0, -0.09, 1.52), (0.13, 0.15, 0.15)))
+    parts.append(ellipsoid(helmet, (0, -0.09, 1.52), (0.13, 0.15, 0.15)))
     return join(parts)

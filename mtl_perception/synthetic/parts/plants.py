@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtl_perception.synthetic.geometry.mesh import LABEL, Material, Mesh, Stuff, ball, box, join, leaves, srgb, triangles, tube
+from mtl_perception.synthetic.geometry.mesh import LABEL, Material, Mesh, Surface, join, srgb, triangles
+from mtl_perception.synthetic.geometry.solids import box, ellipsoid, leaves, tube
 
 GREENS = (srgb(80, 98, 46), srgb(68, 90, 46), srgb(92, 104, 50), srgb(58, 80, 44), srgb(106, 104, 50))
-BARK = Stuff("vegetation", Material.BARK, srgb(104, 92, 78))
+BARK = Surface("vegetation", Material.BARK, srgb(104, 92, 78))
 CORE_LIGHT = 0.5
 
 NEAR, FAR = 520, 100
@@ -79,7 +80,7 @@ def hedge(rng: np.random.Generator, length: float, height: float, depth: float =
     light = np.clip(0.55 + 0.3 * centers[:, 2] + rng.normal(0, 0.12, count), 0.2, 1.0)
     centers = centers * half + np.array([0, 0, height / 2]) + rng.normal(0, 0.045, (count, 3))
     color = GREENS[rng.integers(len(GREENS))] * rng.uniform(0.7, 1.0)
-    inside = Stuff("vegetation", Material.LEAVES, color)
+    inside = Surface("vegetation", Material.LEAVES, color)
     core = box(inside, -half * (0.86, 1, 0) + (0, 0, -0.05), half * (0.86, 1, 0) + (0, 0, height * 0.95))
     return join([_dark(core), leaves(rng, centers, normals, light, 0.1, color)])
 
@@ -108,18 +109,18 @@ def bush(rng: np.random.Generator, size: float) -> Mesh:
 def bare_tree(rng: np.random.Generator, height: float) -> Mesh:
     """A tree in winter: trunk, boughs and twigs."""
     color = BARK.color * rng.uniform(0.5, 1.1)
-    stuff = Stuff("vegetation", Material.BARK, color)
+    surface = Surface("vegetation", Material.BARK, color)
     fork = np.array([*rng.normal(0, 0.15, 2), height * rng.uniform(0.25, 0.4)])
     thick = height * 0.018
-    parts = [tube(stuff, (0, 0, -0.1), fork, thick * 1.3, thick, sides=6)]
+    parts = [tube(surface, (0, 0, -0.1), fork, thick * 1.3, thick, sides=6)]
     for way in _directions(rng, 9):
         way[2] = abs(way[2]) + 0.5
         bough = fork + way * height * rng.uniform(0.22, 0.34)
-        parts.append(tube(stuff, fork, bough, thick * 0.6, thick * 0.3, sides=5))
+        parts.append(tube(surface, fork, bough, thick * 0.6, thick * 0.3, sides=5))
         for twig in _directions(rng, 7):
             twig[2] = abs(twig[2]) * 0.8 + 0.1
             start = fork + (bough - fork) * rng.uniform(0.4, 1.0)
-            parts.append(tube(stuff, start, start + twig * height * rng.uniform(0.1, 0.24), thick * 0.25, 0.008, sides=3))
+            parts.append(tube(surface, start, start + twig * height * rng.uniform(0.1, 0.24), thick * 0.25, 0.008, sides=3))
     return join(parts)
 
 
@@ -138,8 +139,8 @@ def ridge(rng: np.random.Generator, distance: float, height: float) -> Mesh:
     for low in (i, i + count):
         high = low + count
         faces += [np.stack([low, low + 1, high + 1], -1), np.stack([low, high + 1, high], -1)]
-    stuff = Stuff("vegetation", Material.LEAVES, GREENS[rng.integers(len(GREENS))] * rng.uniform(0.5, 1.0))
-    mesh = triangles(stuff, np.concatenate(rows), np.concatenate(faces), smooth=True)
+    surface = Surface("vegetation", Material.LEAVES, GREENS[rng.integers(len(GREENS))] * rng.uniform(0.5, 1.0))
+    mesh = triangles(surface, np.concatenate(rows), np.concatenate(faces), smooth=True)
     return replace(mesh, texture=np.full_like(mesh.texture, 0.75))
 
 
@@ -157,7 +158,7 @@ def _crown(
     parts = []
     for center, radius in zip(centers, radii, strict=True):
         core = radius * 0.55
-        parts.append(_dark(ball(Stuff("vegetation", Material.LEAVES, color), center, (core, core, core), sides=5)))
+        parts.append(_dark(ellipsoid(Surface("vegetation", Material.LEAVES, color), center, (core, core, core), sides=5)))
         out = _directions(rng, count)
         spots = center + out * radius * rng.normal(0.92, 0.14, (count, 1))
         whole = (spots - middle) / half

@@ -6,20 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Stuff, box, join, loft, quad, srgb, tube
+from mtl_perception.synthetic.geometry.mesh import Material, Mesh, Surface, join, srgb
+from mtl_perception.synthetic.geometry.solids import box, loft, quad, tube
 
 CAR_PAINTS = (
     srgb(172, 176, 180), srgb(214, 214, 212), srgb(38, 40, 44), srgb(70, 76, 84), srgb(22, 34, 74),
     srgb(128, 18, 22), srgb(120, 126, 130), srgb(40, 70, 108), srgb(52, 66, 52), srgb(186, 170, 140),
 )  # fmt: skip
 
-RUBBER = Stuff("vehicle", Material.PLAIN, srgb(30, 30, 31))
-RIM = Stuff("vehicle", Material.PAINT, srgb(150, 152, 156))
-TRIM = Stuff("vehicle", Material.PLAIN, srgb(34, 35, 37))
-PANE = Stuff("vehicle", Material.GLASS, srgb(24, 30, 34))
-TAIL = Stuff("vehicle", Material.PAINT, srgb(150, 14, 16))
-HEAD = Stuff("vehicle", Material.PAINT, srgb(226, 230, 232))
-PLATE = Stuff("vehicle", Material.PLAIN, srgb(222, 222, 214))
+RUBBER = Surface("vehicle", Material.PLAIN, srgb(30, 30, 31))
+RIM = Surface("vehicle", Material.PAINT, srgb(150, 152, 156))
+TRIM = Surface("vehicle", Material.PLAIN, srgb(34, 35, 37))
+PANE = Surface("vehicle", Material.GLASS, srgb(24, 30, 34))
+TAIL = Surface("vehicle", Material.PAINT, srgb(150, 14, 16))
+HEAD = Surface("vehicle", Material.PAINT, srgb(226, 230, 232))
+PLATE = Surface("vehicle", Material.PLAIN, srgb(222, 222, 214))
 
 # Along a car, as shares of half its length: share, bottom, top (meters), half width (share). Rear to front.
 CAR_BODY = (
@@ -44,7 +45,7 @@ def car(rng: np.random.Generator) -> Mesh:
     rear, front, roof_rear, roof_front, roof = CABINS[kind]
     half, wide = rng.uniform(1.95, 2.3) * (0.84 if kind == "small" else 1.0), rng.uniform(0.85, 0.92)
     raised = 0.12 if kind == "offroad" else 0.0
-    paint = Stuff("vehicle", Material.BODY, CAR_PAINTS[rng.integers(len(CAR_PAINTS))] * rng.uniform(0.7, 1.15))
+    paint = Surface("vehicle", Material.BODY, CAR_PAINTS[rng.integers(len(CAR_PAINTS))] * rng.uniform(0.7, 1.15))
     body = [_section(share * half, bottom + raised, top + raised, width * wide) for share, bottom, top, width in CAR_BODY]
     belt = 0.93 + raised
     foot = _rectangle(rear * half, front * half, wide * 0.9, belt)
@@ -69,7 +70,7 @@ def car(rng: np.random.Generator) -> Mesh:
 
 def van(rng: np.random.Generator) -> Mesh:
     """A delivery van about 5.4 m long."""
-    paint = Stuff("vehicle", Material.BODY, (srgb(226, 226, 224), srgb(206, 178, 60), srgb(60, 80, 120))[rng.integers(3)])
+    paint = Surface("vehicle", Material.BODY, (srgb(226, 226, 224), srgb(206, 178, 60), srgb(60, 80, 120))[rng.integers(3)])
     half, wide, roof = 2.7, 0.98, rng.uniform(2.1, 2.5)
     outline = (
         (-1.0, 0.4, roof - 0.08, 0.96), (-0.98, 0.32, roof, 1.0), (0.3, 0.3, roof, 1.0), (0.42, 0.3, roof - 0.06, 0.98),
@@ -92,8 +93,8 @@ def van(rng: np.random.Generator) -> Mesh:
 
 def truck(rng: np.random.Generator) -> Mesh:
     """A box truck about 8 m long."""
-    paint = Stuff("vehicle", Material.PAINT, CAR_PAINTS[rng.integers(len(CAR_PAINTS))])
-    cargo = Stuff("vehicle", Material.PAINT, (srgb(214, 214, 210), srgb(60, 90, 140), srgb(170, 140, 70))[rng.integers(3)])
+    paint = Surface("vehicle", Material.PAINT, CAR_PAINTS[rng.integers(len(CAR_PAINTS))])
+    cargo = Surface("vehicle", Material.PAINT, (srgb(214, 214, 210), srgb(60, 90, 140), srgb(170, 140, 70))[rng.integers(3)])
     parts = [
         box(cargo, (-1.2, -4.0, 0.95), (1.2, 1.7, 3.4)),
         box(TRIM, (-1.0, -3.9, 0.55), (1.0, 3.6, 0.95)),
@@ -114,7 +115,7 @@ def truck(rng: np.random.Generator) -> Mesh:
 def bus(rng: np.random.Generator) -> Mesh:
     """A city bus about 12 m long."""
     color = (srgb(196, 40, 36), srgb(224, 190, 60), srgb(226, 226, 222), srgb(40, 90, 150), srgb(60, 130, 80))[rng.integers(5)]
-    paint = Stuff("vehicle", Material.PAINT, color * rng.uniform(0.8, 1.0))
+    paint = Surface("vehicle", Material.PAINT, color * rng.uniform(0.8, 1.0))
     half, wide, roof = rng.uniform(4.5, 6.0), 1.25, rng.uniform(2.9, 3.2)
     parts = [
         box(paint, (-wide, -half, 0.35), (wide, half, roof)),
@@ -129,7 +130,7 @@ def bus(rng: np.random.Generator) -> Mesh:
         parts.append(box(HEAD, (side * 0.95 - 0.16, half, 0.6), (side * 0.95 + 0.16, half + 0.03, 0.8)))
     for y, low in ((half + 0.015, 0.95), (-half - 0.015, 1.5)):
         parts.append(quad(PANE, [(-1.1, y, low), (1.1, y, low), (1.1, y, 2.45), (-1.1, y, 2.45)]))
-        parts.append(box(Stuff("vehicle", Material.PLAIN, srgb(24, 24, 24)), (-0.9, y - 0.01, 2.5), (0.9, y + 0.01, 2.8)))
+        parts.append(box(Surface("vehicle", Material.PLAIN, srgb(24, 24, 24)), (-0.9, y - 0.01, 2.5), (0.9, y + 0.01, 2.8)))
     return join(parts)
 
 
@@ -141,7 +142,7 @@ def _section(y: float, bottom: float, top: float, half: float) -> list[tuple[flo
     return [(half * x, y, z) for x, z in right] + [(-half * x, y, z) for x, z in reversed(right)]
 
 
-def _body(paint: Stuff, sections: list[list[tuple[float, float, float]]], half: float) -> Mesh:
+def _body(paint: Surface, sections: list[list[tuple[float, float, float]]], half: float) -> Mesh:
     mesh = loft(paint, np.array(sections))
     return replace(mesh, texture=mesh.texture / np.array([1, half, 1], np.float32))
 
@@ -175,8 +176,8 @@ def _wheels(axles: tuple[float, ...], half: float, radius: float) -> list[Mesh]:
     for y in axles:
         for side in (-1, 1):
             outer = side * (half + 0.02)
-            for stuff, size, out in ((RUBBER, radius, outer), (RIM, radius * 0.62, outer + side * 0.015)):
-                wheel = tube(stuff, (out - side * 0.2, y, radius), (out - side * 0.02, y, radius), size, sides=18)
+            for surface, size, out in ((RUBBER, radius, outer), (RIM, radius * 0.62, outer + side * 0.015)):
+                wheel = tube(surface, (out - side * 0.2, y, radius), (out - side * 0.02, y, radius), size, sides=18)
                 # Flatten the rounded ends of the bar.
                 inner, outmost = sorted((out - side * 0.25, out))
                 wheel.points[..., 0] = np.clip(wheel.points[..., 0], inner, outmost)
