@@ -77,6 +77,7 @@ class Slot:
 
     Attributes:
         arrays: The outputs on the host, by name, N first.
+        execute: From the uploaded images to the outputs on the device, to be called in the compute lane.
         settle: Takes the last request's results out of the slot's memory; None: nobody waits for anything in it.
     """
 
@@ -97,7 +98,7 @@ class Slot:
             stage.execute()
             program.write_outputs(stage.maps, inputs["image"], inputs["limits"], rays, outputs)
 
-        self._execute = execute
+        self.execute = execute
         self.settle: Callable[[], object] | None = None
 
     def stage(self, request: Request) -> None:
@@ -119,14 +120,14 @@ class Slot:
         """Set off what was staged; returns the mark of its end."""
         if overlap:
             there = runtime.run(Lane.UP, self.upload)
-            done = runtime.run(Lane.COMPUTE, self._execute, after=there)
+            done = runtime.run(Lane.COMPUTE, self.execute, after=there)
             return runtime.run(Lane.DOWN, self.download, after=done)
         # In one lane, where nothing has to wait for an event: the least that a single frame can take.
         return runtime.run(Lane.COMPUTE, self._in_turn)
 
     def _in_turn(self) -> None:
         self.upload()
-        self._execute()
+        self.execute()
         self.download()
 
 

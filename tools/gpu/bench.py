@@ -1,4 +1,4 @@
-"""Pipelines on the device for tools/gpu/prove_gpu.py, and what they are shown."""
+"""Pipelines on the device, and the frames that they are given."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from mtl_perception import CameraModel, Frame, Pipeline, load_network
+from mtl_perception.errors import ConfigError
 from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import HostRuntime
 from mtl_perception.inference.onnx.check import synthetic_image
@@ -20,7 +21,7 @@ BATCHES = (1, 2, 4, 8)
 OUTPUTS = ("labels", "depth", "cloud")
 
 
-class GraphsByHand(HostRuntime):
+class PretendedGraphs(HostRuntime):
     """CPU tensors, and a capture that captures nothing: what depends on graphs can be tried."""
 
     can_capture = True
@@ -31,39 +32,41 @@ class GraphsByHand(HostRuntime):
 
 
 class Bench:
-    """Pipelines on the device, and what they are shown."""
+    """Pipelines on the device, and frames, as the command line asks for."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.on_cpu = args.device == "cpu"
-        self.sizes = [(64, 96), (31, 53)] if self.on_cpu else list(SIZES)
+        self.is_small = args.small
+        self.sizes = [(64, 96), (31, 53)] if self.is_small else list(SIZES)
         self.precisions = ("fp32", "bf16") if self.on_cpu else PRECISIONS
         self.best = self.precisions[0]
-        self.runs = 2 if self.on_cpu else args.runs
-        self.chain = 2 if self.on_cpu else 32
-        self.most = 3 if self.on_cpu else BATCHES[-1]
-        given = [cv2.imread(str(path)) for path in args.picture]
+        self.runs = 2 if self.is_small else args.runs
+        self.chain = 2 if self.is_small else 32
+        self.batches = (1, 3) if self.is_small else BATCHES
+        self.most = self.batches[-1]
+        given = [cv2.imread(str(path)) for path in args.image]
         if any(image is None for image in given):
-            raise SystemExit(f"prove_gpu: cannot read one of {', '.join(map(str, args.picture))}")
+            raise ConfigError(f"--image: cannot read one of {', '.join(map(str, args.image))}")
         self._given = [np.ascontiguousarray(image[..., ::-1]) for image in given]
 
     def pipeline(self, precision: str, **others: Any) -> Pipeline:
-        options = {"warm_up": False, "reuse_outputs": True, "cudnn_benchmark": self.args.tuning, **others}
+        options = {"warm_up": False, "reuse_outputs": True, "cudnn_benchmark": self.args.cudnn_benchmark, **others}
         pipe = Pipeline(self.args.weights, self.args.device, precision=precision, **options)
         if self.on_cpu:
             _, first = pipe.description.class_set()
             network, classes = load_network(self.args.weights), (first, len(pipe.class_set))
             graphs = bool(options.get("cuda_graph", True))
-            pipe._backend = CudaBackend(network, GraphsByHand(), precision, classes, use_graphs=graphs, copies=False)
+            pipe._backend = CudaBackend(network, PretendedGraphs(), precision, classes, use_graphs=graphs, copies=False)
         return pipe
 
     def frames(self, size: tuple[int, int], count: int = 2) -> list[Frame]:
-        """Pictures given, resized, or made up, all different; with KITTI's camera, for that size."""
+        """Return different frames: the given images, resized, then synthetic ones; with KITTI's camera, scaled."""
         height, width = size
         camera = CameraModel(1242, 375, 721.5377, 721.5377, 609.5593, 172.854).scaled(width, height)
-        made_up = synthetic_image(height, width)
+        synthetic = synthetic_image(height, width)
         images = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in self._given]
-        images += [np.ascontiguousarray(np.roll(made_up, 37 * shift, axis=1)) for shift in range(max(count - len(images), 0))]
+        images += [np.ascontiguousarray(np.roll(synthetic, 37 * shift, axis=1)) for shift in range(max(count - len(images), 0))]
         return [Frame(image, camera) for image in images[:count]]
 
 

@@ -1,36 +1,22 @@
-"""Prove and time the device path on this machine's GPU, in one command.
-
-    python tools/gpu/prove_gpu.py --out build/prove_gpu
-
-Proofs: it agrees with float32 on the CPU; graph, eager, overlapped and batched frames give what single ones give; it goes on
-when the size changes, a capture fails or memory runs out; memory stays flat. Times, host to host, stand beside their targets; a
-missed target is no failed proof. Leaves report.json and report.md in --out; exits with 1 if a proof fails or there is no GPU.
-
-`--device cpu` takes CPU tensors and small pictures, to try the tool itself: its times mean nothing.
-"""
+"""Proofs that the CUDA backend gives the results of the CPU, in every way that it can run."""
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import os
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from prove_gpu_bench import OUTPUTS, Bench, size_text
-from prove_gpu_report import Report
-from prove_gpu_times import time_all
 
-from mtl_perception import Pipeline
-from mtl_perception.errors import PerceptionError
+from mtl_perception import Pipeline, load_network
 from mtl_perception.inference.cuda.backend import SLOTS
-from mtl_perception.inference.machine import device_name
+from mtl_perception.inference.cuda.network import AtenNetwork
+from mtl_perception.inference.device import DTYPES
 from mtl_perception.types import Result
+from tools.gpu.bench import OUTPUTS, Bench, size_text
+from tools.gpu.report import Report
 
 LABELS_AGREE, DEPTH_AGREES, DEPTH_TOLERANCE = 0.995, 0.99, 0.01
 MEMORY_SLACK = 64 << 20
@@ -47,7 +33,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 def agreement(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Shares of pixels: the same label; depth within the tolerance, or of the same kind where it is no number."""
+    """Shares of pixels: the same label; depth within the tolerance, or both NaN, or both beyond the range."""
     depth, truth = found["depth"], expected["depth"]
     with np.errstate(invalid="ignore"):
         near = np.abs(depth - truth) <= DEPTH_TOLERANCE * truth
@@ -62,12 +48,25 @@ def prove_agreement(bench: Bench, report: Report) -> None:
         for size in bench.sizes:
             shares = [agreement(kept(pipe(frame, OUTPUTS)), kept(exact(frame, OUTPUTS))) for frame in bench.frames(size)]
             labels, depth = (min(values) for values in zip(*shares, strict=True))
-            detail = (
-                f"labels {labels:.3%}, depth within {DEPTH_TOLERANCE:.0%} {depth:.3%} (the worse of {len(shares)} pictures)"
-            )
+            detail = f"labels {labels:.3%}, depth within {DEPTH_TOLERANCE:.0%} {depth:.3%} (the worse of {len(shares)} images)"
             # bf16 has 8 bits of mantissa: it is offered, not promised.
             holds = precision == "bf16" or (labels >= LABELS_AGREE and depth >= DEPTH_AGREES)
             report.prove(f"agrees with float32 on the CPU: {precision}, {size_text(size)}", holds, detail)
+
+
+def prove_kernels(bench: Bench, report: Report) -> None:
+    """Triton kernels and PyTorch's operators, of the same weights on the same device."""
+    pipe, plain = bench.pipeline(bench.best), bench.pipeline(bench.best)
+    backend = plain._backend
+    if not pipe._backend._network.uses_kernels:
+        report.prove("Triton kernels run", bench.on_cpu, "; ".join(pipe.notes) or "they are not for this device")
+        return
+    backend._network = AtenNetwork(load_network(bench.args.weights), backend.device, DTYPES[bench.best])
+    for size in bench.sizes:
+        shares = [agreement(kept(pipe(frame, OUTPUTS)), kept(plain(frame, OUTPUTS))) for frame in bench.frames(size)]
+        labels, depth = (min(values) for values in zip(*shares, strict=True))
+        holds = labels >= LABELS_AGREE and depth >= DEPTH_AGREES
+        report.prove(f"kernels agree with operators: {size_text(size)}", holds, f"labels {labels:.3%}, depth {depth:.3%}")
 
 
 def prove_sameness(bench: Bench, report: Report) -> None:
@@ -81,7 +80,7 @@ def prove_sameness(bench: Bench, report: Report) -> None:
     report.prove(
         "graph and eager: same bytes", all(same(kept(eager(f, OUTPUTS)), s) for f, s in zip(frames, single, strict=True)), "all"
     )
-    if not bench.args.tuning:
+    if not bench.args.cudnn_benchmark:
         again = bench.pipeline(bench.best)
         report.prove("another pipeline: same bytes", same(kept(again(frames[0], OUTPUTS)), single[0]), "all")
     overlapped = [kept(result) for result in pipe.stream(frames, OUTPUTS)]
@@ -171,58 +170,3 @@ def prove_flat_memory(bench: Bench, report: Report) -> None:
     host, device = (last - early for early, last in zip(*seen, strict=True))
     detail = f"over {4 * total} frames: host {host / 1e6:+.1f} MB, device {device / 1e6:+.1f} MB"
     report.prove("memory stays flat", host < MEMORY_SLACK and device <= 0, detail)
-
-
-PROOFS = (prove_agreement, prove_sameness, prove_fallbacks, prove_flat_memory)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the tool itself; default cuda")
-    parser.add_argument("--weights", default="street")
-    parser.add_argument(
-        "--picture", type=Path, action="append", default=[], metavar="FILE", help="show it this, too; may be repeated"
-    )
-    parser.add_argument("--runs", type=int, default=200, help="counted runs of each; default 200")
-    parser.add_argument("--frames", type=int, default=2000, help="for the proof that memory stays flat; default 2000")
-    parser.add_argument("--tuning", action="store_true", help="with the parameter cudnn_benchmark")
-    parser.add_argument("--out", type=Path, default=Path("build/prove_gpu"), metavar="DIR")
-    args = parser.parse_args(arguments)
-    if args.device != "cpu" and not torch.cuda.is_available():
-        print(f"prove_gpu: no CUDA device that PyTorch {torch.__version__} can use: nothing was proven", file=sys.stderr)
-        return 1
-    try:
-        bench, report = Bench(args), Report()
-        device = torch.device(args.device)
-        machine = {
-            "device": device_name(device),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-            "weights": args.weights,
-            "tuning": args.tuning,
-            "runs": bench.runs,
-        }
-        print(", ".join(f"{key} {value}" for key, value in machine.items()))
-        for part in PROOFS:
-            part(bench, report)
-        print(f"  {'host to host, ms':<52}{'median':>9}{'iqr':>9}{'p99':>9}")
-        time_all(bench, report)
-        prove_failed_capture(bench, report)
-    except PerceptionError as error:
-        print(f"prove_gpu: {error}", file=sys.stderr)
-        return 1
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "report.json").write_text(
-        json.dumps({"machine": machine, "proofs": report.proofs, "times": report.times}, indent=1) + "\n"
-    )
-    (args.out / "report.md").write_text(report.markdown(machine))
-    failed = [row["proof"] for row in report.proofs if not row["holds"]]
-    print(f"{len(report.proofs) - len(failed)} of {len(report.proofs)} proofs hold; {args.out / 'report.md'}")
-    if failed:
-        print(f"prove_gpu: fails: {'; '.join(failed)}", file=sys.stderr)
-    return 0 if report.holds else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Proofs, times, profile and training on a GPU, in one command: `python -m tools.gpu`."""
