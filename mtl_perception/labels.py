@@ -36,13 +36,13 @@ class ClassSet:
         return len(self.names)
 
     def palette(self) -> np.ndarray:
-        """RGB color of every possible label: 256 x 3 uint8; ids outside the set, 255 among them, are black."""
+        """Return the RGB color of every label as 256 x 3 uint8; ids outside the set, including 255, are black."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self)] = self.colors
         return table
 
     def records(self) -> list[dict[str, object]]:
-        """The set as a list of {"id", "name", "color"}, ready for JSON."""
+        """Return the classes as a list of {"id", "name", "color"} for JSON."""
         return [
             {"id": i, "name": name, "color": list(color)}
             for i, (name, color) in enumerate(zip(self.names, self.colors, strict=True))
@@ -50,7 +50,7 @@ class ClassSet:
 
 
 def colormap(index: int) -> tuple[int, int, int]:
-    """Color number `index` of the PASCAL VOC color map (its development kit's bit-interleaving rule), RGB."""
+    """Return RGB color `index` of the PASCAL VOC color map, which interleaves the bits of the index."""
     red = green = blue = 0
     for bit in range(8):
         red |= (index >> 0 & 1) << (7 - bit)
@@ -76,7 +76,7 @@ STREET = ClassSet(
         "cyclist",
         "vehicle",
     ),
-    # Cityscapes' own colors where it has the class.
+    # Cityscapes' colors for the classes that it has.
     (
         (128, 64, 128),
         (244, 35, 232),
@@ -108,22 +108,22 @@ _NYUD40_NAMES = (  # noqa: SIM905 - a list of them would take forty lines
 NYUD40 = ClassSet("nyud40", tuple(_NYUD40_NAMES), tuple(colormap(i + 1) for i in range(40)))
 
 CLASS_SETS = {classes.name: classes for classes in (STREET, KITTI6, NYUD40)}
-"""The class sets that files may name."""
+"""Class sets by name."""
 
 MAPPINGS_DIR = Path(__file__).resolve().parent / "mappings"
-"""Where the mappings lie that come with the package."""
+"""Folder of the mappings shipped with the package."""
 
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """From the ids of a data set's label pictures to a class set.
+    """Mapping from the ids of a data set's label images to a class set.
 
     Attributes:
-        name: What it is called: the file's stem.
-        source: Whose ids they are.
-        classes: The class set that it leads to.
-        ids: Id there -> id in `classes`; ids that are not named have no class here.
-        names: Id there -> its name there; may be empty.
+        name: Name: the file's stem.
+        source: Data set that defines the ids.
+        classes: Target class set.
+        ids: Source id -> id in `classes`; other ids have no class.
+        names: Source id -> name in the data set; may be empty.
     """
 
     name: str
@@ -133,31 +133,31 @@ class LabelMapping:
     names: Mapping[int, str]
 
     def table(self) -> np.ndarray:
-        """256 uint8 for `table[labels]`; ids without a class become 255."""
+        """Return a lookup table of 256 uint8 for `table[labels]`; ids without a class become 255."""
         return lookup(self.ids)
 
     def known(self) -> np.ndarray:
-        """256 bool: the ids that a label picture may hold. 255 always is; without `names` only those with a class are."""
+        """Return 256 bool: whether a label image may contain the id; 255 always, without `names` only ids with a class."""
         table = np.zeros(256, bool)
         table[[*self.ids, *self.names, UNLABELED]] = True
         return table
 
 
 def mapping_names() -> list[str]:
-    """Names of the mappings that come with the package."""
+    """Return the names of the mappings shipped with the package."""
     return sorted(path.stem for path in MAPPINGS_DIR.glob("*.yaml"))
 
 
 def load_mapping(name_or_path: str | Path, base: Path | None = None, where: str = "") -> LabelMapping:
-    """The mapping of that name that comes with the package, or else the one in that file.
+    """Load a mapping shipped with the package, or from a file.
 
     Args:
-        name_or_path: One of `mapping_names()`, or a YAML file with the keys `ids` and `to`, and, if wished, `source`, `names`.
-        base: The folder that a relative path begins at; None: the current one.
-        where: The file and key that name it, for the error message.
+        name_or_path: One of `mapping_names()`, or a YAML file with the keys `ids` and `to` and optionally `source`, `names`.
+        base: Folder to which a path is relative; None: the current folder.
+        where: File and key that refer to it, for the error message.
 
     Raises:
-        ConfigError: No such name or file, or a key in it is wrong; the message names the file and the key.
+        ConfigError: There is no such name or file, or a key is invalid; the message names file and key.
     """
     text = str(name_or_path)
     path = Path(text).expanduser()
@@ -167,7 +167,8 @@ def load_mapping(name_or_path: str | Path, base: Path | None = None, where: str 
         path = MAPPINGS_DIR / f"{text}.yaml"
     else:
         place = f"{where}: " if where else ""
-        raise ConfigError(f"{place}no label mapping {text!r} (known: {', '.join(mapping_names())}; or give a .yaml file)")
+        known = ", ".join(mapping_names())
+        raise ConfigError(f"{place}unknown label mapping {text!r} (known: {known}; or give a .yaml file)")
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
@@ -178,16 +179,16 @@ def load_mapping(name_or_path: str | Path, base: Path | None = None, where: str 
 
 
 def parse_mapping(values: object, where: str, *, name: str = "own", classes: ClassSet | None = None) -> LabelMapping:
-    """A mapping from a file's content, or, with `classes`, from a plain {id: class} alone.
+    """Parse the content of a mapping file or, with `classes`, a plain {id: class}.
 
     Args:
         values: {"ids": {id: class name, class id or null}, "to": class set, "source": text, "names": {id: name}}.
-        where: What begins every error message: the file.
-        name: What the mapping is called.
-        classes: The class set that it leads to, where the content does not say it.
+        where: Prefix of every error message: the file.
+        name: Name of the mapping.
+        classes: Target class set if the content has no key `to`.
 
     Raises:
-        ConfigError: A key is unknown, missing or wrong.
+        ConfigError: A key is unknown, missing or invalid.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: not a YAML mapping with the keys ids and to")
@@ -220,7 +221,7 @@ def parse_mapping(values: object, where: str, *, name: str = "own", classes: Cla
 
 
 def _text(value: object) -> str:
-    """A name, which YAML may have read as something else."""
+    """Return a name that YAML may have parsed as another type."""
     return value if isinstance(value, str) else truncated_repr(value)
 
 
@@ -235,7 +236,7 @@ def _class_id(value: object, classes: ClassSet, where: str) -> int:
 
 
 def lookup(mapping: Mapping[int, int]) -> np.ndarray:
-    """The mapping as a 256-entry uint8 table for `table[labels]`; ids it does not name become 255."""
+    """Return the mapping as a table of 256 uint8 for `table[labels]`; other ids become 255."""
     table = np.full(256, UNLABELED, np.uint8)
     for source, target in mapping.items():
         table[source] = target

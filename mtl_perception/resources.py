@@ -1,4 +1,4 @@
-"""Finds the files that lie beside the package: `config/…`, `launch/…`."""
+"""Lookup of files installed beside the package: `config/…`, `launch/…`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ PACKAGE = "mtl_perception"
 
 
 def share_file(relative: str) -> Path:
-    """The file `relative` (such as "config/perception.yaml") of a checkout, of a ROS workspace or of this Python's prefix.
+    """Return the path of a file such as "config/perception.yaml" in a checkout, a ROS workspace or this Python's prefix.
 
     Raises:
-        ConfigError: It is in none of them; the message names where was looked.
+        ConfigError: The file is in none of them; the message lists the searched folders.
     """
     places = _places()
     for place in places:
         if (place / relative).is_file():
             return place / relative
     raise ConfigError(
-        f"cannot find {relative} of {PACKAGE}, looked in {', '.join(map(str, places))}; "
-        "install the package, or source the workspace that holds it"
+        f"cannot find {relative} of {PACKAGE} in {', '.join(map(str, places))}; "
+        "install the package, or source the workspace that contains it"
     )
 
 

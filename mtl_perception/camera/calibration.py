@@ -12,21 +12,21 @@ from mtl_perception.camera.model import MAX_SIDE, Calibration, calibration_from_
 from mtl_perception.errors import CameraError, truncated_repr
 
 MAX_BYTES = 2**20
-"""No calibration file is larger; a larger one is something else, given by mistake."""
+"""Limit of a calibration file's size."""
 
 
 def load_calibration(path: str | Path, camera: str = "02", size: tuple[int, int] | None = None) -> Calibration:
-    """The calibration in a file, whose kind is told by its content.
+    """Load a calibration file; its content determines the format.
 
-    A KITTI file's calibration is that of the rectified pictures: K is P's left part and there is no distortion.
+    The calibration of a KITTI file describes the rectified images: K is the left part of P, without distortion.
 
     Args:
-        path: YAML as ROS camera_calibration writes it, or KITTI's calib_cam_to_cam.txt or calib.txt.
-        camera: Which one of a KITTI file's: "00" to "03".
-        size: Width and height of the pictures, for files that do not say (KITTI calib.txt); others' own size holds.
+        path: YAML file of ROS camera_calibration, or KITTI's calib_cam_to_cam.txt or calib.txt.
+        camera: Camera of a KITTI file: "00" to "03".
+        size: Width and height of the images, for files without a size (KITTI calib.txt); ignored otherwise.
 
     Raises:
-        CameraError: Not such a file, a key is missing or wrong, or the size is needed and was not given.
+        CameraError: The format is unknown, a key is missing or invalid, or the size is required and not given.
     """
     path = Path(path)
     text = _read(path)
@@ -45,10 +45,10 @@ def load_calibration(path: str | Path, camera: str = "02", size: tuple[int, int]
 
 
 def needs_size(path: Path) -> bool:
-    """Whether the file does not say its pictures' size (KITTI calib.txt).
+    """Return whether the file lacks the image size (KITTI calib.txt).
 
     Raises:
-        CameraError: It cannot be read.
+        CameraError: The file cannot be read.
     """
     kitti = _kitti_rows(_read(path))
     return "P2" in kitti and not any(key.startswith("P_rect_") for key in kitti)
@@ -69,7 +69,7 @@ def _read(path: Path) -> str:
 
 
 def _kitti_rows(text: str) -> dict[str, str]:
-    """`KEY: values` lines of a KITTI file. A YAML file has such lines too, but none of KITTI's keys."""
+    """Parse the `KEY: values` lines of a KITTI file; a YAML file has such lines too, but none of KITTI's keys."""
     rows = (line.partition(":") for line in text.splitlines())
     return {key.strip(): value for key, colon, value in rows if colon}
 
@@ -90,14 +90,14 @@ def _from_kitti_raw(rows: dict[str, str], camera: str) -> Calibration:
         raise CameraError(f"{size_key} is missing")
     size = _numbers(rows[size_key], size_key, 2)
     if not all(1 <= value <= MAX_SIDE for value in size):
-        raise CameraError(f"{size_key}: {size[0]:g} x {size[1]:g} is no picture size")
+        raise CameraError(f"{size_key}: {size[0]:g} x {size[1]:g} is not a valid image size")
     return _rectified((round(size[0]), round(size[1])), _numbers(rows[projection_key], projection_key, 12))
 
 
 def _from_kitti_odometry(row: str, number: str, size: tuple[int, int] | None) -> Calibration:
     projection = _numbers(row, f"P{number}", 12)
     if size is None:
-        raise CameraError("it does not say the picture's size; give the size, or a file that says it")
+        raise CameraError("it has no image size; give the size, or a file with a size")
     return _rectified(size, projection)
 
 
@@ -110,7 +110,7 @@ def _from_yaml(text: str) -> Calibration:
     try:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        # ValueError: a date that there is not, a number too long for Python.
+        # ValueError: an invalid date, or a number with too many digits.
         document = None
     if not isinstance(document, dict):
         raise CameraError("neither ROS camera_calibration YAML nor KITTI's calib_cam_to_cam.txt or calib.txt")
@@ -129,12 +129,12 @@ def _size(document: dict[Any, Any], key: str) -> int:
         raise CameraError(f"{key} is missing")
     value = document[key]
     if type(value) is not int or not 1 <= value <= MAX_SIDE:
-        raise CameraError(f"{key} is {truncated_repr(value)}, not a count of pixels")
+        raise CameraError(f"{key} is {truncated_repr(value)}, not a number of pixels")
     return value
 
 
 def _data(document: dict[Any, Any], key: str, count: int | None = None) -> list[float]:
-    """`KEY: {rows, cols, data: [...]}`."""
+    """Return the values of `KEY: {rows, cols, data: [...]}`."""
     block = document.get(key)
     if not isinstance(block, dict) or not isinstance(block.get("data"), list):
         raise CameraError(f"{key}.data is missing")
@@ -142,13 +142,13 @@ def _data(document: dict[Any, Any], key: str, count: int | None = None) -> list[
     if count is not None and len(values) != count:
         raise CameraError(f"{key}.data has {len(values)} values, not {count}")
     try:
-        # PyYAML reads 1e-3 (without a point) as a text.
+        # PyYAML parses 1e-3 (without a decimal point) as a string.
         return [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
-        raise CameraError(f"{key}.data has values that are not numbers") from None
+        raise CameraError(f"{key}.data has non-numeric values") from None
 
 
 def _checked(calibration: Calibration) -> Calibration:
-    """The calibration, if a camera can be made of it."""
+    """Return the calibration if it yields a valid camera model; otherwise raise CameraError."""
     calibration.camera(rectified=True)
     return calibration

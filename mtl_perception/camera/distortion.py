@@ -1,4 +1,4 @@
-"""Lens distortion, and its inverse where there is one."""
+"""Lens distortion and its inverse."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# OpenCV's count of coefficients by the ROS name of the model; "" and "none" mean no distortion.
+# Number of OpenCV's coefficients by the ROS name of the model; "" and "none" mean no distortion.
 DISTORTION_MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,), "fisheye": (4,)}
 FISHEYE_MODELS = ("equidistant", "fisheye")
 CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 1e-12)
 NEWTON_STEPS = 6
 NEWTON_REACH = 20.0
-"""Pixels; farther off, OpenCV's iteration has not come to a standstill but has run away."""
+"""Largest error that Newton's method corrects, pixels; with a larger one OpenCV's iteration has diverged."""
 TOLERANCE = 1e-3
-"""Pixels; where undistorting a pixel and distorting it again does not come back this near, the model does not hold there."""
+"""Largest round-trip error of undistorting and distorting a pixel, pixels; beyond it the model has no inverse there."""
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """A lens: between rays, given by their slopes X / Z and Y / Z, and pixels.
+    """Lens model between rays, given by their slopes X / Z and Y / Z, and pixels.
 
     Attributes:
         model: One of DISTORTION_MODELS.
@@ -34,7 +34,7 @@ class Distortion:
     coefficients: np.ndarray
 
     def distort(self, slopes: np.ndarray) -> np.ndarray:
-        """Pixels (u, v) of rays: N x 2 float64 to N x 2 float64."""
+        """Convert rays to pixels (u, v): N x 2 float64 to N x 2 float64."""
         if self.model in FISHEYE_MODELS:
             pixels = cv2.fisheye.distortPoints(np.ascontiguousarray(slopes[:, None]), self.matrix, self.coefficients)
         else:
@@ -43,19 +43,19 @@ class Distortion:
         return np.asarray(pixels).reshape(-1, 2)
 
     def undistort(self, pixels: np.ndarray) -> np.ndarray:
-        """Rays of pixels: N x 2 float64 to N x 2 float64; NaN where the model has no inverse."""
+        """Convert pixels to rays: N x 2 float64 to N x 2 float64; NaN where the model has no inverse."""
         slopes = self._refined(self._iterated(pixels), pixels)
         error = np.abs(self.distort(slopes) - pixels).max(axis=1)
         slopes[~(error <= TOLERANCE) | (np.hypot(*slopes.T) > self._fold(slopes))] = np.nan
         return slopes
 
     def _iterated(self, pixels: np.ndarray) -> np.ndarray:
-        """What OpenCV finds: exact for fisheyes; for the others near by, far off in wide pictures, or anything."""
+        """Run OpenCV's iteration: exact for fisheye models, otherwise an estimate that may be far off in wide images."""
         points = np.ascontiguousarray(pixels[:, None])
-        # OpenCV 4 has the number of iterations under a name of its own.
+        # OpenCV 4 has a separate function that accepts the number of iterations.
         iterate = getattr(cv2, "undistortPointsIter", None)
         if self.model in FISHEYE_MODELS:
-            # Newton's method, whose default number of iterations is plenty; OpenCV 4.5 takes no other.
+            # The default number of iterations of Newton's method is sufficient; OpenCV 4.5 accepts no other.
             slopes = cv2.fisheye.undistortPoints(points, self.matrix, self.coefficients)
         elif iterate is not None:
             slopes = iterate(points, self.matrix, self.coefficients, None, None, CRITERIA)
@@ -64,9 +64,9 @@ class Distortion:
         return np.array(slopes).reshape(-1, 2)
 
     def _refined(self, slopes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """Rays nearer to the pixels', by Newton's method: OpenCV's iteration is slow where the distortion is strong."""
+        """Refine the rays with Newton's method, because OpenCV's iteration converges slowly for strong distortion."""
         step = 1e-7
-        # Where there is no inverse, rays run away; the caller tells them by their error.
+        # Rays without an inverse diverge; the caller detects them by their error.
         with np.errstate(all="ignore"):
             for _ in range(NEWTON_STEPS):
                 at = self.distort(slopes)
@@ -82,7 +82,7 @@ class Distortion:
         return slopes
 
     def _fold(self, slopes: np.ndarray) -> float:
-        """Slope from which on the model folds back: what is steeper shares its pixel with another ray."""
+        """Return the slope at which the model folds back; steeper rays share their pixel with another ray."""
         steepest = np.hypot(*slopes[np.isfinite(slopes).all(axis=1)].T).max(initial=0)
         along = np.tan(np.linspace(0, math.atan(steepest), 4096))
         u = self.distort(np.stack([along, 0 * along], axis=-1))[:, 0]

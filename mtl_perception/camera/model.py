@@ -1,4 +1,4 @@
-"""Pinhole cameras: intrinsics and distortion, and what scaling, cropping and binning do to them."""
+"""Pinhole camera models and calibrations, with scaling, cropping and binning."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from mtl_perception.camera.distortion import DISTORTION_MODELS, FISHEYE_MODELS, 
 from mtl_perception.errors import CameraError, truncated_repr
 
 MAX_SIDE = 2**32 - 1
-"""Pixels along one side: what CameraInfo can hold."""
+"""Largest image side that CameraInfo can represent, pixels."""
 LARGEST = 1e12
-"""No value of a calibration is beyond: what is, would be infinite once it is scaled."""
+"""Limit of calibration values; larger ones could become infinite when scaled."""
 STEEPEST = 1e6
-"""Slope that no ray of a camera has: points along it would be infinite in single precision."""
+"""Limit of a ray's slope; points along steeper rays could be infinite in float32."""
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class CameraModel:
-    """The camera of a picture of `width` x `height` pixels.
+    """Camera model for images of `width` x `height` pixels.
 
     Attributes:
-        width: Picture width, pixels.
-        height: Picture height, pixels.
+        width: Image width, pixels.
+        height: Image height, pixels.
         fx: Focal length along u, pixels.
         fy: Focal length along v, pixels.
-        cx: Principal point's u, pixels; the center of the first pixel is 0.
-        cy: Principal point's v, pixels.
-        distortion_model: ROS name of the picture's distortion; "" for a rectified picture.
-        distortion: Its coefficients, in OpenCV's order.
-        calibration: What the camera's maker says of it, kept to be passed on; None when there was no more than this.
+        cx: Principal point along u, pixels; the center of the first pixel is 0.
+        cy: Principal point along v, pixels.
+        distortion_model: ROS name of the distortion model; "" for rectified images.
+        distortion: Distortion coefficients in OpenCV's order.
+        calibration: Calibration that the model was made from, to publish it again; None for plain intrinsics.
 
     Raises:
-        CameraError: Sizes or intrinsics are not positive and finite, or the distortion is not one that is known.
+        CameraError: Sizes or intrinsics are not positive and finite, or the distortion model is unknown.
     """
 
     width: int
@@ -51,20 +51,20 @@ class CameraModel:
 
     def __post_init__(self) -> None:
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
-            raise CameraError(f"camera: size {truncated_repr(self.width)}x{truncated_repr(self.height)} is not a picture's")
+            raise CameraError(f"camera: invalid image size {truncated_repr(self.width)}x{truncated_repr(self.height)}")
         intrinsics = f"fx {self.fx}, fy {self.fy}, cx {self.cx}, cy {self.cy}"
         if not all(math.isfinite(value) for value in (self.fx, self.fy, self.cx, self.cy, *self.distortion)):
             raise CameraError(
-                f"camera: intrinsics are not finite: {intrinsics}, distortion {truncated_repr(list(self.distortion))}"
+                f"camera: non-finite intrinsics: {intrinsics}, distortion {truncated_repr(list(self.distortion))}"
             )
         if not (self.fx > 0 and self.fy > 0):
             raise CameraError(f"camera: focal lengths must be above 0 pixels, not fx {self.fx}, fy {self.fy}")
         farthest = max((abs(self.cx) + self.width) / self.fx, (abs(self.cy) + self.height) / self.fy)
         if farthest > STEEPEST or max(self.fx, self.fy, abs(self.cx), abs(self.cy)) > LARGEST:
-            raise CameraError(f"camera: no camera of {self.width}x{self.height} pixels has {intrinsics}")
+            raise CameraError(f"camera: implausible intrinsics for a {self.width}x{self.height} image: {intrinsics}")
         if self.distortion_model in ("", "none"):
             if any(self.distortion):
-                raise CameraError(f"camera: distortion {truncated_repr(list(self.distortion))} without the name of its model")
+                raise CameraError(f"camera: distortion {truncated_repr(list(self.distortion))} without a distortion model")
         else:
             known = DISTORTION_MODELS.get(self.distortion_model)
             if known is None:
@@ -80,7 +80,7 @@ class CameraModel:
 
     @property
     def is_distorted(self) -> bool:
-        """Whether straight lines are bent in this camera's pictures; a fisheye's are with all coefficients 0, too."""
+        """Whether the images are distorted; fisheye images are even if all coefficients are 0."""
         return self.distortion_model in FISHEYE_MODELS or (self.distortion_model not in ("", "none") and any(self.distortion))
 
     @property
@@ -94,12 +94,12 @@ class CameraModel:
 
     @classmethod
     def from_intrinsics(cls, intrinsics: Mapping[str, float]) -> CameraModel:
-        """A pinhole camera from width, height, fx, fy, cx, cy, as a weights file's description holds its training camera's."""
+        """Make a pinhole camera from a mapping with width, height, fx, fy, cx and cy."""
         fx, fy, cx, cy = (intrinsics[name] for name in ("fx", "fy", "cx", "cy"))
         return cls(int(intrinsics["width"]), int(intrinsics["height"]), fx, fy, cx, cy)
 
     def scaled(self, width: int, height: int) -> CameraModel:
-        """This camera for the same picture resized: fx and cx by the width's ratio, fy and cy by the height's."""
+        """Return the camera of the resized image: fx and cx scale with the width, fy and cy with the height."""
         if (width, height) == (self.width, self.height):
             return self
         x, y = width / self.width, height / self.height
@@ -116,17 +116,17 @@ class CameraModel:
         )
 
     def cropped(self, x: int, y: int, width: int, height: int) -> CameraModel:
-        """This camera for a part of its picture, whose first pixel is (x, y)."""
+        """Return the camera of the part of the image that starts at pixel (x, y)."""
         if x < 0 or y < 0 or x + width > self.width or y + height > self.height:
-            raise CameraError(f"camera: crop {width}x{height} at ({x}, {y}) is not inside {self.width}x{self.height}")
+            raise CameraError(f"camera: crop {width}x{height} at ({x}, {y}) exceeds the image of {self.width}x{self.height}")
         calibration = None if self.calibration is None else self.calibration.cropped(x, y, width, height)
         return replace(self, width=width, height=height, cx=self.cx - x, cy=self.cy - y, calibration=calibration)
 
     def rays(self) -> np.ndarray:
-        """Direction of every pixel: X / Z and Y / Z, undistorted.
+        """Compute the undistorted direction of every pixel: X / Z and Y / Z.
 
         Returns:
-            height x width x 2 float32; NaN where the distortion model has no inverse. Computed anew at each call: keep it.
+            height x width x 2 float32; NaN where the distortion model has no inverse. The result is not cached.
         """
         u, v = np.meshgrid(np.arange(self.width, dtype=np.float64), np.arange(self.height, dtype=np.float64))
         if not self.is_distorted:
@@ -135,7 +135,7 @@ class CameraModel:
         return slopes.reshape(self.height, self.width, 2).astype(np.float32)
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Pixels of points in the optical frame.
+        """Project points in the optical frame to pixels.
 
         Args:
             points: ... x 3, meters; Z > 0.
@@ -153,16 +153,16 @@ class CameraModel:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A camera as calibrated, in the terms of sensor_msgs/CameraInfo, for a picture of `width` x `height`.
+    """Calibration in the terms of sensor_msgs/CameraInfo for images of `width` x `height` pixels.
 
     Attributes:
-        width: Picture width, pixels.
-        height: Picture height, pixels.
-        k: Raw intrinsics, 9 values by rows.
+        width: Image width, pixels.
+        height: Image height, pixels.
+        k: Intrinsics of the raw image, 9 values in row-major order.
         d: Distortion coefficients.
-        distortion_model: ROS name of the distortion.
-        r: Rectifying rotation, 9 values by rows.
-        p: Projection of the rectified picture, 12 values by rows.
+        distortion_model: ROS name of the distortion model.
+        r: Rectifying rotation, 9 values in row-major order.
+        p: Projection of the rectified image, 12 values in row-major order.
     """
 
     width: int
@@ -179,7 +179,7 @@ class Calibration:
 
     @classmethod
     def of(cls, camera: CameraModel) -> Calibration:
-        """The calibration that `camera` carries, or else the one that its intrinsics make."""
+        """Return the calibration of a camera model, made from its intrinsics if it has none."""
         if camera.calibration is not None:
             return camera.calibration
         k = (camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0)
@@ -188,16 +188,16 @@ class Calibration:
         return cls(camera.width, camera.height, k, camera.distortion or (0.0,) * 5, model, IDENTITY, p)
 
     def camera(self, rectified: bool) -> CameraModel:
-        """The model to use for this camera's pictures.
+        """Return the camera model for the images.
 
         Args:
-            rectified: The pictures are rectified: P holds (K where P has no focal length). Otherwise K and the distortion hold.
+            rectified: Whether the images are rectified: use P (K if P has no focal length); otherwise K and the distortion.
 
         Raises:
-            CameraError: Uncalibrated (K[0] is 0), or values that no camera has.
+            CameraError: The camera is uncalibrated (K[0] is 0), or the values are implausible.
         """
         if self.k[0] == 0:
-            raise CameraError("camera is uncalibrated (K[0] is 0): calibrate it to get a point cloud")
+            raise CameraError("camera is uncalibrated: K[0] is 0; calibrate it to get a point cloud")
         if rectified:
             p = self.projection
             return CameraModel(self.width, self.height, p[0], p[5], p[2], p[6], calibration=self)
@@ -209,18 +209,18 @@ class Calibration:
 
     @property
     def projection(self) -> tuple[float, ...]:
-        """P, or K with a column of zeros where P has no focal length, as drivers of monocular cameras may leave it."""
+        """P, or K with a column of zeros if P has no focal length, as some drivers of monocular cameras leave it."""
         if self.p and (self.p[0] or self.p[5]):
             return self.p
         return (*self.k[0:3], 0.0, *self.k[3:6], 0.0, *self.k[6:9], 0.0)
 
     def scaled(self, width: int, height: int) -> Calibration:
-        """For the picture resized: the first rows of K and P by the width's ratio, the second by the height's."""
+        """Return the calibration of the resized image: first rows of K and P scale with the width, second with the height."""
         x, y = width / self.width, height / self.height
         return replace(self, width=width, height=height, k=_scale_rows(self.k, x, y, 3), p=_scale_rows(self.p, x, y, 4))
 
     def cropped(self, x: int, y: int, width: int, height: int) -> Calibration:
-        """For the part of the picture whose first pixel is (x, y)."""
+        """Return the calibration of the part of the image that starts at pixel (x, y)."""
         k, p = list(self.k), list(self.p)
         k[2], k[5] = k[2] - x, k[5] - y
         if p:
@@ -228,18 +228,18 @@ class Calibration:
         return replace(self, width=width, height=height, k=tuple(k), p=tuple(p))
 
     def for_image(self, width: int, height: int) -> Calibration:
-        """For a picture of this size, if it can be the calibrated one, resized.
+        """Return the calibration for a resized image of this size.
 
         Raises:
-            CameraError: The aspect ratio differs by more than rounding explains, so the picture is another crop.
+            CameraError: The aspect ratio differs by more than rounding, so the image is another crop.
         """
         if (width, height) == (self.width, self.height):
             return self
-        # A resized picture's height is rounded, so either side may be half a pixel off.
+        # The size of a resized image is rounded, so either side may be off by half a pixel.
         if abs(self.height * width / self.width - height) > 1 and abs(self.width * height / self.height - width) > 1:
             raise CameraError(
-                f"the calibration is for {self.width}x{self.height}, the picture has {width}x{height}: "
-                "not the same picture resized, so its intrinsics are unknown; give the calibration of this picture"
+                f"the calibration is for {self.width}x{self.height}, the image has {width}x{height}: "
+                "the aspect ratios differ, so the intrinsics are unknown; provide a calibration for this image size"
             )
         return self.scaled(width, height)
 
@@ -255,7 +255,7 @@ def calibration_from_camera_info(
     binning: tuple[int, int] = (0, 0),
     roi: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> Calibration:
-    """The calibration of the picture that a CameraInfo describes, its region of interest and binning applied.
+    """Make a calibration from the values of a CameraInfo, with region of interest and binning applied.
 
     Args:
         width: Full resolution width.
@@ -269,15 +269,15 @@ def calibration_from_camera_info(
         roi: x_offset, y_offset, width, height at full resolution; width and height 0 mean all.
 
     Raises:
-        CameraError: Sizes are 0, values are not finite, or the region is not inside the picture.
+        CameraError: Sizes are 0, values are not finite, or the region exceeds the image.
     """
     values = (*k, *d, *r, *p)
     if not all(math.isfinite(value) for value in values):
-        raise CameraError("camera_info has values that are not finite (NaN or Inf) in K, D, R or P")
+        raise CameraError("camera_info has non-finite values (NaN or Inf) in K, D, R or P")
     if not all(abs(value) <= LARGEST for value in values):
-        raise CameraError(f"camera_info has values beyond {LARGEST:g} in K, D, R or P, which no camera has")
+        raise CameraError(f"camera_info has values beyond {LARGEST:g} in K, D, R or P")
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise CameraError(f"camera_info has no picture size ({truncated_repr(width)}x{truncated_repr(height)})")
+        raise CameraError(f"camera_info has an invalid image size ({truncated_repr(width)}x{truncated_repr(height)})")
     rotation = tuple(map(float, r)) if any(r) else IDENTITY
     calibration = Calibration(
         width, height, tuple(map(float, k)), tuple(map(float, d)), distortion_model, rotation, tuple(map(float, p))
@@ -285,14 +285,14 @@ def calibration_from_camera_info(
     x, y, roi_width, roi_height = roi
     if roi_width and roi_height:
         if x + roi_width > width or y + roi_height > height:
-            raise CameraError(f"camera_info's roi {roi_width}x{roi_height} at ({x}, {y}) is not inside {width}x{height}")
+            raise CameraError(f"camera_info's roi {roi_width}x{roi_height} at ({x}, {y}) exceeds the image of {width}x{height}")
         calibration = calibration.cropped(x, y, roi_width, roi_height)
     step_x, step_y = max(binning[0], 1), max(binning[1], 1)
     if (step_x, step_y) != (1, 1):
         binned_size = (calibration.width // step_x, calibration.height // step_y)
         if min(binned_size) < 1:
-            raise CameraError(f"camera_info's binning {step_x}x{step_y} leaves nothing of the picture")
-        # Binning divides the intrinsics by the whole numbers, whatever the rounded size.
+            raise CameraError(f"camera_info's binning {step_x}x{step_y} exceeds the image size")
+        # Binning divides the intrinsics by integers, independent of the rounded size.
         calibration = replace(
             calibration,
             width=binned_size[0],

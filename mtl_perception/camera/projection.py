@@ -1,4 +1,4 @@
-"""From a depth picture to an organized cloud."""
+"""Back-projection of a depth image to an organized cloud."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 CLOUD_FLOATS = 5
-"""32-bit words of one point: x, y, z, rgb, label; see types.CLOUD_DTYPE."""
+"""Number of 32-bit words of a point: x, y, z, rgb, label; see types.CLOUD_DTYPE."""
 
 
 def backproject(depth: Tensor, rays: Tensor, out: Tensor) -> Tensor:
-    """Points of a depth picture in the camera's optical frame: X = x Z, Y = y Z.
+    """Back-project a depth image to points in the camera's optical frame: X = x Z, Y = y Z.
 
-    With x = (u - cx) / fx and y = (v - cy) / fy this is depth_image_proc's formula (its depth_conversions.hpp).
+    With x = (u - cx) / fx and y = (v - cy) / fy this is the formula of depth_image_proc (depth_conversions.hpp).
 
     Args:
         depth: H x W float32, meters along Z.
@@ -30,14 +30,14 @@ def backproject(depth: Tensor, rays: Tensor, out: Tensor) -> Tensor:
 
 
 def pack_cloud(depth: Tensor, rays: Tensor, image: Tensor, labels: Tensor, out: Tensor) -> Tensor:
-    """An organized cloud as it lies in a PointCloud2.
+    """Write an organized cloud in the memory layout of the PointCloud2.
 
     Args:
         depth: H x W float32, meters.
         rays: H x W x 2 float32.
         image: H x W x 3 uint8, RGB.
         labels: H x W uint8.
-        out: H x W x 5 float32, contiguous: 20 bytes a point.
+        out: H x W x 5 float32, contiguous: 20 bytes per point.
 
     Returns:
         `out`: x, y, z, then the bits of 0x00RRGGBB, then the bits of the label as uint32.

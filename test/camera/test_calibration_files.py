@@ -95,7 +95,7 @@ def test_kitti_odometry_takes_the_size_it_is_given(write):
     camera = calibration.camera(rectified=True)
     assert (camera.width, camera.height, camera.fx, camera.cx, camera.cy) == (1241, 376, 718.856, 607.1928, 185.2157)
     assert calibration.p[3] == 45.38225
-    with pytest.raises(CameraError, match=r"calib\.txt: it does not say the picture's size"):
+    with pytest.raises(CameraError, match=r"calib\.txt: it has no image size"):
         load_calibration(path)
 
 
@@ -103,11 +103,11 @@ def test_kitti_odometry_takes_the_size_it_is_given(write):
     ("old", "new", "message"),
     [
         ("image_width: 640", "", "image_width is missing"),
-        ("image_height: 480", "image_height: tall", "image_height is 'tall', not a count of pixels"),
+        ("image_height: 480", "image_height: tall", "image_height is 'tall', not a number of pixels"),
         ("camera_matrix:", "matrix:", "camera_matrix.data is missing"),
         ("[500.5, 0., 320.25,", "[500.5, 320.25,", "camera_matrix.data has 8 values, not 9"),
-        ("[500.5,", "[wide,", "camera_matrix.data has values that are not numbers"),
-        ("[-0.3,", "[.nan,", "not finite"),
+        ("[500.5,", "[wide,", "camera_matrix.data has non-numeric values"),
+        ("[-0.3,", "[.nan,", "non-finite"),
         ("[500.5,", "[0,", "uncalibrated"),
         ("450.", "-450.", "focal lengths must be above 0"),
         ("projection_matrix:", "projection_matrix: 3\nother:", "projection_matrix.data is missing"),
@@ -128,7 +128,7 @@ def test_wrong_yaml_is_told_in_one_line_with_the_file(write, old, new, message):
     [
         ("S_rect_02: 4 2\nP_rect_02: 1 2 3", "P_rect_02 has 3 values, not 12"),
         ("S_rect_02: 4 2\nP_rect_02: a b c", "P_rect_02 is not 12 numbers"),
-        ("S_rect_02: 0 0\nP_rect_02: 1 0 0 0 0 1 0 0 0 0 1 0", "no picture size"),
+        ("S_rect_02: 0 0\nP_rect_02: 1 0 0 0 0 1 0 0 0 0 1 0", "not a valid image size"),
         ("P_rect_02: 1 0 0 0 0 1 0 0 0 0 1 0", "S_rect_02 is missing"),
     ],
 )
@@ -158,11 +158,11 @@ ALIASES = "a0: &a0 [1, 1, 1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i -
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("image_width: *a11", r"image_width is \[\[.*, not a count of pixels"),  # 4 x 10^11 numbers, written out
-        ("image_width: 0x" + "f" * 5000, "image_width is an integer of 20000 bits, not a count of pixels"),
+        ("image_width: *a11", r"image_width is \[\[.*, not a number of pixels"),  # 4 x 10^11 numbers, written out
+        ("image_width: 0x" + "f" * 5000, "image_width is an integer of 20000 bits, not a number of pixels"),
         ("image_width: " + "9" * 5000, "neither ROS camera_calibration YAML nor"),  # more digits than Python reads
         ("image_width: 2020-13-45", "neither ROS camera_calibration YAML nor"),  # a date to PyYAML
-        ("image_width: 4294967296", "image_width is 4294967296, not a count of pixels"),
+        ("image_width: 4294967296", "image_width is 4294967296, not a number of pixels"),
     ],
 )
 def test_values_that_would_not_end_are_told_shortly(write, line: str, message: str) -> None:
@@ -174,7 +174,7 @@ def test_values_that_would_not_end_are_told_shortly(write, line: str, message: s
 @pytest.mark.parametrize("size", ["inf 375", "1242 nan", "1e400 1", "0 375", "-1242 375"])
 def test_kitti_sizes_that_no_picture_has(write, size: str) -> None:
     text = KITTI_RAW.replace("S_rect_02: 1.242000e+03 3.750000e+02", f"S_rect_02: {size}")
-    with pytest.raises(CameraError, match=r"S_rect_02: .* is no picture size"):
+    with pytest.raises(CameraError, match=r"S_rect_02: .* is not a valid image size"):
         load_calibration(write(text))
 
 

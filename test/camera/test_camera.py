@@ -144,7 +144,7 @@ class TestScaling:
 
     @pytest.mark.parametrize("crop", [(-1, 0, 5, 5), (0, -1, 5, 5), (92, 0, 5, 5), (0, 56, 5, 5)])
     def test_crop_outside(self, crop):
-        with pytest.raises(CameraError, match="is not inside 96x60"):
+        with pytest.raises(CameraError, match="exceeds the image of 96x60"):
             camera_of("none").cropped(*crop)
 
 
@@ -158,7 +158,7 @@ class TestForPicture:
 
     @pytest.mark.parametrize("size", [(640, 480), (1242, 370), (1216, 352), (375, 1242), (621, 192)])
     def test_another_crop(self, size):
-        with pytest.raises(CameraError, match=rf"calibration is for 1242x375, the picture has {size[0]}x{size[1]}"):
+        with pytest.raises(CameraError, match=rf"calibration is for 1242x375, the image has {size[0]}x{size[1]}"):
             Calibration(1242, 375, K).for_image(*size)
 
 
@@ -206,18 +206,18 @@ class TestRefused:
     def test_not_finite(self, name, value):
         fields = {"k": list(K), "d": list(D), "r": list(EYE), "p": list(P)}
         fields[name][3] = value
-        with pytest.raises(CameraError, match="not finite"):
+        with pytest.raises(CameraError, match="non-finite"):
             calibration_from_camera_info(1242, 375, distortion_model="plumb_bob", **fields)
 
     @pytest.mark.parametrize("name", ["fx", "fy", "cx", "cy"])
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     def test_intrinsics_not_finite(self, name, value):
-        with pytest.raises(CameraError, match="not finite"):
+        with pytest.raises(CameraError, match="non-finite"):
             CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, name: value})
 
     @pytest.mark.parametrize("changes", [{"fx": 1e-9}, {"fy": 1e-300}, {"cx": -1e9}, {"fx": 1e300, "fy": 1e300}])
     def test_intrinsics_whose_rays_or_sizes_would_be_infinite(self, changes):
-        with pytest.raises(CameraError, match=r"no camera of 9x9 pixels has fx"):
+        with pytest.raises(CameraError, match=r"implausible intrinsics for a 9x9 image: fx"):
             CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, **changes})
 
     def test_values_that_scaling_would_make_infinite(self):
@@ -258,7 +258,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("model", ["", "none"])
     def test_coefficients_without_a_model_are_not_ignored(self, model):
-        with pytest.raises(CameraError, match="without the name"):
+        with pytest.raises(CameraError, match="without a distortion model"):
             Calibration(1242, 375, K, D, model, EYE, P).camera(rectified=False)
 
     def test_region_outside(self):
@@ -266,7 +266,7 @@ class TestRefused:
             calibration_from_camera_info(640, 480, K, D, "plumb_bob", EYE, P, roi=(600, 0, 100, 10))
 
     def test_binned_away(self):
-        with pytest.raises(CameraError, match="leaves nothing"):
+        with pytest.raises(CameraError, match="exceeds the image size"):
             calibration_from_camera_info(640, 3, K, D, "plumb_bob", EYE, P, binning=(1, 4))
 
 

@@ -193,7 +193,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
-            (CAMERA_YAML.replace("90.0", ".nan"), "not finite"),
+            (CAMERA_YAML.replace("90.0", ".nan"), "non-finite"),
             ("hello", "front.yaml"),
         ],
     )
@@ -212,7 +212,7 @@ class TestFailures:
         code, lines = infer(tmp_path / "a.png", "--out", tmp_path / "out", "--camera", tmp_path / "front.yaml")
         assert code == 0
         assert "front.yaml: no cloud: " in lines[-1]
-        assert "not the same picture resized" in lines[-1]
+        assert "the aspect ratios differ" in lines[-1]
         assert (tmp_path / "out" / "a.labels.png").exists()
         assert (tmp_path / "out" / "a.depth.png").exists()
         assert not (tmp_path / "out" / "a.ply").exists()

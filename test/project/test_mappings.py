@@ -115,7 +115,7 @@ def test_aliases_are_not_written_out(line: str) -> None:
 
 
 def test_unknown_names_and_missing_files() -> None:
-    with pytest.raises(ConfigError, match="no label mapping 'citiscapes'.*cityscapes"):
+    with pytest.raises(ConfigError, match="unknown label mapping 'citiscapes'.*cityscapes"):
         load_mapping("citiscapes")
     with pytest.raises(ConfigError, match="/nowhere/x.yaml cannot be read: No such file"):
         load_mapping("/nowhere/x.yaml")

@@ -164,7 +164,7 @@ def test_size_that_does_not_match_the_calibration_drops_the_cloud_only(feed: Fee
     outputs = feed.exchange(image(picture), None, LABELS)
     assert_labels(outputs, picture, pipeline)
     status = client.wait_status("camera", lambda s: s.level == ERROR)
-    assert "no point cloud: the calibration is for 64x48, the picture has 48x48" in status.message
+    assert "no point cloud: the calibration is for 64x48, the image has 48x48" in status.message
     feed.camera.settle()
     client.spin_for(0.1)
     assert feed.camera.order[LABELS][-1] not in feed.camera.order[POINTS]

@@ -132,12 +132,12 @@ def test_dropped_frames_are_logged_with_throttling(camera: Camera, client: Clien
     [
         ({"k": [0.0] * 9, "p": [0.0] * 12}, "uncalibrated"),
         ({"k": [0.0] * 9}, "uncalibrated"),
-        ({"p": [float("nan")] * 12}, "not finite"),
-        ({"k": [60.0, 0.0, float("inf"), 0.0, 60.0, 30.0, 0.0, 0.0, 1.0]}, "not finite"),
-        ({"d": [float("nan")] * 5}, "not finite"),
+        ({"p": [float("nan")] * 12}, "non-finite"),
+        ({"k": [60.0, 0.0, float("inf"), 0.0, 60.0, 30.0, 0.0, 0.0, 1.0]}, "non-finite"),
+        ({"d": [float("nan")] * 5}, "non-finite"),
         ({"p": [-60.0, 0.0, 47.0, 0.0, 0.0, 60.0, 31.0, 0.0, 0.0, 0.0, 1.0, 0.0]}, "focal length"),
         ({"p": [60.0, 0.0, 47.0, 0.0, 0.0, 0.0, 31.0, 0.0, 0.0, 0.0, 1.0, 0.0]}, "focal length"),
-        ({"width": 0, "height": 0}, "no picture size"),
+        ({"width": 0, "height": 0}, "invalid image size"),
         ({"binning_x": 1000, "binning_y": 1000}, "binning"),
     ],
 )

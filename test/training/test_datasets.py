@@ -89,7 +89,7 @@ def test_a_list_of_names_selects(tmp_path: Path) -> None:
         ({"path": "nowhere"}, "nowhere does not exist"),
         ({"path": "${k"}, "invalid variable; write ${NAME}"),
         ({"path": None}, "path is missing"),
-        ({"mapping": "citiscapes"}, "no label mapping 'citiscapes'"),
+        ({"mapping": "citiscapes"}, "unknown label mapping 'citiscapes'"),
         ({"select": {"evry": 2}}, "select: unknown key 'evry'; did you mean 'every'?"),
         ({"select": {"block": 10}}, "every is missing"),
         ({"select": {"every": 2, "offset": 2}}, "offset: 2 is not below every (2)"),
