@@ -77,10 +77,6 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-noise_image = noise_image
-"""Former name."""
-
-
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Set the markers `ros` and `fuzz` by file, and group the tests for the processes of pytest-xdist.
