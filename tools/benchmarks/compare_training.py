@@ -1,10 +1,10 @@
-"""Train what the paper compares, each with the same budget, and judge all by one table.
+"""Train the configurations that the paper compares, with the same number of steps, and evaluate them in one table.
 
-    DATA=<folder of the data> SYNTHETIC=<folder> python tools/benchmarks/compare_training.py --steps 1500
+    DATA=<data folder> SYNTHETIC=<folder> python tools/benchmarks/compare_training.py --steps 1500
 
-Labels alone, depth alone (by each loss), both jointly, jointly with a teacher (which is the joint network), and synthetic
-pictures alone: config/train/street-*.yaml. What is finished is not trained again, what was stopped goes on. The table is
-printed and left in <out>/comparison.
+Segmentation only, depth only (with each loss), both, both with a teacher (the joint network), and rendered images only:
+config/train/street-*.yaml. Finished runs are skipped, interrupted ones resumed. The table is printed and written to
+<out>/comparison.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CONFIGS = Path(__file__).resolve().parents[1] / "config"
+CONFIGS = Path(__file__).resolve().parents[2] / "config"
 RUNS = (
     "street-segmentation",
     "street-depth",
@@ -27,15 +27,15 @@ RUNS = (
 
 
 def main() -> int:
-    """Train each, then evaluate all."""
+    """Train all configurations, then evaluate them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/compare"), metavar="DIR")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help=f"of {', '.join(RUNS)}")
-    parser.add_argument("--beside", nargs="*", default=[], metavar="WEIGHTS", help="other weights for the table, e.g. street")
+    parser.add_argument("--beside", nargs="*", default=[], metavar="WEIGHTS", help="further weights to evaluate")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--input-scale", default="1.0", help="at which the table's figures are taken")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="handed to train, for all runs")
+    parser.add_argument("--input-scale", default="1.0", help="input scale of the evaluation")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="passed to `train` for all runs")
     args = parser.parse_args()
     changes = [f"steps={args.steps}", *args.set]
     weights = []
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def run(*arguments: str) -> None:
-    """A command of the package; its failure is ours."""
+    """Run a command of the package, and exit if it fails."""
     done = subprocess.run([sys.executable, "-m", "mtl_perception", *arguments], check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
