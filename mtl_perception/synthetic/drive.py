@@ -1,4 +1,4 @@
-"""A drive through a street that is drawn by lot and rendered, with exact labels and depth."""
+"""Drive along a random street, rendered with exact labels and depth."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ START_NS = 1_700_000_000_000_000_000
 
 
 class SyntheticDrive:
-    """A car with a level, forward-looking camera drives along a street for `frames` pictures.
+    """Images of a level, forward-looking camera on a car that drives along a random street.
 
-    The same arguments give the same bytes at every run.
+    The same arguments give the same bytes in every run.
 
     Args:
-        frames: How many pictures.
-        width: Their width, pixels; the focal length is KITTI's for a picture of this width.
-        height: Their height, pixels.
-        seed: The street, its traffic, the light.
-        rate_hz: Pictures per second of the drive.
+        frames: Number of images.
+        width: Image width, pixels; the focal length is KITTI's for an image of this width.
+        height: Image height, pixels.
+        seed: Seed of the street, its traffic and the light.
+        rate_hz: Images per second.
 
     Raises:
-        SourceError: A size, count or rate that no drive has; open3d or a system library that it needs is missing.
+        SourceError: The count, size, rate or seed is out of range.
+        DependencyError: Open3D or a system library that it loads is missing.
     """
 
     def __init__(self, frames: int = 60, width: int = 1242, height: int = 375, seed: int = 0, rate_hz: float = 10.0) -> None:
@@ -69,13 +70,13 @@ class SyntheticDrive:
             yield self.sample(i).frame
 
     def sample(self, index: int) -> Sample:
-        """Picture number `index` with its truth, labels of labels.STREET; rendered anew at each call.
+        """Render image `index` with its labels (of labels.STREET) and depth.
 
         Raises:
-            IndexError: There is no such picture.
+            IndexError: `index` is out of range.
         """
         if not 0 <= index < self._frames:
-            raise IndexError(f"{self.name}: no picture {index} of {self._frames}")
+            raise IndexError(f"{self.name}: no image {index} of {self._frames}")
         time = index / self.rate_hz
         y, road = traveled(time), self._street.road
         heading = road.heading(y)

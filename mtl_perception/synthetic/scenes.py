@@ -1,4 +1,4 @@
-"""Single pictures of streets for training: each with another view, crowd and light, with exact labels and depth."""
+"""Random street scenes for training, rendered with exact labels and depth."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from mtl_perception.synthetic.render.raycasting import RayCaster, require_open3d
 from mtl_perception.synthetic.render.renderer import render
 from mtl_perception.types import Frame, Sample
 
-STREET_PICTURES = 10
-"""Pictures of each street."""
+IMAGES_PER_STREET = 10
+"""Images of each street."""
 
 TOO_NEAR, MOST_NEAR = 2.4, 0.15
-"""Something blocks the view where a larger share of pixels than MOST_NEAR is nearer than TOO_NEAR meters: drawn again."""
+"""A view is blocked and sampled again if more than this share of its pixels is nearer than this distance (m)."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Where a picture is taken from, and with what.
+    """Camera pose, intrinsics and light of a scene.
 
     Attributes:
         camera: Intrinsics.
@@ -53,19 +53,20 @@ class View:
 
 
 class SyntheticScenes:
-    """Pictures of drawn streets in any order: picture `i` of a seed is the same bytes whenever it is asked for.
+    """Images of random streets; image `i` of a seed has the same bytes in whatever order images are requested.
 
-    STREET_PICTURES in a row show one street, each from another place, by another camera, in another light and with other
-    traffic: asking for pictures in their order is several times faster than by chance.
+    IMAGES_PER_STREET consecutive images show one street with varying camera, position, light and
+    traffic; sequential access is several times faster than random access.
 
     Args:
-        count: How many pictures.
-        width: Their width, pixels.
-        height: Their height, pixels.
-        seed: Of everything.
+        count: Number of images.
+        width: Image width, pixels.
+        height: Image height, pixels.
+        seed: Seed of everything random.
 
     Raises:
-        SourceError: A size, count or seed that no picture has; open3d or a system library that it needs is missing.
+        SourceError: The count, size or seed is out of range.
+        DependencyError: Open3D or a system library that it loads is missing.
     """
 
     license = "Apache-2.0"
@@ -74,7 +75,7 @@ class SyntheticScenes:
     def __init__(self, count: int, width: int = 640, height: int = 192, seed: int = 0) -> None:
         if count < 1 or width < 8 or height < 8 or seed < 0:
             raise SourceError(
-                f"synthetic scenes: {count} pictures of {width}x{height}, seed {seed}: needs at least 1 picture of 8x8 and a "
+                f"synthetic scenes: {count} images of {width}x{height}, seed {seed}: needs at least 1 image of 8x8 and a "
                 "seed of 0 or more"
             )
         require_open3d()
@@ -92,12 +93,12 @@ class SyntheticScenes:
         return self.sample(index)
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is drawn can be drawn again, and a caster cannot be pickled.
+        # A ray caster cannot be pickled; the street and the library are rebuilt from the seed.
         return {**self.__dict__, "_library": Library(self.seed), "_street": None}
 
     @property
     def keys(self) -> list[str]:
-        """Names of the pictures."""
+        """Names of the images."""
         return [self._key(i) for i in range(self._count)]
 
     def _key(self, index: int) -> str:
@@ -107,7 +108,7 @@ class SyntheticScenes:
         """Picture `index` with its truth: labels of labels.STREET (255: of no class), meters, +Inf in the sky.
 
         Raises:
-            IndexError: There is no such picture.
+            IndexError: `index` is out of range.
         """
         return self.draw(index)[1]
 
@@ -115,11 +116,11 @@ class SyntheticScenes:
         """Picture `index` and where it is taken from.
 
         Raises:
-            IndexError: There is no such picture.
+            IndexError: `index` is out of range.
         """
         if not 0 <= index < self._count:
-            raise IndexError(f"{self.name}: no picture {index} of {self._count}")
-        plan, caster = self._on(index // STREET_PICTURES)
+            raise IndexError(f"{self.name}: no image {index} of {self._count}")
+        plan, caster = self._on(index // IMAGES_PER_STREET)
         attempt = 0
         while True:
             rng = np.random.default_rng([self.seed, 4, index, attempt])

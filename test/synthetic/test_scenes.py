@@ -1,4 +1,4 @@
-"""Synthetic scenes for training: exact, repeatable in any order, varied, and full of what is rare in real pictures."""
+"""Synthetic scenes for training: exact, repeatable in any order, varied, and full of what is rare in real images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mtl_perception.errors import DependencyError, SourceError
 from mtl_perception.labels import STREET
 from mtl_perception.synthetic.parts.library import Library
 from mtl_perception.synthetic.render import raycasting
-from mtl_perception.synthetic.scenes import STREET_PICTURES, SyntheticScenes, View
+from mtl_perception.synthetic.scenes import IMAGES_PER_STREET, SyntheticScenes, View
 from mtl_perception.types import UNLABELED, Sample
 
 SIZE = (208, 64)
@@ -31,12 +31,12 @@ def scenes() -> SyntheticScenes:
 
 @pytest.fixture(scope="module")
 def drawn(scenes: SyntheticScenes) -> list[tuple[View, Sample]]:
-    """Four pictures from each of six streets."""
+    """Four images from each of six streets."""
     return [scenes.draw(i) for i in picked()]
 
 
 def picked() -> list[int]:
-    return [STREET_PICTURES * street + i for street in range(COUNT // 4) for i in (0, 3, 4, 9)]
+    return [IMAGES_PER_STREET * street + i for street in range(COUNT // 4) for i in (0, 3, 4, 9)]
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -44,7 +44,7 @@ def same(a: Sample, b: Sample) -> bool:
     return all(x.tobytes() == y.tobytes() for x, y in arrays) and a.frame.camera == b.frame.camera and a.name == b.name
 
 
-def test_a_picture_is_the_same_whatever_was_drawn_before(scenes: SyntheticScenes, drawn: list[tuple[View, Sample]]) -> None:
+def test_image_does_not_depend_on_the_order_of_access(scenes: SyntheticScenes, drawn: list[tuple[View, Sample]]) -> None:
     state = np.random.get_state()[1].copy()
     fresh = SyntheticScenes(1000, *SIZE, seed=0)
     # Another order, other streets before, and a copy as a worker process gets it.
@@ -137,11 +137,11 @@ def test_a_library_gives_the_same_shapes_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"count": 0}, {"count": 1, "width": 4}, {"count": 1, "seed": -1}])
-def test_what_no_picture_has_is_refused(arguments: dict[str, int]) -> None:
-    with pytest.raises(SourceError, match=r"synthetic scenes: .* needs at least 1 picture of 8x8"):
+def test_arguments_out_of_range_are_rejected(arguments: dict[str, int]) -> None:
+    with pytest.raises(SourceError, match=r"synthetic scenes: .* needs at least 1 image of 8x8"):
         SyntheticScenes(**arguments)
 
 
 def test_an_index_past_the_end_is_an_index_error(scenes: SyntheticScenes) -> None:
-    with pytest.raises(IndexError, match="no picture 1000 of 1000"):
+    with pytest.raises(IndexError, match="no image 1000 of 1000"):
         scenes.sample(1000)

@@ -1,4 +1,4 @@
-"""The synthetic drive: its truth is exact, its pictures repeat byte by byte, and every class comes by."""
+"""The synthetic drive: its truth is exact, its images are reproducible byte by byte, and every class comes by."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def samples(drive: SyntheticDrive) -> list[Sample]:
     return [drive.sample(i) for i in range(0, len(drive), 3)]
 
 
-def test_frames_are_pictures_of_a_kitti_like_camera(drive: SyntheticDrive, samples: list[Sample]) -> None:
+def test_frames_have_the_intrinsics_of_a_kitti_like_camera(drive: SyntheticDrive, samples: list[Sample]) -> None:
     frame = samples[0].frame
     width, height = SIZE
     assert (frame.image.shape, frame.image.dtype) == ((height, width, 3), np.uint8)
@@ -162,7 +162,7 @@ def test_what_no_drive_has_is_refused(arguments: dict[str, float]) -> None:
 
 
 def test_an_index_past_the_end_is_an_index_error(drive: SyntheticDrive) -> None:
-    with pytest.raises(IndexError, match="no picture 30 of 30"):
+    with pytest.raises(IndexError, match="no image 30 of 30"):
         drive.sample(30)
 
 

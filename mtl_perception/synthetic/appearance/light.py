@@ -13,7 +13,7 @@ from mtl_perception.synthetic.geometry.mesh import Material
 
 @dataclass(frozen=True)
 class Weather:
-    """One scene's light, linear radiance.
+    """Light of one scene, as linear radiance.
 
     Attributes:
         sun: Unit direction towards the sun.
@@ -79,7 +79,7 @@ class Light:
     Args:
         rng: Draws what is not given.
         weather: A sunny day when there is none.
-        textures: To share those of another light; they take a scene to draw.
+        textures: To share those of another light; generating them takes a moment.
     """
 
     def __init__(self, rng: np.random.Generator, weather: Weather | None = None, textures: Textures | None = None) -> None:
