@@ -1,4 +1,4 @@
-"""Jobs under way at once, programs kept and dropped, and what is done when a device cannot: with a stand-in for the device."""
+"""Concurrent requests, kept and dropped programs, and failures of the device, with a test double for the device."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from support.images import noise_image
 from mtl_perception import CameraModel, Frame, Pipeline, load_network
 from mtl_perception.config import Config
 from mtl_perception.errors import DeviceError
-from mtl_perception.inference import backend
+from mtl_perception.inference import backend as selection
 from mtl_perception.inference.cuda import backend as cuda_backend
 from mtl_perception.inference.cuda.backend import SLOTS, CudaBackend
-from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, Lane, is_out_of_memory
+from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, Stream, is_out_of_memory
 from mtl_perception.inference.cuda.slots import pinned_bytes, spec_of
 from mtl_perception.inference.request import Request
 from mtl_perception.types import Result
@@ -33,31 +33,31 @@ CAMERA = CameraModel(WIDTH, HEIGHT, 5.0, 6.0, 4.0, 3.0)
 
 @dataclass(eq=False)
 class Op:
-    """Something that a lane has to do."""
+    """Work in a stream."""
 
-    lane: Lane
+    stream: Stream
     work: Any
     after: Any
     done: bool = False
 
 
 class LateRuntime(HostRuntime):
-    """A device that does nothing before it must, or at a moment drawn by chance: what a real one may do, at its worst."""
+    """A device that works only when it must, or at random moments: the worst that a real one may do."""
 
     can_capture = True
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
-        self.lanes: dict[Lane, list[Op]] = {lane: [] for lane in Lane}
+        self.queues: dict[Stream, list[Op]] = {stream: [] for stream in Stream}
         self.captures = self.releases = 0
         self.faults: list[Exception] = []
         self._chance = None if seed is None else random.Random(seed)
 
-    def run(self, lane, work, after=None):
-        op = Op(lane, work, after)
-        self.lanes[lane].append(op)
+    def run(self, stream, work, after=None):
+        op = Op(stream, work, after)
+        self.queues[stream].append(op)
         if self._chance is not None:
-            for queue in self._chance.sample(list(self.lanes.values()), 2):
+            for queue in self._chance.sample(list(self.queues.values()), 2):
                 for pending in [op for op in queue if not op.done][: self._chance.randrange(3)]:
                     self.wait(pending)
         return op
@@ -66,7 +66,7 @@ class LateRuntime(HostRuntime):
     def wait(self, mark):
         if mark.done:
             return
-        queue = self.lanes[mark.lane]
+        queue = self.queues[mark.stream]
         for op in queue[: queue.index(mark)]:
             self.wait(op)
         if mark.after is not None:
@@ -75,7 +75,7 @@ class LateRuntime(HostRuntime):
         mark.done = True
 
     def make(self, build):
-        for op in self.lanes[Lane.COMPUTE]:
+        for op in self.queues[Stream.COMPUTE]:
             self.wait(op)
         return build()
 
@@ -86,7 +86,7 @@ class LateRuntime(HostRuntime):
         return work
 
     def release(self):
-        for queue in self.lanes.values():
+        for queue in self.queues.values():
             for op in queue:
                 self.wait(op)
         self.releases += 1
@@ -125,13 +125,13 @@ def network(weights_file):
 def make(network, monkeypatch):
     monkeypatch.setattr(cuda_backend, "DeviceProgram", Arithmetic)
 
-    def path(runtime: HostRuntime, **options) -> CudaBackend:
+    def backend(runtime: HostRuntime, **options) -> CudaBackend:
         return CudaBackend(network, runtime, "fp32", (0, 12), **options)
 
-    return path
+    return backend
 
 
-def job(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[str] | None = None, count: int = 1) -> Request:
+def request_of(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[str] | None = None, count: int = 1) -> Request:
     """Noise, limits and a camera that all go with the seed."""
     camera = CameraModel(size[1], size[0], 5.0, 6.0, 4.0 + seed, 3.0)
     frames = [Frame(noise_image(*size, seed=10 * seed + i), camera) for i in range(count)]
@@ -150,18 +150,18 @@ def assert_of(results: list[Result], done: Request) -> None:
 
 @pytest.mark.parametrize("copies", [True, False])
 @pytest.mark.parametrize("seed", [None, *range(6)])
-def test_jobs_do_not_mix_however_late_the_device_is(make, seed, copies):
-    path = make(LateRuntime(seed), copies=copies)
+def test_requests_do_not_mix_however_late_the_device_is(make, seed, copies):
+    backend = make(LateRuntime(seed), copies=copies)
     order = random.Random(seed)
     waiting: list[tuple[Any, Request]] = []
     for number in range(16):
-        new = job(number, count=1 + number // 12)
+        new = request_of(number, count=1 + number // 12)
         if order.random() < 0.3:
-            assert_of(path.infer([new])[0], new)
+            assert_of(backend.infer([new])[0], new)
         else:
-            ticket = path.submit(new)
+            ticket = backend.submit(new)
             waiting.append((ticket, new))
-            # The picture may be overwritten as soon as it was handed over.
+            # The image may be overwritten as soon as it was submitted.
             given = [replace(frame, image=frame.image.copy()) for frame in new.frames]
             for frame in new.frames:
                 frame.image[:] = 0
@@ -173,82 +173,86 @@ def test_jobs_do_not_mix_however_late_the_device_is(make, seed, copies):
         assert_of(ticket.result(), done)
 
 
-def test_results_that_nobody_fetched_are_kept(make):
-    path = make(LateRuntime(), copies=False)
-    jobs = [job(number) for number in range(5)]
-    tickets = [path.submit(each) for each in jobs]
-    for ticket, done in zip(tickets, jobs, strict=True):
+def test_pending_results_are_kept(make):
+    backend = make(LateRuntime(), copies=False)
+    requests = [request_of(number) for number in range(5)]
+    tickets = [backend.submit(each) for each in requests]
+    for ticket, done in zip(tickets, requests, strict=True):
         assert_of(ticket.result(), done)
         assert ticket.result() is ticket.result()
 
 
-def test_whose_memory(make):
+def test_results_are_valid_as_documented(make):
     for copies in (True, False):
-        path = make(LateRuntime(), copies=copies)
-        first = path.infer([job(1)])[0][0]
+        backend = make(LateRuntime(), copies=copies)
+        first = backend.infer([request_of(1)])[0][0]
         before = first.labels.copy()
-        assert_of(path.infer([job(2)])[0], job(2))
+        assert_of(backend.infer([request_of(2)])[0], request_of(2))
         assert (first.labels == before).all(), "it may be published while the next is computed"
-        third = path.infer([job(3)])[0][0]
+        third = backend.infer([request_of(3)])[0][0]
         assert np.shares_memory(first.labels, third.labels) != copies
         assert (first.labels == before).all() == copies
 
 
-def test_what_changes_from_frame_to_frame_needs_no_new_graph(make):
+def test_only_another_network_input_needs_another_graph(make):
     runtime = LateRuntime()
-    path = make(runtime)
-    path.infer([job(0)])
+    backend = make(runtime)
+    backend.infer([request_of(0)])
     assert runtime.captures == 0, "what comes only once is not worth it"
     for number in range(4):
-        path.infer([job(number)])
-    tickets = [path.submit(job(number)) for number in range(4)]
-    assert runtime.captures == path.graphs == 1
+        backend.infer([request_of(number)])
+    tickets = [backend.submit(request_of(number)) for number in range(4)]
+    assert runtime.captures == backend.graphs == 1
     for ticket in tickets:
         ticket.result()
     # Other subscribers need another program, but no other graph: none of their frames is late.
-    for other in (job(1, wanted={"labels", "depth"}), job(1, wanted={"cloud"}), replace(job(1), upsampling="bilinear")):
+    for other in (
+        request_of(1, wanted={"labels", "depth"}),
+        request_of(1, wanted={"cloud"}),
+        replace(request_of(1), upsampling="bilinear"),
+    ):
         for _ in range(5):
-            path.infer([other])
-        assert runtime.captures == path.graphs == 1
-    for other in (job(1, wanted={"depth"}), job(1, size=(4, 4)), job(1, count=3)):
+            backend.infer([other])
+        assert runtime.captures == backend.graphs == 1
+    for other in (request_of(1, wanted={"depth"}), request_of(1, size=(4, 4)), request_of(1, count=3)):
         before = runtime.captures
         for _ in range(5):
-            path.infer([other])
+            backend.infer([other])
         assert runtime.captures == before + 1
 
 
-def test_the_least_recently_used_program_goes(make):
+def test_least_recently_used_program_is_dropped(make):
     runtime = LateRuntime()
-    path = make(runtime, programs=2)
-    one, two, three = (job(1, size=(4, width)) for width in (4, 5, 6))
-    path.infer([one])
-    kept = path.submit(one, overlap=False)
-    path.infer([two])
-    path.infer([one])[0]
-    assert path.graphs == 1
-    path.infer([three])
-    assert [spec.size for spec in path._plans] == [(4, 4), (4, 6)]
-    kept_too = path.submit(one, overlap=False)
+    backend = make(runtime, programs=2)
+    one, two, three = (request_of(1, size=(4, width)) for width in (4, 5, 6))
+    backend.infer([one])
+    kept = backend.submit(one, overlap=False)
+    backend.infer([two])
+    backend.infer([one])[0]
+    assert backend.graphs == 1
+    backend.infer([three])
+    assert [spec.size for spec in backend._plans] == [(4, 4), (4, 6)]
+    kept_too = backend.submit(one, overlap=False)
     for _ in range(4):
-        path.infer([three])
-    # The stand-in remembers what it did, and with it the dropped networks.
+        backend.infer([three])
+    # The test double remembers what it did, and with it the dropped networks.
     runtime.release()
-    runtime.lanes = {lane: [] for lane in Lane}
-    assert_of(path.infer([two])[0], two)
-    assert path.graphs == 1, "that of the first went with its program, the third has its own"
+    runtime.queues = {stream: [] for stream in Stream}
+    assert_of(backend.infer([two])[0], two)
+    assert backend.graphs == 1, "that of the first went with its program, the third has its own"
     assert_of(kept.result(), one)
     assert_of(kept_too.result(), one)
-    assert len(path.notes) == 1 and path.notes[0].startswith("more than 2 kinds of request")
+    assert len(backend.notes) == 1 and backend.notes[0].startswith("more than 2 kinds of request")
 
 
 def test_page_locked_memory_is_bounded(make, monkeypatch):
-    path = make(LateRuntime())
-    requests = [job(1, size=(40, 10 + width)) for width in range(4)]
+    backend = make(LateRuntime())
+    requests = [request_of(1, size=(40, 10 + width)) for width in range(4)]
     monkeypatch.setattr(cuda_backend, "PINNED_BYTES", 3 * pinned_bytes(spec_of(requests[-1], ("segm", "depth"), 12), SLOTS))
     for each in requests:
-        assert_of(path.infer([each])[0], each)
-    assert [spec.size for spec in path._plans] == [(40, 11), (40, 12), (40, 13)]
-    assert len(path.notes) == 1 and "the oldest program was dropped" in path.notes[0]
+        assert_of(backend.infer([each])[0], each)
+    assert [spec.size for spec in backend._plans] == [(40, 11), (40, 12), (40, 13)]
+    assert len(backend.notes) == 1 and "the oldest program was dropped" in backend.notes[0]
 
 
 def test_tensors_are_plain_whatever_mode_the_caller_is_in(make):
@@ -256,65 +260,65 @@ def test_tensors_are_plain_whatever_mode_the_caller_is_in(make):
     runtime, modes = LateRuntime(), []
     capture = runtime.capture
     runtime.capture = lambda work: modes.append(torch.is_inference_mode_enabled()) or capture(work)
-    path = make(runtime)
+    backend = make(runtime)
     with torch.inference_mode():
         for number in range(3):
-            assert_of(path.infer([job(number)])[0], job(number))
+            assert_of(backend.infer([request_of(number)])[0], request_of(number))
     assert modes == [False]
-    plan = next(iter(path._plans.values()))
+    plan = next(iter(backend._plans.values()))
     assert not any(tensor.is_inference() for tensor in (plan.rays, plan.stage.image, plan.stage.maps))
     plan.slots[0].upload()
-    assert_of(path.infer([job(5)])[0], job(5))
+    assert_of(backend.infer([request_of(5)])[0], request_of(5))
 
 
-def test_without_capture_it_goes_on_and_says_so(make):
+def test_failed_capture_falls_back_to_eager_with_a_note(make):
     runtime = LateRuntime()
-    path = make(runtime)
-    assert path.name == "cpu graph"
+    backend = make(runtime)
+    assert backend.name == "cpu graph"
     runtime.faults.append(RuntimeError("operation not permitted when stream is capturing\nmore"))
     for number in (1, 2, 3):
-        assert_of(path.infer([job(number)])[0], job(number))
-    assert path.name == "cpu eager"
-    assert path.notes == [
+        assert_of(backend.infer([request_of(number)])[0], request_of(number))
+    assert backend.name == "cpu eager"
+    assert backend.notes == [
         "no graph of an image of 8x6 for labels, depth, cloud, and none from now on: "
         "operation not permitted when stream is capturing"
     ]
     for number in (1, 2, 3):
-        assert_of(path.infer([job(number, size=(5, 5))])[0], job(number, size=(5, 5)))
-    assert (runtime.captures, path.graphs) == (1, 0)
+        assert_of(backend.infer([request_of(number, size=(5, 5))])[0], request_of(number, size=(5, 5)))
+    assert (runtime.captures, backend.graphs) == (1, 0)
     assert make(LateRuntime(), use_graphs=False).name == make(HostRuntime()).name == "cpu eager"
 
 
 @pytest.mark.parametrize(
     "fault", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
 )
-def test_out_of_memory_frees_everything_and_goes_on_without_a_graph(make, fault):
+def test_out_of_memory_frees_everything_and_continues_without_a_graph(make, fault):
     runtime = LateRuntime()
-    path = make(runtime, copies=False)
-    large = job(3, size=(20, 30))
-    assert_of(path.infer([large])[0], large)
-    under_way = [path.submit(job(number)) for number in (1, 2)]
+    backend = make(runtime, copies=False)
+    large = request_of(3, size=(20, 30))
+    assert_of(backend.infer([large])[0], large)
+    under_way = [backend.submit(request_of(number)) for number in (1, 2)]
     runtime.faults.append(fault)
-    assert_of(path.infer([large])[0], large)
+    assert_of(backend.infer([large])[0], large)
     assert runtime.releases == 1
-    assert [spec.size for spec in path._plans] == [(20, 30)]
+    assert [spec.size for spec in backend._plans] == [(20, 30)]
     for number, ticket in zip((1, 2), under_way, strict=True):
-        assert_of(ticket.result(), job(number))
+        assert_of(ticket.result(), request_of(number))
     for _ in range(3):
-        assert_of(path.infer([large])[0], large)
-    assert path.graphs == 0, "this one stays without"
+        assert_of(backend.infer([large])[0], large)
+    assert backend.graphs == 0, "this one stays without"
     for number in (4, 5, 6):
-        path.infer([job(number)])
-    assert path.graphs == 1, "others have theirs"
-    assert path.notes == [
+        backend.infer([request_of(number)])
+    assert backend.graphs == 1, "others have theirs"
+    assert backend.notes == [
         "out of memory: programs and graphs were freed; an image of 30x20 for labels, depth, cloud now runs without a graph"
     ]
 
 
-def test_no_room_even_then(make, monkeypatch):
+def test_out_of_memory_twice_raises_a_device_error(make, monkeypatch):
     runtime = LateRuntime()
-    path = make(runtime)
-    path.infer([job(1)])
+    backend = make(runtime)
+    backend.infer([request_of(1)])
 
     def full(nbytes):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
@@ -324,15 +328,15 @@ def test_no_room_even_then(make, monkeypatch):
         with pytest.raises(
             DeviceError, match="out of memory while processing an image of 50x40 for labels.*Tried to allocate 3 GiB"
         ):
-            path.infer([job(2, size=(40, 50))])
-    assert_of(path.infer([job(3)])[0], job(3))
+            backend.infer([request_of(2, size=(40, 50))])
+    assert_of(backend.infer([request_of(3)])[0], request_of(3))
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(make, monkeypatch):
-    path = make(LateRuntime())
+def test_other_errors_are_not_mistaken_for_out_of_memory(make, monkeypatch):
+    backend = make(LateRuntime())
     monkeypatch.setattr(Arithmetic, "write_outputs", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        path.infer([job(1)])
+        backend.infer([request_of(1)])
     texts = ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
     assert all(is_out_of_memory(RuntimeError(text)) for text in texts)
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
@@ -340,28 +344,32 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make, monkeypatch):
 
 
 def test_several_sizes_at_once(make):
-    path = make(LateRuntime(3), copies=False)
-    jobs = [job(1), job(2, size=(4, 5), count=2), job(3, wanted={"labels", "depth", "cloud", "image"}, size=(9, 9))]
-    for results, done in zip(path.infer(jobs), jobs, strict=True):
+    backend = make(LateRuntime(3), copies=False)
+    requests = [
+        request_of(1),
+        request_of(2, size=(4, 5), count=2),
+        request_of(3, wanted={"labels", "depth", "cloud", "image"}, size=(9, 9)),
+    ]
+    for results, done in zip(backend.infer(requests), requests, strict=True):
         assert_of(results, done)
 
 
 @pytest.mark.parametrize("use_graphs", [True, False])
-def test_what_is_dropped_is_gone_at_once(make, use_graphs):
-    path = make(LateRuntime(), programs=1, use_graphs=use_graphs)
-    path.infer([job(1)])
-    path.runtime.release()
-    path.runtime.lanes = {lane: [] for lane in Lane}
-    slot = weakref.ref(next(iter(path._plans.values())).slots[0])
+def test_dropped_programs_are_freed_at_once(make, use_graphs):
+    backend = make(LateRuntime(), programs=1, use_graphs=use_graphs)
+    backend.infer([request_of(1)])
+    backend.runtime.release()
+    backend.runtime.queues = {stream: [] for stream in Stream}
+    slot = weakref.ref(next(iter(backend._plans.values())).slots[0])
     gc.disable()
     try:
-        path.infer([job(2, size=(4, 4))])
+        backend.infer([request_of(2, size=(4, 4))])
         assert slot() is None
     finally:
         gc.enable()
 
 
-def test_the_preset_is_one_that_a_node_takes():
+def test_gpu_preset_is_valid():
     preset = yaml.safe_load((Path(__file__).parents[2] / "config" / "gpu.yaml").read_text())["/**"]["ros__parameters"]
     assert replace(Config(), **preset).device == "cuda"
 
@@ -371,8 +379,8 @@ def test_a_pipeline_on_a_gpu_uses_this_backend(weights_file, monkeypatch, precis
     runtime, asked = LateRuntime(), []
 
     monkeypatch.setattr(cuda_backend, "DeviceProgram", Arithmetic)
-    monkeypatch.setattr(backend, "select_device", lambda name: torch.device("cuda", 0))
-    monkeypatch.setattr(backend, "CudaRuntime", lambda *args, **named: asked.append((args, named)) or runtime)
+    monkeypatch.setattr(selection, "select_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(selection, "CudaRuntime", lambda *args, **named: asked.append((args, named)) or runtime)
     pipe = Pipeline(weights=weights_file, device="cpu", precision=precision, cudnn_benchmark=True, reuse_outputs=True)
     assert asked == [((torch.device("cuda", 0), True), {"exact": exact})]
     assert runtime.captures == pipe._backend.graphs == 1, "the warm-up ends with a graph"
@@ -393,39 +401,39 @@ def test_a_pipeline_on_a_gpu_uses_this_backend(weights_file, monkeypatch, precis
 
 def test_stream_keeps_the_order_and_submits_one_request_ahead(make):
     runtime = LateRuntime()
-    path = make(runtime, copies=False)
+    backend = make(runtime, copies=False)
     read = []
 
     def requests():
         for number in range(5):
             read.append(number)
-            yield job(number)
+            yield request_of(number)
 
-    for number, results in enumerate(path.stream(requests())):
-        assert_of(results, job(number))
+    for number, results in enumerate(backend.stream(requests())):
+        assert_of(results, request_of(number))
         assert read == list(range(min(number + 2, 5)))
-    assert list(path.stream([])) == []
+    assert list(backend.stream([])) == []
 
 
-def test_stream_yields_what_came_before_an_error_and_then_raises_it(make, monkeypatch):
-    path = make(LateRuntime())
+def test_stream_yields_results_before_an_error_and_then_raises_it(make, monkeypatch):
+    backend = make(LateRuntime())
 
     def requests():
-        yield job(1)
+        yield request_of(1)
         raise ValueError("no more frames")
 
-    found = path.stream(requests())
-    assert_of(next(found), job(1))
+    found = backend.stream(requests())
+    assert_of(next(found), request_of(1))
     with pytest.raises(ValueError, match="no more frames"):
         next(found)
 
 
 def test_other_requests_between_those_of_a_stream_do_not_mix(make):
-    path = make(LateRuntime(5), copies=False)
-    for number, results in enumerate(path.stream(job(number) for number in range(4))):
-        assert_of(results, job(number))
+    backend = make(LateRuntime(5), copies=False)
+    for number, results in enumerate(backend.stream(request_of(number) for number in range(4))):
+        assert_of(results, request_of(number))
         for other in (10, 11, 12):
-            assert_of(path.infer([job(other + number)])[0], job(other + number))
+            assert_of(backend.infer([request_of(other + number)])[0], request_of(other + number))
 
 
 @needs_cuda
@@ -434,12 +442,12 @@ def test_graph_and_eager_give_the_same_bytes_on_a_gpu(network, precision):
     device = torch.device("cuda")
     answers = []
     for use_graphs in (True, False):
-        path = CudaBackend(network, CudaRuntime(device, exact=True), precision, (0, 12), use_graphs=use_graphs)
-        jobs = [job(number, size=(61, 90)) for number in range(5)]
-        tickets = [path.submit(each) for each in jobs]
+        backend = CudaBackend(network, CudaRuntime(device, exact=True), precision, (0, 12), use_graphs=use_graphs)
+        requests = [request_of(number, size=(61, 90)) for number in range(5)]
+        tickets = [backend.submit(each) for each in requests]
         answers.append([ticket.result()[0].cloud.tobytes() for ticket in tickets])
-        assert [path.infer([each])[0][0].cloud.tobytes() for each in jobs] == answers[-1]
-        assert path.name == f"cuda {'graph' if use_graphs else 'eager'}" and path.notes == []
+        assert [backend.infer([each])[0][0].cloud.tobytes() for each in requests] == answers[-1]
+        assert backend.name == f"cuda {'graph' if use_graphs else 'eager'}" and backend.notes == []
     assert answers[0] == answers[1]
 
 
@@ -449,9 +457,9 @@ def test_a_capture_that_fails_on_a_gpu_does_no_harm(network):
         def capture(self, work):
             return super().capture(lambda: (work(), torch.zeros(1, device=self.device).item()))
 
-    path = CudaBackend(network, Unlucky(torch.device("cuda")), "fp32", (0, 12))
+    backend = CudaBackend(network, Unlucky(torch.device("cuda")), "fp32", (0, 12))
     eager = CudaBackend(network, CudaRuntime(torch.device("cuda")), "fp32", (0, 12), use_graphs=False)
     for number in range(3):
-        each = job(number, size=(61, 90))
-        assert path.infer([each])[0][0].cloud.tobytes() == eager.infer([each])[0][0].cloud.tobytes()
-    assert path.name == "cuda eager" and "none from now on" in path.notes[0]
+        each = request_of(number, size=(61, 90))
+        assert backend.infer([each])[0][0].cloud.tobytes() == eager.infer([each])[0][0].cloud.tobytes()
+    assert backend.name == "cuda eager" and "none from now on" in backend.notes[0]

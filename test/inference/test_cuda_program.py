@@ -11,7 +11,7 @@ import torch
 from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline, load_network
-from mtl_perception.inference.cuda.area import AreaShrink, area_weights
+from mtl_perception.inference.cuda.area import AreaDownsample, area_weights
 from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.network import AtenNetwork
 from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec
@@ -106,7 +106,7 @@ def assert_depth(found: np.ndarray, expected: np.ndarray, rtol: float) -> None:
     ],
     ids=str,
 )
-def test_the_pipelines_answers(both, parameters, rtol):
+def test_results_equal_the_cpu_backends(both, parameters, rtol):
     pipe, plain = both(**parameters)
     expected = plain(FRAME)
     result = pipe(FRAME)
@@ -116,7 +116,7 @@ def test_the_pipelines_answers(both, parameters, rtol):
     assert np.isfinite(expected.depth).any() and np.isfinite(expected.cloud["x"]).any()
 
 
-def test_with_the_very_same_network_only_ties_differ(weights_file):
+def test_with_identical_weights_only_ties_differ(weights_file):
     pipe = on_device(weights_file)
     pipe._backend._network.module = load_network(weights_file).to(memory_format=torch.channels_last)
     expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(FRAME)
@@ -124,14 +124,14 @@ def test_with_the_very_same_network_only_ties_differ(weights_file):
 
 
 @pytest.mark.parametrize(("size", "scale"), [((1, 1), 0.1), ((3, 200), 1.0), ((200, 3), 0.1), ((33, 47), 1.0)], ids=str)
-def test_odd_pictures(both, size, scale):
+def test_small_and_narrow_images(both, size, scale):
     frame = Frame(noise_image(*size), CameraModel(size[1], size[0], 50.0, 50.0, size[1] / 2, size[0] / 2))
     pipe, plain = both(input_scale=scale)
     assert_agree(pipe(frame), plain(frame), ties=0.02, rtol=0.03)
 
 
 @pytest.mark.parametrize("wanted", ["labels", "confidence", "depth", "cloud", "image", "depth labels", ""])
-def test_only_what_is_wanted(both, wanted):
+def test_only_requested_outputs_are_computed(both, wanted):
     outputs = set(wanted.split())
     for scale in (1.0, 0.5):
         pipe, plain = both(output_scale=scale)
@@ -142,7 +142,7 @@ def test_only_what_is_wanted(both, wanted):
 
 
 @pytest.mark.parametrize("layout", ["padded rows", "BGR turned", "read-only"])
-def test_any_layout_of_the_picture(both, layout):
+def test_any_memory_layout_of_the_image(both, layout):
     image = {
         "padded rows": np.pad(FRAME.image, ((0, 0), (0, 7), (0, 0)))[:, :WIDTH],
         "BGR turned": np.ascontiguousarray(FRAME.image[..., ::-1])[..., ::-1],
@@ -153,7 +153,7 @@ def test_any_layout_of_the_picture(both, layout):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_never_becomes_one(weights_file, value):
+def test_non_finite_maps_give_invalid_outputs(weights_file, value):
     pipe = on_device(weights_file)
     pipe._backend._network.module.get_parameter("segm.bias").data[3] = value
     pipe._backend._network.module.get_parameter("depth.bias").data[0] = value
@@ -186,7 +186,7 @@ def test_published_form_with_groups_and_normals(tmp_path):
         assert_agree(on_device(path, classes=group)(FRAME), expected, ties=0.02, rtol=0.02)
 
 
-def test_pictures_of_a_batch_do_not_mix(both):
+def test_images_of_a_batch_do_not_mix(both):
     pipe, single = both()
     pipe._backend.release()
     frames = [
@@ -212,7 +212,7 @@ def test_half_precision_agrees_mostly(both, weights_file):
     assert np.median(np.abs(result.depth[both] / expected.depth[both] - 1)) < 0.25
 
 
-def test_nothing_waits_for_a_value_or_has_a_size_that_depends_on_one(weights_file):
+def test_program_has_no_synchronization_and_no_data_dependent_shape(weights_file):
     """What a CUDA graph cannot hold. Tensors without data have no values to wait for, and mix with none of the host's."""
     meta = torch.device("meta")
     network = AtenNetwork(load_network(weights_file), meta, torch.float16)
@@ -234,9 +234,9 @@ def test_nothing_waits_for_a_value_or_has_a_size_that_depends_on_one(weights_fil
 @pytest.mark.parametrize(
     ("before", "after"), [((60, 90), (30, 45)), ((61, 91), (30, 55)), ((60, 90), (20, 30)), ((7, 5), (1, 5))]
 )
-def test_area_shrinking_is_opencvs(before, after):
+def test_area_downsampling_equals_opencvs(before, after):
     image = noise_image(*before)
-    found = AreaShrink(before, after, torch.device("cpu"))(torch.from_numpy(image)[None])[0].numpy()
+    found = AreaDownsample(before, after, torch.device("cpu"))(torch.from_numpy(image)[None])[0].numpy()
     expected = cv2.resize(image, after[::-1], interpolation=cv2.INTER_AREA).reshape(found.shape)
     difference = np.abs(found - expected)
     assert difference.max() <= 1 and (difference > 0).mean() < 2e-3

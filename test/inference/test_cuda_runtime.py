@@ -1,4 +1,4 @@
-"""What is asked of CUDA, and in what order: with a stand-in for `torch.cuda` that writes it down."""
+"""What is asked of CUDA, and in what order: with a test double for `torch.cuda` that writes it down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mtl_perception.inference.cuda.runtime import WARM_UPS, CudaRuntime, Lane, is_out_of_memory
+from mtl_perception.inference.cuda.runtime import WARM_UPS, CudaRuntime, Stream, is_out_of_memory
 
 
 class FakeCuda:
@@ -96,9 +96,9 @@ def runtime(cuda):
     return CudaRuntime(torch.device("cuda"))
 
 
-def test_lanes_are_streams_and_marks_events(cuda, runtime):
-    there = runtime.run(Lane.UP, lambda: cuda.calls.append(f"copy in {cuda.current}"))
-    done = runtime.run(Lane.COMPUTE, lambda: cuda.calls.append(f"work in {cuda.current}"), after=there)
+def test_streams_and_events(cuda, runtime):
+    there = runtime.run(Stream.UPLOAD, lambda: cuda.calls.append(f"copy in {cuda.current}"))
+    done = runtime.run(Stream.COMPUTE, lambda: cuda.calls.append(f"work in {cuda.current}"), after=there)
     runtime.wait(done)
     assert cuda.calls == [
         "copy in stream 1",
@@ -111,16 +111,16 @@ def test_lanes_are_streams_and_marks_events(cuda, runtime):
     assert cuda.current == "default" and runtime.device == torch.device("cuda:0")
 
 
-def test_a_capture_is_warmed_up_and_replayed_in_the_same_lane(cuda, runtime):
+def test_capture_is_warmed_up_and_replayed_in_the_same_stream(cuda, runtime):
     replay = runtime.capture(lambda: cuda.calls.append(f"work in {cuda.current}"))
     work = "work in stream 2"
     assert cuda.calls == [*[work] * WARM_UPS, "stream 2 is idle", "capture into pool 1", work, "captured"]
     cuda.calls.clear()
-    runtime.run(Lane.COMPUTE, replay)
+    runtime.run(Stream.COMPUTE, replay)
     assert cuda.calls == ["replay in stream 2", "event 1 in stream 2"]
 
 
-def test_graphs_share_a_pool_as_long_as_one_lives(cuda, runtime):
+def test_graphs_share_a_pool_while_one_exists(cuda, runtime):
     def pool_of_a_capture() -> tuple[object, str]:
         cuda.calls.clear()
         graph = runtime.capture(lambda: None)
@@ -136,7 +136,7 @@ def test_graphs_share_a_pool_as_long_as_one_lives(cuda, runtime):
     assert pool_of_a_capture()[1] == "capture into pool 2", "a pool dies with its last graph"
 
 
-def test_after_a_capture_that_failed_the_stream_is_the_old_one_and_the_pool_another(cuda, runtime):
+def test_failed_capture_restores_the_stream_and_abandons_the_pool(cuda, runtime):
     kept = runtime.capture(lambda: None)
     cuda.fails = True
     with pytest.raises(RuntimeError, match="previous error during capture"):
@@ -149,7 +149,7 @@ def test_after_a_capture_that_failed_the_stream_is_the_old_one_and_the_pool_anot
     del kept
 
 
-def test_a_capture_without_memory_is_known_as_such(cuda, runtime):
+def test_capture_that_runs_out_of_memory_is_recognized(cuda, runtime):
     """It ends with an error that says nothing of memory: else graphs were given up for good, at all sizes."""
 
     def large() -> None:
@@ -165,7 +165,7 @@ def test_a_capture_without_memory_is_known_as_such(cuda, runtime):
     assert not is_out_of_memory(found.value)
 
 
-def test_memory_is_ready_for_every_lane_and_given_back_when_all_are_idle(cuda, runtime):
+def test_memory_is_synchronized_when_built_and_freed_on_release(cuda, runtime):
     assert runtime.make(lambda: cuda.current) == "stream 2"
     assert cuda.calls == ["stream 2 is idle"]
     cuda.calls.clear()
@@ -173,7 +173,7 @@ def test_memory_is_ready_for_every_lane_and_given_back_when_all_are_idle(cuda, r
     assert cuda.calls == ["stream 1 is idle", "stream 2 is idle", "stream 3 is idle", "empty cache", "empty host cache"]
 
 
-def test_page_locked_memory_is_of_the_runtimes_own_device(cuda, monkeypatch):
+def test_page_locked_memory_is_allocated_on_the_runtimes_device(cuda, monkeypatch):
     """On another device it would create a context, of hundreds of megabytes."""
     monkeypatch.setattr(torch, "zeros", lambda *size, **options: cuda.calls.append(f"zeros {size} {options['pin_memory']}"))
     CudaRuntime(torch.device("cuda:1")).pinned(5)
@@ -218,12 +218,12 @@ def test_flags_of_two_threads_do_not_mix(runtime):
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     ],
 )
-def test_each_librarys_lack_of_memory_is_known(text):
+def test_out_of_memory_of_each_library_is_recognized(text):
     assert is_out_of_memory(RuntimeError(text))
 
 
 @pytest.mark.parametrize("tuning", [False, True])
-def test_kernels_are_chosen_as_asked_and_the_choice_is_undone(cuda, tuning):
+def test_cudnn_flags_are_set_and_restored(cuda, tuning):
     runtime = CudaRuntime(torch.device("cuda:1"), tuning=tuning, exact=True)
     seen = []
     cudnn = torch.backends.cudnn
@@ -232,7 +232,7 @@ def test_kernels_are_chosen_as_asked_and_the_choice_is_undone(cuda, tuning):
         seen.append((cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32))
 
     before = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32)
-    runtime.run(Lane.COMPUTE, runtime.eager(look))
+    runtime.run(Stream.COMPUTE, runtime.eager(look))
     runtime.capture(look)
     assert set(seen) == {(tuning, not tuning, False)}
     look()

@@ -1,4 +1,4 @@
-"""Shrinking pictures on the device as OpenCV's INTER_AREA does on the host."""
+"""Downsampling of images on the device, as OpenCV's INTER_AREA on the host."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 
-class AreaShrink:
+class AreaDownsample:
     """Means over the area that each new pixel covers, rounded to whole levels.
 
     Two small dense matrices, one a side: no gather, and nothing that depends on the data.
 
     Args:
-        before: Height and width of the pictures.
-        after: Height and width to shrink to; neither is greater.
-        device: Where the pictures lie.
+        before: Height and width of the images.
+        after: Height and width to downsample to; neither is greater.
+        device: Device of the images.
     """
 
     def __init__(self, before: tuple[int, int], after: tuple[int, int], device: torch.device) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.cuda.network import prepare_network
 from mtl_perception.inference.cuda.program import DeviceProgram, NetworkSpec, ProgramSpec
-from mtl_perception.inference.cuda.runtime import HostRuntime, Lane, is_out_of_memory
+from mtl_perception.inference.cuda.runtime import HostRuntime, Stream, is_out_of_memory
 from mtl_perception.inference.cuda.slots import NetworkStage, Plan, Slot, pinned_bytes, results_of, spec_of
 from mtl_perception.inference.device import DTYPES, device_errors
 from mtl_perception.inference.request import Request
@@ -24,7 +24,7 @@ from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.types import Result
 
 SLOTS = 2
-"""Requests under way at once, and sets of results that are valid at a time: one computes while its neighbors are copied."""
+"""Requests in progress at a time, and sets of results that are valid at a time: one computes while its neighbors are copied."""
 PROGRAMS = 32
 """Programs kept; the least recently used goes first. Each holds its inputs and outputs on the host and on the device.
 Eight unsynchronized cameras, one with other subscribers, make fifteen kinds of request."""
@@ -39,11 +39,11 @@ BATCH = 8
 
 
 class Ticket:
-    """A request under way."""
+    """A request in progress."""
 
     def __init__(self, backend: CudaBackend, request: Request) -> None:
         self._backend, self._request = backend, request
-        self._mark: Any = None
+        self._event: Any = None
         self._slot: Slot | None = None
         self._results: list[Result] | None = None
 
@@ -59,16 +59,16 @@ class Ticket:
         return self._take(self._backend.copies) if self._results is None else self._results
 
     def _start(self, slot: Slot, overlap: bool) -> None:
-        self._mark = slot.start(self._backend.runtime, overlap)
+        self._event = slot.start(self._backend.runtime, overlap)
         self._slot = slot
-        slot.settle = lambda: self._take(copy=True)
+        slot.collect = lambda: self._take(copy=True)
 
     def _take(self, copy: bool) -> list[Result]:
         slot = self._slot
         if slot is not None:
             with device_errors(self._backend.device, "waiting for results"):
-                self._backend.runtime.wait(self._mark)
-            slot.settle = self._slot = None
+                self._backend.runtime.wait(self._event)
+            slot.collect = self._slot = None
         self._results = results_of(self._request, {} if slot is None else slot.arrays, copy)
         return self._results
 
@@ -172,7 +172,7 @@ class CudaBackend:
             overlap: Let its copies run beside the work of other requests.
 
         Raises:
-            DeviceError: The device failed or has no room.
+            DeviceError: The device failed or is out of memory.
         """
         spec = spec_of(request, self._tasks, self._classes[1])
         ticket = Ticket(self, request)
@@ -185,7 +185,7 @@ class CudaBackend:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-            # Out of the handler, so that the error's traceback holds nothing of what is to be freed.
+            # Outside of the handler: the error's traceback refers to memory that is to be freed.
             self._note(f"out of memory: programs and graphs were freed; {_name(spec)} now runs without a graph")
             self.release()
             self._start(ticket, spec, request, overlap, False)
@@ -194,9 +194,9 @@ class CudaBackend:
     @torch.inference_mode(False)
     @torch.no_grad()
     def release(self) -> None:
-        """Free all programs, graphs and buffers; results that are still to be fetched are kept."""
+        """Free all programs, graphs and buffers; pending results are kept."""
         for plan in self._plans.values():
-            plan.settle()
+            plan.collect()
         self._plans.clear()
         self._rays.clear()
         self.runtime.release()
@@ -228,7 +228,7 @@ class CudaBackend:
         while self._plans and (
             len(self._plans) >= self._programs or sum(pinned_bytes(kept, SLOTS) for kept in self._plans) > room
         ):
-            self._plans.pop(next(iter(self._plans))).settle()
+            self._plans.pop(next(iter(self._plans))).collect()
             self._note(
                 f"more than {self._programs} kinds of request, or {PINNED_BYTES >> 20} MiB of page-locked memory: the oldest "
                 "program was dropped; it is rebuilt when needed"
@@ -241,8 +241,8 @@ class CudaBackend:
         if number >= len(plan.slots):
             plan.slots.append(Slot(self.runtime, plan))
         slot = plan.slots[number]
-        if slot.settle is not None:
-            slot.settle()
+        if slot.collect is not None:
+            slot.collect()
         return slot
 
     def _capture(self, plan: Plan) -> None:
@@ -269,8 +269,8 @@ class CudaBackend:
                 continue
             assert plan.rays is not None
             target, source = plan.rays[index], self._rays_of(camera)
-            # In the lane that reads them, behind the requests that still need the old ones.
-            self.runtime.run(Lane.COMPUTE, lambda target=target, source=source: target.copy_(source))  # type: ignore[misc]
+            # In the stream that reads them, after the requests that still need the old ones.
+            self.runtime.run(Stream.COMPUTE, lambda target=target, source=source: target.copy_(source))  # type: ignore[misc]
             plan.cameras[index] = camera
 
     def _rays_of(self, camera: CameraModel) -> Tensor:

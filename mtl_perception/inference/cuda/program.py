@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
-from mtl_perception.inference.cuda.area import AreaShrink
+from mtl_perception.inference.cuda.area import AreaDownsample
 from mtl_perception.inference.cuda.network import AtenNetwork, HeadMaps
 from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
 from mtl_perception.network.grid import ResizeSpec, resize
@@ -148,11 +148,11 @@ class DeviceProgram:
         self.spec = spec
         self._network = network
         self._classes = slice(classes[0], classes[0] + classes[1])
-        self._shrink_input = (
-            None if spec.network_size == spec.size else AreaShrink(spec.size, spec.network_size, network.device)
+        self._downsample_input = (
+            None if spec.network_size == spec.size else AreaDownsample(spec.size, spec.network_size, network.device)
         )
         is_smaller = spec.output_size != spec.size and {"cloud", "image"} & set(spec.outputs)
-        self._shrink_image = AreaShrink(spec.size, spec.output_size, network.device) if is_smaller else None
+        self._downsample_image = AreaDownsample(spec.size, spec.output_size, network.device) if is_smaller else None
 
     def allocate_maps(self) -> HeadMaps:
         """Allocate what `compute_maps` writes."""
@@ -165,7 +165,7 @@ class DeviceProgram:
             image: N x H x W x 3 uint8, RGB.
             maps: From `allocate_maps`; overwritten.
         """
-        self._network(image if self._shrink_input is None else self._shrink_input(image), self.spec.heads, maps)
+        self._network(image if self._downsample_input is None else self._downsample_input(image), self.spec.heads, maps)
 
     def write_outputs(
         self, maps: HeadMaps, image: Tensor, limits: Tensor, rays: Tensor | None, out: Mapping[str, Tensor]
@@ -179,8 +179,8 @@ class DeviceProgram:
             rays: N x H' x W' x 2 float32 at the output size; None without a cloud.
             out: By name of the spec's outputs, shapes and types as its `output_layout`; they are overwritten.
         """
-        if self._shrink_image is not None:
-            image = self._shrink_image(image).to(torch.uint8)
+        if self._downsample_image is not None:
+            image = self._downsample_image(image).to(torch.uint8)
             _keep(out, "image", image)
         if "normals" in out:
             assert maps.normals is not None

@@ -1,7 +1,7 @@
-"""Streams, events, page-locked memory and graphs: all that the device path knows of CUDA, behind a few verbs.
+"""Streams, events, page-locked memory and CUDA graphs: the only module that calls CUDA's runtime.
 
-`HostRuntime` has the same verbs for CPU tensors and does everything at once: with it, and with stand-ins made of it, the device
-path is tested where there is no GPU.
+`HostRuntime` has the same interface for CPU tensors and does everything at once. With it, and with test doubles derived from
+it, the backend is tested without a GPU.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ import torch
 from torch import Tensor
 
 WARM_UPS = 3
-"""Runs before a capture: libraries choose kernels and take memory in the first ones, which a graph must not hold."""
-NO_ROOM = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine to execute this computation")
-"""How libraries report a lack of memory; the last is cuDNN's way, when none of its algorithms finds room."""
+"""Runs before a capture: in the first ones, libraries choose algorithms, compile kernels and allocate workspaces."""
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine to execute this computation")
+"""Parts of messages that report a lack of memory; the last is cuDNN's, when no algorithm has enough workspace."""
 Work = Callable[[], None]
 T = TypeVar("T")
 _cudnn_flags = threading.RLock()
-"""cuDNN's flags are those of the process: pipelines of several threads set them one after the other."""
+"""cuDNN's flags are global: pipelines in several threads set them one at a time."""
 
 
-class Lane(Enum):
-    """Work of one lane runs in order; lanes run beside each other."""
+class Stream(Enum):
+    """CUDA streams: work of one stream runs in order, streams run concurrently."""
 
-    UP = "up"
+    UPLOAD = "upload"
     COMPUTE = "compute"
-    DOWN = "down"
+    DOWNLOAD = "download"
 
 
 class HostRuntime:
-    """CPU tensors: work is done when `run` returns.
+    """Runtime for CPU tensors: work is done when `run` returns.
 
     Attributes:
-        device: Where tensors lie that are made with `make`.
-        can_capture: Whether `capture` makes a graph.
+        device: Device of the tensors.
+        can_capture: Whether `capture` is supported.
     """
 
     can_capture = False
@@ -49,50 +49,50 @@ class HostRuntime:
         self.device = torch.device("cpu")
 
     def pinned(self, nbytes: int) -> Tensor:
-        """Bytes on the host that the device can reach."""
+        """Allocate `nbytes` uint8 in host memory that the device can access."""
         return torch.zeros(nbytes, dtype=torch.uint8)
 
     def make(self, build: Callable[[], T]) -> T:
-        """What `build` returns, its work on the device finished, so that any lane may use it."""
+        """Return the result of `build` after its work on the device has finished, so that any stream may use it."""
         return build()
 
-    def run(self, lane: Lane, work: Work, after: Any = None) -> Any:
-        """Give a lane something to do.
+    def run(self, stream: Stream, work: Work, after: Any = None) -> Any:
+        """Enqueue work in a stream.
 
         Args:
-            lane: Behind what the lane has to do already.
-            work: Called at once; what it gives to the device may be done later.
-            after: A mark of another lane that must be passed first; None: nothing.
+            stream: Where to enqueue it.
+            work: Called at once; what it enqueues on the device may run later.
+            after: An event of another stream to wait for; None: no wait.
 
         Returns:
-            A mark that is passed when the work is done.
+            An event that is recorded after the work.
         """
         work()
         return None
 
-    def wait(self, mark: Any) -> None:
-        """Return when a mark is passed."""
+    def wait(self, event: Any) -> None:
+        """Block until an event has occurred."""
 
     def eager(self, work: Work) -> Work:
-        """`work` as the compute lane can take it, step by step."""
+        """Return `work` with the flags of this runtime, for the compute stream."""
         return work
 
     def capture(self, work: Work) -> Work:
-        """What does the same as `work` with one call to the device; to be given to the compute lane."""
+        """Return a function that replays `work` as a CUDA graph, for the compute stream."""
         raise RuntimeError("there are no graphs on a CPU")
 
     def release(self) -> None:
-        """Wait for all lanes, then give unused memory back."""
+        """Synchronize all streams and free unused memory."""
 
 
 class CudaRuntime(HostRuntime):
-    """One GPU.
+    """Runtime for one GPU.
 
     Args:
-        device: Which.
-        tuning: Let cuDNN time its kernels for each new size and keep the fastest. The choice, and with it the last bits of the
-            outputs, may then differ from one process to the next.
-        exact: Multiply float32 as such; without it convolutions of float32 use TF32, which has 10 bits of mantissa.
+        device: The GPU.
+        tuning: Let cuDNN time its algorithms for each new size and keep the fastest. The choice, and with it the last bits of
+            the outputs, may differ from process to process.
+        exact: Compute float32 convolutions in float32; otherwise in TF32, which has 10 bits of mantissa.
     """
 
     can_capture = True
@@ -101,42 +101,42 @@ class CudaRuntime(HostRuntime):
         super().__init__()
         self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         self._tuning, self._exact = tuning, exact
-        self._streams = {lane: torch.cuda.Stream(self.device) for lane in Lane}  # type: ignore[no-untyped-call]
+        self._streams = {stream: torch.cuda.Stream(self.device) for stream in Stream}  # type: ignore[no-untyped-call]
         self._pool: Any = None
         self._graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()
 
     def pinned(self, nbytes: int) -> Tensor:
-        """Page-locked: copies to and from it need not wait for the processor."""
+        """Allocate page-locked memory, whose copies are asynchronous."""
         # On this device: on another one it would create a context.
         with torch.cuda.device(self.device):
             return torch.zeros(nbytes, dtype=torch.uint8, pin_memory=True)
 
     def make(self, build: Callable[[], T]) -> T:
-        """See `HostRuntime.make`; the memory is the compute lane's."""
-        stream = self._streams[Lane.COMPUTE]
+        """See `HostRuntime.make`; the memory belongs to the compute stream."""
+        stream = self._streams[Stream.COMPUTE]
         with torch.cuda.stream(stream):
             made = build()
-        # Memory that is used again may still be read by work of the compute lane: a lane beside it must not write there yet.
+        # Reused memory may still be read by work in the compute stream, while another stream is about to write to it.
         stream.synchronize()
         return made
 
-    def run(self, lane: Lane, work: Work, after: Any = None) -> Any:
+    def run(self, stream: Stream, work: Work, after: Any = None) -> Any:
         """See `HostRuntime.run`."""
-        stream = self._streams[lane]
-        with torch.cuda.stream(stream):
+        queue = self._streams[stream]
+        with torch.cuda.stream(queue):
             if after is not None:
-                stream.wait_event(after)
+                queue.wait_event(after)
             work()
-            mark = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            mark.record(stream)
-        return mark
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(queue)
+        return event
 
-    def wait(self, mark: Any) -> None:
-        """Other Python threads go on meanwhile."""
-        mark.synchronize()
+    def wait(self, event: Any) -> None:
+        """See `HostRuntime.wait`; the GIL is released meanwhile."""
+        event.synchronize()
 
     def eager(self, work: Work) -> Work:
-        """With the choice of kernels that was asked for."""
+        """See `HostRuntime.eager`."""
 
         def flagged() -> None:
             with self._flags():
@@ -145,32 +145,32 @@ class CudaRuntime(HostRuntime):
         return flagged
 
     def capture(self, work: Work) -> Work:
-        """Run it a few times, then record it as a CUDA graph.
+        """Run `work` a few times, then capture it as a CUDA graph.
 
-        All graphs share one pool of memory: they only ever run one after the other, on the compute lane, and none leaves
-        anything there for another, for outputs go to memory of the caller's.
+        All graphs share one memory pool: they run one after the other in the compute stream, and write their results to memory
+        of the caller.
 
         Raises:
-            RuntimeError: Something in `work` cannot be captured, or there is no room.
+            RuntimeError: An operation cannot be captured, or memory runs out.
         """
-        stream = self._streams[Lane.COMPUTE]
+        stream = self._streams[Stream.COMPUTE]
         if not self._graphs:
-            # A pool dies with the last graph in it.
+            # A pool is freed with its last graph.
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        # The stream around the capture, too: when a capture fails, torch.cuda.graph leaves its own as the current one. Without
-        # inference mode: it would leave the random generator's state as inference tensors, on which the graphs of others fail
+        # The stream is set around the capture as well: torch.cuda.graph does not restore it when a capture fails. Inference
+        # mode would leave the random generator's state as inference tensors, on which other graphs of the process fail
         # (PyTorch issue 166792).
         with torch.cuda.stream(stream), self._flags(), torch.inference_mode(False), torch.no_grad():
             for _ in range(WARM_UPS):
                 work()
             stream.synchronize()
             try:
-                # thread_local: what other threads of the process ask of CUDA meanwhile does no harm.
+                # thread_local: CUDA calls of other threads do not invalidate the capture.
                 with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                     work()
             except BaseException:
-                # What is left of the capture stays in that pool: the next one begins with another.
+                # The pool keeps the memory of the failed capture: the next one starts with a new pool.
                 self._graphs = weakref.WeakSet()
                 raise
         captured = _Graph(graph)
@@ -178,14 +178,14 @@ class CudaRuntime(HostRuntime):
         return captured
 
     def release(self) -> None:
-        """See `HostRuntime.release`; graphs that nobody holds give theirs, too."""
+        """See `HostRuntime.release`; the memory of unreferenced graphs is freed as well."""
         for stream in self._streams.values():
             stream.synchronize()
         gc.collect()
-        # After a capture that failed, PyTorch without its change 180395 (April 2026) thinks that it still goes on, and refuses.
+        # After a failed capture PyTorch without its change 180395 (April 2026) takes it for unfinished, and raises.
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
-        # Page-locked memory, which has no public function. Its name may change with a version of PyTorch.
+        # Page-locked memory has no public function; this one may be renamed in a later version.
         empty_host_cache = getattr(torch._C, "_host_emptyCache", None)
         if empty_host_cache is not None:
             with suppress(RuntimeError):
@@ -203,7 +203,7 @@ class CudaRuntime(HostRuntime):
 
 
 class _Graph:
-    """A captured graph; calling it gives it to the current stream."""
+    """A captured graph; a call launches it in the current stream."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph) -> None:
         self._graph = graph
@@ -213,11 +213,11 @@ class _Graph:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether it says, or comes of it, that a device or page-locked memory has no room: libraries say so in their own ways."""
-    # A capture that runs out of memory ends with an error of its own, which knows the first one only as its context.
+    """Return whether an error, or the error that caused it, reports a lack of device or page-locked memory."""
+    # A capture that runs out of memory raises an error of its own, whose context is the first one.
     while isinstance(error, RuntimeError):
         text = str(error)
-        if isinstance(error, torch.cuda.OutOfMemoryError) or any(words in text for words in NO_ROOM):
+        if isinstance(error, torch.cuda.OutOfMemoryError) or any(words in text for words in OUT_OF_MEMORY):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -1,4 +1,4 @@
-"""Where requests for a device lie while they are under way: images and numbers up, outputs down."""
+"""Host and device memory of requests in progress."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec
-from mtl_perception.inference.cuda.runtime import HostRuntime, Lane
+from mtl_perception.inference.cuda.runtime import HostRuntime, Stream
 from mtl_perception.inference.request import Request
 from mtl_perception.types import ALL_OUTPUTS, CLOUD_DTYPE, Result
 
 
 def spec_of(request: Request, tasks: Sequence[str], classes: int) -> ProgramSpec:
-    """Return the program that a request needs, of a network with these tasks and classes; without outputs: none."""
+    """Return what a request needs computed by a network with these tasks and classes."""
     size = request.image_size
     wanted = frozenset[str]().union(*(request.outputs(index) for index in range(len(request.frames))))
     if request.output_size == size:
@@ -37,9 +37,9 @@ def spec_of(request: Request, tasks: Sequence[str], classes: int) -> ProgramSpec
 
 
 class NetworkStage:
-    """The network's part of all programs that differ in outputs only: its input, its maps, and at most one graph.
+    """The network's part of all programs that differ in outputs only: its input, its maps, and at most one CUDA graph.
 
-    It runs in the compute lane alone, one request after the other, so that one input and one set of maps serve all slots.
+    It runs in the compute stream only, one request after the other, so that all slots share one input and one set of maps.
 
     Args:
         runtime: The device.
@@ -50,9 +50,9 @@ class NetworkStage:
         image: N x H x W x 3 uint8 on the device.
         maps: What the network writes.
         work: The network on this memory.
-        execute: `work`, or a graph of it, to be called in the compute lane.
-        is_captured: Whether it is a graph.
-        use_graph: Whether it is to become one.
+        execute: `work`, or a graph of it, for the compute stream.
+        is_captured: Whether `execute` is a graph.
+        use_graph: Whether to capture it.
         requests: Number of requests so far.
     """
 
@@ -60,7 +60,7 @@ class NetworkStage:
         shape = (program.spec.batch, *program.spec.size, 3)
         self.image = runtime.make(lambda: torch.zeros(shape, dtype=torch.uint8, device=runtime.device))
         self.maps = runtime.make(program.allocate_maps)
-        # No method of its own: an object in a circle would keep its memory until the next garbage collection.
+        # Not a method of this object: a reference cycle would keep its memory until the next garbage collection.
         self.work: Callable[[], None] = partial(program.compute_maps, self.image, self.maps)
         self.execute = runtime.eager(self.work)
         self.is_captured = False
@@ -69,7 +69,7 @@ class NetworkStage:
 
 
 class Slot:
-    """Memory for one request under way, on both sides.
+    """Host and device memory of one request in progress.
 
     Args:
         runtime: The device.
@@ -77,8 +77,8 @@ class Slot:
 
     Attributes:
         arrays: The outputs on the host, by name, N first.
-        execute: From the uploaded images to the outputs on the device, to be called in the compute lane.
-        settle: Takes the last request's results out of the slot's memory; None: nobody waits for anything in it.
+        execute: Compute the outputs of the uploaded images, in the compute stream.
+        collect: Copy the last request's results out of the slot's memory; None: no results are pending.
     """
 
     def __init__(self, runtime: HostRuntime, plan: Plan) -> None:
@@ -99,40 +99,40 @@ class Slot:
             program.write_outputs(stage.maps, inputs["image"], inputs["limits"], rays, outputs)
 
         self.execute = execute
-        self.settle: Callable[[], object] | None = None
+        self.collect: Callable[[], object] | None = None
 
     def stage(self, request: Request) -> None:
-        """Lay a request's images and limits where they can be copied from. The slot's last request must be done."""
+        """Copy a request's images and limits to page-locked memory. The slot's last request must have finished."""
         for place, frame in zip(self._image, request.frames, strict=True):
             np.copyto(place, frame.image)
         limits = request.min_depth, request.max_depth, request.min_confidence
         self._limits[:] = [(*limits, factor) for factor in request.depth_factors]
 
     def upload(self) -> None:
-        """Host to device."""
+        """Copy images and limits to the device."""
         self._device_in.copy_(self._host_in, non_blocking=True)
 
     def download(self) -> None:
-        """Device to host."""
+        """Copy the outputs to the host."""
         self._host_out.copy_(self._device_out, non_blocking=True)
 
     def start(self, runtime: HostRuntime, overlap: bool) -> Any:
-        """Set off what was staged; returns the mark of its end."""
+        """Start what was staged, and return the event of its end."""
         if overlap:
-            there = runtime.run(Lane.UP, self.upload)
-            done = runtime.run(Lane.COMPUTE, self.execute, after=there)
-            return runtime.run(Lane.DOWN, self.download, after=done)
-        # In one lane, where nothing has to wait for an event: the least that a single frame can take.
-        return runtime.run(Lane.COMPUTE, self._in_turn)
+            uploaded = runtime.run(Stream.UPLOAD, self.upload)
+            computed = runtime.run(Stream.COMPUTE, self.execute, after=uploaded)
+            return runtime.run(Stream.DOWNLOAD, self.download, after=computed)
+        # One stream has no events to wait for: the lowest latency of a single frame.
+        return runtime.run(Stream.COMPUTE, self._run_in_order)
 
-    def _in_turn(self) -> None:
+    def _run_in_order(self) -> None:
         self.upload()
         self.execute()
         self.download()
 
 
 class Plan:
-    """A program with its slots, and the rays that they share.
+    """A program with its slots, and the camera rays that they share.
 
     Args:
         runtime: The device.
@@ -151,11 +151,11 @@ class Plan:
             shape = (spec.batch, *spec.output_size, 2)
             self.rays = runtime.make(lambda: torch.zeros(shape, device=runtime.device))
 
-    def settle(self) -> None:
-        """Take all results out that are still to be fetched."""
+    def collect(self) -> None:
+        """Copy all pending results out of the slots."""
         for slot in self.slots:
-            if slot.settle is not None:
-                slot.settle()
+            if slot.collect is not None:
+                slot.collect()
 
 
 def pinned_bytes(spec: ProgramSpec, slots: int) -> int:
@@ -164,12 +164,12 @@ def pinned_bytes(spec: ProgramSpec, slots: int) -> int:
 
 
 def results_of(request: Request, arrays: Mapping[str, np.ndarray], copy: bool) -> list[Result]:
-    """One result a frame.
+    """Return one result per frame.
 
     Args:
-        request: Done.
-        arrays: What came of it; see `Slot.arrays`.
-        copy: Give arrays of their own, not views.
+        request: The finished request.
+        arrays: Its outputs; see `Slot.arrays`.
+        copy: Copy the arrays instead of returning views.
     """
     results = []
     for index, (frame, camera) in enumerate(zip(request.frames, request.cameras, strict=True)):
