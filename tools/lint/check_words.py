@@ -61,6 +61,9 @@ IDENTIFIERS = {
 FUNCTIONS = r"said|shown|told|settle|give_back|let_go|made_anew"
 ALLOWED: dict[str, Collection[str]] = {
     "CONTRIBUTING.md": WORDS,  # the word table itself
+    # "picture" is a class of NYUDv2.
+    "mtl_perception/labels.py": [r"pictures?|pictured"],
+    "mtl_perception/mappings/nyud40.yaml": [r"pictures?|pictured"],
 }
 
 _PROSE = re.compile(r"(?<![\w-])(?:" + "|".join(f"({word})" for word in WORDS) + r")(?![\w-])", re.IGNORECASE)
