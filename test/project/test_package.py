@@ -172,7 +172,7 @@ def test_share_file_finds_a_workspace_and_a_prefix(tmp_path: Path, monkeypatch: 
         (place / "share/mtl_perception/config").mkdir(parents=True)
         (place / "share/mtl_perception/config/a.yaml").touch()
         assert resources.share_file("config/a.yaml") == place / "share/mtl_perception/config/a.yaml"
-    with pytest.raises(ConfigError, match=r"config/b\.yaml.*looked in .*workspace"):
+    with pytest.raises(ConfigError, match=r"cannot find config/b\.yaml of mtl_perception in .*workspace"):
         resources.share_file("config/b.yaml")
 
 
