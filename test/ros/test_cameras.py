@@ -1,4 +1,4 @@
-"""Several cameras, one network: each has its own topics, and none is in the others' way."""
+"""Several cameras with one network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mtl_perception import CameraModel, Frame, Pipeline
 
 NAMES = ("front", "left", "right")
 SIZES = {"front": (48, 64), "left": (48, 64), "right": (40, 72)}
-PICTURES = {name: noise_image(*SIZES[name], seed=i) for i, name in enumerate(NAMES)}
+IMAGES = {name: noise_image(*SIZES[name], seed=i) for i, name in enumerate(NAMES)}
 FOCAL_LENGTHS = {"front": 60.0, "left": 70.0, "right": 80.0}
 
 
@@ -35,11 +35,11 @@ node, client = node_and_client("-p", f"cameras:=[{','.join(NAMES)}]")
 
 @pytest.fixture(scope="module")
 def cameras(client: Client):
-    # Before there are any.
+    # Before the first camera is published.
     assert "remap left/image to the camera's topic" in client.wait_status("left: frames", lambda s: s.message).message
     cameras = {name: connected(client, name) for name in NAMES}
     for name, camera in cameras.items():
-        camera.connect(image(PICTURES[name]))
+        camera.connect(image(IMAGES[name]))
     yield cameras
     for camera in cameras.values():
         camera.close()
@@ -47,13 +47,13 @@ def cameras(client: Client):
 
 def test_each_camera_gets_its_own_outputs_under_its_own_header(cameras: dict[str, Camera], weights_file: Path) -> None:
     pipeline = Pipeline(weights=str(weights_file), device="cpu", warm_up=False)
-    # All at once, so that they wait for the network together.
-    stamps = {name: camera.publish(image(PICTURES[name]), f"{name}_optical") for name, camera in cameras.items()}
+    # All at once, so that they are processed as a batch.
+    stamps = {name: camera.publish(image(IMAGES[name]), f"{name}_optical") for name, camera in cameras.items()}
     for name, camera in cameras.items():
         found = camera.answers(stamps[name])
         height, width = SIZES[name]
         model = CameraModel(width, height, FOCAL_LENGTHS[name], 62.0, width / 2 - 1.25, height / 2 + 0.75)
-        expected = pipeline(Frame(PICTURES[name], model))
+        expected = pipeline(Frame(IMAGES[name], model))
         np.testing.assert_array_equal(labels_of(found[f"{name}/segmentation/labels"]), expected.labels)
         assert cloud_of(found[f"{name}/points"]).tobytes() == expected.cloud.tobytes()
         assert {message.header.frame_id for message in found.values()} == {f"{name}_optical"}
@@ -75,7 +75,7 @@ def test_malformed_image_of_one_camera_does_not_affect_the_others(cameras: dict[
         camera.settle()
     stamps = {}
     for name, camera in cameras.items():
-        stamps[name] = camera.publish(image(PICTURES[name], "hyperspectral8" if name == "left" else "rgb8"))
+        stamps[name] = camera.publish(image(IMAGES[name], "hyperspectral8" if name == "left" else "rgb8"))
     for name in ("front", "right"):
         cameras[name].answers(stamps[name])
     status = client.wait_status("left: frames", lambda s: "rejected: encoding" in values_of(s))
@@ -84,7 +84,7 @@ def test_malformed_image_of_one_camera_does_not_affect_the_others(cameras: dict[
     for name in ("front", "right"):
         assert client.counts(f"{name}: frames")["rejected"] == before[name]["rejected"]
         assert client.status(f"{name}: frames").message == "processing"
-    cameras["left"].exchange(image(PICTURES["left"]))
+    cameras["left"].exchange(image(IMAGES["left"]))
 
 
 def test_flood_of_one_camera_does_not_starve_another(cameras: dict[str, Camera], client: Client) -> None:
@@ -93,9 +93,9 @@ def test_flood_of_one_camera_does_not_starve_another(cameras: dict[str, Camera],
     stamps = []
     for turn in range(60):
         cameras["left"].publish(flood)
-        # A slow camera's pictures, each of which should come through.
+        # Every image of the slow camera should be processed.
         if turn % 20 == 0:
-            stamps.append(cameras["front"].publish(image(PICTURES["front"])))
+            stamps.append(cameras["front"].publish(image(IMAGES["front"])))
         client.spin_for(0.02)
         if turn % 20 == 19:
             cameras["front"].answers(stamps[-1])

@@ -1,6 +1,6 @@
-"""A device that fails at work: frames are dropped and counted, the node does what `on_device_error` says, and comes back.
+"""Failures of the inference device, with each value of `on_device_error`.
 
-Where there is no GPU, one is stood in for by CPU tensors and a device that fails when told to.
+A simulated GPU, made of CPU tensors, fails on demand.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.runtime import recovery
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = noise_image(HEIGHT, WIDTH)
+PIXELS = noise_image(HEIGHT, WIDTH)
 CAMERA = CameraModel(WIDTH, HEIGHT, 60.0, 62.0, WIDTH / 2 - 1.25, HEIGHT / 2 + 0.75)
-FRAME = Frame(PICTURE, CAMERA)
+FRAME = Frame(PIXELS, CAMERA)
 
 
 @pytest.fixture
 def gpu(monkeypatch) -> Gpu:
-    """Pauses are short."""
+    """A simulated GPU, with short backoff."""
     monkeypatch.setattr(recovery, "MIN_BACKOFF", 0.05)
     monkeypatch.setattr(recovery, "MAX_BACKOFF", 0.2)
     return faulty_gpu(monkeypatch)
@@ -46,13 +46,13 @@ def camera_of(client: Client, name: str) -> Camera:
     outputs = {f"{under}{topic}": kind for topic, kind in OUTPUTS.items()}
     camera = Camera(client, f"/{under}image", f"/{under}camera_info", outputs=outputs, name=name)
     camera.publish_info(camera_info(WIDTH, HEIGHT))
-    camera.connect(image(PICTURE))
+    camera.connect(image(PIXELS))
     return camera
 
 
 @pytest.fixture
 def start(weights_file: Path):
-    """A node at work with a camera before it: `start(on_device_error=…)`."""
+    """A function that starts a node and a camera: `start(on_device_error=…)`."""
     with ExitStack() as stack:
 
         def start(**settings) -> SimpleNamespace:
@@ -65,11 +65,11 @@ def start(weights_file: Path):
 
 
 def publish_until(at, part: str, condition: Callable) -> SimpleNamespace:
-    """Pictures one by one, each done with before the next, until diagnostics say so; the status, and their stamps."""
+    """Publish images one by one until a status fulfills the condition; return the status and the stamps."""
     stamps = []
 
     def so():
-        stamps.append(at.camera.publish(image(PICTURE)))
+        stamps.append(at.camera.publish(image(PIXELS)))
         at.camera.settle()
         status = at.client.status(part)
         return status if condition(status) else None
@@ -79,8 +79,8 @@ def publish_until(at, part: str, condition: Callable) -> SimpleNamespace:
 
 
 def is_right(at) -> bool:
-    """A picture is answered as by another pipeline on the CPU."""
-    outputs = at.camera.exchange(image(PICTURE))
+    """Return whether the outputs for an image equal those of a pipeline on the CPU."""
+    outputs = at.camera.exchange(image(PIXELS))
     expected = Pipeline(weights=at.node.config.weights, device="cpu", backend="torch", warm_up=False)(FRAME)
     return bool((labels_of(outputs["segmentation/labels"]) == expected.labels).mean() > 0.99)
 
@@ -89,15 +89,12 @@ def network(at):
     return at.client.status("network")
 
 
-# What the node does.
-
-
 def test_single_failure_drops_one_frame_only(gpu: Gpu, start) -> None:
     at = start()
     before = at.node.session.pipeline._backend
-    failures = [torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")] * 2  # the frame is tried twice
+    failures = [torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")] * 2  # The frame is tried twice.
     gpu.faults = list(failures)
-    lost = at.camera.publish(image(PICTURE))
+    lost = at.camera.publish(image(PIXELS))
     status = at.client.wait_status("frames", lambda s: "out of memory" in s.message)
     assert status.level == status.ERROR
     assert is_right(at)
@@ -105,7 +102,7 @@ def test_single_failure_drops_one_frame_only(gpu: Gpu, start) -> None:
     counts = at.client.counts()
     assert (counts["rejected: device"], counts["rejected"]) == (1, 1)
     assert at.node.session.pipeline._backend is before and gpu.made == 1
-    assert network(at).level == network(at).WARN  # that programs were freed
+    assert network(at).level == network(at).WARN  # Because programs were freed.
     assert values_of(network(at))["device failures"] == "1"
     assert values_of(network(at))["device recoveries"] == "0"
 
@@ -142,11 +139,11 @@ def test_cpu_policy_continues_on_the_cpu_until_the_next_configuration(gpu: Gpu, 
     assert "because cuda:0 failed: device cuda:0 failed while" in found.status.message
     assert values_of(found.status)["device"] == "cpu"
     assert at.node.session.pipeline.result_sets == 1
-    pictures = [noise_image(HEIGHT, WIDTH, seed) for seed in range(5)]
+    arrays = [noise_image(HEIGHT, WIDTH, seed) for seed in range(5)]
     expected = Pipeline(weights=at.node.config.weights, device="cpu", warm_up=False)
-    for picture in pictures:
-        outputs = at.camera.exchange(image(picture))
-        np.testing.assert_array_equal(labels_of(outputs["segmentation/labels"]), expected(Frame(picture)).labels)
+    for pixels in arrays:
+        outputs = at.camera.exchange(image(pixels))
+        np.testing.assert_array_equal(labels_of(outputs["segmentation/labels"]), expected(Frame(pixels)).labels)
     assert at.client.counts()["rejected: device"] == 2
     gpu.fault = None
     for step in ("deactivate", "cleanup", "configure", "activate"):
@@ -179,7 +176,7 @@ def test_all_cameras_recover_together(gpu: Gpu, start) -> None:
 
     def publish() -> bool:
         for camera in cameras:
-            camera.publish(image(PICTURE))
+            camera.publish(image(PIXELS))
         for camera in cameras:
             camera.settle()
         return True
@@ -189,7 +186,7 @@ def test_all_cameras_recover_together(gpu: Gpu, start) -> None:
     gpu.fault = None
     at.client.spin_until(lambda: publish() and network(at).level == network(at).OK)
     for camera in cameras:
-        camera.exchange(image(PICTURE))
+        camera.exchange(image(PIXELS))
         assert at.client.counts(camera.frames)["rejected"] == at.client.counts(camera.frames)["rejected: device"]
     assert values_of(network(at))["device recoveries"] == "1"
 
@@ -200,8 +197,8 @@ def test_stop_policy_ends_unconfigured_and_allows_configuration(gpu: Gpu, start)
     gpu.fault = RuntimeError(LOST)
 
     def stopped():
-        # More than two: one may take another's place before it is tried.
-        at.camera.publish(image(PICTURE))
+        # More than two, because images may replace others before they are processed.
+        at.camera.publish(image(PIXELS))
         status = network(at)
         return status if status.level == status.ERROR and values_of(status)["state"] == "unconfigured" else None
 
@@ -216,14 +213,14 @@ def test_stop_policy_ends_unconfigured_and_allows_configuration(gpu: Gpu, start)
     for step in ("configure", "activate"):
         assert in_its_executor(at.node, at.client, getattr(at.node, f"trigger_{step}")) == TransitionCallbackReturn.SUCCESS
     at.camera.wait_until_heard()
-    at.camera.connect(image(PICTURE), "segmentation/labels")
+    at.camera.connect(image(PIXELS), "segmentation/labels")
     assert network(at).level == network(at).OK
 
 
 def test_weights_are_reloaded_after_nonfinite_outputs(start) -> None:
     at = start(backend="torch")
     at.node.session.pipeline._backend.engine._network.get_parameter("depth.bias").fill_(float("nan"))
-    lost = [at.camera.publish(image(PICTURE)) for _ in range(2) if at.camera.settle() is None]
+    lost = [at.camera.publish(image(PIXELS)) for _ in range(2) if at.camera.settle() is None]
     status = at.client.wait_status("frames", lambda s: values_of(s).get("rejected: not_finite") == "2")
     assert status.level == status.ERROR
     assert "device cpu, fp32: depth output is non-finite for every pixel" in status.message
@@ -234,9 +231,9 @@ def test_weights_are_reloaded_after_nonfinite_outputs(start) -> None:
 
 def test_nonfinite_pixels_are_published_as_invalid(start, monkeypatch) -> None:
     at = start()
-    before = at.camera.exchange(image(PICTURE))
+    before = at.camera.exchange(image(PIXELS))
     spoil_outputs(monkeypatch, float("nan"))
-    outputs = at.camera.exchange(image(PICTURE))
+    outputs = at.camera.exchange(image(PIXELS))
     labels, depth = labels_of(outputs["segmentation/labels"]), depth_of(outputs["depth/image"])
     confidence, cloud = labels_of(outputs["segmentation/confidence"]), cloud_of(outputs["points"])
     spoilt, far = (slice(0, 16), slice(0, 16)), (slice(32, None), slice(32, None))

@@ -1,4 +1,4 @@
-"""Fast DDS gets its large segment on every distribution, and nobody's own profile is touched."""
+"""Shared-memory profile of Fast DDS."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PROFILE = str(Path(__file__).resolve().parents[2] / "config/fastdds_shm.xml")
 
 @pytest.fixture
 def prepared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Calls `configure_middleware` with this rclpy and this environment; gives what both variables are then."""
+    """A function that calls `configure_middleware` for a version of rclpy and an environment, and returns both variables."""
     monkeypatch.chdir(tmp_path)
 
     def run(rclpy: str | None, **given: str) -> tuple[str | None, str | None]:
-        # First set, so that the end of the test unsets what the call sets.
+        # Set first, so that monkeypatch restores the variables that the call sets.
         for name in (OLD, NEW, *OTHERS):
             monkeypatch.setenv(name, "")
             monkeypatch.delenv(name)
@@ -53,7 +53,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         ("lyrical", "10.0.1", (None, PROFILE)),
         ("humble", None, (PROFILE, None)),
         ("lyrical", None, (None, PROFILE)),
-        ("jazzy", "9.1.2", (None, PROFILE)),  # wheels of another distribution than the one that is sourced
+        ("jazzy", "9.1.2", (None, PROFILE)),  # Wheels of another distribution than the one that is sourced.
     ],
 )
 def test_variable_of_the_distribution_is_set(prepared, distribution, rclpy, expected) -> None:
@@ -98,7 +98,7 @@ print("largest", max(sizes))
 
 
 def test_shared_memory_segment_has_the_size_of_the_profile(tmp_path: Path) -> None:
-    """The one middleware that is here does read the file."""
+    """Fast DDS reads the file."""
     if os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") != "rmw_fastrtps_cpp" or not Path("/dev/shm").is_dir():
         pytest.skip("needs Fast DDS and /dev/shm")
     env = {name: value for name, value in os.environ.items() if name not in (OLD, NEW, *OTHERS)}

@@ -1,4 +1,4 @@
-"""Pictures that do not come, do not change, or change in any way: what comes out of the node, and what its diagnostics say."""
+"""Faults of the images of a camera: outputs and diagnostics of the node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 from support.camera_faults import (
-    CHEAP,
     ERROR,
     LABELS,
     OK,
@@ -25,11 +24,12 @@ from support.camera_faults import (
     SECOND,
     STALE,
     WARN,
+    WITHOUT_COMPILATION,
     Feed,
     Gate,
-    apart,
     assert_labels,
     camera_fixtures,
+    other_node,
 )
 from support.node_in_process import ask, node_inside
 from support.ros_client import Client, profile
@@ -42,7 +42,7 @@ from mtl_perception.ros.diagnostics import CHECK_PERIOD
 short_memory, pipeline, node, client, connected, feed = camera_fixtures()
 
 
-# Pictures that do not come.
+# Missing images.
 
 
 def test_no_camera_at_start(node, client: Client) -> None:
@@ -55,17 +55,17 @@ def test_camera_stops_and_returns(feed: Feed, client: Client, pipeline: Pipeline
     status = client.wait_status("frames", lambda s: s.level != OK)
     assert status.level == STALE
     assert re.match(r"no image for \d+\.\d s: /image has a publisher, but no message was received", status.message)
-    picture = feed.picture()
-    assert_labels(feed.exchange(image(picture)), picture, pipeline)
-    assert feed.told("frames", OK, "processing")
+    pixels = feed.pixels()
+    assert_labels(feed.exchange(image(pixels)), pixels, pipeline)
+    assert feed.wait_for_status("frames", OK, "processing")
 
 
 def test_camera_that_stops_while_the_node_is_inactive_is_reported_after_activation(weights_file: Path) -> None:
-    with node_inside(weights_file, Gate, "/again", image_timeout=0.5, **CHEAP) as node:
+    with node_inside(weights_file, Gate, "/again", image_timeout=0.5, **WITHOUT_COMPILATION) as node:
         client = Client("again", "/again/mtl_perception", start_ns=time.time_ns())
-        Feed(client).told("frames", OK, "processing")
+        Feed(client).wait_for_status("frames", OK, "processing")
         assert ask(node, client, "deactivate")
-        assert node.session.cameras[0].monitor.last is None, "its latest picture is kept"
+        assert node.session.cameras[0].monitor.last is None, "its latest image is kept"
         client.spin_for(0.6)
         assert ask(node, client, "activate")
         status = client.wait_status("frames", lambda s: s.level != OK)
@@ -77,11 +77,11 @@ def test_camera_that_stops_while_the_node_is_inactive_is_reported_after_activati
 
 
 def test_silence_is_reported_before_the_next_period(weights_file: Path) -> None:
-    """With the default settings within two seconds: the time-out, and the look that finds it."""
+    """With the default parameters, within two seconds."""
     assert Config().image_timeout + 2 * CHECK_PERIOD < 2
-    with apart(weights_file, image_timeout=1.0, diagnostics_period=60.0) as client:
+    with other_node(weights_file, image_timeout=1.0, diagnostics_period=60.0) as client:
         feed = Feed(client)
-        feed.told("frames", OK, "processing")
+        feed.wait_for_status("frames", OK, "processing")
         client.spin_until(lambda: client.statuses["frames"].level == STALE, "STALE", seconds=30)
 
 
@@ -93,52 +93,52 @@ def test_only_the_newest_image_of_a_burst_is_processed(feed: Feed, client: Clien
     gate.open.clear()
     sent = [feed.send()]
     client.spin_until(gate.reached.is_set)
-    picture = feed.picture()
+    pixels = feed.pixels()
     for number in range(5):
-        sent.append(feed.send(image(picture if number == 4 else feed.picture())))
+        sent.append(feed.send(image(pixels if number == 4 else feed.pixels())))
         client.spin_until(lambda n=number: client.counts()["received"] == before["received"] + n + 2)
     gate.open.set()
-    assert_labels(feed.camera.answers(sent[-1]), picture, pipeline)
+    assert_labels(feed.camera.answers(sent[-1]), pixels, pipeline)
     feed.camera.settle()
     after = client.counts()
     assert (after["processed"] - before["processed"], after["replaced"] - before["replaced"]) == (2, 4)
     assert not set(sent[1:-1]) & set(feed.camera.order[LABELS])
-    feed.well()
+    feed.wait_until_ok()
 
 
-# Pictures that do not change, and pictures that do.
+# Frozen and changed images.
 
 
 def test_repeated_stamps_are_reported(feed: Feed, client: Client, pipeline: Pipeline) -> None:
     stamp = time.time_ns()
     for count in (1, 2, 3):
-        picture = feed.picture()
-        feed.send(image(picture), stamp)
+        pixels = feed.pixels()
+        feed.send(image(pixels), stamp)
         client.spin_until(lambda n=count: feed.camera.order[LABELS].count(stamp) == n)
-        assert_labels({LABELS: feed.camera.received[LABELS][stamp]}, picture, pipeline)
+        assert_labels({LABELS: feed.camera.received[LABELS][stamp]}, pixels, pipeline)
     named = f"consecutive images have the stamp {stamp // SECOND}.{stamp % SECOND:09d}"
-    feed.told("stream", WARN, named, lambda: feed.send(stamp=stamp))
+    feed.wait_for_status("stream", WARN, named, lambda: feed.send(stamp=stamp))
     client.wait_status("stream", lambda s: int(values_of(s)["repeated stamps"]) >= 2)
 
 
 def test_frozen_images_are_reported(feed: Feed, client: Client, pipeline: Pipeline) -> None:
-    picture = feed.picture()
-    status = feed.told("stream", WARN, "image has not changed for", lambda: feed.send(image(picture)))
+    pixels = feed.pixels()
+    status = feed.wait_for_status("stream", WARN, "image has not changed for", lambda: feed.send(image(pixels)))
     assert "frozen" in status.message
     assert client.status("frames").level == OK
-    assert_labels(feed.exchange(image(picture)), picture, pipeline)
-    feed.told("stream", OK, "no anomalies")
+    assert_labels(feed.exchange(image(pixels)), pixels, pipeline)
+    feed.wait_for_status("stream", OK, "no anomalies")
 
 
 def test_changes_of_size_and_encoding_are_reported(feed: Feed, client: Client, pipeline: Pipeline) -> None:
     before = int(values_of(client.status("stream"))["size or encoding changes"])
-    gray = cv2.cvtColor(feed.picture(24, 32), cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(feed.pixels(24, 32), cv2.COLOR_RGB2GRAY)
 
     def change() -> None:
         feed.exchange()
         feed.exchange(image(gray, "mono8"))
 
-    status = feed.told("stream", WARN, "images changed from 64x48 rgb8 to 32x24 mono8", change)
+    status = feed.wait_for_status("stream", WARN, "images changed from 64x48 rgb8 to 32x24 mono8", change)
     assert int(values_of(status)["size or encoding changes"]) > before
     status = client.wait_status("camera", lambda s: s.level == WARN)
     assert status.message == "camera_info is for 64x48; intrinsics are scaled to the image's 32x24"
@@ -148,21 +148,23 @@ def test_changes_of_size_and_encoding_are_reported(feed: Feed, client: Client, p
 
 
 def test_long_encodings_and_frame_ids_are_truncated(feed: Feed, client: Client) -> None:
-    strange = image(feed.picture())
+    strange = image(feed.pixels())
     strange.encoding = "rgb8\n" * 20_000
     frame = "camera\n" * 20_000
-    told = feed.told("stream", WARN, "images changed from", lambda: feed.camera.publish(strange, frame, time.time_ns()))
-    assert len(told.message) < 1000 and told.message.isprintable()
-    told = feed.told("camera", WARN, "frame_id of camera_info is", lambda: feed.send(frame_id=frame))
-    assert len(told.message) < 1000 and told.message.isprintable()
-    assert all(len(value.value) < 1000 and value.value.isprintable() for value in told.values)
-    feed.well()
+    status = feed.wait_for_status(
+        "stream", WARN, "images changed from", lambda: feed.camera.publish(strange, frame, time.time_ns())
+    )
+    assert len(status.message) < 1000 and status.message.isprintable()
+    status = feed.wait_for_status("camera", WARN, "frame_id of camera_info is", lambda: feed.send(frame_id=frame))
+    assert len(status.message) < 1000 and status.message.isprintable()
+    assert all(len(value.value) < 1000 and value.value.isprintable() for value in status.values)
+    feed.wait_until_ok()
 
 
 def test_size_that_does_not_match_the_calibration_drops_the_cloud_only(feed: Feed, client: Client, pipeline: Pipeline) -> None:
-    picture = feed.picture(48, 48)
-    outputs = feed.exchange(image(picture), None, LABELS)
-    assert_labels(outputs, picture, pipeline)
+    pixels = feed.pixels(48, 48)
+    outputs = feed.exchange(image(pixels), None, LABELS)
+    assert_labels(outputs, pixels, pipeline)
     status = client.wait_status("camera", lambda s: s.level == ERROR)
     assert "no point cloud: the calibration is for 64x48, the image has 48x48" in status.message
     feed.camera.settle()
@@ -171,39 +173,39 @@ def test_size_that_does_not_match_the_calibration_drops_the_cloud_only(feed: Fee
 
 
 def test_frozen_and_changed_compressed_images_are_reported(weights_file: Path, pipeline: Pipeline) -> None:
-    def png(picture: np.ndarray) -> CompressedImage:
-        return set_data(CompressedImage(format="png"), cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+    def png(pixels: np.ndarray) -> CompressedImage:
+        return set_data(CompressedImage(format="png"), cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
 
-    with apart(weights_file, image_timeout=1.0, image_transport="compressed") as client:
+    with other_node(weights_file, image_timeout=1.0, image_transport="compressed") as client:
         feed = Feed(client, kind=CompressedImage)
-        feed.camera.connect(png(feed.picture()))
-        picture = feed.picture(24, 32)
+        feed.camera.connect(png(feed.pixels()))
+        pixels = feed.pixels(24, 32)
 
         def change() -> None:
-            feed.exchange(png(feed.picture()))
-            feed.exchange(png(picture))
+            feed.exchange(png(feed.pixels()))
+            feed.exchange(png(pixels))
 
-        feed.told("stream", WARN, "images changed from 64x48 png to 32x24 png", change)
-        feed.told("stream", WARN, "image has not changed for", lambda: feed.send(png(picture)))
-        assert_labels(feed.exchange(png(picture)), picture, pipeline)
+        feed.wait_for_status("stream", WARN, "images changed from 64x48 png to 32x24 png", change)
+        feed.wait_for_status("stream", WARN, "image has not changed for", lambda: feed.send(png(pixels)))
+        assert_labels(feed.exchange(png(pixels)), pixels, pipeline)
 
 
 # Clocks.
 
 
 def test_backward_stamp_jumps_are_reported(feed: Feed, client: Client, pipeline: Pipeline) -> None:
-    """A bag that begins again: from then on its stamps are earlier."""
+    """As by a bag that restarts."""
     start = time.time_ns() - 100 * SECOND
-    picture, rounds = feed.picture(), itertools.count()
+    pixels, rounds = feed.pixels(), itertools.count()
     outputs: dict[str, Any] = {}
 
     def begin_anew() -> None:
         first = start + next(rounds)
         feed.exchange(stamp=first + 12 * SECOND)
-        outputs.update(feed.exchange(image(picture), first))
+        outputs.update(feed.exchange(image(pixels), first))
 
-    status = feed.told("stream", WARN, "stamps jumped back by 12.0 s", begin_anew)
-    assert_labels(outputs, picture, pipeline)
+    status = feed.wait_for_status("stream", WARN, "stamps jumped back by 12.0 s", begin_anew)
+    assert_labels(outputs, pixels, pipeline)
     assert int(values_of(status)["backward stamp jumps"]) >= 1
     ages = [value for name, value in client.values().items() if name.startswith("stamp age")]
     assert float(ages[0]) >= 0
@@ -223,19 +225,19 @@ def test_backward_stamp_jumps_are_reported(feed: Feed, client: Client, pipeline:
 def test_stamps_of_another_clock_are_reported(
     feed: Feed, client: Client, pipeline: Pipeline, stamp: Callable[[], int], words: str
 ) -> None:
-    picture, stamped = feed.picture(), stamp()
-    assert_labels(feed.exchange(image(picture), stamped), picture, pipeline)
-    feed.told("stream", WARN, words, lambda: feed.send(stamp=stamp()))
+    pixels, stamped = feed.pixels(), stamp()
+    assert_labels(feed.exchange(image(pixels), stamped), pixels, pipeline)
+    feed.wait_for_status("stream", WARN, words, lambda: feed.send(stamp=stamp()))
     age = client.values()["stamp age median [ms]"]
     assert age == "-" or 0 <= float(age) < 60_000
-    feed.told("stream", OK, "no anomalies")
+    feed.wait_for_status("stream", OK, "no anomalies")
 
 
 def test_simulated_time(weights_file: Path, pipeline: Pipeline) -> None:
-    """Without /clock, with it, with pictures of another clock, and reset."""
-    with apart(weights_file, use_sim_time=True) as client:
+    """Without /clock, with it, with images of another clock, and after a reset."""
+    with other_node(weights_file, use_sim_time=True) as client:
         feed = Feed(client)
-        feed.told("stream", WARN, "use_sim_time is set, but nothing was received on /clock yet")
+        feed.wait_for_status("stream", WARN, "use_sim_time is set, but nothing was received on /clock yet")
         clock = client.node.create_publisher(Clock, "/clock", profile())
         now = itertools.count(1000 * SECOND, SECOND // 20)
 
@@ -247,11 +249,13 @@ def test_simulated_time(weights_file: Path, pipeline: Pipeline) -> None:
             client.spin_for(0.02)
             return feed.send(message, time_ns + offset)
 
-        feed.told("stream", OK, "no anomalies", simulated)
-        feed.told("stream", WARN, "ahead of simulated time: they are not based on /clock", lambda: simulated(10**9 * SECOND))
-        feed.told("stream", OK, "no anomalies", simulated)
+        feed.wait_for_status("stream", OK, "no anomalies", simulated)
+        feed.wait_for_status(
+            "stream", WARN, "ahead of simulated time: they are not based on /clock", lambda: simulated(10**9 * SECOND)
+        )
+        feed.wait_for_status("stream", OK, "no anomalies", simulated)
         now = itertools.count(5 * SECOND, SECOND // 20)
-        picture = feed.picture()
-        assert_labels(feed.camera.answers(simulated(message=image(picture))), picture, pipeline)
-        feed.told("stream", WARN, "stamps jumped back by", simulated)
-        feed.told("stream", OK, "no anomalies", simulated)
+        pixels = feed.pixels()
+        assert_labels(feed.camera.answers(simulated(message=image(pixels))), pixels, pipeline)
+        feed.wait_for_status("stream", WARN, "stamps jumped back by", simulated)
+        feed.wait_for_status("stream", OK, "no anomalies", simulated)

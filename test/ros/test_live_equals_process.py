@@ -1,4 +1,4 @@
-"""What the node says live of a camera is what `process` says offline of its recording, to the byte."""
+"""Outputs of the node and of `process` for the same images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from support.ros_messages import OUTPUTS, camera_info, image, stamp_of
 
 FRAMES = 5
 SIZES = [(64, 96)] * 3 + [(48, 72)] * 2
-"""The camera changes its resolution in mid-stream; its aspect stays."""
+"""Images whose size changes, with the same aspect ratio."""
 SETTINGS = {"output_scale": 0.5, "max_depth": 60.0, "min_confidence": 0.3, "overlay_opacity": 0.7, "input_rectified": False}
 
 
-def pictures() -> list[np.ndarray]:
+def source_images() -> list[np.ndarray]:
     return [noise_image(*size, seed=i) for i, size in enumerate(SIZES)]
 
 
@@ -36,7 +36,7 @@ def write_recording(folder: Path) -> Path:
     make = Messages()
     ros = camera_info(96, 64, **info_values())
     records = []
-    for i, rgb in enumerate(pictures()):
+    for i, rgb in enumerate(source_images()):
         stamp = START_NS + i * 10**8
         roi = make.store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
         arrays = (np.array(values, np.float64) for values in (ros.d, ros.k, ros.r, ros.p))
@@ -70,8 +70,8 @@ def live(weights: Path, log: Path) -> dict[str, dict[int, object]]:
         camera = Camera(client)
         info = camera_info(96, 64, **info_values())
         camera.publish_info(info, "front_optical")
-        camera.connect(image(pictures()[0]))
-        for i, rgb in enumerate(pictures()):
+        camera.connect(image(source_images()[0]))
+        for i, rgb in enumerate(source_images()):
             message = image(rgb)
             stamp = START_NS + i * 10**8
             client.next_stamp = lambda stamp=stamp: stamp
@@ -79,12 +79,12 @@ def live(weights: Path, log: Path) -> dict[str, dict[int, object]]:
             camera.answers(stamp)
         camera.close()
         client.close()
-        # Outputs of the pictures that made the connection, which have small stamps, may come at any time.
+        # Outputs of the images sent by connect(), which have small stamps, may arrive at any time.
         return {topic: {at: kept for at, kept in found.items() if at >= START_NS} for topic, found in camera.received.items()}
 
 
 def differences(offline: object, live: object, path: str = "") -> list[str]:
-    """Paths of the fields that differ between a message of rosbags and one of rclpy."""
+    """Return the paths of fields that differ between a message of rosbags and one of rclpy."""
     found = []
     for name in live.get_fields_and_field_types():
         one, other = getattr(offline, name), getattr(live, name)
@@ -108,6 +108,6 @@ def test_live_and_offline_outputs_are_identical(tmp_path: Path, weights_file: Pa
         assert list(expected[topic]) == sorted(found[topic]) == [START_NS + i * 10**8 for i in range(FRAMES)], topic
         for stamp, message in expected[topic].items():
             assert differences(message, found[topic][stamp]) == [], topic
-    # The comparison itself tells different messages apart.
+    # Check the comparison itself.
     first, last = (found["points"][START_NS + i * 10**8] for i in (0, FRAMES - 1))
     assert differences(first, last) == ["header.stamp.nanosec", "height", "width", "row_step", "data"]

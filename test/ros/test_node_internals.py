@@ -1,4 +1,4 @@
-"""What cannot be seen from outside the node: that work not wanted is not done, and what stands in for what is not installed."""
+"""Behavior that is not visible from outside the node."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from mtl_perception.runtime.diagnostics import evaluate
 from mtl_perception.types import CLOUD_DTYPE
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = noise_image(HEIGHT, WIDTH)
+PIXELS = noise_image(HEIGHT, WIDTH)
 
 
 class Spy:
-    """Stands before the pipeline: notes what is asked of it, and lets calls wait."""
+    """Wrapper of the pipeline that records the requested outputs and can block calls."""
 
     def __init__(self, pipeline) -> None:
         self.pipeline = pipeline
@@ -88,22 +88,22 @@ def client(node):
 def test_only_subscribed_outputs_are_computed(node, client: Client, topics: list[str], asked: set[str]) -> None:
     camera = Camera(client, outputs={topic: OUTPUTS[topic] for topic in topics})
     camera.publish_info(camera_info(WIDTH, HEIGHT))
-    camera.connect(image(PICTURE))
-    # Those that made the connection may still be in work.
+    camera.connect(image(PIXELS))
+    # Images sent by connect() may still be in progress.
     camera.settle()
     node.session.pipeline.asked.clear()
-    camera.exchange(image(PICTURE))
+    camera.exchange(image(PIXELS))
     assert node.session.pipeline.asked == [asked]
 
 
 def test_deactivation_waits_for_the_frame_in_progress(node, client: Client) -> None:
-    """Else two threads might use the pipeline after the next activation."""
+    """Otherwise two threads could use the pipeline after the next activation."""
     camera = Camera(client, outputs={"segmentation/labels": Image})
-    camera.connect(image(PICTURE))
+    camera.connect(image(PIXELS))
     spy = node.session.pipeline
     spy.started.clear()
     spy.may_go.clear()
-    late = camera.publish(image(PICTURE))
+    late = camera.publish(image(PIXELS))
     client.spin_until(spy.started.is_set)
     worker = node._worker
     timer = threading.Timer(0.5, spy.may_go.set)
@@ -113,7 +113,7 @@ def test_deactivation_waits_for_the_frame_in_progress(node, client: Client) -> N
     assert not worker.is_alive()
     assert in_its_executor(node, client, node.trigger_activate) == TransitionCallbackReturn.SUCCESS
     camera.wait_until_heard()
-    fresh = camera.exchange(image(PICTURE))
+    fresh = camera.exchange(image(PIXELS))
     assert set(np.unique(labels_of(fresh["segmentation/labels"]))) <= set(range(12))
     assert camera.order["segmentation/labels"] == sorted(camera.order["segmentation/labels"])
     assert late not in camera.received["segmentation/labels"] or late < max(camera.order["segmentation/labels"])
@@ -121,7 +121,7 @@ def test_deactivation_waits_for_the_frame_in_progress(node, client: Client) -> N
 
 def test_internal_error_drops_the_frame_only(node, client: Client) -> None:
     camera = Camera(client, outputs={"segmentation/labels": Image})
-    camera.connect(image(PICTURE))
+    camera.connect(image(PIXELS))
     spy = node.session.pipeline
 
     class Broken:
@@ -132,12 +132,12 @@ def test_internal_error_drops_the_frame_only(node, client: Client) -> None:
             raise RuntimeError("a bug")
 
     node.session.pipeline = Broken()
-    camera.publish(image(PICTURE))
+    camera.publish(image(PIXELS))
     status = client.wait_status("frames", lambda s: "a bug" in s.message)
     assert status.level == status.ERROR
     assert client.counts()["rejected: internal"] == 1
     node.session.pipeline = spy
-    camera.exchange(image(PICTURE))
+    camera.exchange(image(PIXELS))
 
 
 def test_failed_activation_is_reported_until_one_succeeds(weights_file: Path, monkeypatch) -> None:
@@ -167,14 +167,14 @@ def test_failed_activation_is_reported_until_one_succeeds(weights_file: Path, mo
 @pytest.mark.parametrize("private", [True, False])
 def test_message_data_is_equal_with_and_without_the_private_attribute(monkeypatch: pytest.MonkeyPatch, private: bool) -> None:
     monkeypatch.setattr(compat, "can_fill_privately", lambda: private)
-    message = convert.to_message("sensor_msgs/msg/Image", image_fields(PICTURE, "rgb8"), Header(frame_id="a"))
+    message = convert.to_message("sensor_msgs/msg/Image", image_fields(PIXELS, "rgb8"), Header(frame_id="a"))
     read = deserialize_message(serialize_message(message), Image)
-    assert bytes(read.data) == PICTURE.tobytes()
+    assert bytes(read.data) == PIXELS.tobytes()
     assert (read.height, read.width, read.step, read.encoding, read.header.frame_id) == (HEIGHT, WIDTH, 3 * WIDTH, "rgb8", "a")
 
 
 def test_private_attribute_works_with_this_rclpy() -> None:
-    """It is much the faster one: a new rclpy that refuses it should be noticed."""
+    """It is much faster, so an rclpy that breaks it should be noticed."""
     assert compat.can_fill_privately()
 
 
@@ -186,13 +186,13 @@ def test_unsupported_encodings_are_left_to_cv_bridge(monkeypatch: pytest.MonkeyP
             return np.full((message.height, message.width, 3), 9, np.uint8)
 
     monkeypatch.setattr(convert, "CvBridge", Bridge)
-    assert (convert.to_rgb(image(PICTURE, "nv21")) == 9).all()
+    assert (convert.to_rgb(image(PIXELS, "nv21")) == 9).all()
     with pytest.raises(FrameError, match="'hyperspectral8'"):
-        convert.to_rgb(image(PICTURE, "hyperspectral8"))
-    np.testing.assert_array_equal(convert.to_rgb(image(PICTURE, "rgb8")), PICTURE)
+        convert.to_rgb(image(PIXELS, "hyperspectral8"))
+    np.testing.assert_array_equal(convert.to_rgb(image(PIXELS, "rgb8")), PIXELS)
     monkeypatch.setattr(convert, "CvBridge", None)
     with pytest.raises(FrameError, match="'nv21'"):
-        convert.to_rgb(image(PICTURE, "nv21"))
+        convert.to_rgb(image(PIXELS, "nv21"))
 
 
 @contextlib.contextmanager
@@ -213,7 +213,7 @@ def bare_node():
 
 @pytest.fixture
 def other_node():
-    """In a context of its own: one participant refuses two types of one topic."""
+    """A node in another context, because a participant refuses two types for one topic."""
     with _plain_node("other") as node:
         yield node
 
@@ -262,7 +262,7 @@ for row in OUTPUT_TOPICS:
 
 
 def test_messages_pass_field_checks() -> None:
-    """As on Humble, always, and elsewhere when asked for."""
+    """Humble always checks fields, later distributions on request."""
     environment = {**os.environ, "ROS_PYTHON_CHECK_FIELDS": "1"}
     done = subprocess.run([sys.executable, "-c", CHECKED], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -272,19 +272,19 @@ def test_messages_pass_field_checks() -> None:
 
 def test_frame_with_a_failing_message_is_not_published_partially(node, client: Client, monkeypatch) -> None:
     camera = Camera(client, outputs={"segmentation/labels": Image, "segmentation/confidence": Image})
-    camera.connect(image(PICTURE))
+    camera.connect(image(PIXELS))
 
     def broken(kind, fields, header):
-        if fields["encoding"] == "mono8" and fields["data"].max() > 30:  # confidence, not labels
+        if fields["encoding"] == "mono8" and fields["data"].max() > 30:  # Confidence, not labels.
             raise RuntimeError("cannot be filled")
         return convert.to_message(kind, fields, header)
 
     monkeypatch.setattr("mtl_perception.ros.camera.to_message", broken)
-    stamp = camera.publish(image(PICTURE))
+    stamp = camera.publish(image(PIXELS))
     client.wait_status("frames", lambda s: "cannot be filled" in s.message)
     assert stamp not in camera.order["segmentation/labels"]
     monkeypatch.undo()
-    camera.exchange(image(PICTURE))
+    camera.exchange(image(PIXELS))
 
 
 def test_uncalibrated_camera_is_reported_without_subscribers(node, client: Client) -> None:
@@ -307,7 +307,7 @@ def test_sensor_msgs_py_reads_the_cloud() -> None:
         serialize_message(convert.to_message("sensor_msgs/msg/PointCloud2", cloud_fields(cloud), Header())), PointCloud2
     )
     points = reader.read_points(message, reshape_organized_cloud=True)
-    assert points.shape in ((3, 4), (4, 3))  # some releases swap the two
+    assert points.shape in ((3, 4), (4, 3))  # Some releases swap the dimensions.
     flat = points.reshape(-1)
     for name in ("x", "y", "z", "label"):
         np.testing.assert_array_equal(flat[name], cloud[name].reshape(-1))

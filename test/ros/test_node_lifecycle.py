@@ -1,4 +1,4 @@
-"""Start, parameters, lifecycle and end of the node."""
+"""Startup, parameters, lifecycle and shutdown of the node."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from support.ros_client import Camera, Client
 from support.ros_messages import camera_info, cloud_of, depth_of, image, labels_of, stamp_of, values_of
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = noise_image(HEIGHT, WIDTH)
+PIXELS = noise_image(HEIGHT, WIDTH)
 INFO = camera_info(WIDTH, HEIGHT)
 
 
-# A node that waits for a lifecycle manager, in a namespace, with simulated time that stands still.
+# A node in a namespace that waits for a lifecycle manager, with simulated time that stands still.
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_misspelled_parameter_for_all_nodes_is_reported(node: Process) -> None:
 
 def test_every_parameter_is_described(client: Client) -> None:
     expected = {
-        # name: bounds of the range, or the choices
+        # By name: the range, or the choices.
         "weights": None,
         "classes": None,
         "device": None,
@@ -110,7 +110,7 @@ def test_every_parameter_is_described(client: Client) -> None:
         ("output_scale", 0.0, "output_scale"),
         ("overlay_opacity", 1.5, "overlay_opacity"),
         ("cpu_threads", -1, "cpu_threads"),
-        # Refused by rclpy, whose words they are; Kilted's name the types by numbers.
+        # Refused by rclpy; Kilted's message has numbers for the types.
         ("cpu_threads", 2.0, "Wrong parameter type"),
         ("upsampling", "bilinaer", "did you mean 'bilinear'"),
         ("device", "tpu", "cuda:N"),
@@ -162,12 +162,12 @@ def test_weights_cannot_change_while_configured(client: Client, weights_file: Pa
     assert "weights" in result.reason
     assert "unconfigured" in result.reason
     assert client.get("weights") == [str(weights_file)]
-    assert client.set(weights=str(weights_file))[0].successful  # no change
+    assert client.set(weights=str(weights_file))[0].successful  # No change.
 
 
 @pytest.fixture(scope="module")
 def camera(client: Client):
-    """Publishes whatever the node's state; waits for nothing."""
+    """Publish an image without waiting for the node."""
     wait, Camera.wait_until_heard = Camera.wait_until_heard, lambda self: None
     try:
         camera = Camera(client, "/cam/left/image_rect", "/calibration/left")
@@ -180,7 +180,7 @@ def camera(client: Client):
 def test_lifecycle_can_be_repeated(client: Client, camera: Camera) -> None:
     for _ in range(2):
         assert client.state() == "inactive"
-        silent = [camera.publish(image(PICTURE)) for _ in range(3)]
+        silent = [camera.publish(image(PIXELS)) for _ in range(3)]
         client.spin_for(0.3)
         assert all(not received for received in camera.received.values()), "inactive nodes publish nothing"
         assert client.counts()["received"] == 0
@@ -189,7 +189,7 @@ def test_lifecycle_can_be_repeated(client: Client, camera: Camera) -> None:
         assert client.state() == "active"
         camera.wait_until_heard()
         camera.publish_info(INFO)
-        outputs = camera.connect(image(PICTURE))
+        outputs = camera.connect(image(PIXELS))
         assert len({stamp_of(message) for message in outputs.values()}) == 1
         depth = depth_of(outputs["depth/image"])
         assert depth[np.isfinite(depth)].max() <= 50
@@ -202,7 +202,7 @@ def test_lifecycle_can_be_repeated(client: Client, camera: Camera) -> None:
         assert client.status("frames").message == "inactive"
         for received in camera.received.values():
             received.clear()
-        camera.publish(image(PICTURE))
+        camera.publish(image(PIXELS))
         client.spin_for(0.3)
         assert all(not received for received in camera.received.values())
 
@@ -213,19 +213,19 @@ def test_lifecycle_can_be_repeated(client: Client, camera: Camera) -> None:
 
 
 def test_parameter_changes_in_every_state_apply_when_active(client: Client, camera: Camera) -> None:
-    """Values set while inactive, and while unconfigured, act as those set while active do."""
+    """Values set while unconfigured or inactive apply like those set while active."""
     assert client.set(output_scale=0.5)[0].successful
     assert client.change_state("activate")
     camera.wait_until_heard()
     camera.publish_info(INFO)
-    assert labels_of(camera.connect(image(PICTURE))["segmentation/labels"]).shape == (HEIGHT // 2, WIDTH // 2)
+    assert labels_of(camera.connect(image(PIXELS))["segmentation/labels"]).shape == (HEIGHT // 2, WIDTH // 2)
     for step in ("deactivate", "cleanup"):
         assert client.change_state(step)
     assert client.set(output_scale=0.25, overlay_opacity=0.0, diagnostics_period=0.2)[0].successful
     for step in ("configure", "activate"):
         assert client.change_state(step)
     camera.wait_until_heard()
-    labels = camera.connect(image(PICTURE), "segmentation/labels")["segmentation/labels"]
+    labels = camera.connect(image(PIXELS), "segmentation/labels")["segmentation/labels"]
     assert labels_of(labels).shape == (HEIGHT // 4, WIDTH // 4)
 
 
@@ -236,7 +236,7 @@ def test_invalid_transitions_are_refused(client: Client, camera: Camera) -> None
     assert not client.call(ChangeState, "change_state", transition=Transition(id=250)).success
     assert not client.call(ChangeState, "change_state", transition=Transition(label="fly")).success
     assert client.state() == "active"
-    camera.connect(image(PICTURE), "segmentation/labels")
+    camera.connect(image(PIXELS), "segmentation/labels")
 
 
 def test_shutdown_finalizes_the_node_and_sigterm_ends_the_process(client: Client, camera: Camera, node: Process) -> None:
@@ -247,7 +247,7 @@ def test_shutdown_finalizes_the_node_and_sigterm_ends_the_process(client: Client
     assert "Traceback" not in node.output
 
 
-# Processes of their own.
+# Nodes in their own processes.
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,10 @@ def test_shutdown_finalizes_the_node_and_sigterm_ends_the_process(client: Client
         (["-p", "cpu_threads:=many"], "cpu_threads"),
         (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
         (["-p", "max_depth"], "max_depth"),
-        (["-p", "max_dept:=3.0"], "-p max_dept:=3.0: unknown parameter 'max_dept'; did you mean 'max_depth'?"),
+        (
+            ["-p", "mtl_perception:max_dept:=3.0"],
+            "-p mtl_perception:max_dept:=3.0: unknown parameter 'max_dept'; did you mean 'max_depth'?",
+        ),
     ],
     ids=["range", "type", "choice", "names", "integer", "no file", "no value", "unknown"],
 )
@@ -275,11 +278,11 @@ def test_invalid_value_at_startup_exits_with_one_line(tmp_path: Path, arguments:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_while_working_ends_cleanly(tmp_path: Path, weights_file: Path, number: signal.Signals) -> None:
-    """A picture that takes seconds is in work; a second signal comes at once."""
+    """While an image that takes seconds is processed, and with a second signal immediately after the first."""
     with node_process(tmp_path / "node.log", "-p", f"weights:={weights_file}", "-p", "diagnostics_period:=0.1") as node:
         client = Client()
         camera = Camera(client, outputs={"segmentation/labels": Image, "points": PointCloud2})
-        camera.connect(image(PICTURE), "segmentation/labels")
+        camera.connect(image(PIXELS), "segmentation/labels")
         large = image(noise_image(2160, 3840))
         camera.publish(large)
         client.wait_status("frames", lambda s: int(values_of(s)["frames received"]) > int(values_of(s)["frames processed"]))
@@ -296,10 +299,10 @@ def test_signal_while_working_ends_cleanly(tmp_path: Path, weights_file: Path, n
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_during_startup_ends_cleanly(tmp_path: Path, weights_file: Path, number: signal.Signals) -> None:
-    """While the network loads."""
+    """While the network is loading."""
     process = Process(["node", "--ros-args", "-p", f"weights:={weights_file}"], tmp_path / "node.log")
     deadline = time.monotonic() + PATIENCE
-    # The middleware's library is mapped when the node's context is made.
+    # The library of the middleware is mapped when the context is initialized.
     while "librmw" not in Path(f"/proc/{process.child.pid}/maps").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The node's outputs, as a client sees them that knows only the message definitions."""
+"""Outputs of the node, decoded from the message definitions alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.ros_messages import (
 )
 
 WIDTH, HEIGHT = 160, 96
-PICTURE = noise_image(HEIGHT, WIDTH)
+PIXELS = noise_image(HEIGHT, WIDTH)
 INFO = camera_info(WIDTH, HEIGHT)
 IMAGE_TOPIC, INFO_TOPIC = "/cam/front/image_raw", "/cam/front/camera_info"
 
@@ -36,14 +36,14 @@ node, client = node_and_client("-r", f"image:={IMAGE_TOPIC}")
 def connected(client: Client):
     camera = Camera(client, IMAGE_TOPIC, INFO_TOPIC)
     camera.publish_info(INFO)
-    camera.connect(image(PICTURE))
+    camera.connect(image(PIXELS))
     yield camera
     camera.close()
 
 
 @pytest.fixture
 def camera(connected: Camera, client: Client):
-    """With the camera_info of PICTURE in use and all parameters at their defaults."""
+    """The camera, with its camera_info and default parameters."""
     connected.publish_info(INFO)
     yield connected
     results = client.set(output_scale=1.0, max_depth=0.0, min_confidence=0.0, overlay_opacity=0.5, input_rectified=True)
@@ -52,13 +52,13 @@ def camera(connected: Camera, client: Client):
 
 @pytest.fixture(scope="module")
 def plain(connected: Camera):
-    """Outputs of PICTURE as plain rgb8."""
+    """Outputs for the rgb8 image."""
     connected.publish_info(INFO)
-    return connected.exchange(image(PICTURE))
+    return connected.exchange(image(PIXELS))
 
 
 def test_every_output_has_the_header_of_the_image(camera: Camera) -> None:
-    stamp = camera.publish(image(PICTURE), frame_id="left camera/optical é")
+    stamp = camera.publish(image(PIXELS), frame_id="left camera/optical é")
     outputs = camera.answers(stamp)
     assert set(outputs) == set(OUTPUTS)
     for topic, message in outputs.items():
@@ -75,7 +75,7 @@ def test_labels_are_varied_and_colored_by_class(plain) -> None:
     palette = [np.unique(colors[labels == label], axis=0) for label in found]
     assert all(len(color) == 1 for color in palette)
     assert len({tuple(color[0]) for color in palette}) == len(found)
-    blended = (colors.astype(float) + PICTURE) / 2
+    blended = (colors.astype(float) + PIXELS) / 2
     assert np.abs(overlay - blended).max() <= 1
 
 
@@ -103,13 +103,13 @@ def test_cloud_is_the_back_projected_depth(plain) -> None:
 def test_cloud_carries_labels_and_colors(plain) -> None:
     cloud = cloud_of(plain["points"])
     np.testing.assert_array_equal(cloud["label"], labels_of(plain["segmentation/labels"]))
-    np.testing.assert_array_equal(colors_of_cloud(cloud), PICTURE)
+    np.testing.assert_array_equal(colors_of_cloud(cloud), PIXELS)
 
 
 def test_cloud_without_gaps_is_dense(camera: Camera, client: Client) -> None:
     client.set(max_depth=1000.0)
-    # Depth reaches farther than that in the middle of this picture, not in a dark one.
-    outputs = camera.exchange(image(np.zeros_like(PICTURE)))
+    # Depth exceeds the limit in the middle of this image, but not in a dark one.
+    outputs = camera.exchange(image(np.zeros_like(PIXELS)))
     depth = depth_of(outputs["depth/image"])
     assert np.isfinite(depth).all()
     assert outputs["points"].is_dense is True
@@ -125,13 +125,13 @@ def test_depth_camera_info_matches_the_camera(plain) -> None:
 @pytest.mark.parametrize(
     ("encoding", "pixels"),
     [
-        ("rgb8", PICTURE),
-        ("bgr8", PICTURE[..., ::-1]),
-        ("rgba8", np.dstack([PICTURE, np.full((HEIGHT, WIDTH), 7, np.uint8)])),
-        ("bgra8", np.dstack([PICTURE[..., ::-1], np.full((HEIGHT, WIDTH), 7, np.uint8)])),
-        ("8UC3", PICTURE[..., ::-1]),
-        ("rgb16", PICTURE.astype(np.uint16) * 257),
-        ("bgr16", PICTURE[..., ::-1].astype(np.uint16) * 257),
+        ("rgb8", PIXELS),
+        ("bgr8", PIXELS[..., ::-1]),
+        ("rgba8", np.dstack([PIXELS, np.full((HEIGHT, WIDTH), 7, np.uint8)])),
+        ("bgra8", np.dstack([PIXELS[..., ::-1], np.full((HEIGHT, WIDTH), 7, np.uint8)])),
+        ("8UC3", PIXELS[..., ::-1]),
+        ("rgb16", PIXELS.astype(np.uint16) * 257),
+        ("bgr16", PIXELS[..., ::-1].astype(np.uint16) * 257),
     ],
 )
 def test_all_encodings_of_an_image_have_equal_outputs(camera: Camera, plain, encoding: str, pixels: np.ndarray) -> None:
@@ -141,7 +141,7 @@ def test_all_encodings_of_an_image_have_equal_outputs(camera: Camera, plain, enc
 
 
 def test_gray_image_equals_its_rgb_conversion(camera: Camera) -> None:
-    gray = PICTURE[..., 1]
+    gray = PIXELS[..., 1]
     expected = camera.exchange(image(np.dstack([gray] * 3)))
     assert_same(camera.exchange(image(gray, "mono8")), expected)
     assert_same(camera.exchange(image(gray, "mono8", padding=5)), expected)
@@ -163,14 +163,14 @@ def test_bayer_patterns(camera: Camera, pattern: str, kind: type) -> None:
         mosaic *= 257
     outputs = camera.exchange(image(mosaic, f"bayer_{pattern}{8 * mosaic.itemsize}"))
     seen = colors_of_cloud(cloud_of(outputs["points"]))
-    # Interpolated along a ramp: within its step, and within two at the border.
+    # Interpolation along a ramp differs by at most one step, and by two at the border.
     assert np.abs(seen.astype(int) - scene)[1:-1, 1:-1].max() <= 1
     assert np.abs(seen.astype(int) - scene).max() <= 2
 
 
 def test_yuv_encodings_carry_color(camera: Camera) -> None:
-    """One color all over, so that only the order of the four bytes matters."""
-    y, u, v = 120, 90, 200  # by BT.601, studio range
+    """With one color, so that only the order of the four bytes matters."""
+    y, u, v = 120, 90, 200  # BT.601, studio range.
     gray, u_off, v_off = 1.164 * (y - 16), u - 128, v - 128
     red, green, blue = gray + 1.596 * v_off, gray - 0.813 * v_off - 0.391 * u_off, gray + 2.018 * u_off
     uyvy, yuyv = (u, y, v, y), (y, u, y, v)
@@ -183,23 +183,23 @@ def test_yuv_encodings_carry_color(camera: Camera) -> None:
 
 def test_image_size_can_change_between_frames(camera: Camera, plain) -> None:
     width, height = 122, 75
-    picture = noise_image(height, width, seed=3)
+    pixels = noise_image(height, width, seed=3)
     info = camera_info(width, height, fx=40.0, fy=43.0)
     camera.publish_info(info)
-    outputs = camera.exchange(image(picture))
+    outputs = camera.exchange(image(pixels))
     cloud, depth = cloud_of(outputs["points"]), depth_of(outputs["depth/image"])
     assert cloud.shape == depth.shape == labels_of(outputs["segmentation/labels"]).shape == (height, width)
-    np.testing.assert_array_equal(colors_of_cloud(cloud), picture)
+    np.testing.assert_array_equal(colors_of_cloud(cloud), pixels)
     u = np.broadcast_to(np.arange(width), depth.shape)
     finite = np.isfinite(depth)
     assert finite.any()
     np.testing.assert_allclose(cloud["x"][finite], ((u - info.p[2]) * depth / 40.0)[finite], rtol=1e-5, atol=1e-5)
     camera.publish_info(INFO)
-    assert_same(camera.exchange(image(PICTURE)), plain)
+    assert_same(camera.exchange(image(PIXELS)), plain)
 
 
 def test_resized_image_uses_scaled_intrinsics(camera: Camera) -> None:
-    small = cv2.resize(PICTURE, (WIDTH // 2, HEIGHT // 2))
+    small = cv2.resize(PIXELS, (WIDTH // 2, HEIGHT // 2))
     outputs = camera.exchange(image(small))
     info = outputs["depth/camera_info"]
     assert (info.width, info.height) == (WIDTH // 2, HEIGHT // 2)
@@ -225,13 +225,13 @@ def test_image_with_another_aspect_ratio_has_no_cloud(camera: Camera, client: Cl
     client.spin_for(0.2)
     assert stamp not in camera.received["points"]
     assert stamp not in camera.received["depth/camera_info"]
-    camera.exchange(image(PICTURE))
+    camera.exchange(image(PIXELS))
     client.wait_status("camera", lambda s: s.level == s.OK)
 
 
 def test_output_scale_scales_the_intrinsics(camera: Camera, client: Client) -> None:
     assert client.set(output_scale=0.5)[0].successful
-    outputs = camera.exchange(image(PICTURE))
+    outputs = camera.exchange(image(PIXELS))
     for topic, message in outputs.items():
         assert (message.width, message.height) == (WIDTH // 2, HEIGHT // 2), topic
     info = outputs["depth/camera_info"]
@@ -260,7 +260,7 @@ def test_rays_of_raw_images_are_undistorted(camera: Camera, client: Client, mode
     assert client.set(input_rectified=False)[0].successful
     info = camera_info(WIDTH, HEIGHT, fx=110.0, fy=112.0, distortion_model=model, d=coefficients)
     camera.publish_info(info)
-    outputs = camera.exchange(image(PICTURE))
+    outputs = camera.exchange(image(PIXELS))
     cloud, depth = cloud_of(outputs["points"]), depth_of(outputs["depth/image"])
     u, v = np.meshgrid(np.arange(WIDTH, dtype=float), np.arange(HEIGHT, dtype=float))
     pixels = np.stack([u, v], -1).reshape(-1, 1, 2)
@@ -272,7 +272,7 @@ def test_rays_of_raw_images_are_undistorted(camera: Camera, client: Client, mode
         rays = cv2.undistortPoints(pixels, k, d, criteria=criteria)
     rays = rays.reshape(HEIGHT, WIDTH, 2)
     straight = (u - k[0, 2]) / k[0, 0]
-    assert np.abs(rays[..., 0] - straight).max() > 0.01  # there is a distortion to undo
+    assert np.abs(rays[..., 0] - straight).max() > 0.01  # The distortion is not negligible.
     finite = np.isfinite(depth)
     np.testing.assert_array_equal(cloud["z"][finite], depth[finite])
     np.testing.assert_allclose(cloud["x"][finite], (rays[..., 0] * depth)[finite], rtol=1e-4, atol=1e-4)
@@ -283,40 +283,40 @@ def test_rays_of_raw_images_are_undistorted(camera: Camera, client: Client, mode
 
 
 def test_live_parameters_apply_to_the_next_image(camera: Camera, client: Client, plain) -> None:
-    assert client.set(max_depth=20)[0].successful  # a whole number where a float is due
-    depth, whole = depth_of(camera.exchange(image(PICTURE))["depth/image"]), depth_of(plain["depth/image"])
+    assert client.set(max_depth=20)[0].successful  # An integer for a float.
+    depth, whole = depth_of(camera.exchange(image(PIXELS))["depth/image"]), depth_of(plain["depth/image"])
     np.testing.assert_array_equal(depth, np.where(whole > 20, np.inf, whole))
     assert np.isinf(depth).mean() > np.isinf(whole).mean()
 
     assert client.set(min_confidence=0.6)[0].successful
-    outputs = camera.exchange(image(PICTURE))
+    outputs = camera.exchange(image(PIXELS))
     labels, confidence = labels_of(outputs["segmentation/labels"]), labels_of(outputs["segmentation/confidence"])
     assert (labels[confidence < 152] == 255).all()
     assert (labels[confidence > 154] == labels_of(plain["segmentation/labels"])[confidence > 154]).all()
     assert 0 < (labels == 255).mean() < 1
 
-    for opacity, expected in ((0.0, PICTURE), (1.0, None)):
+    for opacity, expected in ((0.0, PIXELS), (1.0, None)):
         assert client.set(overlay_opacity=opacity, min_confidence=0.0)[0].successful
-        outputs = camera.exchange(image(PICTURE))
+        outputs = camera.exchange(image(PIXELS))
         wanted = colors_of(outputs["segmentation/image"]) if expected is None else expected
         np.testing.assert_array_equal(colors_of(outputs["segmentation/overlay"]), wanted)
 
 
 def test_odd_image_sizes(camera: Camera) -> None:
     for height, width in ((1, 1), (2, 3), (1, 200), (131, 5)):
-        picture = noise_image(height, width)
+        pixels = noise_image(height, width)
         camera.publish_info(camera_info(width, height))
-        outputs = camera.exchange(image(picture))
+        outputs = camera.exchange(image(pixels))
         assert labels_of(outputs["segmentation/labels"]).shape == depth_of(outputs["depth/image"]).shape == (height, width)
-        np.testing.assert_array_equal(colors_of_cloud(cloud_of(outputs["points"])), picture)
+        np.testing.assert_array_equal(colors_of_cloud(cloud_of(outputs["points"])), pixels)
 
 
 def test_region_of_interest_is_applied(camera: Camera) -> None:
-    """Binning by two of a region of interest, as drivers publish it: K and P are of the full resolution."""
+    """A region of interest with binning of two, as drivers publish it: K and P are those of the full resolution."""
     info = camera_info(400, 300, fx=200.0, fy=210.0, cx=190.0, cy=140.0, binning_x=2, binning_y=2)
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 40, 20, 2 * WIDTH, 2 * HEIGHT
     camera.publish_info(info)
-    outputs = camera.exchange(image(PICTURE))
+    outputs = camera.exchange(image(PIXELS))
     found = outputs["depth/camera_info"]
     p = np.reshape(found.p, (3, 4))
     np.testing.assert_allclose((p[0, 0], p[1, 1], p[0, 2], p[1, 2]), (100, 105, 75, 60))
@@ -337,7 +337,7 @@ def test_camera_info_is_the_sibling_of_the_image_topic(camera: Camera, client: C
 def test_best_effort_subscribers_are_served(camera: Camera, client: Client) -> None:
     other = Camera(client, IMAGE_TOPIC, INFO_TOPIC, outputs_reliable=False)
     try:
-        outputs = other.connect(image(PICTURE))
+        outputs = other.connect(image(PIXELS))
         assert set(outputs) == set(OUTPUTS)
         assert len({stamp_of(message) for message in outputs.values()}) == 1
     finally:

@@ -1,4 +1,4 @@
-"""What the node makes of pictures and calibrations that are wrong, too many, or not there."""
+"""Malformed, missing and too frequent images and calibrations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.ros_messages import (
 )
 
 WIDTH, HEIGHT = 96, 64
-PICTURE = noise_image(HEIGHT, WIDTH)
+PIXELS = noise_image(HEIGHT, WIDTH)
 INFO = camera_info(WIDTH, HEIGHT)
 
 
@@ -33,7 +33,7 @@ node, client = node_and_client()
 
 @pytest.fixture
 def fresh(client: Client):
-    """The node as if just started: no picture, no camera_info."""
+    """Configure the node again, so that it has received no image and no camera_info."""
     assert client.change_state("deactivate")
     assert client.change_state("cleanup")
     assert client.change_state("configure")
@@ -44,7 +44,7 @@ def fresh(client: Client):
 def connected(client: Client):
     camera = Camera(client)
     camera.publish_info(INFO)
-    camera.connect(image(PICTURE))
+    camera.connect(image(PIXELS))
     yield camera
     camera.close()
 
@@ -58,7 +58,7 @@ def camera(connected: Camera):
 @pytest.fixture(scope="module")
 def good(connected: Camera):
     connected.publish_info(INFO)
-    return connected.exchange(image(PICTURE))
+    return connected.exchange(image(PIXELS))
 
 
 def cut(message, count: int):
@@ -70,21 +70,21 @@ def wait_for_rejections(client: Client, reason: str, count: int):
 
 
 BAD = {
-    "data too short": ("data_length", lambda: cut(image(PICTURE), 100)),
-    "data too long": ("data_length", lambda: set_data(image(PICTURE), bytes(3 * WIDTH * HEIGHT + 1))),
-    "no data": ("data_length", lambda: cut(image(PICTURE), 0)),
-    "height that is not the data's": ("data_length", lambda: image(PICTURE, height=HEIGHT + 1)),
-    "zero width": ("size", lambda: image(PICTURE, width=0)),
-    "zero height": ("size", lambda: image(PICTURE, height=0)),
-    "nothing at all": ("size", lambda: image(PICTURE, width=0, height=0, step=0, encoding="")),
-    "absurd width": ("size", lambda: image(PICTURE, width=2**32 - 1, step=2**32 - 1)),
-    "absurd size": ("size", lambda: image(PICTURE, width=2**31, height=2**31)),
-    "step too small": ("step", lambda: image(PICTURE, step=3 * WIDTH - 1)),
-    "zero step": ("step", lambda: image(PICTURE, step=0)),
-    "unknown encoding": ("encoding", lambda: image(PICTURE, "hyperspectral8")),
-    "empty encoding": ("encoding", lambda: image(PICTURE, "")),
+    "data too short": ("data_length", lambda: cut(image(PIXELS), 100)),
+    "data too long": ("data_length", lambda: set_data(image(PIXELS), bytes(3 * WIDTH * HEIGHT + 1))),
+    "no data": ("data_length", lambda: cut(image(PIXELS), 0)),
+    "height that is not the data's": ("data_length", lambda: image(PIXELS, height=HEIGHT + 1)),
+    "zero width": ("size", lambda: image(PIXELS, width=0)),
+    "zero height": ("size", lambda: image(PIXELS, height=0)),
+    "nothing at all": ("size", lambda: image(PIXELS, width=0, height=0, step=0, encoding="")),
+    "absurd width": ("size", lambda: image(PIXELS, width=2**32 - 1, step=2**32 - 1)),
+    "absurd size": ("size", lambda: image(PIXELS, width=2**31, height=2**31)),
+    "step too small": ("step", lambda: image(PIXELS, step=3 * WIDTH - 1)),
+    "zero step": ("step", lambda: image(PIXELS, step=0)),
+    "unknown encoding": ("encoding", lambda: image(PIXELS, "hyperspectral8")),
+    "empty encoding": ("encoding", lambda: image(PIXELS, "")),
     "depth": ("encoding", lambda: image(np.ones((HEIGHT, WIDTH), np.float32), "32FC1")),
-    "encoding in capitals": ("encoding", lambda: image(PICTURE, "RGB8")),
+    "encoding in capitals": ("encoding", lambda: image(PIXELS, "RGB8")),
     "odd width in YUV": ("size", lambda: image(np.zeros((HEIGHT, 95, 2), np.uint8), "yuv422_yuy2")),
     "Bayer of one row": ("size", lambda: image(np.zeros((1, WIDTH), np.uint8), "bayer_rggb8")),
 }
@@ -100,7 +100,7 @@ def test_malformed_images_are_dropped_and_counted_by_reason(camera: Camera, clie
         status = wait_for_rejections(client, reason, expected[key])
         assert status.level == status.WARN, name
         assert "frames dropped" in status.message, name
-        outputs = camera.exchange(image(PICTURE))
+        outputs = camera.exchange(image(PIXELS))
         assert_same(outputs, good)
         assert all(bad not in camera.received[topic] for topic in OUTPUTS), name
     camera.settle()
@@ -116,11 +116,11 @@ def test_dropped_frames_are_logged_with_throttling(camera: Camera, client: Clien
 
     before, sent = named(), 0
     while named() == before and sent < 1000:
-        camera.publish(image(PICTURE, "hyperspectral8"))
+        camera.publish(image(PIXELS, "hyperspectral8"))
         client.spin_for(0.02)
         sent += 1
     for _ in range(50):
-        camera.publish(image(PICTURE, "hyperspectral8"))
+        camera.publish(image(PIXELS, "hyperspectral8"))
         client.spin_for(0.01)
     camera.settle()
     assert 1 <= named() - before < 10
@@ -144,7 +144,7 @@ def test_dropped_frames_are_logged_with_throttling(camera: Camera, client: Clien
 def test_unusable_calibration_drops_the_cloud_only(camera: Camera, client: Client, good, change, words) -> None:
     camera.publish_info(camera_info(WIDTH, HEIGHT, **change) if "width" not in change else _resized(change))
     topics = [topic for topic in OUTPUTS if topic not in ("points", "depth/camera_info")]
-    stamp = camera.publish(image(PICTURE))
+    stamp = camera.publish(image(PIXELS))
     outputs = camera.answers(stamp, *topics)
     for topic in topics:
         assert outputs[topic].data == good[topic].data, topic
@@ -155,7 +155,7 @@ def test_unusable_calibration_drops_the_cloud_only(camera: Camera, client: Clien
     client.spin_for(0.1)
     assert stamp not in camera.received["points"]
     camera.publish_info(INFO)
-    assert_same(camera.exchange(image(PICTURE)), good)
+    assert_same(camera.exchange(image(PIXELS)), good)
     status = client.status("camera")
     assert (status.level, status.message) == (status.OK, "using camera_info")
 
@@ -168,14 +168,14 @@ def _resized(change) -> CameraInfo:
 
 def test_different_frame_id_of_camera_info_is_reported(camera: Camera, client: Client) -> None:
     camera.publish_info(INFO, frame_id="right_optical")
-    camera.exchange(image(PICTURE), frame_id="left_optical")
+    camera.exchange(image(PIXELS), frame_id="left_optical")
     status = client.wait_status("camera", lambda s: s.level == s.WARN)
     assert "right_optical" in status.message
     assert "left_optical" in status.message
 
 
 def test_fast_camera_keeps_order_and_the_last_image_is_processed(camera: Camera, client: Client) -> None:
-    """60 pictures at 30 Hz, each of which takes longer than that."""
+    """60 images at 30 Hz, which is faster than the node processes them."""
     width, height = 1280, 720
     large = noise_image(height, width)
     camera.publish_info(camera_info(width, height))
@@ -208,7 +208,7 @@ def test_missing_camera_info_drops_the_cloud_only(client: Client, fresh, connect
     assert "no image received yet" in status.message
     connected.wait_until_heard()
     topics = [topic for topic in OUTPUTS if topic not in ("points", "depth/camera_info")]
-    outputs = connected.connect(image(PICTURE), *topics)
+    outputs = connected.connect(image(PIXELS), *topics)
     for topic in topics:
         assert outputs[topic].data == good[topic].data, topic
     status = client.wait_status("camera", lambda s: s.level == s.WARN)
@@ -217,7 +217,7 @@ def test_missing_camera_info_drops_the_cloud_only(client: Client, fresh, connect
 
 
 def test_camera_info_is_evaluated_before_the_first_image(client: Client, fresh, connected: Camera) -> None:
-    """Diagnostics do not claim that there is none, only because no picture came yet."""
+    """Diagnostics do not report it as missing."""
     connected.wait_until_heard()
     client.wait_status("camera", lambda s: "no camera_info" in s.message)
     connected.publish_info(INFO)
@@ -226,10 +226,10 @@ def test_camera_info_is_evaluated_before_the_first_image(client: Client, fresh, 
 
 def test_silence_is_reported(camera: Camera, client: Client) -> None:
     assert client.set(image_timeout=0.3)[0].successful
-    camera.connect(image(PICTURE))
+    camera.connect(image(PIXELS))
     status = client.wait_status("frames", lambda s: s.level == s.STALE)
     assert "no image for" in status.message
-    camera.exchange(image(PICTURE))
+    camera.exchange(image(PIXELS))
     assert client.set(image_timeout=2.0)[0].successful
 
 
@@ -239,11 +239,11 @@ def test_outputs_without_subscribers_are_not_computed(camera: Camera, client: Cl
     try:
         node = client.node
         client.spin_until(lambda: not any(node.count_subscribers(f"/mtl_perception/{topic}") for topic in OUTPUTS))
-        client.spin_for(0.3)  # until the node knows, too
+        client.spin_for(0.3)  # Until the node has discovered it, too.
         camera.settle()
         before = client.counts()
         for _ in range(5):
-            camera.publish(image(PICTURE))
+            camera.publish(image(PIXELS))
             client.spin_for(0.05)
         camera.settle()
         after = client.counts()
@@ -252,10 +252,10 @@ def test_outputs_without_subscribers_are_not_computed(camera: Camera, client: Cl
     finally:
         for topic, kind in OUTPUTS.items():
             camera.subscribe(topic, kind)
-    camera.connect(image(PICTURE))
+    camera.connect(image(PIXELS))
 
 
-# Transports and qualities of service. The node is configured anew for each.
+# Transports and QoS, with a new configuration for each.
 
 
 def reconfigure(client: Client, **parameters) -> None:
@@ -267,8 +267,8 @@ def reconfigure(client: Client, **parameters) -> None:
     assert client.change_state("activate")
 
 
-def compressed(picture: np.ndarray, suffix: str) -> CompressedImage:
-    data = cv2.imencode(suffix, picture[..., ::-1])[1].tobytes()
+def compressed(pixels: np.ndarray, suffix: str) -> CompressedImage:
+    data = cv2.imencode(suffix, pixels[..., ::-1])[1].tobytes()
     return set_data(CompressedImage(format=f"rgb8; {suffix[1:]} compressed bgr8"), data)
 
 
@@ -277,7 +277,7 @@ def compressed_camera(client: Client, connected: Camera):
     reconfigure(client, image_transport="compressed")
     camera = Camera(client, "/image/compressed", "/camera_info", CompressedImage)
     camera.publish_info(INFO)
-    camera.connect(compressed(PICTURE, ".png"))
+    camera.connect(compressed(PIXELS, ".png"))
     yield camera
     camera.close()
     reconfigure(client, image_transport="raw")
@@ -286,21 +286,21 @@ def compressed_camera(client: Client, connected: Camera):
 
 class TestCompressedTransport:
     def test_png_equals_raw(self, good, compressed_camera: Camera) -> None:
-        assert_same(compressed_camera.exchange(compressed(PICTURE, ".png")), good)
+        assert_same(compressed_camera.exchange(compressed(PIXELS, ".png")), good)
 
     def test_jpeg_is_close_to_raw(self, compressed_camera: Camera) -> None:
-        smooth = cv2.GaussianBlur(PICTURE, (0, 0), 3)
+        smooth = cv2.GaussianBlur(PIXELS, (0, 0), 3)
         outputs = compressed_camera.exchange(compressed(smooth, ".jpg"))
         seen = colors_of_cloud(cloud_of(outputs["points"])).astype(float)
         assert np.abs(seen - smooth).mean() < 5
 
     def test_damaged_images_are_dropped(self, good, compressed_camera: Camera, client: Client) -> None:
-        jpeg, png = bytes(compressed(PICTURE, ".jpg").data), bytes(compressed(PICTURE, ".png").data)
+        jpeg, png = bytes(compressed(PIXELS, ".jpg").data), bytes(compressed(PIXELS, ".png").data)
         bad = [
             ("compressed", "jpeg", jpeg[: len(jpeg) // 2]),
             ("compressed", "jpeg", jpeg[:-2]),
             ("compressed", "png", png[: len(png) // 2]),
-            ("compressed", "jpeg", b"not a picture"),
+            ("compressed", "jpeg", b"not an image"),
             ("data_length", "jpeg", b""),
             ("encoding", "16UC1; compressedDepth png", png),
         ]
@@ -308,28 +308,28 @@ class TestCompressedTransport:
             before = client.counts().get(f"rejected: {reason}", 0)
             compressed_camera.publish(set_data(CompressedImage(format=name), data))
             wait_for_rejections(client, reason, before + 1)
-            assert_same(compressed_camera.exchange(compressed(PICTURE, ".png")), good)
+            assert_same(compressed_camera.exchange(compressed(PIXELS, ".png")), good)
 
 
 def test_subscription_follows_a_best_effort_camera(client: Client, connected: Camera, good) -> None:
-    """Also when it appears after the node, and after a reliable one had been there."""
+    """Even if it appears after the node, and after a reliable one."""
     other = Client("second", start_ns=1_800_000_000_000_000_000)
     try:
         camera = Camera(other, reliable=False)
-        # Beside a reliable camera: only best effort serves both.
+        # Only best effort is compatible with both cameras.
         assert client.wait_status("camera", lambda s: values_of(s)["reliability"] == "best effort")
         camera.publish_info(INFO)
-        assert_same(camera.connect(image(PICTURE)), good)
+        assert_same(camera.connect(image(PIXELS)), good)
         camera.close()
         client.wait_status("camera", lambda s: values_of(s)["reliability"] == "reliable")
         connected.wait_until_heard()
-        assert_same(connected.connect(image(PICTURE)), good)
+        assert_same(connected.connect(image(PIXELS)), good)
     finally:
         other.close()
 
 
 def test_latched_camera_info_is_used(client: Client, connected: Camera, good) -> None:
-    """Published once, before the node activates, by a calibration server."""
+    """As published once by a calibration server, before the node is activated."""
     connected.client.node.destroy_publisher(connected.infos)
     latched = client.node.create_publisher(CameraInfo, "/camera_info", profile(latched=True, depth=1))
     info = camera_info(WIDTH, HEIGHT)
@@ -340,12 +340,12 @@ def test_latched_camera_info_is_used(client: Client, connected: Camera, good) ->
     assert client.change_state("activate")
     connected.infos = None
     connected.wait_until_heard()
-    assert_same(connected.connect(image(PICTURE)), good)
+    assert_same(connected.connect(image(PIXELS)), good)
     client.node.destroy_publisher(latched)
 
 
 def test_memory_stays_flat(client: Client, connected: Camera, node) -> None:
-    """2,000 pictures with all outputs."""
+    """For 2,000 images with all outputs."""
     connected.infos = client.node.create_publisher(CameraInfo, "/camera_info", profile())
     connected.wait_until_heard()
     small = image(noise_image(48, 64))

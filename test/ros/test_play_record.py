@@ -1,4 +1,4 @@
-"""The player is a camera, and the recorder keeps what it saw."""
+"""The commands `play` and `record`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.ros_messages import camera_info, image, put_header, stamp_of
 
 
 class Listener:
-    """Everything on the player's topics."""
+    """Subscriptions to all topics of the player."""
 
     def __init__(self, image_topic: str = "/image", info_topic: str = "/camera_info") -> None:
         self.client = Client("listener")
@@ -49,7 +49,7 @@ def listener():
 
 @pytest.fixture
 def play(tmp_path: Path):
-    """Starts `play`; whatever runs is ended."""
+    """A function that starts `play`; processes are ended after the test."""
     running = []
 
     def start(*arguments: str) -> Process:
@@ -64,7 +64,7 @@ def play(tmp_path: Path):
 def test_bag_is_published_as_recorded(tmp_path: Path, listener: Listener, play) -> None:
     bag = write_bag(tmp_path / "drive", "mcap", drive("mcap", count=4))
     process = play(str(bag), "--subscribers", "1", "--clock")
-    listener.client.spin_until(lambda: len(listener.images) >= 4 and len(listener.infos) >= 4, "four pictures")
+    listener.client.spin_until(lambda: len(listener.images) >= 4 and len(listener.infos) >= 4, "four images")
     assert process.wait() == 0
     stamps = [BAG_START_NS + i * STEP_NS for i in range(4)]
     assert [stamp_of(message) for message in listener.images] == stamps
@@ -79,7 +79,7 @@ def test_bag_is_published_as_recorded(tmp_path: Path, listener: Listener, play) 
 
 
 def test_image_folder_loops_restamped_until_a_signal(tmp_path: Path, listener: Listener, play) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for i in range(3):
         cv2.imwrite(str(folder / f"{i}.png"), bag_image(i)[..., ::-1])
@@ -93,14 +93,14 @@ def test_image_folder_loops_restamped_until_a_signal(tmp_path: Path, listener: L
     )
     begun = listener.client.node.get_clock().now().nanoseconds
     process = play(str(folder), "--camera", str(calibration), "--loop", "--stamps", "now", "--subscribers", "1")
-    listener.client.spin_until(lambda: len(listener.images) >= 8, "eight pictures of three")
+    listener.client.spin_until(lambda: len(listener.images) >= 8, "eight images of three")
     assert process.stop(signal.SIGINT) == 0
     assert "Traceback" not in process.output
     stamps = [stamp_of(message) for message in listener.images]
     assert stamps == sorted(set(stamps))
     assert begun < stamps[0]
     assert stamps[-1] < listener.client.node.get_clock().now().nanoseconds
-    # 10 Hz is the rate of pictures without stamps, also from the last to the first; never faster.
+    # Images without stamps are played at 10 Hz, also from the last to the first one.
     assert min(np.diff(stamps)) > 0.05e9
     order = [next(i for i in range(3) if np.array_equal(pixels, bag_image(i))) for pixels in listener.pixels()]
     assert order == [(order[0] + i) % 3 for i in range(len(order))]
@@ -110,7 +110,7 @@ def test_image_folder_loops_restamped_until_a_signal(tmp_path: Path, listener: L
 def test_sigterm_ends_the_player(tmp_path: Path, listener: Listener, play) -> None:
     bag = write_bag(tmp_path / "drive", "mcap", drive("mcap", count=4))
     process = play(str(bag), "--loop", "--rate", "5")
-    listener.client.spin_until(lambda: len(listener.images) >= 5, "pictures")
+    listener.client.spin_until(lambda: len(listener.images) >= 5, "images")
     assert process.stop(signal.SIGTERM) == 0
     assert "Traceback" not in process.output
 
@@ -121,7 +121,7 @@ def test_sigterm_ends_the_player(tmp_path: Path, listener: Listener, play) -> No
     ids=["rate", "remapping"],
 )
 def test_invalid_arguments_exit_with_one_line(tmp_path: Path, play, arguments: list[str], words: str) -> None:
-    cv2.imwrite(str(tmp_path / "picture.png"), bag_image(0))
+    cv2.imwrite(str(tmp_path / "image.png"), bag_image(0))
     process = play(str(tmp_path), *arguments)
     assert process.wait() == 2
     assert words in process.output.strip().splitlines()[-1]
@@ -140,7 +140,7 @@ def test_recording_reads_back_equal(tmp_path: Path, number: signal.Signals) -> N
         unwanted = client.node.create_publisher(String, "/extras", profile())
         info = camera_info(32, 24)
         put_header(info, 5, "front")
-        infos.publish(info)  # before anyone listens
+        infos.publish(info)  # Before there is a subscriber.
         for publisher in (images, infos, words):
             client.spin_until(lambda publisher=publisher: publisher.get_subscription_count() == 1, publisher.topic_name)
         for topic in ("/image", "/camera_info", "/extra/words"):
@@ -171,7 +171,7 @@ def test_recording_reads_back_equal(tmp_path: Path, number: signal.Signals) -> N
     by_stamp = {stamp_of(message): message for message in sent}
     stamps = [stamp_of(message) for message in read["/image"]]
     assert stamps == sorted(set(stamps))
-    assert len(stamps) >= 5  # best effort
+    assert len(stamps) >= 5  # Best effort.
     for message in read["/image"]:
         original = by_stamp[stamp_of(message)]
         assert message.data.tobytes() == bytes(original.data)

@@ -1,4 +1,4 @@
-"""Who is served when: turns of cameras, frames computed together, publishing beside the network."""
+"""Batches of several cameras, and publishing in parallel with inference."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from mtl_perception import Frame, Pipeline
 
 NAMES = ("front", "left", "right")
 SIZES = {"front": (48, 64), "left": (48, 64), "right": (40, 72)}
-PICTURES = {name: noise_image(*SIZES[name], seed=i) for i, name in enumerate(NAMES)}
+IMAGES = {name: noise_image(*SIZES[name], seed=i) for i, name in enumerate(NAMES)}
 
 
 def camera_of(client: Client, name: str) -> Camera:
     topics = (f"/inside/{name}/image", f"/inside/{name}/camera_info")
     camera = Camera(client, *topics, outputs={f"{name}/segmentation/labels": Image}, name=name)
-    camera.connect(image(PICTURES[name]))
+    camera.connect(image(IMAGES[name]))
     return camera
 
 
 class Gpu:
-    """Stands before the pipeline and has a GPU's ways: results of two calls lie in two sets of buffers, batches are welcome."""
+    """Wrapper of the pipeline that behaves like a GPU: it keeps the results of two calls, and processes batches."""
 
     result_sets = 2
     batch_limit = 8
@@ -90,24 +90,24 @@ def test_failed_batch_is_retried_one_by_one(node, client: Client, pipeline, fail
     gpu.batches.clear()
     gpu.fails = fails
     received = client.counts("left: frames")["received"]
-    cameras["left"].publish(image(PICTURES["left"]))
+    cameras["left"].publish(image(IMAGES["left"]))
     client.wait_status("left: frames", lambda s: int(values_of(s)["frames received"]) > received)
     stamps = {}
     for name, camera in cameras.items():
         before = client.counts(f"{name}: frames")["received"]
-        stamps[name] = camera.publish(image(PICTURES[name]))
-        # All are there before the network is free.
+        stamps[name] = camera.publish(image(IMAGES[name]))
+        # All images are received before the network is free.
         client.wait_status(f"{name}: frames", lambda s, n=before: int(values_of(s)["frames received"]) > n)
     gpu.may_go.set()
     for name, camera in cameras.items():
         found = camera.answers(stamps[name])[f"{name}/segmentation/labels"]
-        np.testing.assert_array_equal(labels_of(found), pipeline(Frame(PICTURES[name])).labels)
+        np.testing.assert_array_equal(labels_of(found), pipeline(Frame(IMAGES[name])).labels)
     assert gpu.batches == ([1, 3, 1, 1, 1] if fails else [1, 3])
     assert all(client.counts(f"{name}: frames")["rejected"] == 0 for name in NAMES)
 
 
 def test_frame_being_published_is_not_overwritten(node, client: Client, pipeline, monkeypatch) -> None:
-    """Publishing is made slower than computing; deactivation waits for both."""
+    """With publishing slower than inference; deactivation waits for both."""
     camera = camera_of(client, "front")
     publish, overlapped = type(node.session.cameras[0]).publish, []
 
@@ -118,10 +118,10 @@ def test_frame_being_published_is_not_overwritten(node, client: Client, pipeline
         publish(self, *arguments)
 
     monkeypatch.setattr("mtl_perception.ros.camera.Camera.publish", slow)
-    pictures = [noise_image(*SIZES["front"], seed=seed) for seed in range(12)]
+    arrays = [noise_image(*SIZES["front"], seed=seed) for seed in range(12)]
     sent = {}
-    for picture in pictures:
-        sent[camera.publish(image(picture))] = picture
+    for pixels in arrays:
+        sent[camera.publish(image(pixels))] = pixels
         client.spin_for(0.05)
     worker = node._worker
     task = node.executor.create_task(node.trigger_deactivate)

@@ -1,4 +1,4 @@
-"""What docs/security.md claims of the network: only DDS makes use of it, and the SROS 2 policy allows what that needs."""
+"""Use of the network as stated in docs/security.md: DDS only, and as the SROS 2 policy allows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mtl_perception.messages.topics import NODE_NAME, OUTPUT_TOPICS
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = ROOT / "config/sros2/policy.xml"
 PATIENCE = 100.0
-"""Seconds until a test gives up; machines may be busy."""
+"""Timeout of a test in seconds; machines may be busy."""
 
 
-# The network, of which only DDS makes use.
+# Network access.
 
 
 def run(command: list[object]) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def run(command: list[object]) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def without_network() -> list[str]:
-    """What to put before a command to run it where there is no network, not even this machine's own."""
+    """Prefix of a command that runs it without any network, including loopback."""
     prefix = ["unshare", "--map-root-user", "--net"]
     connect = "import socket; socket.create_connection(('127.0.0.1', 9))"
     try:
@@ -52,7 +52,7 @@ def test_infer_works_without_network_access(without_network: list[str], tmp_path
 
 
 def test_node_opens_only_the_sockets_of_dds(without_network: list[str], tmp_path: Path, weights_file: Path) -> None:
-    """In a namespace of its own, where every socket there is, is the node's."""
+    """In a network namespace in which every socket belongs to the node."""
     pytest.importorskip("rclpy", reason="needs rclpy")
     log = tmp_path / "node.log"
     command = [sys.executable, "-m", "mtl_perception", "node", "--ros-args", "-p", f"weights:={weights_file}"]
@@ -69,7 +69,7 @@ def test_node_opens_only_the_sockets_of_dds(without_network: list[str], tmp_path
         ended = child.wait(PATIENCE)
     assert ended == 0, log.read_text()
     assert (tables["tcp"], tables["tcp6"]) == ([], [])
-    # RTPS: ports from 7400 + 250 x domain on; answers come to those, so that no socket is bound to one peer.
+    # RTPS uses ports from 7400 + 250 x domain on; replies arrive there, so no socket is connected to a peer.
     first = 7400 + 250 * int(os.environ["ROS_DOMAIN_ID"])
     local = [port for port, _ in tables["udp"] + tables["udp6"]]
     assert all(peer == 0 for _, peer in tables["udp"] + tables["udp6"])
@@ -77,7 +77,7 @@ def test_node_opens_only_the_sockets_of_dds(without_network: list[str], tmp_path
 
 
 def sockets(pid: int, table: str) -> list[tuple[int, int]]:
-    """Local and remote port of each socket in the network namespace of a process."""
+    """Return the local and remote port of each socket in the network namespace of a process."""
     rows = [line.split() for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]]
     return [(int(row[1].rpartition(":")[2], 16), int(row[2].rpartition(":")[2], 16)) for row in rows]
 
@@ -105,14 +105,14 @@ def test_pipeline_opens_no_socket(weights_file: Path) -> None:
     assert done.returncode == 0, done.stderr
     pipeline, by_hand = done.stdout.splitlines()
     assert pipeline == "pipeline:"
-    assert "socket.connect" in by_hand  # the recorder records
+    assert "socket.connect" in by_hand  # The check itself detects sockets.
 
 
 # The SROS 2 policy.
 
 
 def policy_names(kind: str, permission: str, space: str = "") -> set[str]:
-    """Full names of what the policy lets the node publish, subscribe to or answer; its namespace changed to `space`."""
+    """Return the full names that the policy allows the node, with its namespace replaced by `space`."""
     names: list[str] = []
     for profile in ElementTree.parse(POLICY).getroot().findall("enclaves/enclave/profiles/profile"):
         assert (profile.get("ns"), profile.get("node")) == ("/", NODE_NAME)
@@ -143,14 +143,14 @@ def test_policy_allows_exactly_the_topics_of_the_running_node(weights_file: Path
     rclpy.init(context=context)
     values = {"weights": str(weights_file), "warm_up": False, "image_transport": transport, "use_sim_time": True}
     overrides = [rclpy.Parameter(name, value=value) for name, value in values.items()]
-    # A namespace of its own: the graph goes on to tell of earlier nodes of the same full name.
+    # A separate namespace, because the graph still contains earlier nodes of the same full name.
     space = f"/{transport}"
     node = PerceptionNode(context=context, parameter_overrides=overrides, namespace=space)
     absent = {full_name(f"~/{row.name}", space) for row in OUTPUT_TOPICS if MESSAGE_TYPES[row.type] is None}
     other = full_name({"raw": "image/compressed", "compressed": "image"}[transport], space)
 
     def names(ask, expected: set[str]) -> set[str]:
-        """What the graph knows of the node, which takes a moment; at last, what it holds instead of what is expected."""
+        """Wait until the graph has the expected entries of the node; return its entries."""
         deadline = time.monotonic() + PATIENCE / 4
         while True:
             found = {name for name, _ in ask(node.get_name(), node.get_namespace())}
@@ -165,7 +165,7 @@ def test_policy_allows_exactly_the_topics_of_the_running_node(weights_file: Path
         assert names(node.get_publisher_names_and_types_by_node, expected) == expected
         expected = policy_names("topic", "subscribe", space) - {other}
         assert names(node.get_subscriber_names_and_types_by_node, expected) == expected
-        # Before Jazzy there is one less.
+        # Distributions before Jazzy have one less.
         newer = node.has_parameter("start_type_description_service")
         missing = set() if newer else {full_name("~/get_type_description", space)}
         expected = policy_names("service", "reply", space) - missing

@@ -1,4 +1,4 @@
-"""Topics that are published twice, not at all, or oddly: what comes out of the node, and what its diagnostics say."""
+"""Faults of topics: outputs and diagnostics of the node."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from support.camera_faults import (
     WARN,
     WIDTH,
     Feed,
-    apart,
     assert_labels,
     camera_fixtures,
+    other_node,
 )
 from support.ros_client import Camera, Client, profile
 from support.ros_messages import camera_info, cloud_of, image, put_header, values_of
@@ -34,7 +34,7 @@ short_memory, pipeline, node, client, connected, feed = camera_fixtures()
 
 @pytest.fixture
 def other():
-    """Who publishes, too."""
+    """Another publisher."""
     client = Client("second_camera", start_ns=time.time_ns())
     yield client
     client.close()
@@ -42,36 +42,38 @@ def other():
 
 def test_two_image_publishers_are_reported(feed: Feed, other: Client, pipeline: Pipeline) -> None:
     second = other.node.create_publisher(Image, "/image", profile())
-    feed.told("camera", WARN, "/image has 2 publishers (/client, /second_camera); their images are mixed")
+    feed.wait_for_status("camera", WARN, "/image has 2 publishers (/client, /second_camera); their images are mixed")
     other.spin_until(second.get_subscription_count)
-    picture, stamp = feed.picture(), -1
+    pixels, stamp = feed.pixels(), -1
 
     def answered() -> bool:
         return stamp in feed.camera.received[LABELS]
 
     def send() -> None:
         nonlocal stamp
-        message, stamp = image(picture), time.time_ns()
+        message, stamp = image(pixels), time.time_ns()
         put_header(message, stamp, "second_optical")
         second.publish(message)
 
     feed.until(answered, send)
-    assert_labels(feed.camera.answers(stamp), picture, pipeline)
+    assert_labels(feed.camera.answers(stamp), pixels, pipeline)
     assert feed.camera.received[LABELS][stamp].header.frame_id == "second_optical"
     other.node.destroy_publisher(second)
-    feed.told("camera", OK, "using camera_info")
+    feed.wait_for_status("camera", OK, "using camera_info")
 
 
 def test_two_camera_info_publishers_are_reported(feed: Feed, other: Client, pipeline: Pipeline) -> None:
     second = Camera(other, info="/camera_info", outputs={})
     second.publish_info(camera_info(WIDTH, HEIGHT, k=[0.0] * 9))
-    status = feed.told("camera", ERROR, "/camera_info has 2 publishers (/client, /second_camera); their calibrations are mixed")
+    status = feed.wait_for_status(
+        "camera", ERROR, "/camera_info has 2 publishers (/client, /second_camera); their calibrations are mixed"
+    )
     assert status.message.startswith("no point cloud: camera is uncalibrated")
-    picture = feed.picture()
-    assert_labels(feed.exchange(image(picture), None, LABELS), picture, pipeline)
+    pixels = feed.pixels()
+    assert_labels(feed.exchange(image(pixels), None, LABELS), pixels, pipeline)
     second.close()
     feed.camera.publish_info(camera_info(WIDTH, HEIGHT))
-    feed.told("camera", OK, "using camera_info")
+    feed.wait_for_status("camera", OK, "using camera_info")
 
 
 def test_missing_frame_id_is_reported(feed: Feed, client: Client) -> None:
@@ -100,26 +102,26 @@ def test_latest_camera_info_is_used(feed: Feed, client: Client) -> None:
 
 
 def test_late_camera_info_adds_the_cloud(weights_file: Path, pipeline: Pipeline) -> None:
-    with apart(weights_file) as client:
+    with other_node(weights_file) as client:
         feed = Feed(client, calibrated=False)
-        picture = feed.picture()
-        feed.camera.connect(image(picture), LABELS)
-        assert_labels(feed.exchange(image(picture), None, LABELS), picture, pipeline)
+        pixels = feed.pixels()
+        feed.camera.connect(image(pixels), LABELS)
+        assert_labels(feed.exchange(image(pixels), None, LABELS), pixels, pipeline)
         words = "no point cloud: no camera_info received yet: /apart/camera_info has no publisher; remap camera_info to"
-        feed.told("camera", WARN, words)
+        feed.wait_for_status("camera", WARN, words)
         assert not feed.camera.order[POINTS]
         late = Camera(client, "/apart/image", "/apart/camera_info", outputs={})
         late.publish_info(camera_info(WIDTH, HEIGHT))
         client.node.destroy_publisher(late.images)
-        feed.told("camera", OK, "using camera_info")
+        feed.wait_for_status("camera", OK, "using camera_info")
         assert cloud_of(feed.exchange()[POINTS]).shape == (HEIGHT, WIDTH)
 
 
 def test_remapping_of_image_with_named_cameras_is_reported(weights_file: Path, pipeline: Pipeline) -> None:
-    with apart(weights_file, remap=("image:=/cam/image_raw",), cameras=["front"]) as client:
+    with other_node(weights_file, remap=("image:=/cam/image_raw",), cameras=["front"]) as client:
         feed = Feed(client, "front/")
         words = "remapping of image to /cam/image_raw has no effect, because the parameter cameras is set; remap front/image"
-        feed.told("front: camera", WARN, words)
-        picture = feed.picture()
-        assert_labels(feed.exchange(image(picture)), picture, pipeline, "front/")
+        feed.wait_for_status("front: camera", WARN, words)
+        pixels = feed.pixels()
+        assert_labels(feed.exchange(image(pixels)), pixels, pipeline, "front/")
         assert client.status("front: frames").level == OK

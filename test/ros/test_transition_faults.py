@@ -1,4 +1,4 @@
-"""Transitions that go wrong: the reason in log and diagnostics, nothing half made left, and another try without a restart."""
+"""Failing transitions: reason in log and diagnostics, released resources, and repetition without a restart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mtl_perception.ros import camera
 from mtl_perception.ros.subscriptions import CameraSubscriptions
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = noise_image(HEIGHT, WIDTH)
+PIXELS = noise_image(HEIGHT, WIDTH)
 WORKS = {"device": "cpu", "warm_up": True, "backend": "torch"}
 
 
@@ -60,11 +60,11 @@ def refuse(*_, **__):
 
 
 def assert_works(node, client: Client) -> None:
-    """From unconfigured to a picture's labels."""
+    """Configure and activate the node, and check the labels of an image."""
     assert ask(node, client, "configure")
     assert ask(node, client, "activate")
     seen = Camera(client, outputs={"segmentation/labels": Image})
-    assert labels_of(seen.connect(image(PICTURE))["segmentation/labels"]).shape == (HEIGHT, WIDTH)
+    assert labels_of(seen.connect(image(PIXELS))["segmentation/labels"]).shape == (HEIGHT, WIDTH)
     status = client.wait_status("network", lambda s: s.level == s.OK)
     assert status.message == "random on cpu"
 
@@ -167,7 +167,7 @@ def test_error_in_error_processing_finalizes_the_node(node, client: Client, monk
 
 @pytest.mark.parametrize("first", ["deactivate", "active_shutdown"])
 def test_other_transition_before_the_requested_stop(node, client: Client, first: str) -> None:
-    """The device is given up in the worker's thread; meanwhile somebody asks for something else."""
+    """The worker thread requests the stop, and another transition is requested before it is made."""
 
     def both() -> TransitionCallbackReturn:
         node._request_stop("lost")

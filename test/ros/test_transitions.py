@@ -1,4 +1,4 @@
-"""Every transition in every order while pictures come in, and what is left afterwards, counted."""
+"""Transitions in every order while images arrive, and resources afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.ros_messages import camera_info, image
 
 WIDTH, HEIGHT = 64, 48
 PERIOD_NS = 33_333_333
-"""Between the stamps of two pictures."""
+"""Nanoseconds between the stamps of two images."""
 LEGAL = {
     ("unconfigured", "configure"): "inactive",
     ("inactive", "activate"): "active",
@@ -51,8 +51,8 @@ def client(node) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def pictures(client: Client) -> Iterator[Camera]:
-    """All the time, wanted on all outputs, whatever the node does."""
+def arrays(client: Client) -> Iterator[Camera]:
+    """Publish images all the time, with subscriptions to all outputs."""
     camera = Camera(client)
     camera.publish_info(camera_info(WIDTH, HEIGHT))
     message, stop = image(noise_image(HEIGHT, WIDTH)), threading.Event()
@@ -71,7 +71,7 @@ def pictures(client: Client) -> Iterator[Camera]:
 
 
 def every_order_of_three() -> list[str]:
-    """A round through the steps in which each three of them come one after the other (de Bruijn's sequence, greedily)."""
+    """Return a sequence that contains every three consecutive steps (a greedy de Bruijn sequence)."""
     word, seen = [STEPS[0]] * 2, set()
     while True:
         for step in reversed(STEPS):
@@ -92,7 +92,7 @@ def state_of(node) -> str:
 def wait_until_working(node, client: Client) -> None:
     statistics = node.session.cameras[0].statistics
     before = statistics.processed
-    client.spin_until(lambda: statistics.processed > before, "a picture to be processed")
+    client.spin_until(lambda: statistics.processed > before, "an image to be processed")
 
 
 def bring(node, client: Client, *steps: str) -> None:
@@ -101,7 +101,7 @@ def bring(node, client: Client, *steps: str) -> None:
 
 
 def possessions(node) -> dict[str, Any]:
-    """What a process can run out of."""
+    """Return the resources of the process."""
     return {
         "threads of Python": Counter(thread.name.rstrip("0123456789_") for thread in threading.enumerate()),
         "threads": len(os.listdir("/proc/self/task")),
@@ -115,7 +115,7 @@ def possessions(node) -> dict[str, Any]:
 
 
 def assert_no_more(node, client: Client, than: dict[str, Any]) -> None:
-    """Threads end, and segments go, a moment after they were told to."""
+    """Wait until threads and shared-memory segments are gone."""
     deadline = time.monotonic() + PATIENCE / 2
     while more := {name: (found, than[name]) for name, found in possessions(node).items() if not found <= than[name]}:
         assert time.monotonic() < deadline, more
@@ -124,7 +124,7 @@ def assert_no_more(node, client: Client, than: dict[str, Any]) -> None:
 
 
 def once_through(node, client: Client) -> dict[str, Any]:
-    """What the node, unconfigured again, has after all that it does at its first time, by the thread that makes transitions."""
+    """Run through the lifecycle once, and return the resources of the unconfigured node."""
     wait_until_working(node, client)
     bring(node, client, "deactivate", "cleanup", "configure", "activate")
     wait_until_working(node, client)
@@ -133,7 +133,7 @@ def once_through(node, client: Client) -> dict[str, Any]:
 
 
 def test_every_order_of_transitions_under_load(node, client: Client) -> None:
-    with pictures(client):
+    with arrays(client):
         before = once_through(node, client)
         assert "/diagnostics" in before["publishers"] and "/mtl_perception/points" not in before["publishers"]
         assert "/image" not in before["subscriptions"]
@@ -162,7 +162,7 @@ def test_every_order_of_transitions_under_load(node, client: Client) -> None:
 
 @pytest.mark.parametrize("node", [{"backend": "torch"}, {"backend": "auto"}], indirect=True, ids=["torch", "auto"])
 def test_cleanup_releases_all_resources(node, client: Client) -> None:
-    with pictures(client):
+    with arrays(client):
         before = once_through(node, client)
         for _ in range(3):
             bring(node, client, "configure", "activate")
@@ -183,7 +183,7 @@ def test_cleanup_releases_all_resources(node, client: Client) -> None:
 @pytest.mark.parametrize("state", SHUTDOWNS)
 def test_shutdown_from_each_state_finalizes_the_node(node, client: Client, state: str) -> None:
     ways = {"unconfigured": ("deactivate", "cleanup"), "inactive": ("deactivate",), "active": ()}
-    with pictures(client):
+    with arrays(client):
         wait_until_working(node, client)
         bring(node, client, *ways[state])
         assert ask(node, client, SHUTDOWNS[state])
@@ -204,12 +204,12 @@ def test_inactive_node_does_no_work(node, client: Client, monkeypatch) -> None:
     monkeypatch.setattr(
         type(node.session.pipeline._backend.engine), "forward", lambda self, *given: calls.append(1) or forward(self, *given)
     )
-    with pictures(client):
+    with arrays(client):
         wait_until_working(node, client)
         assert calls
         bring(node, client, "deactivate")
         statistics = node.session.cameras[0].statistics
         received, computed, last = statistics.received, len(calls), client._next_ns + 50 * PERIOD_NS
-        client.spin_until(lambda: client._next_ns >= last, "50 pictures to be published")
+        client.spin_until(lambda: client._next_ns >= last, "50 images to be published")
         assert (statistics.received, len(calls)) == (received, computed)
         assert not [thread for thread in threading.enumerate() if thread.name in ("perception", "publishing")]

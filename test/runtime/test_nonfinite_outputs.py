@@ -1,4 +1,4 @@
-"""A network that gives no numbers, at some pixels or at all: what is made of it, and what is taken for a failure."""
+"""Non-finite outputs of the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mtl_perception.runtime.recovery import Recovery
 WIDTH, HEIGHT = 64, 48
 FRAME = Frame(noise_image(HEIGHT, WIDTH), CameraModel(WIDTH, HEIGHT, 60.0, 62.0, WIDTH / 2 - 1.25, HEIGHT / 2 + 0.75))
 NAVIGATION = {"cloud", "labels", "confidence"}
-"""What a costmap layer subscribes to."""
+"""Outputs that a costmap layer subscribes to."""
 
 
 @pytest.fixture
@@ -77,13 +77,13 @@ def test_fully_nonfinite_head_is_distinguished_from_low_confidence() -> None:
 
 
 @pytest.mark.parametrize("wanted", [{"cloud"}, NAVIGATION], ids=["points alone", "for navigation"])
-@pytest.mark.parametrize("pictures", [1, 2])
+@pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_cloud_of_nonfinite_depth_is_a_device_failure(weights_file: Path, request, device, pictures, wanted) -> None:
+def test_cloud_of_nonfinite_depth_is_a_device_failure(weights_file: Path, request, device, images, wanted) -> None:
     if device == "cuda":
         request.getfixturevalue("gpu")
     pipe = Pipeline(weights=weights_file, device=device, backend="torch", warm_up=False, reuse_outputs=True)
-    frames, outputs = [FRAME] * pictures, [wanted] * pictures
+    frames, outputs = [FRAME] * images, [wanted] * images
     found = recovery()
     assert np.isfinite(found.run(pipe, frames, outputs)[-1].cloud["z"]).any()
     network = pipe._backend._network if device == "cuda" else pipe._backend.engine._network
@@ -93,14 +93,14 @@ def test_cloud_of_nonfinite_depth_is_a_device_failure(weights_file: Path, reques
         found.run(pipe, frames, outputs)
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_cloud_beyond_max_depth_is_returned_empty(weights_file: Path, pictures: int) -> None:
+@pytest.mark.parametrize("images", [1, 2])
+def test_cloud_beyond_max_depth_is_returned_empty(weights_file: Path, images: int) -> None:
     pipe = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False, reuse_outputs=True)
     expected = pipe(FRAME)
     nearest, labels = float(np.nanmin(expected.depth)), expected.labels.copy()
     pipe.update(max_depth=nearest / 2)
     found = recovery()
-    for result in found.run(pipe, [FRAME] * pictures, [NAVIGATION] * pictures):
+    for result in found.run(pipe, [FRAME] * images, [NAVIGATION] * images):
         assert np.isnan(result.cloud["z"]).all()
         np.testing.assert_array_equal(result.cloud["label"], labels)
         np.testing.assert_array_equal(result.labels, labels)

@@ -1,4 +1,4 @@
-"""What the node's answer to a failing device is made of: pauses, a pipeline made anew, errors told apart."""
+"""Recovery from device failures: backoff, rebuilds and kinds of errors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mtl_perception.runtime import recovery
 from mtl_perception.runtime.recovery import Recovery
 
 WIDTH, HEIGHT = 64, 48
-PICTURE = noise_image(HEIGHT, WIDTH)
-FRAME = Frame(PICTURE, CameraModel(WIDTH, HEIGHT, 60.0, 62.0, WIDTH / 2 - 1.25, HEIGHT / 2 + 0.75))
+PIXELS = noise_image(HEIGHT, WIDTH)
+FRAME = Frame(PIXELS, CameraModel(WIDTH, HEIGHT, 60.0, 62.0, WIDTH / 2 - 1.25, HEIGHT / 2 + 0.75))
 LARGE = Frame(noise_image(4 * HEIGHT, 4 * WIDTH))
 
 
@@ -31,7 +31,7 @@ def gpu(monkeypatch) -> Gpu:
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """Replacement of the module `time`, with a clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -40,17 +40,17 @@ class Clock:
         return self.now
 
 
-class Patient:
-    """A pipeline that fails as long as it is `ill`, and with LARGE where that is too large for it.
+class FakePipeline:
+    """A pipeline that fails as long as it is `failing`, and for LARGE if that is `too_large`.
 
-    `renewals` are the times at which it was made anew.
+    `rebuilds` are the times of its rebuilds.
     """
 
     device, precision, config = torch.device("cuda", 0), "fp16", SimpleNamespace(min_confidence=0.0, min_depth=0.0)
 
     def __init__(self, clock: Clock) -> None:
-        self.clock, self.ill, self.incurable, self.too_large = clock, False, False, False
-        self.renewals: list[float] = []
+        self.clock, self.failing, self.rebuild_fails, self.too_large = clock, False, False, False
+        self.rebuilds: list[float] = []
         self.calls = 0
 
     def batch(self, frames, outputs):
@@ -58,7 +58,7 @@ class Patient:
 
     def _infer(self, frame, outputs):
         self.calls += 1
-        if self.ill or (self.too_large and frame is LARGE):
+        if self.failing or (self.too_large and frame is LARGE):
             raise DeviceError("lost")
         return self.compute(frame, outputs)
 
@@ -66,192 +66,192 @@ class Patient:
         return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=None)
 
     def rebuild(self, device=""):
-        self.renewals.append(self.clock.now)
-        if self.incurable:
+        self.rebuilds.append(self.clock.now)
+        if self.rebuild_fails:
             raise DeviceError("still lost")
 
 
 @pytest.fixture
-def patient(monkeypatch) -> Patient:
+def fake(monkeypatch) -> FakePipeline:
     clock = Clock()
     monkeypatch.setattr(recovery, "time", clock)
-    return Patient(clock)
+    return FakePipeline(clock)
 
 
-def _recovery(policy: str = "retry") -> tuple[Recovery, list[str]]:
-    given_up: list[str] = []
-    return Recovery(policy, given_up.append, SimpleNamespace(error=print, warning=print)), given_up
+def _create_recovery(policy: str = "retry") -> tuple[Recovery, list[str]]:
+    stop_reasons: list[str] = []
+    return Recovery(policy, stop_reasons.append, SimpleNamespace(error=print, warning=print)), stop_reasons
 
 
-def _try(found: Recovery, patient: Patient, *frames: Frame) -> bool:
+def _try(found: Recovery, fake: FakePipeline, *frames: Frame) -> bool:
     frames = frames or (FRAME,)
     try:
-        found.run(patient, frames, [set()] * len(frames))
+        found.run(fake, frames, [set()] * len(frames))
     except DeviceError:
         return False
     return True
 
 
-def test_rebuild_attempts_back_off_exponentially(patient: Patient) -> None:
-    found, _ = _recovery()
-    assert _try(found, patient)
-    patient.ill = patient.incurable = True
-    start = patient.clock.now
+def test_rebuild_attempts_back_off_exponentially(fake: FakePipeline) -> None:
+    found, _ = _create_recovery()
+    assert _try(found, fake)
+    fake.failing = fake.rebuild_fails = True
+    start = fake.clock.now
     for _ in range(1200):
-        assert not _try(found, patient)
-        patient.clock.now += 0.125
-    assert [round(at - start) for at in patient.renewals] == [0, 1, 3, 7, 15, 31, 61, 91, 121]
-    assert patient.calls == 3, "once well, and twice before it was taken for failed"
-    assert found.failures == 2 + len(patient.renewals)
-    patient.incurable = False
-    patient.clock.now += 30
-    assert not _try(found, patient), "made anew, it fails at the frame"
-    assert patient.calls == 4
-    patient.ill = False
-    patient.clock.now += 30
-    assert _try(found, patient) and (found.trouble, found.recoveries) == ("", 1)
-    patient.ill = True
-    renewals = len(patient.renewals)
+        assert not _try(found, fake)
+        fake.clock.now += 0.125
+    assert [round(at - start) for at in fake.rebuilds] == [0, 1, 3, 7, 15, 31, 61, 91, 121]
+    assert fake.calls == 3, "once well, and twice before it was taken for failed"
+    assert found.failures == 2 + len(fake.rebuilds)
+    fake.rebuild_fails = False
+    fake.clock.now += 30
+    assert not _try(found, fake), "made anew, it fails at the frame"
+    assert fake.calls == 4
+    fake.failing = False
+    fake.clock.now += 30
+    assert _try(found, fake) and (found.trouble, found.recoveries) == ("", 1)
+    fake.failing = True
+    rebuilds = len(fake.rebuilds)
     for _ in range(3):
-        assert not _try(found, patient)
-    assert len(patient.renewals) == renewals + 1, "the next time it begins at once again"
+        assert not _try(found, fake)
+    assert len(fake.rebuilds) == rebuilds + 1, "the next time it begins at once again"
 
 
-def test_single_failures_do_not_rebuild(patient: Patient) -> None:
-    found, given_up = _recovery("stop")
+def test_single_failures_do_not_rebuild(fake: FakePipeline) -> None:
+    found, stop_reasons = _create_recovery("stop")
     for _ in range(20):
-        patient.ill = not patient.ill
-        assert _try(found, patient) != patient.ill
-    assert (patient.renewals, given_up, found.failures, found.recoveries, found.trouble) == ([], [], 10, 0, "")
+        fake.failing = not fake.failing
+        assert _try(found, fake) != fake.failing
+    assert (fake.rebuilds, stop_reasons, found.failures, found.recoveries, found.trouble) == ([], [], 10, 0, "")
 
 
 @pytest.mark.parametrize("policy", ["retry", "cpu", "stop"])
-def test_oversized_image_of_one_camera_does_not_drop_the_other(patient: Patient, policy: str) -> None:
-    found, given_up = _recovery(policy)
-    assert _try(found, patient)
-    patient.too_large = True
+def test_oversized_image_of_one_camera_does_not_drop_the_other(fake: FakePipeline, policy: str) -> None:
+    found, stop_reasons = _create_recovery(policy)
+    assert _try(found, fake)
+    fake.too_large = True
     for tick in range(1800):
-        patient.clock.now += 1 / 30
-        assert not _try(found, patient, LARGE)
+        fake.clock.now += 1 / 30
+        assert not _try(found, fake, LARGE)
         if tick % 3 == 0:
-            assert _try(found, patient)
-    assert (patient.renewals, given_up, found.failures, found.trouble, found.note) == ([], [], 1800, "", "")
+            assert _try(found, fake)
+    assert (fake.rebuilds, stop_reasons, found.failures, found.trouble, found.note) == ([], [], 1800, "", "")
 
 
-def test_oversized_first_images_do_not_block_other_sizes(patient: Patient) -> None:
-    found, _ = _recovery()
-    patient.too_large = True
+def test_oversized_first_images_do_not_block_other_sizes(fake: FakePipeline) -> None:
+    found, _ = _create_recovery()
+    fake.too_large = True
     for _ in range(3):
-        assert not _try(found, patient, LARGE)
-    assert len(patient.renewals) == 1 and found.trouble
-    calls = patient.calls
-    assert not _try(found, patient, LARGE) and patient.calls == calls, "of its size one failed since: that one waits"
-    assert _try(found, patient), "of this size none did"
+        assert not _try(found, fake, LARGE)
+    assert len(fake.rebuilds) == 1 and found.trouble
+    calls = fake.calls
+    assert not _try(found, fake, LARGE) and fake.calls == calls, "of its size one failed since: that one waits"
+    assert _try(found, fake), "of this size none did"
     assert (found.trouble, found.recoveries) == ("", 1)
 
 
-def test_failures_of_all_sizes_rebuild_the_pipeline(patient: Patient) -> None:
-    found, _ = _recovery()
-    assert _try(found, patient) and _try(found, patient, LARGE)
-    patient.ill = True
+def test_failures_of_all_sizes_rebuild_the_pipeline(fake: FakePipeline) -> None:
+    found, _ = _create_recovery()
+    assert _try(found, fake) and _try(found, fake, LARGE)
+    fake.failing = True
     for _ in range(2):
-        assert not _try(found, patient, LARGE)
-    assert not found.trouble, "pictures of the other size may still work"
-    assert not _try(found, patient)
+        assert not _try(found, fake, LARGE)
+    assert not found.trouble, "images of the other size may still work"
+    assert not _try(found, fake)
     assert found.trouble
-    patient.ill = False
-    assert _try(found, patient, LARGE)
-    assert len(patient.renewals) == 1
+    fake.failing = False
+    assert _try(found, fake, LARGE)
+    assert len(fake.rebuilds) == 1
 
 
-def test_corrupt_weights_are_reloaded_although_another_size_works(patient: Patient) -> None:
-    found, _ = _recovery()
+def test_corrupt_weights_are_reloaded_although_another_size_works(fake: FakePipeline) -> None:
+    found, _ = _create_recovery()
     void = np.full((HEIGHT, WIDTH), np.nan, np.float32)
 
     def spoilt(frame, outputs):
-        depth = None if frame is LARGE or patient.renewals else void
+        depth = None if frame is LARGE or fake.rebuilds else void
         return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=depth)
 
-    patient.compute = spoilt
-    assert _try(found, patient, LARGE)
+    fake.compute = spoilt
+    assert _try(found, fake, LARGE)
     for _ in range(2):
-        assert not _try(found, patient)
-    assert _try(found, patient)
-    assert (len(patient.renewals), found.recoveries) == (1, 1)
+        assert not _try(found, fake)
+    assert _try(found, fake)
+    assert (len(fake.rebuilds), found.recoveries) == (1, 1)
 
 
-def test_failing_size_rebuilds_once_no_other_size_has_worked_recently(patient: Patient) -> None:
-    found, _ = _recovery()
-    assert _try(found, patient)
-    patient.ill = True
+def test_failing_size_rebuilds_once_no_other_size_has_worked_recently(fake: FakePipeline) -> None:
+    found, _ = _create_recovery()
+    assert _try(found, fake)
+    fake.failing = True
     for _ in range(2):
-        assert not _try(found, patient, LARGE)
-    patient.clock.now += recovery.WORKING_TIME
+        assert not _try(found, fake, LARGE)
+    fake.clock.now += recovery.WORKING_TIME
     for _ in range(2):
-        assert not _try(found, patient, LARGE)
-    assert len(patient.renewals) == 1
+        assert not _try(found, fake, LARGE)
+    assert len(fake.rebuilds) == 1
 
 
-def test_failed_batch_and_its_retries_count_as_one_failure(patient: Patient) -> None:
-    found, given_up = _recovery("stop")
-    patient.ill = True
+def test_failed_batch_and_its_retries_count_as_one_failure(fake: FakePipeline) -> None:
+    found, stop_reasons = _create_recovery("stop")
+    fake.failing = True
     for tries in ([FRAME, FRAME, FRAME], [FRAME], [FRAME], [FRAME]):
-        assert not _try(found, patient, *tries)
-    assert (given_up, found.trouble) == ([], "")
-    patient.ill = False
-    assert _try(found, patient, FRAME, FRAME, FRAME)
-    patient.ill = True
+        assert not _try(found, fake, *tries)
+    assert (stop_reasons, found.trouble) == ([], "")
+    fake.failing = False
+    assert _try(found, fake, FRAME, FRAME, FRAME)
+    fake.failing = True
     for tries in ([FRAME, FRAME], [FRAME], [FRAME], [FRAME, FRAME], [FRAME]):
-        assert not _try(found, patient, *tries)
-    assert given_up == ["lost"], "the second time it is the device"
+        assert not _try(found, fake, *tries)
+    assert stop_reasons == ["lost"], "the second time it is the device"
 
 
-def test_frame_error_after_a_rebuild_does_not_rebuild_again(patient: Patient) -> None:
-    found, _ = _recovery()
-    patient.ill = True
+def test_frame_error_after_a_rebuild_does_not_rebuild_again(fake: FakePipeline) -> None:
+    found, _ = _create_recovery()
+    fake.failing = True
     for _ in range(2):
-        assert not _try(found, patient)
-    patient.ill = False
+        assert not _try(found, fake)
+    fake.failing = False
 
     def refuse(frame, outputs):
-        raise FrameError("not a picture")
+        raise FrameError("not an image")
 
-    patient.compute = refuse
+    fake.compute = refuse
     for _ in range(2):
         with pytest.raises(FrameError):
-            _try(found, patient)
-    del patient.compute
-    assert _try(found, patient)
-    assert len(patient.renewals) == 1 and not found.trouble
+            _try(found, fake)
+    del fake.compute
+    assert _try(found, fake)
+    assert len(fake.rebuilds) == 1 and not found.trouble
 
 
-def test_any_error_during_a_rebuild_is_reported_and_retried(patient: Patient) -> None:
-    found, _ = _recovery()
-    patient.ill = True
+def test_any_error_during_a_rebuild_is_reported_and_retried(fake: FakePipeline) -> None:
+    found, _ = _create_recovery()
+    fake.failing = True
     for _ in range(2):
-        assert not _try(found, patient)
-    patient.rebuild = lambda device="": 1 // 0
-    assert not _try(found, patient)
+        assert not _try(found, fake)
+    fake.rebuild = lambda device="": 1 // 0
+    assert not _try(found, fake)
     assert (
         found.trouble.startswith("ZeroDivisionError: ")
         and "rebuild attempt 1 failed; retrying on the next image after 1 s" in found.trouble
     )
-    del patient.rebuild
-    patient.ill = False
-    patient.clock.now += 1
-    assert _try(found, patient) and not found.trouble
+    del fake.rebuild
+    fake.failing = False
+    fake.clock.now += 1
+    assert _try(found, fake) and not found.trouble
 
 
-def test_policy_can_change_while_the_device_fails(patient: Patient) -> None:
-    found, given_up = _recovery("retry")
-    patient.ill = patient.incurable = True
+def test_policy_can_change_while_the_device_fails(fake: FakePipeline) -> None:
+    found, stop_reasons = _create_recovery("retry")
+    fake.failing = fake.rebuild_fails = True
     for _ in range(3):
-        _try(found, patient)
-    assert given_up == []
+        _try(found, fake)
+    assert stop_reasons == []
     found.policy = "stop"
-    assert not _try(found, patient)
-    assert given_up == ["still lost"]
-    assert len(patient.renewals) == 1
+    assert not _try(found, fake)
+    assert stop_reasons == ["still lost"]
+    assert len(fake.rebuilds) == 1
 
 
 def test_rebuilt_pipeline_has_equal_results_and_current_parameters(weights_file: Path) -> None:
@@ -341,13 +341,13 @@ def test_out_of_memory_on_the_cpu_is_a_device_error(how: str) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(2.0, 0.0), (0.0, 2.0)])
-def test_change_of_min_depth_during_inference_is_no_failure(patient: Patient, before, after) -> None:
+def test_change_of_min_depth_during_inference_is_no_failure(fake: FakePipeline, before, after) -> None:
     def near(frame, outputs):
-        patient.config = SimpleNamespace(min_confidence=0.0, min_depth=after)
+        fake.config = SimpleNamespace(min_confidence=0.0, min_depth=after)
         return SimpleNamespace(labels=None, cloud=None, confidence=None, depth=np.full((HEIGHT, WIDTH), np.nan, np.float32))
 
-    patient.config = SimpleNamespace(min_confidence=0.0, min_depth=before)
-    patient.compute = near
-    found, _ = _recovery()
-    assert _try(found, patient)
+    fake.config = SimpleNamespace(min_confidence=0.0, min_depth=before)
+    fake.compute = near
+    found, _ = _create_recovery()
+    assert _try(found, fake)
     assert found.failures == 0

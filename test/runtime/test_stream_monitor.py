@@ -1,4 +1,4 @@
-"""What is said of a stream of pictures, by their stamps, clocks and bytes; and what it is not fooled by."""
+"""Stream monitor: stamps, clocks and content of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATIENCE = 1.5
 
 
 class Stream:
-    """Ten pictures a second, each other than the one before, 20 ms old when they come, unless told otherwise."""
+    """Different images at 10 Hz, which arrive 20 ms after their stamps by default."""
 
     def __init__(self) -> None:
         self.monitor = StreamMonitor()
@@ -21,7 +21,7 @@ class Stream:
         self.number = 0
 
     def send(self, count: int = 1, *, stamp: float | None = None, age: float = 0.02, clock: float = 0.0, **fields) -> None:
-        """`stamp` in seconds from the epoch; `clock`: seconds by which the node's clock has jumped."""
+        """Send images; `stamp` in seconds since the epoch, `clock` is a jump of the node's clock in seconds."""
         for _ in range(count):
             self.at += 0.1
             self.number += 1
@@ -30,7 +30,7 @@ class Stream:
             known = {"form": "64x48 rgb8", "data": bytes([self.number % 256]) * 3000, "simulated": False, "clock_ns": now}
             self.monitor.observe(Arrival(**{"stamp_ns": stamp_ns, "at": self.at, **known, **fields}))
 
-    def said(self, later: float = 0.0) -> dict[str, str]:
+    def anomalies(self, later: float = 0.0) -> dict[str, str]:
         return self.monitor.anomalies(self.at + later, PATIENCE)
 
 
@@ -38,7 +38,7 @@ class Stream:
 def stream() -> Stream:
     stream = Stream()
     stream.send(30)
-    assert stream.said() == {}
+    assert stream.anomalies() == {}
     return stream
 
 
@@ -51,29 +51,29 @@ def test_gaps_and_small_clock_offsets_are_no_anomalies(stream: Stream) -> None:
     stream.send(3, age=0.9)
     stream.send(3, age=-0.4)
     stream.send(1, age=-0.5)
-    assert stream.said() == {}
+    assert stream.anomalies() == {}
 
 
 def test_repeated_stamps_are_counted_and_reported(stream: Stream) -> None:
     stream.send(5, stamp=1_790_000_103.0)
-    assert stream.said() == {
+    assert stream.anomalies() == {
         "repeated": "5 consecutive images have the stamp 1790000103.000000000: "
         "the camera is frozen, or its driver does not update the stamp"
     }
     stream.send(25)
-    assert "repeated" in stream.said()
+    assert "repeated" in stream.anomalies()
     stream.send(10)
-    assert stream.said() == {}
+    assert stream.anomalies() == {}
     assert stream.monitor.counts[StreamMonitor.REPEATED] == 4
 
 
 def test_backward_stamp_jump_is_reported_for_a_few_seconds(stream: Stream) -> None:
-    """A bag that loops while simulated time follows it."""
+    """As by a bag that loops, with simulated time."""
     stream.send(20, clock=-12.3)
-    assert list(stream.said()) == ["backward"]
-    assert stream.said()["backward"].startswith("stamps jumped back by 12.2 s")
+    assert list(stream.anomalies()) == ["backward"]
+    assert stream.anomalies()["backward"].startswith("stamps jumped back by 12.2 s")
     stream.send(20, clock=-12.3)
-    assert stream.said() == {}
+    assert stream.anomalies() == {}
     assert stream.monitor.counts[StreamMonitor.BACKWARD] == 1
 
 
@@ -97,31 +97,31 @@ def test_backward_stamp_jump_is_reported_for_a_few_seconds(stream: Stream) -> No
 def test_clock_offset_is_reported_while_it_lasts(stream: Stream, fields, words: str) -> None:
     stream.monitor = StreamMonitor()
     stream.send(1, **fields)
-    said = stream.said()
-    assert len(said) == 1
-    assert words in next(iter(said.values()))
-    stream.monitor.last = None  # what follows is not compared with it
+    found = stream.anomalies()
+    assert len(found) == 1
+    assert words in next(iter(found.values()))
+    stream.monitor.last = None  # The next image is not compared with it.
     stream.send(31)
-    assert stream.said() == {}
+    assert stream.anomalies() == {}
 
 
 def test_zero_stamps_are_only_reported_as_zero(stream: Stream) -> None:
     stream.send(5, stamp=0.0)
-    assert list(stream.said()) == ["zero"]
+    assert list(stream.anomalies()) == ["zero"]
 
 
 def test_identical_images_are_reported_as_frozen(stream: Stream) -> None:
     stream.send(16, data=b"\x07" * 3000)
-    assert stream.said() == {}
+    assert stream.anomalies() == {}
     stream.send(1, data=b"\x07" * 3000)
-    assert stream.said() == {
+    assert stream.anomalies() == {
         "frozen": "image has not changed for 1.6 s (17 identical images): "
         "the camera is frozen, or the scene is static and free of noise"
     }
-    # When no pictures come at all, that is what is told.
-    assert stream.said(later=3.1) == {}
+    # Missing images are reported elsewhere.
+    assert stream.anomalies(later=3.1) == {}
     stream.send(1)
-    assert stream.said() == {}
+    assert stream.anomalies() == {}
 
 
 def test_two_identical_images_of_a_slow_camera_are_not_frozen() -> None:
@@ -129,10 +129,10 @@ def test_two_identical_images_of_a_slow_camera_are_not_frozen() -> None:
     for _ in range(2):
         stream.at += 20
         stream.send(1, data=b"\x07" * 3000)
-    assert stream.said() == {}
+    assert stream.anomalies() == {}
     stream.at += 20
     stream.send(1, data=b"\x07" * 3000)
-    assert list(stream.said()) == ["frozen"]
+    assert list(stream.anomalies()) == ["frozen"]
 
 
 def test_all_bytes_are_compared_if_the_sample_is_equal() -> None:
@@ -147,9 +147,9 @@ def test_all_bytes_are_compared_if_the_sample_is_equal() -> None:
 
 def test_change_of_size_or_encoding_is_reported_for_a_few_seconds(stream: Stream) -> None:
     stream.send(5, form="128x96 mono8")
-    assert stream.said() == {"changed": "images changed from 64x48 rgb8 to 128x96 mono8"}
+    assert stream.anomalies() == {"changed": "images changed from 64x48 rgb8 to 128x96 mono8"}
     stream.send(30, form="128x96 mono8")
-    assert stream.said() == {}
+    assert stream.anomalies() == {}
     assert stream.monitor.counts[StreamMonitor.CHANGED] == 1
 
 
@@ -172,8 +172,8 @@ def test_frozen_slow_camera_is_reported_continuously(stream: Stream) -> None:
     for _ in range(5):
         stream.at += 5.0
         stream.send(data=b"the same" * 400)
-    assert all("frozen" in stream.said(later) for later in (0.0, 4.0, 6.0))
-    assert "frozen" not in stream.said(11.0)
+    assert all("frozen" in stream.anomalies(later) for later in (0.0, 4.0, 6.0))
+    assert "frozen" not in stream.anomalies(11.0)
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 5000, 5003])

@@ -1,4 +1,4 @@
-"""A camera at work whose pictures can be anything, and a node that it is shown to, as fixtures of a test file."""
+"""Fixtures of a test module: a node, and a camera whose images the test controls."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ LABELS, POINTS = OUTPUTS
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 PARTS = ("frames", "stream", "camera")
 SECOND = 10**9
-CHEAP: dict[str, Any] = {"backend": "torch", "warm_up": False}
-"""Nothing is compiled: the pictures are few, and of several sizes."""
+WITHOUT_COMPILATION: dict[str, Any] = {"backend": "torch", "warm_up": False}
+"""Parameters without compilation, because the images are few and of several sizes."""
 
 
 class Gate:
-    """Stands before the pipeline, and holds frames back while it is shut."""
+    """Wrapper of the pipeline that blocks while `open` is cleared."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
@@ -52,7 +52,7 @@ class Gate:
 
 
 class Feed:
-    """A camera at work: each of its pictures is another one, and has the present time for a stamp."""
+    """A camera with different images, stamped with the current time."""
 
     def __init__(self, client: Client, prefix: str = "", calibrated: bool = True, kind: Any = Image) -> None:
         outputs = {f"{prefix}{topic}": output for topic, output in OUTPUTS.items()}
@@ -65,18 +65,18 @@ class Feed:
         if calibrated:
             self.camera.publish_info(camera_info(WIDTH, HEIGHT))
 
-    def picture(self, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    def pixels(self, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
         return noise_image(height, width, seed=next(self._seeds))
 
     def send(self, message: Any = None, stamp: int | None = None, frame_id: str = "camera_optical") -> int:
-        message = image(self.picture()) if message is None else message
+        message = image(self.pixels()) if message is None else message
         return self.camera.publish(message, frame_id, time.time_ns() if stamp is None else stamp)
 
     def exchange(self, message: Any = None, stamp: int | None = None, *topics: str) -> dict[str, Any]:
         return self.camera.answers(self.send(message, stamp), *topics)
 
     def until(self, what: Callable[[], Any], send: Callable[[], Any] | None = None) -> Any:
-        """Pictures, until something is so."""
+        """Publish images until a condition is true, and return its value."""
         deadline = time.monotonic() + 60
         while not (value := what()):
             assert time.monotonic() < deadline, f"in vain, last: {self.client.statuses}"
@@ -84,8 +84,8 @@ class Feed:
             self.client.spin_for(0.05)
         return value
 
-    def told(self, part: str, level: bytes, words: str, send: Callable[[], Any] | None = None) -> DiagnosticStatus:
-        """Pictures, until a status has this level and these words."""
+    def wait_for_status(self, part: str, level: bytes, words: str, send: Callable[[], Any] | None = None) -> DiagnosticStatus:
+        """Publish images until a status has a level and contains words, and return it."""
 
         def said() -> DiagnosticStatus | None:
             status = self.client.statuses.get(part)
@@ -93,37 +93,37 @@ class Feed:
 
         return self.until(said, send)
 
-    def well(self) -> None:
-        """Good pictures, until nothing is found of which the test before was the cause."""
+    def wait_until_ok(self) -> None:
+        """Publish images until no findings of the previous test are left."""
         self.until(lambda: all(self.client.statuses[part].level == OK for part in PARTS))
 
 
 @contextlib.contextmanager
-def apart(weights: Path, **settings: Any) -> Iterator[Client]:
-    """A client of another node, with settings of its own."""
-    with node_inside(weights, Gate, "/apart", **CHEAP, **settings):
+def other_node(weights: Path, **settings: Any) -> Iterator[Client]:
+    """Run another node with its own parameters, and yield a client of it."""
+    with node_inside(weights, Gate, "/apart", **WITHOUT_COMPILATION, **settings):
         client = Client("apart", "/apart/mtl_perception", start_ns=time.time_ns())
         yield client
         client.close()
 
 
 def camera_fixtures() -> tuple[Any, ...]:
-    """Fixtures, to be named `short_memory`, `pipeline`, `node`, `client`, `connected` and `feed`."""
+    """Return the fixtures `short_memory`, `pipeline`, `node`, `client`, `connected` and `feed`."""
 
     @pytest.fixture(scope="module", autouse=True)
     def short_memory():
-        """What happened once is told for 1 s, so that the tests need not wait longer for it to be over."""
+        """Report single events for 1 s only, so that the tests wait no longer."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stream_monitor, "REPORT_TIME", 1.0)
             yield
 
     @pytest.fixture(scope="module")
     def pipeline(weights_file: Path) -> Pipeline:
-        return Pipeline(weights=str(weights_file), device="cpu", **CHEAP)
+        return Pipeline(weights=str(weights_file), device="cpu", **WITHOUT_COMPILATION)
 
     @pytest.fixture(scope="module")
     def node(weights_file: Path):
-        with node_inside(weights_file, Gate, image_timeout=1.0, **CHEAP) as node:
+        with node_inside(weights_file, Gate, image_timeout=1.0, **WITHOUT_COMPILATION) as node:
             yield node
 
     @pytest.fixture(scope="module")
@@ -135,17 +135,17 @@ def camera_fixtures() -> tuple[Any, ...]:
     @pytest.fixture(scope="module")
     def connected(client: Client):
         feed = Feed(client)
-        feed.camera.connect(image(feed.picture()))
+        feed.camera.connect(image(feed.pixels()))
         return feed
 
     @pytest.fixture
     def feed(connected: Feed) -> Feed:
-        connected.well()
+        connected.wait_until_ok()
         return connected
 
     return short_memory, pipeline, node, client, connected, feed
 
 
-def assert_labels(outputs: dict[str, Any], picture: np.ndarray, pipeline: Pipeline, under: str = "") -> None:
-    """They are those of this picture."""
-    np.testing.assert_array_equal(labels_of(outputs[under + LABELS]), pipeline(Frame(picture), {"labels"}).labels)
+def assert_labels(outputs: dict[str, Any], pixels: np.ndarray, pipeline: Pipeline, under: str = "") -> None:
+    """Check that the labels are those of an image."""
+    np.testing.assert_array_equal(labels_of(outputs[under + LABELS]), pipeline(Frame(pixels), {"labels"}).labels)

@@ -1,4 +1,4 @@
-"""A node in a process of its own, and a client of it, as fixtures of a test file."""
+"""Fixtures of a test module: a node in another process, and its client."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from support.ros_client import Client
 
 
 def node_and_client(*settings: str) -> tuple[Any, Any]:
-    """Fixtures for the length of a file, to be named `node` and `client`.
+    """Return the fixtures `node` and `client` for a test module.
 
     Args:
-        settings: ROS arguments besides the weights and quick diagnostics.
+        settings: ROS arguments besides the weights and a short diagnostics period.
     """
 
     @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The node within the test's process, spinning in a thread: for what cannot be seen from outside."""
+"""The node in the process of the test, spinning in a thread."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mtl_perception.ros.node import PerceptionNode
 def node_inside(
     weights: Path, before: Callable[[Any], Any], namespace: str = "", remap: tuple[str, ...] = (), **settings: Any
 ) -> Iterator[PerceptionNode]:
-    """The node, active, with `before(pipeline)` in the place of its pipeline; ended at the end of the block."""
+    """Run an active node with `before(pipeline)` as its pipeline, and end it after the block."""
     context = Context()
     rclpy.init(context=context, args=["test", "--ros-args", *(part for rule in remap for part in ("-r", rule))])
     values = {"weights": str(weights), "diagnostics_period": 0.1, **settings}
@@ -55,10 +55,10 @@ def node_inside(
 
 
 def in_its_executor(node: PerceptionNode, client: Any, transition: Callable[[], Any]) -> Any:
-    """What the transition gives, run as its service would run it.
+    """Make a transition in the node's executor, as its service does, and return the result.
 
-    The service itself is not asked: two participants in one process do not always discover each other's services
-    (seen once in some twenty runs); `ros/test_node_lifecycle.py` asks it between processes.
+    The service is not called, because two participants in one process do not always discover each other's services
+    (once in about twenty runs); `ros/test_node_lifecycle.py` calls it between processes.
     """
     task = node.executor.create_task(transition)
     client.spin_until(task.done, transition.__name__)
@@ -66,7 +66,7 @@ def in_its_executor(node: PerceptionNode, client: Any, transition: Callable[[], 
 
 
 def ask(node: PerceptionNode, client: Any, transition: str) -> bool:
-    """What the node's service answers to a request for this transition."""
+    """Return whether the node's service makes a transition."""
     number = getattr(Transition, f"TRANSITION_{transition.upper()}")
     request = ChangeState.Request(transition=Transition(id=number))
 

@@ -1,4 +1,4 @@
-"""The program as a real process, and the node in it."""
+"""The command line and the node as processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PATIENCE = 100.0
-"""Seconds until a test gives up; machines may be busy."""
+"""Timeout of a test in seconds; machines may be busy."""
 
 
 class Process:
-    """`python -m mtl_perception ARGUMENTS`, its output in a file."""
+    """A process `python -m mtl_perception ARGUMENTS` with its output in a file."""
 
     def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
         self.log = log
@@ -62,7 +62,7 @@ class Process:
 
 @contextmanager
 def node_process(log: Path, *ros_arguments: str, ready: str = "waiting for images") -> Iterator[Process]:
-    """The node, running; ended at the end of the block."""
+    """Run the node, and end it after the block."""
     process = Process(["node", "--ros-args", *ros_arguments], log)
     try:
         if ready:

@@ -1,4 +1,4 @@
-"""A ROS client that knows nothing of mtl_perception, and a camera of its own: what a user's system is to the node."""
+"""A ROS client and a camera that do not use mtl_perception."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def profile(reliable: bool = True, latched: bool = False, depth: int = 10) -> Qo
 
 
 class Client:
-    """A ROS node in this process that spins only while something is waited for."""
+    """A ROS node in this process that spins only while waiting."""
 
     def __init__(self, name: str = "client", node_name: str = "/mtl_perception", start_ns: int = START_NS) -> None:
         self._context = Context()
@@ -56,7 +56,7 @@ class Client:
         self._context.try_shutdown()
 
     def spin_until(self, condition: Callable[[], Any], what: str = "", seconds: float = PATIENCE) -> Any:
-        """The condition's first true value."""
+        """Spin until a condition is true, and return its value."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what or 'a condition'}"
@@ -79,14 +79,14 @@ class Client:
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
             self.spin_until(self._clients[name].service_is_ready, name)
-            # Discovery is not symmetric: a server that does not yet see this client answers into the void.
+            # Discovery is not symmetric: the reply of a server that has not discovered this client would be lost.
             self.spin_for(0.3)
         future = self._clients[name].call_async(kind.Request(**fields))
         self.spin_until(future.done, name)
         return future.result()
 
     def set(self, **values: Any) -> list[Any]:
-        """Results of setting parameters, each by itself."""
+        """Set parameters one by one, and return the results."""
         parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
         return list(self.call(SetParameters, "set_parameters", parameters=parameters).results)
 
@@ -122,7 +122,7 @@ class Client:
             self.diagnostics_received += 1
 
     def status(self, part: str) -> DiagnosticStatus:
-        """A status that was sent after this call."""
+        """Wait for the next message with a status, and return it."""
         seen = self.diagnostics_received
         self.spin_until(lambda: self.diagnostics_received > seen, "diagnostics")
         return self.statuses[part]
@@ -146,7 +146,7 @@ class Client:
 
 
 class Camera:
-    """Publishes pictures and camera_info, and collects the node's outputs by stamp."""
+    """Publisher of images and camera_info that collects the node's outputs by stamp."""
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ class Camera:
                 self.client.node.destroy_publisher(publisher)
 
     def wait_until_heard(self) -> None:
-        """Until the node has subscribed as this camera publishes."""
+        """Wait until the node's subscriptions match the QoS of this camera."""
         node = self.client.node
         wanted = ReliabilityPolicy.RELIABLE if self.reliable else ReliabilityPolicy.BEST_EFFORT
         for publisher in (self.images, self.infos):
@@ -209,21 +209,21 @@ class Camera:
             self.client.spin_until(heard, f"a matching subscription to {publisher.topic_name}")
 
     def publish(self, message: Any, frame_id: str = "camera_optical", stamp: int | None = None) -> int:
-        """Send a picture; its stamp, a new one unless it is given, is returned."""
+        """Publish an image, and return its stamp."""
         stamp = self.client.next_stamp() if stamp is None else stamp
         put_header(message, stamp, frame_id)
         self.images.publish(message)
         return stamp
 
     def publish_info(self, info: CameraInfo, frame_id: str = "camera_optical") -> None:
-        """Send a camera_info, and give the node time to take it."""
+        """Publish a camera_info, and wait until the node has probably received it."""
         assert self.infos is not None
         put_header(info, self.client._next_ns, frame_id)
         self.infos.publish(info)
         self.client.spin_for(0.1)
 
     def exchange(self, message: Any, *topics: str, frame_id: str = "camera_optical") -> dict[str, Any]:
-        """Outputs for this picture, by topic; waited for are `topics`, or all that are subscribed to."""
+        """Publish an image and return the outputs by topic; wait for `topics`, or for all subscribed ones."""
         stamp = self.publish(message, frame_id)
         return self.answers(stamp, *topics)
 
@@ -234,7 +234,7 @@ class Camera:
         return {topic: self.received[topic][stamp] for topic in self.received if stamp in self.received[topic]}
 
     def connect(self, message: Any, *topics: str, seconds: float = PATIENCE) -> dict[str, Any]:
-        """Send a picture again and again until it is answered on all topics: both sides then know each other."""
+        """Publish an image repeatedly until all outputs arrive, when discovery is complete."""
         deadline = time.monotonic() + seconds
         wanted = topics or tuple(self._subscriptions)
         stamps: list[int] = []
@@ -250,7 +250,7 @@ class Camera:
             assert time.monotonic() < deadline, "the node does not answer"
 
     def settle(self) -> None:
-        """Until the node has done with every picture it got."""
+        """Wait until the node has finished all received images."""
 
         def done() -> bool:
             counts = self.client.counts(self.frames)

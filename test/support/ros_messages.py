@@ -1,4 +1,4 @@
-"""Messages to the node and from it, written and read by the book of their definitions alone."""
+"""Messages to and from the node, written and read by their definitions alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def set_data(message: Any, data: bytes) -> Any:
 
 
 def image(pixels: np.ndarray, encoding: str = "rgb8", padding: int = 0, is_bigendian: bool = False, **fields: Any) -> Image:
-    """An Image of an array of the encoding's layout; `fields` override what is right."""
+    """Return an Image with pixels in the layout of the encoding; `fields` override correct values."""
     rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
     if rows.dtype.itemsize > 1:
         rows = rows.astype(rows.dtype.newbyteorder(">" if is_bigendian else "<"))
@@ -56,7 +56,7 @@ def image(pixels: np.ndarray, encoding: str = "rgb8", padding: int = 0, is_bigen
 def camera_info(
     width: int, height: int, fx: float = 60.0, fy: float = 62.0, cx: float | None = None, cy: float | None = None, **fields: Any
 ) -> CameraInfo:
-    """A rectified camera, whose K differs from its P, as in life."""
+    """Return the CameraInfo of a rectified camera, whose K differs from its P."""
     cx = width / 2 - 1.25 if cx is None else cx
     cy = height / 2 + 0.75 if cy is None else cy
     message = CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.0] * 5)
@@ -81,7 +81,7 @@ def labels_of(message: Image) -> np.ndarray:
 
 
 def colors_of(message: Image) -> np.ndarray:
-    """RGB."""
+    """Return the pixels as RGB."""
     assert (message.encoding, message.step, message.is_bigendian) == ("bgr8", 3 * message.width, 0)
     return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)[..., ::-1]
 
@@ -102,12 +102,12 @@ def cloud_of(message: PointCloud2) -> np.ndarray:
 
 
 def colors_of_cloud(cloud: np.ndarray) -> np.ndarray:
-    """RGB of the packed field."""
+    """Return the RGB colors of the packed field."""
     return np.stack([cloud["rgb"] >> 16 & 255, cloud["rgb"] >> 8 & 255, cloud["rgb"] & 255], axis=-1).astype(np.uint8)
 
 
 def assert_same(outputs: dict[str, Any], expected: dict[str, Any]) -> None:
-    """The outputs are those of the same picture."""
+    """Check that two sets of outputs are equal."""
     assert set(outputs) == set(OUTPUTS)
     for topic in OUTPUTS:
         if topic != "depth/camera_info":

@@ -1,6 +1,6 @@
-"""perception.launch.py starts the node as asked, and what comes out is what the pipeline says of the same picture.
+"""Launch test: the outputs of the node that perception.launch.py starts.
 
-A file for `launch_test`; ros/test_launch_perception.py runs it.
+Run with `launch_test` by ros/test_launch_perception.py.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FRAME_ID = "front_optical_frame"
 FOLDER = tempfile.TemporaryDirectory()
 WEIGHTS = Path(FOLDER.name) / "random.safetensors"
 PARAMETERS = Path(FOLDER.name) / "parameters.yaml"
-# Not the default, so that a params_file that is not read shows in the size of the outputs.
+# Not the default, so that the size of the outputs shows whether params_file is read.
 OUTPUT_SCALE = 0.5
 
 
@@ -69,7 +69,7 @@ def generate_test_description() -> LaunchDescription:
 
 
 def lively_network(description: Description) -> MultiTaskRefineNet:
-    """Random, with large weights and no biases: its outputs depend on the picture, depths reach from centimeters to too far."""
+    """Return a network with large random weights and no biases, whose outputs depend strongly on the image."""
     torch.manual_seed(3)
     network = MultiTaskRefineNet(description)
     with torch.no_grad():
@@ -78,8 +78,8 @@ def lively_network(description: Description) -> MultiTaskRefineNet:
     return network
 
 
-def picture() -> np.ndarray:
-    """Blocks of color: 64 x 96 x 3 uint8 RGB."""
+def pixels() -> np.ndarray:
+    """Return an image of color blocks: 64 x 96 x 3 uint8, RGB."""
     blocks = np.random.default_rng(5).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     return np.kron(blocks, np.ones((8, 8, 1), dtype=np.uint8))
 
@@ -101,7 +101,7 @@ class TestLaunchedNode(unittest.TestCase):
         FOLDER.cleanup()
 
     def outputs_of(self, image: np.ndarray, header: Header) -> dict[str, object]:
-        """What the node publishes for the picture; it is sent until all of it has come."""
+        """Publish the image until all outputs have arrived, and return them."""
         got: dict[str, object] = {}
         kinds = {"segmentation/labels": Image, "depth/image": Image, "depth/camera_info": CameraInfo, "points": PointCloud2}
         for name, kind in kinds.items():
@@ -125,7 +125,7 @@ class TestLaunchedNode(unittest.TestCase):
         return got
 
     def test_outputs_equal_those_of_the_pipeline(self) -> None:
-        image, header = picture(), Header(stamp=Time(sec=12, nanosec=345), frame_id=FRAME_ID)
+        image, header = pixels(), Header(stamp=Time(sec=12, nanosec=345), frame_id=FRAME_ID)
         got = self.outputs_of(image, header)
         pipeline = Pipeline(weights=str(WEIGHTS), device="cpu", output_scale=OUTPUT_SCALE, cpu_threads=1)
         expected = pipeline(Frame(image, CAMERA))
