@@ -15,7 +15,7 @@ from mtl_perception.benchmark.published import RawOutputs
 from mtl_perception.benchmark.timing import summarize, time_interleaved
 from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
 from mtl_perception.inference.backend import create_engine
-from mtl_perception.inference.cuda.network import prepare_network
+from mtl_perception.inference.cuda.prepare import prepare_network
 from mtl_perception.inference.device import DTYPES
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.host.preprocess import Preprocessor

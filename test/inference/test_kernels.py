@@ -26,6 +26,7 @@ from mtl_perception.inference.cuda import fused_network
 from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.fused_network import FusedNetwork
 from mtl_perception.inference.cuda.kernels import convolution, pooling
+from mtl_perception.inference.cuda.kernels.heads import heads_3x3
 from mtl_perception.inference.cuda.kernels.launch import Tile
 from mtl_perception.inference.cuda.kernels.outputs import write_outputs
 from mtl_perception.inference.cuda.network import AtenNetwork
@@ -143,7 +144,7 @@ def test_heads_are_scale_relu6_and_convolution(which):
     weights = torch.zeros(2, 9, 256, 16)
     for head, columns in enumerate((slice(0, 5), slice(5, 6))):
         weights[head, :, :, columns] = kernels[head].permute(2, 3, 1, 0).reshape(9, 256, -1)
-    found = convolution.heads_3x3(x, scales, weights, bias, which)
+    found = heads_3x3(x, scales, weights, bias, which)
     for head, columns in enumerate((slice(0, 5), slice(5, 6))):
         if which[head]:
             hidden = planes((x * scales[head]).clamp(0, 6))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.inference.cuda.network import prepare_network
+from mtl_perception.inference.cuda.prepare import prepare_network
 from mtl_perception.inference.cuda.program import DeviceProgram, NetworkSpec, ProgramSpec
 from mtl_perception.inference.cuda.runtime import HostRuntime, Stream, is_out_of_memory
 from mtl_perception.inference.cuda.slots import NetworkStage, Plan, Slot, pinned_bytes, results_of, spec_of

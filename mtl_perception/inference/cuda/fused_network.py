@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtl_perception.inference.cuda.kernels.convolution import depthwise, heads_3x3, pointwise, stem
+from mtl_perception.inference.cuda.kernels.convolution import depthwise, pointwise, stem
+from mtl_perception.inference.cuda.kernels.heads import heads_3x3
 from mtl_perception.inference.cuda.kernels.pooling import depthwise_stage, max_pool_5x5
 from mtl_perception.inference.cuda.network import AtenNetwork, HeadMaps, map_columns
 from mtl_perception.network.grid import upsampled_size
