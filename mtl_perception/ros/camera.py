@@ -10,7 +10,6 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
-from mtl_perception.camera.model import Calibration
 from mtl_perception.config import Config
 from mtl_perception.errors import CameraError, one_line
 from mtl_perception.image.header import image_size
@@ -20,7 +19,7 @@ from mtl_perception.messages.topics import OUTPUT_TOPICS, OutputTopic
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
 from mtl_perception.ros.qos import keep_last, output_profile
 from mtl_perception.ros.subscriptions import CameraSubscriptions
-from mtl_perception.runtime.calibrations import CalibrationCache
+from mtl_perception.runtime.calibrations import CalibrationCache, DecodedCameraInfo
 from mtl_perception.runtime.diagnostics import CameraSnapshot, InputSnapshot
 from mtl_perception.runtime.statistics import Statistics
 from mtl_perception.runtime.stream_monitor import Arrival, StreamMonitor
@@ -161,13 +160,12 @@ class Camera:
             self.monitor.observe(self._arrival(message))
 
     def _on_camera_info(self, message: CameraInfo) -> None:
-        calibration: Calibration | CameraError
         try:
-            calibration = decode_camera_info(message)
+            decoded = DecodedCameraInfo(decode_camera_info(message))
         except CameraError as error:
-            calibration = error
+            decoded = DecodedCameraInfo(error=str(error))
         self._info_frame_id = message.header.frame_id
-        self.calibrations.update(calibration)
+        self.calibrations.update(decoded)
 
     def _arrival(self, message: Any) -> Arrival:
         clock = self._node.get_clock()

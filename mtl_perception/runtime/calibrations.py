@@ -26,27 +26,41 @@ class CameraState:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class DecodedCameraInfo:
+    """Result of decoding a CameraInfo message.
+
+    Attributes:
+        calibration: None if the message is unusable.
+        error: Why the message is unusable; empty if it is not.
+    """
+
+    calibration: Calibration | None = None
+    error: str = ""
+
+
 class CalibrationCache:
     """Latest calibration of a camera, with the camera models derived from it.
 
     One thread updates it while another reads it.
 
     Attributes:
-        latest: Latest calibration, or the error in it; None before the first CameraInfo.
+        latest: Latest CameraInfo, decoded; None before the first one.
         changes: Number of times that the calibration changed.
     """
 
     def __init__(self) -> None:
         # Replaced as a whole, so that a reader never sees half an update.
-        self.latest: Calibration | CameraError | None = None
+        self.latest: DecodedCameraInfo | None = None
         self.changes = 0
         self._states: dict[tuple[Calibration, int, int, bool], CameraState] = {}
 
-    def update(self, calibration: Calibration | CameraError) -> None:
-        """Replace the calibration; an error replaces it, too, because the camera may have changed."""
-        if isinstance(self.latest, Calibration) and calibration != self.latest:
+    def update(self, latest: DecodedCameraInfo) -> None:
+        """Replace the calibration; an unusable CameraInfo replaces it, too, because the camera may have changed."""
+        before = self.latest and self.latest.calibration
+        if before is not None and latest.calibration != before:
             self.changes += 1
-        self.latest = calibration
+        self.latest = latest
 
     def state(self, size: tuple[int, int] | None, rectified: bool) -> CameraState:
         """Return the camera model for an image size.
@@ -58,15 +72,16 @@ class CalibrationCache:
         latest = self.latest
         if latest is None:
             return CameraState()
-        if isinstance(latest, CameraError):
-            return CameraState(error=str(latest))
-        width, height = size or (latest.width, latest.height)
-        key = (latest, width, height, rectified)
+        calibration = latest.calibration
+        if calibration is None:
+            return CameraState(error=latest.error)
+        width, height = size or (calibration.width, calibration.height)
+        key = (calibration, width, height, rectified)
         state = self._states.get(key)
         if state is None:
             if len(self._states) >= CACHE_SIZE:
                 self._states.clear()
-            state = self._states[key] = _derive(latest, width, height, rectified)
+            state = self._states[key] = _derive(calibration, width, height, rectified)
         return state
 
 
