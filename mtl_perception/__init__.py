@@ -9,7 +9,8 @@ from mtl_perception.version import __version__ as __version__
 if TYPE_CHECKING:
     from mtl_perception.camera.model import CameraModel
     from mtl_perception.pipeline import Pipeline
-    from mtl_perception.types import Frame, Result
+    from mtl_perception.result import Result
+    from mtl_perception.types import Frame
     from mtl_perception.weights.files import load_network
 
 __all__ = ["CameraModel", "Frame", "Pipeline", "Result", "load_network"]
@@ -18,7 +19,7 @@ _MODULES = {
     "CameraModel": "mtl_perception.camera.model",
     "Frame": "mtl_perception.types",
     "Pipeline": "mtl_perception.pipeline",
-    "Result": "mtl_perception.types",
+    "Result": "mtl_perception.result",
     "load_network": "mtl_perception.weights.files",
 }
 

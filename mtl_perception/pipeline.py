@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +17,17 @@ import torch
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.config import LIVE, Config, by_name, parameters
 from mtl_perception.errors import CameraError, ConfigError, DeviceError, FrameError
+from mtl_perception.image.files import read_image_file
 from mtl_perception.inference.backend import Backend, create_backend
 from mtl_perception.inference.request import Request, scaled_size
 from mtl_perception.labels import ClassSet
 from mtl_perception.network.description import KITTI_CAMERA as DEFAULT_CAMERA
-from mtl_perception.types import ALL_OUTPUTS, OUTPUTS, Frame, Result
+from mtl_perception.result import Result
+from mtl_perception.types import ALL_OUTPUTS, OUTPUTS, Frame, Outputs
 from mtl_perception.weights.files import load_network
+
+FrameLike = Frame | str | os.PathLike[str] | np.ndarray
+"""A frame, the path of an image file, or an image: H x W x 3 uint8 RGB. Files and arrays have no camera."""
 
 
 class Pipeline:
@@ -27,6 +35,7 @@ class Pipeline:
 
         pipe = Pipeline(weights="street", device="auto")
         result = pipe(Frame(image, camera))
+        result.save("out")
 
     Args:
         weights: A name or a file; see `load_network`.
@@ -130,26 +139,27 @@ class Pipeline:
         # The device by its name: auto falls back to the CPU where PyTorch sees no GPU any more.
         self._backend = self._create_backend(replace(self.config, device=device or str(self.device), precision=precision))
 
-    def __call__(self, frame: Frame, outputs: Collection[str] = OUTPUTS) -> Result:
+    def __call__(self, frame: FrameLike, outputs: Collection[str] = OUTPUTS) -> Result:
         """Compute labels, confidence, depth and point cloud of a frame.
 
         Args:
-            frame: The image, with its camera if a cloud is wanted.
+            frame: A frame, the path of an image file, or H x W x 3 uint8 RGB. Only a frame has a camera, which a cloud needs;
+                without one, depth is that of the weights' training camera, scaled to the image.
             outputs: Which of types.ALL_OUTPUTS to compute; the others are None in the result and cost nothing.
 
         Raises:
-            FrameError: The image is not H x W x 3 uint8.
+            FrameError: The image is not H x W x 3 uint8, or the file cannot be read.
             CameraError: The camera's size differs from the image's.
             ConfigError: An unknown output.
             DeviceError: The device failed or is out of memory.
         """
         return self.batch([frame], [outputs])[0]
 
-    def batch(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]]) -> list[Result]:
+    def batch(self, frames: Sequence[FrameLike], outputs: Sequence[Collection[str]]) -> list[Result]:
         """Compute the results of several frames, as of several cameras; a GPU processes those of one size together.
 
         Args:
-            frames: Of any sizes.
+            frames: As for a call, of any sizes.
             outputs: For each frame, which of types.ALL_OUTPUTS to compute.
 
         Returns:
@@ -160,30 +170,39 @@ class Pipeline:
         """
         # Another thread may change the configuration of the next frames meanwhile.
         config = self.config
+        valid = [_to_frame(frame) for frame in _check_several(frames)]
         sizes: dict[tuple[int, ...], list[int]] = {}
-        for index, frame in enumerate(frames):
-            sizes.setdefault(_validated(frame).image.shape, []).append(index)
+        for index, frame in enumerate(valid):
+            sizes.setdefault(frame.image.shape, []).append(index)
         groups = list(sizes.values())
-        requests = [self._request([frames[i] for i in group], [outputs[i] for i in group], config) for group in groups]
-        results = chain.from_iterable(self._backend.infer(requests))
-        by_index = dict(zip(chain.from_iterable(groups), results, strict=True))
-        return [by_index[index] for index in range(len(frames))]
+        requests = [self._request([valid[i] for i in group], [outputs[i] for i in group], config) for group in groups]
+        computed = chain.from_iterable(self._backend.infer(requests))
+        by_index = dict(zip(chain.from_iterable(groups), computed, strict=True))
+        return [self._result(by_index[index], frame, config) for index, frame in enumerate(frames)]
 
-    def stream(self, frames: Iterable[Frame], outputs: Collection[str] = OUTPUTS) -> Iterator[Result]:
+    def stream(self, frames: Iterable[FrameLike], outputs: Collection[str] = OUTPUTS) -> Iterator[Result]:
         """Yield the results of frames in order; a GPU overlaps their copies with its work.
 
         On a GPU one frame is read ahead of the result. With `reuse_outputs`, a result is valid until the next one is taken.
 
         Args:
-            frames: Read one by one, as results are taken.
+            frames: As for a call; read one by one, as results are taken.
             outputs: As for a call.
 
         Raises:
             As a call does; an error of one frame is raised after the results of those before it.
         """
-        requests = (self._request([_validated(frame)], [outputs], self.config) for frame in frames)
-        for results in self._backend.stream(requests):
-            yield results[0]
+        pending: deque[tuple[FrameLike, Config]] = deque()
+
+        def requests() -> Iterator[Request]:
+            for frame in _check_several(frames):
+                config = self.config
+                request = self._request([_to_frame(frame)], [outputs], config)
+                pending.append((frame, config))
+                yield request
+
+        for computed in self._backend.stream(requests()):
+            yield self._result(computed[0], *pending.popleft())
 
     def _create_backend(self, config: Config) -> Backend:
         backend = create_backend(self._network, self._classes, config, copies=self._copies)
@@ -206,6 +225,10 @@ class Pipeline:
             self._max_depth(config),
             config.min_confidence,
         )
+
+    def _result(self, outputs: Outputs, frame: FrameLike, config: Config) -> Result:
+        stem = Path(frame).stem if isinstance(frame, (str, os.PathLike)) else Result.stem
+        return Result(**vars(outputs), class_set=self.class_set, overlay_opacity=config.overlay_opacity, stem=stem)
 
     def _warm_up(self, backend: Backend) -> None:
         """Process black frames of the training camera's size, so that kernels are chosen and memory is allocated."""
@@ -234,6 +257,26 @@ class Pipeline:
         if config.min_depth >= max_depth:
             raise ConfigError(f"parameter min_depth: {config.min_depth} is not below max_depth {max_depth}: no depth is valid")
         return max_depth
+
+
+def _check_several(frames: Iterable[FrameLike]) -> Iterable[FrameLike]:
+    if isinstance(frames, (Frame, str, os.PathLike)):
+        raise FrameError(f"frames cannot be used: a {type(frames).__name__} is not a list; call the pipeline with it", "format")
+    return frames
+
+
+def _to_frame(frame: FrameLike) -> Frame:
+    """Return a validated frame; its image is read if it is a path."""
+    if isinstance(frame, Frame):
+        return _validated(frame)
+    if isinstance(frame, (str, os.PathLike)):
+        return Frame(read_image_file(Path(frame)))
+    if isinstance(frame, np.ndarray):
+        return _validated(Frame(frame))
+    raise FrameError(
+        f"frame cannot be used: type {type(frame).__name__} is not supported; give a Frame, a path, or H x W x 3 uint8 RGB",
+        "format",
+    )
 
 
 def _validated(frame: Frame) -> Frame:

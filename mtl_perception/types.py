@@ -1,4 +1,4 @@
-"""Frames and results, with their shapes, data types and units."""
+"""Frames and outputs, with their shapes, data types and units."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Result:
+class Outputs:
     """The outputs for one frame, at the output size H x W; what was not requested is None.
 
     Attributes:

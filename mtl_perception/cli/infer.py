@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,8 +13,6 @@ from mtl_perception.cli.options import add_parameters, config_from, print_licens
 from mtl_perception.errors import CameraError, PerceptionError, SourceError
 from mtl_perception.progress import print_above_bar, progress_bar
 from mtl_perception.types import Frame
-from mtl_perception.visualization.files import replacing
-from mtl_perception.visualization.results import save_result
 
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
@@ -47,15 +44,12 @@ def run(args: argparse.Namespace) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SourceError(f"cannot create the output folder {args.out}: {error.strerror}") from error
-    with replacing(args.out / "classes.json") as part:
-        part.write_text(json.dumps(pipeline.class_set.records(), indent=1) + "\n", encoding="utf-8")
     failed = 0
     for path in progress_bar(paths, unit="image", disable=None if len(paths) > 1 else True):
         try:
             image = read_image_file(path)
             frame = Frame(image, cameras.model(image.shape[1], image.shape[0]))
-            result = pipeline(frame, {"labels", "depth", "cloud", "image"})
-            save_result(args.out, path.stem, result, pipeline.class_set, pipeline.config.overlay_opacity)
+            pipeline(frame, {"labels", "depth", "cloud", "image"}).save(args.out, path.stem)
         except PerceptionError as error:
             if len(paths) == 1:
                 raise

@@ -17,7 +17,7 @@ from mtl_perception.inference.openvino.engine import OpenVinoEngine
 from mtl_perception.inference.request import Request
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.types import Result
+from mtl_perception.types import Outputs
 
 
 class Backend(Protocol):
@@ -61,7 +61,7 @@ class Backend(Protocol):
         """Number of runs after which each run of the same kind is as fast as the next."""
         ...
 
-    def infer(self, requests: Sequence[Request]) -> list[list[Result]]:
+    def infer(self, requests: Sequence[Request]) -> list[list[Outputs]]:
         """Return the results of several requests, one list a request, one result a frame, in order.
 
         Raises:
@@ -69,7 +69,7 @@ class Backend(Protocol):
         """
         ...
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[list[Result]]:
+    def stream(self, requests: Iterable[Request]) -> Iterator[list[Outputs]]:
         """Yield the results of each request in order.
 
         On a GPU the copies of a request overlap the work of its neighbors: one request is read ahead. Where results are not

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mtl_perception.types import UNLABELED, Result
+from mtl_perception.types import UNLABELED, Outputs
 
 STEP = 16
 """Step of the rows and columns that are checked before the whole plane."""
 
 
-def find_nonfinite_head(result: Result, min_confidence: float = 0.0, min_depth: float = 0.0) -> str:
+def find_nonfinite_head(result: Outputs, min_confidence: float = 0.0, min_depth: float = 0.0) -> str:
     """Return the head whose output is non-finite at every pixel.
 
     Single non-finite pixels are NaN, 255 or 0 in the outputs and are ignored. The check takes microseconds, as whole planes are
@@ -38,7 +38,7 @@ def find_nonfinite_head(result: Result, min_confidence: float = 0.0, min_depth: 
     return ""
 
 
-def has_only_empty_cloud(result: Result) -> bool:
+def has_only_empty_cloud(result: Outputs) -> bool:
     """Return whether it has a cloud without points and no depth, which would tell non-finite depth from depth out of range."""
     return result.cloud is not None and result.depth is None and _all(result.cloud["z"], math.nan)
 

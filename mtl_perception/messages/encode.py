@@ -13,7 +13,7 @@ import numpy as np
 
 from mtl_perception.camera.model import Calibration
 from mtl_perception.labels import ClassSet
-from mtl_perception.types import CLOUD_DTYPE, Result
+from mtl_perception.types import CLOUD_DTYPE, Outputs
 from mtl_perception.visualization.colors import colorize_labels, overlay
 
 Fields = dict[str, Any]
@@ -40,13 +40,13 @@ class MessageEncoder:
     def __init__(self, class_set: ClassSet, overlay_opacity: float = 0.5) -> None:
         self.class_set = class_set
         self.overlay_opacity = overlay_opacity
-        self._colors_of: tuple[Result | None, np.ndarray] = (None, np.empty(0))
+        self._colors_of: tuple[Outputs | None, np.ndarray] = (None, np.empty(0))
 
-    def segmentation_image(self, result: Result) -> Fields | None:
+    def segmentation_image(self, result: Outputs) -> Fields | None:
         """Encode the class colors as bgr8."""
         return None if result.labels is None else image_fields(_bgr(self._colors(result, result.labels)), "bgr8")
 
-    def segmentation_overlay(self, result: Result) -> Fields | None:
+    def segmentation_overlay(self, result: Outputs) -> Fields | None:
         """Encode the class colors blended over the image as bgr8."""
         if result.labels is None or result.image is None:
             return None
@@ -54,32 +54,32 @@ class MessageEncoder:
         blended = overlay(result.image, result.labels, self.class_set, self.overlay_opacity, colors=colors)
         return image_fields(_bgr(blended), "bgr8")
 
-    def segmentation_labels(self, result: Result) -> Fields | None:
+    def segmentation_labels(self, result: Outputs) -> Fields | None:
         """Encode the class ids as mono8."""
         return None if result.labels is None else image_fields(result.labels, "mono8")
 
-    def segmentation_confidence(self, result: Result) -> Fields | None:
+    def segmentation_confidence(self, result: Outputs) -> Fields | None:
         """Encode the softmax maximum as mono8."""
         return None if result.confidence is None else image_fields(result.confidence, "mono8")
 
-    def label_info(self, result: Result | None = None) -> Fields:
+    def label_info(self, result: Outputs | None = None) -> Fields:
         """Return the fields of a vision_msgs/LabelInfo with the classes by id; they depend on no result."""
         classes = [{"class_id": i, "class_name": name} for i, name in enumerate(self.class_set.names)]
         return {"class_map": classes, "threshold": 0.0}
 
-    def depth_image(self, result: Result) -> Fields | None:
+    def depth_image(self, result: Outputs) -> Fields | None:
         """Encode the depth in meters as 32FC1."""
         return None if result.depth is None else image_fields(result.depth, "32FC1")
 
-    def depth_camera_info(self, result: Result) -> Fields | None:
+    def depth_camera_info(self, result: Outputs) -> Fields | None:
         """Encode the camera of the depth image."""
         return None if result.camera is None else camera_info_fields(Calibration.of(result.camera))
 
-    def points(self, result: Result) -> Fields | None:
+    def points(self, result: Outputs) -> Fields | None:
         """Encode the labeled cloud."""
         return None if result.cloud is None else cloud_fields(result.cloud)
 
-    def _colors(self, result: Result, labels: np.ndarray) -> np.ndarray:
+    def _colors(self, result: Outputs, labels: np.ndarray) -> np.ndarray:
         """Return the class colors of a result, computed once for all topics."""
         if self._colors_of[0] is not result:
             self._colors_of = (result, colorize_labels(labels, self.class_set))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from mtl_perception.messages.encode import Fields, MessageEncoder
-from mtl_perception.types import Result
+from mtl_perception.types import Outputs
 
 NODE_NAME = "mtl_perception"
 """Name of the node, under which the outputs are published."""
@@ -33,7 +33,7 @@ class OutputTopic:
     name: str
     type: str
     content: str
-    encode: Callable[[MessageEncoder, Result], Fields | None]
+    encode: Callable[[MessageEncoder, Outputs], Fields | None]
     needs: frozenset[str] = frozenset()
     latched: bool = False
 

@@ -16,6 +16,7 @@ from mtl_perception.image.header import image_size
 from mtl_perception.messages.decode import decode_camera_info, stamp_ns
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import OUTPUT_TOPICS, OutputTopic
+from mtl_perception.result import Result
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
 from mtl_perception.ros.qos import keep_last, output_profile
 from mtl_perception.ros.subscriptions import CameraSubscriptions
@@ -23,7 +24,7 @@ from mtl_perception.runtime.calibrations import CalibrationCache, DecodedCameraI
 from mtl_perception.runtime.diagnostics import CameraSnapshot, InputSnapshot
 from mtl_perception.runtime.statistics import Statistics
 from mtl_perception.runtime.stream_monitor import Arrival, StreamMonitor
-from mtl_perception.types import Frame, Result
+from mtl_perception.types import Frame
 
 HEADER_BYTES = 2**16
 """Number of bytes of a compressed image that are searched for its size, to bound the time in the executor."""

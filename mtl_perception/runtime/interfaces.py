@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import OutputTopic
+from mtl_perception.result import Result
 from mtl_perception.runtime.statistics import Statistics
-from mtl_perception.types import Frame, Result
+from mtl_perception.types import Frame
 
 
 class Logger(Protocol):

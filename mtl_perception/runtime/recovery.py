@@ -10,8 +10,9 @@ from mtl_perception.config import Config
 from mtl_perception.errors import DeviceError, PerceptionError
 from mtl_perception.inference.finite import find_nonfinite_head, has_only_empty_cloud
 from mtl_perception.pipeline import Pipeline
+from mtl_perception.result import Result
 from mtl_perception.runtime.interfaces import Logger
-from mtl_perception.types import Frame, Result
+from mtl_perception.types import Frame
 
 MAX_FAILURES = 2
 """Consecutive failures after which the device counts as failed; a single one, such as a moment without memory, may pass."""

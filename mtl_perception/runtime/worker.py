@@ -11,11 +11,12 @@ from typing import Any
 
 from mtl_perception.errors import DeviceError, FrameError
 from mtl_perception.messages.topics import OutputTopic
+from mtl_perception.result import Result
 from mtl_perception.runtime.interfaces import Camera, Logger
 from mtl_perception.runtime.mailbox import Mailbox
 from mtl_perception.runtime.publisher_thread import PublisherThread
 from mtl_perception.runtime.session import Session
-from mtl_perception.types import Frame, Result
+from mtl_perception.types import Frame
 
 YIELD = 1e-4
 """Seconds for which the executor yields to the worker after each image."""

@@ -17,9 +17,9 @@ from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.__main__ import main
 from mtl_perception.labels import STREET
 from mtl_perception.network.description import KITTI_CAMERA
-from mtl_perception.types import Result
+from mtl_perception.result import Result
 from mtl_perception.visualization.colors import overlay
-from mtl_perception.visualization.results import depth_to_png
+from mtl_perception.visualization.png import depth_to_png
 
 HEIGHT, WIDTH = 40, 64
 CAMERA_YAML = """\

@@ -24,7 +24,7 @@ from mtl_perception.inference.cuda.backend import SLOTS, CudaBackend
 from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, Stream, is_out_of_memory
 from mtl_perception.inference.cuda.slots import pinned_bytes, spec_of
 from mtl_perception.inference.request import Request
-from mtl_perception.types import Result
+from mtl_perception.types import Outputs
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 HEIGHT, WIDTH = 6, 8
@@ -139,7 +139,7 @@ def request_of(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[s
     return Request(frames, [outputs] * count, [1.0 + seed] * count, size, "exact", 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
 
 
-def assert_of(results: list[Result], done: Request) -> None:
+def assert_of(results: list[Outputs], done: Request) -> None:
     """They are that job's, all of it."""
     for frame, result, factor in zip(done.frames, results, done.depth_factors, strict=True):
         depth = frame.image[..., 1].astype(np.float32) * np.float32(factor) + np.float32(done.min_depth)

@@ -20,7 +20,7 @@ from mtl_perception.labels import STREET
 from mtl_perception.network.description import published_description
 from mtl_perception.network.grid import ResizeSpec
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.types import Result
+from mtl_perception.types import Outputs
 from mtl_perception.weights.files import read_weights, save_weights
 
 HEIGHT, WIDTH = 61, 90
@@ -53,7 +53,7 @@ def both(weights_file):
     return tuned
 
 
-def assert_agree(found: Result, expected: Result, ties: float = 1e-3, rtol: float = 2e-4) -> None:
+def assert_agree(found: Outputs, expected: Outputs, ties: float = 1e-3, rtol: float = 2e-4) -> None:
     """Labels but for ties, confidence to one level, depth and points but for what folded batch norms round differently."""
     for name in ("labels", "confidence", "depth", "cloud", "normals", "image"):
         a, b = getattr(found, name), getattr(expected, name)

@@ -11,7 +11,7 @@ from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.labels import KITTI6
 from mtl_perception.messages.encode import MessageEncoder, image_fields
 from mtl_perception.messages.topics import OUTPUT_TOPICS, needed_results
-from mtl_perception.types import CLOUD_DTYPE, Result
+from mtl_perception.types import CLOUD_DTYPE, Outputs
 
 K = (30.0, 0.0, 1.5, 0.0, 31.0, 0.5, 0.0, 0.0, 1.0)
 P = (28.0, 0.0, 1.4, -15.4, 0.0, 29.0, 0.6, 0.2, 0.0, 0.0, 1.0, 0.003)
@@ -21,7 +21,7 @@ ROWS = {row.name: row for row in OUTPUT_TOPICS}
 ALL = set(ROWS)
 
 
-def result_of(depth: list[list[float]], labels: list[list[int]]) -> Result:
+def result_of(depth: list[list[float]], labels: list[list[int]]) -> Outputs:
     meters = np.array(depth, np.float32)
     cloud = np.zeros(meters.shape, CLOUD_DTYPE)
     cloud["x"] = cloud["y"] = cloud["z"] = np.where(np.isfinite(meters), meters, np.nan)
@@ -29,15 +29,15 @@ def result_of(depth: list[list[float]], labels: list[list[int]]) -> Result:
     image = np.arange(meters.size * 3, dtype=np.uint8).reshape(*meters.shape, 3)
     camera = Calibration(3, 2, K, D, "plumb_bob", R, P).camera(rectified=True)
     confidence = np.array(labels, np.uint8) // 2
-    return Result(np.array(labels, np.uint8), confidence, meters, None, cloud, camera, image)
+    return Outputs(np.array(labels, np.uint8), confidence, meters, None, cloud, camera, image)
 
 
 @pytest.fixture
-def result() -> Result:
+def result() -> Outputs:
     return result_of([[1, 2, np.nan], [4, np.inf, 80]], [[0, 1, 255], [5, 2, 3]])
 
 
-def encode(topic: str, result: Result, opacity: float = 0.5) -> dict:
+def encode(topic: str, result: Outputs, opacity: float = 0.5) -> dict:
     fields = ROWS[topic].encode(MessageEncoder(KITTI6, opacity), result)
     assert fields is not None
     return fields
@@ -149,7 +149,7 @@ def test_label_info_lists_the_classes(result):
 
 @pytest.mark.parametrize("topic", sorted(ALL - {"segmentation/label_info"}))
 def test_result_without_the_needed_part_encodes_to_none(topic):
-    assert ROWS[topic].encode(MessageEncoder(KITTI6), Result()) is None
+    assert ROWS[topic].encode(MessageEncoder(KITTI6), Outputs()) is None
 
 
 def test_needed_results_of_topics():

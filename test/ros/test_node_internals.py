@@ -250,9 +250,9 @@ from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import OUTPUT_TOPICS
 from mtl_perception.labels import STREET
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message
-from mtl_perception.types import CLOUD_DTYPE, Result
+from mtl_perception.types import CLOUD_DTYPE, Outputs
 plane = np.zeros((2, 3), np.uint8)
-result = Result(plane, plane, plane.astype(np.float32), cloud=np.zeros((2, 3), CLOUD_DTYPE),
+result = Outputs(plane, plane, plane.astype(np.float32), cloud=np.zeros((2, 3), CLOUD_DTYPE),
                 camera=CameraModel(3, 2, 1.0, 1.0, 1.0, 1.0), image=np.zeros((2, 3, 3), np.uint8))
 for row in OUTPUT_TOPICS:
     if MESSAGE_TYPES[row.type] is not None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mtl_perception import CameraModel, Frame, Pipeline
-from mtl_perception.types import CLOUD_DTYPE, Result
+from mtl_perception.result import Result
+from mtl_perception.types import CLOUD_DTYPE
 from support.images import noise_image
 
 HEIGHT, WIDTH = 61, 90

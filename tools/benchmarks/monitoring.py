@@ -29,6 +29,7 @@ from mtl_perception.inference.machine import device_name
 from mtl_perception.messages.encode import image_fields
 from mtl_perception.messages.topics import IMAGE
 from mtl_perception.network.description import KITTI_CAMERA
+from mtl_perception.result import Result
 from mtl_perception.ros.camera import Camera
 from mtl_perception.ros.convert import to_message
 from mtl_perception.ros.diagnostics import CHECK_PERIOD
@@ -36,7 +37,7 @@ from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.node import PerceptionNode
 from mtl_perception.ros.subscriptions import MATCH_PERIOD
 from mtl_perception.runtime.recovery import Recovery
-from mtl_perception.types import Frame, Result
+from mtl_perception.types import Frame
 
 MAX_PERCENT = 1.0
 CALLS = 20

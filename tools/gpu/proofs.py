@@ -14,7 +14,7 @@ from mtl_perception import Pipeline, load_network
 from mtl_perception.inference.cuda.backend import SLOTS
 from mtl_perception.inference.cuda.network import AtenNetwork
 from mtl_perception.inference.device import DTYPES
-from mtl_perception.types import Result
+from mtl_perception.result import Result
 from tools.gpu.bench import OUTPUTS, Bench, size_text
 from tools.gpu.report import Report
 

@@ -21,7 +21,7 @@ from mtl_perception.inference.cuda.slots import NetworkStage, Plan, Slot, pinned
 from mtl_perception.inference.device import DTYPES, device_errors
 from mtl_perception.inference.request import Request
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.types import Result
+from mtl_perception.types import Outputs
 
 SLOTS = 2
 """Requests in progress at a time, and sets of results that are valid at a time: one computes while its neighbors are copied."""
@@ -45,9 +45,9 @@ class Ticket:
         self._backend, self._request = backend, request
         self._event: Any = None
         self._slot: Slot | None = None
-        self._results: list[Result] | None = None
+        self._results: list[Outputs] | None = None
 
-    def result(self) -> list[Result]:
+    def result(self) -> list[Outputs]:
         """Wait for the results, one a frame, in order.
 
         Where the backend does not copy, their arrays are valid until `SLOTS` more requests of the same kind were submitted: one
@@ -63,7 +63,7 @@ class Ticket:
         self._slot = slot
         slot.collect = lambda: self._take(copy=True)
 
-    def _take(self, copy: bool) -> list[Result]:
+    def _take(self, copy: bool) -> list[Outputs]:
         slot = self._slot
         if slot is not None:
             with device_errors(self._backend.device, "waiting for results"):
@@ -137,13 +137,13 @@ class CudaBackend:
         """Number of captured graphs."""
         return sum(stage.is_captured for stage in {plan.stage for plan in self._plans.values()})
 
-    def infer(self, requests: Sequence[Request]) -> list[list[Result]]:
+    def infer(self, requests: Sequence[Request]) -> list[list[Outputs]]:
         """Return the results of several requests, in order; the copies of two or more overlap."""
         # A single request runs in one stream: events between streams cost it some microseconds.
         tickets = [self.submit(request, overlap=len(requests) > 1) for request in requests]
         return [ticket.result() for ticket in tickets]
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[list[Result]]:
+    def stream(self, requests: Iterable[Request]) -> Iterator[list[Outputs]]:
         """Yield the results of each request in order, with the next one submitted before; see `Backend.stream`."""
         source, previous = iter(requests), None
         while True:

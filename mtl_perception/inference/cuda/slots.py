@@ -14,7 +14,7 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec
 from mtl_perception.inference.cuda.runtime import HostRuntime, Stream
 from mtl_perception.inference.request import Request
-from mtl_perception.types import ALL_OUTPUTS, CLOUD_DTYPE, Result
+from mtl_perception.types import ALL_OUTPUTS, CLOUD_DTYPE, Outputs
 
 
 def spec_of(request: Request, tasks: Sequence[str], classes: int) -> ProgramSpec:
@@ -163,8 +163,8 @@ def pinned_bytes(spec: ProgramSpec, slots: int) -> int:
     return slots * (spec.input_layout().nbytes + spec.output_layout().nbytes)
 
 
-def results_of(request: Request, arrays: Mapping[str, np.ndarray], copy: bool) -> list[Result]:
-    """Return one result per frame.
+def results_of(request: Request, arrays: Mapping[str, np.ndarray], copy: bool) -> list[Outputs]:
+    """Return the outputs of each frame.
 
     Args:
         request: The finished request.
@@ -181,5 +181,5 @@ def results_of(request: Request, arrays: Mapping[str, np.ndarray], copy: bool) -
             values["cloud"] = values["cloud"].view(CLOUD_DTYPE)[..., 0]
         if "image" in wanted and request.output_size == frame.image.shape[:2]:
             values["image"] = frame.image
-        results.append(Result(**values, camera=camera))
+        results.append(Outputs(**values, camera=camera))
     return results

@@ -17,7 +17,7 @@ from mtl_perception.inference.host.preprocess import resize_area
 from mtl_perception.inference.host.workspace import Workspace
 from mtl_perception.inference.request import Request
 from mtl_perception.inference.torch.engine import TorchEngine
-from mtl_perception.types import CLOUD_DTYPE, Result
+from mtl_perception.types import CLOUD_DTYPE, Outputs
 
 CACHED_CAMERAS = 32
 
@@ -51,13 +51,13 @@ class CpuBackend:
         """Remarks for the user on how the network runs."""
         return self.engine.notes
 
-    def infer(self, requests: Sequence[Request]) -> list[list[Result]]:
+    def infer(self, requests: Sequence[Request]) -> list[list[Outputs]]:
         """Return the results of several requests, in order."""
         # All frames share the same buffers, so the results of several are copied.
         copies = self._copies or sum(len(request.frames) for request in requests) > 1
         return [self._process(request, copies) for request in requests]
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[list[Result]]:
+    def stream(self, requests: Iterable[Request]) -> Iterator[list[Outputs]]:
         """Yield the results of each request in order."""
         for request in requests:
             yield self._process(request, self._copies or len(request.frames) > 1)
@@ -68,12 +68,12 @@ class CpuBackend:
         self._rays.clear()
 
     @torch.inference_mode()
-    def _process(self, request: Request, copies: bool) -> list[Result]:
+    def _process(self, request: Request, copies: bool) -> list[Outputs]:
         height, width = request.image_size
         with device_errors(self.device, f"processing a {width}x{height} image"):
             return [self._compute(request, index, copies) for index in range(len(request.frames))]
 
-    def _compute(self, request: Request, index: int, copies: bool) -> Result:
+    def _compute(self, request: Request, index: int, copies: bool) -> Outputs:
         frame, camera, outputs = request.frames[index], request.cameras[index], request.outputs(index)
         values = self._predict(request, index)
         image = resize_area(frame.image, request.output_size) if outputs & {"cloud", "image"} else None
@@ -82,7 +82,7 @@ class CpuBackend:
         arrays = {name: values[name].to("cpu", copy=copies).numpy() for name in outputs if name in values}
         if "cloud" in arrays:
             arrays["cloud"] = arrays["cloud"].view(CLOUD_DTYPE)[..., 0]
-        return Result(**arrays, camera=camera, image=image if "image" in outputs else None)
+        return Outputs(**arrays, camera=camera, image=image if "image" in outputs else None)
 
     def _predict(self, request: Request, index: int) -> dict[str, Tensor]:
         """Compute what the outputs of a frame need from the network, by name."""

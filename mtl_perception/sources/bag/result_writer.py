@@ -8,7 +8,7 @@ from mtl_perception.camera.model import Calibration
 from mtl_perception.messages.encode import Fields, MessageEncoder, camera_info_fields, image_fields
 from mtl_perception.messages.topics import CAMERA_INFO, IMAGE, LABEL_INFO, NODE_NAME, OUTPUT_TOPICS
 from mtl_perception.sources.bag.messages import LABEL_INFO_DEFINITIONS, header, to_bag_message
-from mtl_perception.types import Frame, Result
+from mtl_perception.types import Frame, Outputs
 
 if TYPE_CHECKING:
     from mtl_perception.sources.bag.writer import BagWriter
@@ -35,7 +35,7 @@ class ResultWriter:
         for row in OUTPUT_TOPICS:
             writer.add_topic(f"{NODE}/{row.name}", row.type, latched=row.latched)
 
-    def write(self, time_ns: int, frame: Frame, result: Result) -> None:
+    def write(self, time_ns: int, frame: Frame, result: Outputs) -> None:
         """Write the messages of one frame.
 
         Args:
