@@ -1,4 +1,4 @@
-"""Draw a training set of synthetic street scenes into a folder; run again, it goes on where it was."""
+"""Render a training set of synthetic street scenes into a folder; a second run resumes an interrupted one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def size(text: str) -> tuple[int, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--count", type=int, default=2000, metavar="N", help="images (default %(default)s)")
-    parser.add_argument("--size", type=size, default=(640, 192), metavar="WxH", help="pixels (default 640x192)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of everything (default %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
+    parser.add_argument("--count", type=int, default=2000, metavar="N", help="number of images (default %(default)s)")
+    parser.add_argument("--size", type=size, default=(640, 192), metavar="WxH", help="image size in pixels (default 640x192)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="number of processes (default %(default)s)")
     args = parser.parse_args()
     try:
         scenes = SyntheticScenes(args.count, *args.size, seed=args.seed)

@@ -105,7 +105,7 @@ class SyntheticScenes:
         return f"{self.name}-{index:06d}"
 
     def sample(self, index: int) -> Sample:
-        """Picture `index` with its truth: labels of labels.STREET (255: of no class), meters, +Inf in the sky.
+        """Render image `index` with labels (of labels.STREET; 255 for unlabeled) and depth in meters (+Inf in the sky).
 
         Raises:
             IndexError: `index` is out of range.
@@ -113,7 +113,7 @@ class SyntheticScenes:
         return self.draw(index)[1]
 
     def draw(self, index: int) -> tuple[View, Sample]:
-        """Picture `index` and where it is taken from.
+        """Render image `index` and return its view and sample.
 
         Raises:
             IndexError: `index` is out of range.
@@ -146,7 +146,7 @@ class SyntheticScenes:
         return self._street[1:]
 
     def _look(self, rng: np.random.Generator, plan: StreetPlan) -> tuple[View, tuple[float, float]]:
-        """A view, and its place on the street: lateral and y."""
+        """Return a random view, and the lateral position and y of its camera on the street."""
         y = float(rng.uniform(0, SCENE_REACH))
         where = rng.random()
         half = plan.lane * plan.lanes

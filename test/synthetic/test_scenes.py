@@ -1,4 +1,4 @@
-"""Synthetic scenes for training: exact, repeatable in any order, varied, and full of what is rare in real images."""
+"""Synthetic scenes: exact labels and depth, reproducibility, variation of cameras and light, frequency of classes."""
 
 from __future__ import annotations
 
@@ -30,54 +30,54 @@ def scenes() -> SyntheticScenes:
 
 
 @pytest.fixture(scope="module")
-def drawn(scenes: SyntheticScenes) -> list[tuple[View, Sample]]:
+def views(scenes: SyntheticScenes) -> list[tuple[View, Sample]]:
     """Four images from each of six streets."""
-    return [scenes.draw(i) for i in picked()]
+    return [scenes.draw(i) for i in indices()]
 
 
-def picked() -> list[int]:
+def indices() -> list[int]:
     return [IMAGES_PER_STREET * street + i for street in range(COUNT // 4) for i in (0, 3, 4, 9)]
 
 
-def same(a: Sample, b: Sample) -> bool:
+def identical(a: Sample, b: Sample) -> bool:
     arrays = ((a.frame.image, b.frame.image), (a.labels, b.labels), (a.depth, b.depth))
     return all(x.tobytes() == y.tobytes() for x, y in arrays) and a.frame.camera == b.frame.camera and a.name == b.name
 
 
-def test_image_does_not_depend_on_the_order_of_access(scenes: SyntheticScenes, drawn: list[tuple[View, Sample]]) -> None:
+def test_image_does_not_depend_on_the_order_of_access(scenes: SyntheticScenes, views: list[tuple[View, Sample]]) -> None:
     state = np.random.get_state()[1].copy()
     fresh = SyntheticScenes(1000, *SIZE, seed=0)
-    # Another order, other streets before, and a copy as a worker process gets it.
-    assert same(fresh.sample(picked()[5]), drawn[5][1])
-    assert same(fresh[picked()[4]], drawn[4][1])
-    assert same(pickle.loads(pickle.dumps(scenes)).sample(picked()[1]), drawn[1][1])
-    assert not same(drawn[0][1], drawn[1][1])
+    # Request images in another order, from other streets first, and from a pickled copy as in a worker process.
+    assert identical(fresh.sample(indices()[5]), views[5][1])
+    assert identical(fresh[indices()[4]], views[4][1])
+    assert identical(pickle.loads(pickle.dumps(scenes)).sample(indices()[1]), views[1][1])
+    assert not identical(views[0][1], views[1][1])
     assert np.array_equal(np.random.get_state()[1], state), "the global random state was used"
 
 
-def test_it_is_a_data_set(scenes: SyntheticScenes, drawn: list[tuple[View, Sample]]) -> None:
+def test_scenes_have_the_interface_of_a_dataset(scenes: SyntheticScenes, views: list[tuple[View, Sample]]) -> None:
     assert len(scenes) == len(scenes.keys) == len(set(scenes.keys)) == 1000
     assert (scenes.name, scenes.classes) == ("scenes-0-208x64", STREET)
-    assert [sample.name for _, sample in drawn] == [scenes.keys[i] for i in picked()]
-    for _, sample in drawn:
+    assert [sample.name for _, sample in views] == [scenes.keys[i] for i in indices()]
+    for _, sample in views:
         assert (sample.frame.image.shape, sample.frame.image.dtype) == ((64, 208, 3), np.uint8)
         assert (sample.labels.shape, sample.labels.dtype) == ((64, 208), np.uint8)
         assert (sample.depth.shape, sample.depth.dtype) == ((64, 208), np.float32)
 
 
-def test_the_road_is_where_the_cameras_pose_says(drawn: list[tuple[View, Sample]]) -> None:
-    """The road is the plane z = 0: its depth follows from height, pitch and roll alone."""
-    for view, sample in drawn:
+def test_depth_of_the_road_matches_the_camera_pose(views: list[tuple[View, Sample]]) -> None:
+    """The road is the plane z = 0, so its depth follows from height, pitch and roll of the camera."""
+    for view, sample in views:
         camera = sample.frame.camera
         v, u = np.nonzero(sample.labels == ROAD)
         x, y = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
         down = np.cos(view.pitch) * (x * np.sin(view.roll) + y * np.cos(view.roll)) - np.sin(view.pitch)
         assert np.abs(sample.depth[v, u] * down / view.position[2] - 1).max() < 2e-3, sample.name
-    assert sum((sample.labels == ROAD).sum() for _, sample in drawn) > 0.1 * COUNT * SIZE[0] * SIZE[1]
+    assert sum((sample.labels == ROAD).sum() for _, sample in views) > 0.1 * COUNT * SIZE[0] * SIZE[1]
 
 
-def test_the_sky_and_nothing_else_is_beyond_all(drawn: list[tuple[View, Sample]]) -> None:
-    for _, sample in drawn:
+def test_depth_is_infinite_in_the_sky_only(views: list[tuple[View, Sample]]) -> None:
+    for _, sample in views:
         assert np.array_equal(sample.labels == SKY, np.isposinf(sample.depth))
         assert not np.isnan(sample.depth).any()
         assert sample.depth.min() > 0.2
@@ -85,8 +85,8 @@ def test_the_sky_and_nothing_else_is_beyond_all(drawn: list[tuple[View, Sample]]
         assert known.max() < len(STREET)
 
 
-def test_what_is_rare_on_real_streets_is_common_here(drawn: list[tuple[View, Sample]]) -> None:
-    shares = np.array([np.bincount(sample.labels.ravel(), minlength=256) for _, sample in drawn]) / (SIZE[0] * SIZE[1])
+def test_people_and_cyclists_are_frequent_and_every_class_occurs(views: list[tuple[View, Sample]]) -> None:
+    shares = np.array([np.bincount(sample.labels.ravel(), minlength=256) for _, sample in views]) / (SIZE[0] * SIZE[1])
     mean, seen = shares.mean(axis=0), (shares > 0.0005).mean(axis=0)
     assert mean[PERSON] >= 0.01
     assert mean[CYCLIST] >= 0.008
@@ -95,11 +95,11 @@ def test_what_is_rare_on_real_streets_is_common_here(drawn: list[tuple[View, Sam
     assert mean[UNLABELED] < 0.02
 
 
-def test_cameras_and_light_vary_within_bounds(drawn: list[tuple[View, Sample]]) -> None:
+def test_cameras_and_light_vary_within_bounds(views: list[tuple[View, Sample]]) -> None:
     width, height = SIZE
-    focal = np.array([sample.frame.camera.fx for _, sample in drawn]) / width / KITTI_FOCAL_SHARE
+    focal = np.array([sample.frame.camera.fx for _, sample in views]) / width / KITTI_FOCAL_SHARE
     assert 0.6 <= focal.min() < 0.9 and 1.1 < focal.max() <= 1.4
-    for view, sample in drawn:
+    for view, sample in views:
         camera = sample.frame.camera
         assert view.camera == camera
         assert abs(camera.fy / camera.fx - 1) <= 0.01
@@ -108,15 +108,15 @@ def test_cameras_and_light_vary_within_bounds(drawn: list[tuple[View, Sample]]) 
         assert 1.2 <= view.position[2] <= 2.2
         assert abs(np.rad2deg(view.pitch)) <= 3.01
         assert abs(np.rad2deg(view.roll)) <= 1.51
-    assert len({(sample.frame.camera.fx, view.heading) for view, sample in drawn}) == COUNT
-    assert np.ptp([view.position[2] for view, _ in drawn]) > 0.5
-    assert np.ptp([view.pitch for view, _ in drawn]) > np.deg2rad(2)
-    assert np.ptp([view.weather.overcast for view, _ in drawn]) == 1
-    assert np.std([sample.frame.image.mean() for _, sample in drawn]) > 10
+    assert len({(sample.frame.camera.fx, view.heading) for view, sample in views}) == COUNT
+    assert np.ptp([view.position[2] for view, _ in views]) > 0.5
+    assert np.ptp([view.pitch for view, _ in views]) > np.deg2rad(2)
+    assert np.ptp([view.weather.overcast for view, _ in views]) == 1
+    assert np.std([sample.frame.image.mean() for _, sample in views]) > 10
 
 
 @pytest.mark.parametrize(("kind", "label", "tallest"), [("person", PERSON, 2.05), ("cyclist", CYCLIST, 2.15)])
-def test_figures_stand_on_the_ground_and_have_the_size_of_people(kind: str, label: int, tallest: float) -> None:
+def test_people_stand_on_the_ground_and_have_realistic_heights(kind: str, label: int, tallest: float) -> None:
     library, rng = Library(0), np.random.default_rng(0)
     shapes = [library.pick(kind, rng).mesh for _ in range(12)]
     heights = np.array([mesh.points[..., 2].max() for mesh in shapes])
@@ -127,7 +127,7 @@ def test_figures_stand_on_the_ground_and_have_the_size_of_people(kind: str, labe
         assert set(np.unique(mesh.label)) == {label}
 
 
-def test_a_library_gives_the_same_shapes_in_any_order() -> None:
+def test_library_shapes_do_not_depend_on_the_order_of_requests() -> None:
     one, two = Library(3), Library(3)
     for seed in (5, 6):
         one.pick("car", np.random.default_rng(seed))
@@ -142,6 +142,6 @@ def test_arguments_out_of_range_are_rejected(arguments: dict[str, int]) -> None:
         SyntheticScenes(**arguments)
 
 
-def test_an_index_past_the_end_is_an_index_error(scenes: SyntheticScenes) -> None:
+def test_index_past_the_end_raises_index_error(scenes: SyntheticScenes) -> None:
     with pytest.raises(IndexError, match="no image 1000 of 1000"):
         scenes.sample(1000)

@@ -1,4 +1,4 @@
-"""Sun and sky: from what rays hit to the color that the camera sees."""
+"""Sun and sky: shading of ray hits and conversion of radiance to pixel values."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mtl_perception.synthetic.geometry.mesh import Material
 
 @dataclass(frozen=True)
 class Weather:
-    """Light of one scene, as linear radiance.
+    """Illumination of a scene, in linear radiance, and the camera's exposure.
 
     Attributes:
-        sun: Unit direction towards the sun.
-        sunlight: RGB of what the sun sends.
-        softness: Standard deviation of the sun's direction over its disc, or the bright part of a covered sky, radians.
-        ambient: Share of the sky's light that surfaces get.
-        overcast: 0 blue sky .. 1 all gray.
-        clouds: Cover of separate clouds, about -0.5 none .. 1 many.
-        haze: Meters after which a distant thing has lost 63 % of its contrast.
-        exposure: Gain of the camera.
-        balance: RGB gains of the camera, about 1.
+        sun: Unit vector towards the sun.
+        sunlight: RGB radiance of direct sunlight.
+        softness: Standard deviation of the sun's direction, radians; larger values give softer shadows.
+        ambient: Factor on the light that surfaces receive from the sky.
+        overcast: Overcast share of the sky, 0 (clear) to 1 (gray).
+        clouds: Amount of separate clouds, about -0.5 (none) to 1 (many).
+        haze: Distance at which haze reduces contrast by 63 %, m.
+        exposure: Exposure gain of the camera.
+        balance: White balance, RGB gains around 1.
     """
 
     sun: np.ndarray
@@ -42,15 +42,15 @@ SUNLIGHT = np.array([1.0, 0.93, 0.82], np.float32) * 2.3
 
 
 def fair(rng: np.random.Generator) -> Weather:
-    """A sunny day."""
+    """Return a random sunny day with the sun high in the sky."""
     height, around = rng.uniform(0.65, 1.0), rng.uniform(0, 2 * np.pi)
     return Weather(_direction(height, around), SUNLIGHT, clouds=float(rng.uniform(-0.5, 0.9)))
 
 
 def any_weather(rng: np.random.Generator) -> Weather:
-    """Sun at any height, thin or thick cloud, haze; the camera's exposure and white balance more or less right."""
+    """Return random weather: any height of the sun, clouds and haze, with errors of exposure and white balance."""
     height, around = rng.uniform(0.15, 1.1), rng.uniform(0, 2 * np.pi)
-    # A low sun is red and weak.
+    # The atmosphere reddens and weakens the light of a low sun.
     low = np.exp(-3.5 * height)
     sunlight = SUNLIGHT * (1 - np.array([0.25, 0.5, 0.8], np.float32) * low)
     overcast = float(rng.choice((0.0, rng.uniform(0.2, 0.7), 1.0), p=(0.5, 0.2, 0.3)))
@@ -74,12 +74,12 @@ def _direction(height: float, around: float) -> np.ndarray:
 
 
 class Light:
-    """Sun and sky of one scene, and the surfaces' textures.
+    """Shades surfaces and sky of a scene.
 
     Args:
-        rng: Draws what is not given.
-        weather: A sunny day when there is none.
-        textures: To share those of another light; generating them takes a moment.
+        rng: Random number generator for the clouds and for omitted arguments.
+        weather: Weather; None for a random sunny day.
+        textures: Surface textures, which are slow to generate and can be shared; None to generate them.
     """
 
     def __init__(self, rng: np.random.Generator, weather: Weather | None = None, textures: Textures | None = None) -> None:
@@ -89,7 +89,7 @@ class Light:
         self.textures = Textures(rng) if textures is None else textures
 
     def sky(self, directions: np.ndarray, clouds: bool = True) -> np.ndarray:
-        """Radiance N x 3 of the sky along N x 3 unit directions."""
+        """Return the radiance of the sky, N x 3 float32, along unit vectors, N x 3."""
         up = np.clip(directions[:, 2:3], 0, 1)
         pale, blue = np.array([1.15, 1.27, 1.34], np.float32), np.array([0.26, 0.56, 1.08], np.float32)
         color = blue + (pale - blue) * np.exp(-up * 4.2)
@@ -107,11 +107,11 @@ class Light:
         return np.asarray(color + (np.float32(1.5) - color) * cover, np.float32)
 
     def shade(self, hits: Hits, sunlit: np.ndarray) -> np.ndarray:
-        """Radiance N x 3 of surfaces towards the camera.
+        """Return the radiance that surface points reflect to the camera, N x 3 float32.
 
         Args:
-            hits: The surfaces.
-            sunlit: N float32, 1 where the sun shines, 0 in shadow.
+            hits: Surface points.
+            sunlit: N float32, 1 in sunlight, 0 in shadow.
         """
         facing = hits.normals @ self.sun
         direct = np.clip(facing, 0, 1) * sunlit
@@ -120,10 +120,10 @@ class Light:
         albedo, gloss = self.textures.look(hits)
         leaf = np.flatnonzero(hits.material == Material.LEAVES)
         sees = hits.texture[leaf, 0]
-        # Leaves take light from all around and let some of it through.
+        # Leaves scatter light and transmit some of it, so they are lit from every side.
         direct[leaf] = (0.12 + 0.88 * np.clip(0.35 + 0.65 * facing[leaf], 0, 1)) * (0.15 + 0.85 * sunlit[leaf]) * sees * 0.85
         ambient[leaf] = 0.34 * sees
-        # Near the ground the surroundings hide part of the sky.
+        # Surrounding objects occlude part of the sky near the ground.
         wall = np.abs(hits.normals[:, 2]) < 0.6
         ambient *= np.where(wall, np.float32(0.72) + np.float32(0.28) * ramp(hits.points[:, 2], 0.0, 1.6), np.float32(1))
         blue, gray = np.array([0.82, 0.94, 1.12], np.float32), np.array([0.96, 0.98, 1.0], np.float32)
@@ -136,14 +136,14 @@ class Light:
         return np.asarray(color + (np.array([0.95, 1.05, 1.12], np.float32) - color) * haze, np.float32)
 
     def develop(self, color: np.ndarray) -> np.ndarray:
-        """Screen values 0..1 of linear radiance, through a film-like curve."""
+        """Return pixel values 0..1, N x 3 float32, of linear radiance: exposure, white balance, tone curve and gamma."""
         exposed = np.maximum(color, 0) * (np.float32(0.85 * self.weather.exposure) * self.weather.balance)
-        # A toe that deepens the shadows and a shoulder that keeps the highlights.
+        # The toe of the curve deepens shadows; its shoulder preserves highlights.
         film = exposed * (exposed * 1.9 + 0.12) / (exposed * (exposed * 1.75 + 0.6) + 0.18)
         return np.asarray(np.clip(film, 0, 1) ** np.float32(1 / 2.2), np.float32)
 
     def _mirror(self, hits: Hits, at: np.ndarray, sunlit: np.ndarray) -> np.ndarray:
-        """What glossy surfaces reflect: the sky above, dull ground and house fronts below the roofs' line."""
+        """Return the radiance that glossy surfaces mirror: the sky above a random skyline, gray surroundings below it."""
         look, normal = hits.directions[at], hits.normals[at]
         cos = np.clip(-np.sum(look * normal, axis=1, keepdims=True), 0, 1)
         back = look + 2 * cos * normal

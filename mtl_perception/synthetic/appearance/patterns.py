@@ -1,21 +1,25 @@
-"""Elements that surface textures are made of: noise, bands, joints, road paint."""
+"""Building blocks of surface textures: noise, bands, joints, lane markings."""
 
 from __future__ import annotations
 
 import numpy as np
 
 TILE = 1024
-"""Side of a noise tile, cells."""
+"""Side length of a noise tile, samples."""
 
 LANE = 3.4
-"""Meters of a lane in a road's texture coordinates."""
+"""Lane width in the texture coordinates of roads, m."""
 
 MARKS = ("bare", "dashed", "zebra", "center", "edged", "double", "lanes", "painted")
-"""Kinds of paint on a road, by the third texture coordinate."""
+"""Kinds of lane markings; the third texture coordinate of a road is an index into this tuple."""
 
 
 def fractal(rng: np.random.Generator, steepness: float) -> np.ndarray:
-    """TILE x TILE float32 noise, periodic, zero mean, unit deviation, amplitude falling as frequency ** -steepness."""
+    """Return periodic noise of zero mean and unit standard deviation with amplitudes proportional to frequency ** -steepness.
+
+    Returns:
+        TILE x TILE float32.
+    """
     spectrum = np.fft.rfft2(rng.normal(size=(TILE, TILE)))
     frequency = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None])
     frequency[0, 0] = np.inf
@@ -24,32 +28,39 @@ def fractal(rng: np.random.Generator, steepness: float) -> np.ndarray:
 
 
 def fade(footprint: np.ndarray, size: float) -> np.ndarray:
-    """How much of a detail of this size (meters) is left where a pixel covers `footprint` meters."""
+    """Return the remaining contrast, 0..1, of details of `size` meters in pixels that cover `footprint` meters."""
     return np.asarray(1 / (1 + (footprint / size) ** 2), np.float32)
 
 
 def ramp(x: np.ndarray, start: np.ndarray | float, width: float) -> np.ndarray:
-    """0 before `start`, 1 from `start + width` on, linear between."""
+    """Return 0 below `start`, 1 above `start + width`, and a linear transition between them."""
     return np.asarray(np.clip((x - start) / width, 0, 1))
 
 
 def band(x: np.ndarray, low: np.ndarray | float, high: np.ndarray | float, soft: np.ndarray) -> np.ndarray:
-    """1 between `low` and `high`, with edges `soft` wide: the share of a pixel that it covers."""
+    """Return 1 between `low` and `high` and 0 elsewhere, with antialiased edges of width `soft`."""
     return np.asarray(np.clip((x - low) / soft + 0.5, 0, 1) * np.clip((high - x) / soft + 0.5, 0, 1))
 
 
 def joint(x: np.ndarray, width: float) -> np.ndarray:
-    """1 within `width` after each whole number."""
+    """Return 1 within `width` above each integer, 0 elsewhere."""
     return np.asarray(x - np.floor(x) < width, np.float32)
 
 
 def mix(color: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """N x 3 colors, of which `share` (N, 0..1) is the other."""
+    """Blend N x 3 colors; `share`, N in 0..1, is the weight of `other`."""
     return np.asarray(color + (other - color) * share[:, None], np.float32)
 
 
 def marks(kind: int, across: np.ndarray, along: np.ndarray, soft: np.ndarray) -> np.ndarray:
-    """How white the road is painted, 0..1, by kind: one of MARKS. Lanes are LANE wide; `soft` is the width of edges."""
+    """Return the coverage of a road with paint, 0..1.
+
+    Args:
+        kind: Index into MARKS.
+        across: Distance to the right of the center line, N, m; lanes are LANE wide.
+        along: Distance along the center line, N, m.
+        soft: Width of antialiased edges, N, m.
+    """
     name, edge = MARKS[kind], soft * 0.5
     side = np.abs(across)
     dash = band(along % 9.0, 0.0, 3.4, soft)
@@ -67,7 +78,7 @@ def marks(kind: int, across: np.ndarray, along: np.ndarray, soft: np.ndarray) ->
         return np.asarray(np.maximum(center * dash, curb))
     if name == "double":
         return np.asarray(np.maximum(band(side, 0.07, 0.19, edge), curb))
-    # Two lanes each way.
+    # The remaining kind, "lanes", has two lanes in each direction.
     lanes = band(side, LANE - 0.06, LANE + 0.06, edge) * band(along % 12.0, 0.0, 4.0, soft)
     return np.asarray(
         np.maximum.reduce([band(side, 0.07, 0.19, edge), lanes, band(side, 2 * LANE - 0.2, 2 * LANE - 0.08, edge)])

@@ -1,4 +1,4 @@
-"""Surface textures, drawn by lot once and evaluated where a ray hit."""
+"""Procedural textures of surfaces, evaluated at ray hits."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SIGN_RED, SIGN_BLUE, SIGN_WHITE, SIGN_YELLOW = srgb(190, 24, 30), srgb(22, 74, 1
 
 @dataclass(frozen=True)
 class Hits:
-    """N points where rays met surfaces.
+    """N points where rays hit surfaces.
 
     Attributes:
-        points: N x 3 float32 world meters.
-        directions: N x 3 float32, unit, from the camera.
-        normals: N x 3 float32 unit, turned to the camera unless the material is LEAVES.
-        texture: N x 3 float32 texture coordinates.
-        color: N x 3 float32 linear reflectance.
-        material: N uint8.
-        depth: N float32 meters along the optical axis.
-        footprint: N float32, meters of surface that a pixel covers along its longer side.
+        points: N x 3 float32, world frame, m.
+        directions: N x 3 float32 unit vectors from the camera to the points.
+        normals: N x 3 float32 unit normals, facing the camera except on LEAVES.
+        texture: N x 3 float32 texture coordinates; see Material.
+        color: N x 3 float32 linear RGB reflectance.
+        material: N uint8, values of Material.
+        depth: N float32, along the optical axis, m.
+        footprint: N float32, size of a pixel on the surface in its longer direction, m.
     """
 
     points: np.ndarray
@@ -43,11 +43,15 @@ class Hits:
 
 
 Texture = Callable[[Hits, np.ndarray], tuple[np.ndarray, np.ndarray | float]]
-"""Reflectance and gloss of the hits at these indices."""
+"""Returns reflectance, K x 3, and gloss, K or one value, of the hits at K indices."""
 
 
 class Textures:
-    """Noise tiles and one function for each material."""
+    """Procedural texture of each material.
+
+    Args:
+        rng: Random number generator for the noise.
+    """
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.fine = fractal(rng, 0.55)
@@ -55,7 +59,7 @@ class Textures:
         self.table = rng.random(4096).astype(np.float32)
 
     def look(self, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
-        """Linear RGB reflectance N x 3, and gloss N (0: dull), of surfaces."""
+        """Return linear RGB reflectance, N x 3 float32, and gloss, N float32 with 0 for matte surfaces."""
         albedo, gloss = hits.color.copy(), np.zeros(len(hits.color), np.float32)
         texture: dict[Material, Texture] = {
             Material.PLAIN: self._plain,
@@ -80,7 +84,7 @@ class Textures:
         return albedo, gloss
 
     def broad(self, x: np.ndarray, y: np.ndarray, period: float, shift: float = 0.0) -> np.ndarray:
-        """Cloud-like noise of about unit deviation, repeating every `period` meters."""
+        """Return low-frequency noise of unit standard deviation that repeats every `period` meters."""
         return self._grain(self.coarse, x, y, period, shift)
 
     def _plain(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
@@ -90,16 +94,16 @@ class Textures:
 
     def _road(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         across, along, mark = hits.texture[at].T
-        # Interpolating between equal corners rounds.
+        # Interpolation between equal corners leaves rounding errors.
         mark = np.rint(mark)
         foot = hits.footprint[at]
         fine = self._grain(self.fine, across, along, 5.0) * fade(foot, 0.03)
         broad = self.broad(across * 2.2, along, 26.0)
         stains = np.clip(self.broad(across, along, 7.0, 0.37) - 0.6, 0, 1)
-        # Tires polish two tracks in each lane.
+        # Tires polish two wheel tracks in each lane.
         tracks = np.exp(-(((np.abs(across) % 3.4 - 1.7) ** 2 - 0.55) ** 2) * 4)
         tone = 1 + 0.16 * fine + 0.09 * broad - 0.22 * stains + 0.05 * tracks
-        # Tar in the cracks: the zero line of a slow noise.
+        # The zero crossings of low-frequency noise are cracks filled with tar.
         crack = self.broad(across, along * 0.6, 21.0, 0.71)
         tar = np.exp(-((crack / 0.016) ** 2)) * (self.broad(across, along, 40.0, 0.2) > 0.2)
         color = hits.color[at] * (tone * (1 - 0.5 * tar * fade(foot, 0.06)))[:, None]
@@ -203,7 +207,7 @@ class Textures:
         across, along, up = hits.texture[at].T
         soft = np.maximum(hits.footprint[at], 0.006)
         flank = np.abs(across) > 0.7
-        # Doors, in meters from each seam; half a car is about 2.15 m.
+        # `seam` is the distance to the nearest door seam in meters; half the length of a car is about 2.15 m.
         seam = np.min([np.abs(along - at_share) for at_share in (0.44, -0.02, -0.44)], axis=0) * 2.15
         dark = band(seam, -1.0, 0.012, soft) * band(up, 0.34, 0.93, soft) * flank
         dark = np.maximum(dark, band(np.hypot((np.abs(along) - 0.62) * 2.15, up - 0.32), -1.0, 0.40, soft) * flank)
@@ -225,7 +229,7 @@ class Textures:
         digit = np.abs(u) - 0.22
         digits = (kind == 0) & (np.abs(v) < 0.38) & (np.abs(digit) < 0.17) & (np.hypot(digit, v * 0.6) > 0.1)
         color = np.where(digits[:, None], srgb(20, 20, 20), color)
-        # Distance from the rim of the give-way triangle.
+        # Distance from the edge of a yield sign.
         inset = np.minimum(0.75 - v, (v + 1.0) * 0.5 - np.abs(u) * 0.88)
         color = np.where(((kind == 1) & (inset < 0.22))[:, None], SIGN_RED, color)
         arrow = (np.abs(u) < 0.13) & (np.abs(v) < 0.6) | (np.abs(np.abs(u) + v - 0.35) < 0.16) & (v > -0.25) & (v < 0.5)
@@ -260,7 +264,7 @@ class Textures:
         return mix(wall, inside, pane), (pane * 1.4).astype(np.float32)
 
     def _grain(self, tile: np.ndarray, x: np.ndarray, y: np.ndarray, period: float, shift: float = 0.0) -> np.ndarray:
-        """A periodic noise of about unit deviation, repeating every `period` meters."""
+        """Sample a noise tile that repeats every `period` meters."""
         scale = TILE / period
         i = np.floor(np.asarray(x) * scale + shift * TILE).astype(np.int32) & (TILE - 1)
         j = np.floor(np.asarray(y) * scale + shift * 0.618 * TILE).astype(np.int32) & (TILE - 1)
@@ -268,6 +272,6 @@ class Textures:
         return grain
 
     def _hash(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """A lot in 0..1 for each pair of whole numbers."""
+        """Return a pseudorandom value in 0..1 for each pair of integers."""
         drawn: np.ndarray = self.table[(a.astype(np.int64) * 1619 + b.astype(np.int64) * 31337) & 4095]
         return drawn

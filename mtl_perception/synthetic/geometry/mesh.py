@@ -1,6 +1,6 @@
-"""Triangles with what a renderer needs of them, and the solids that the street is made of.
+"""Triangle meshes with normals, texture coordinates, materials and labels.
 
-World and object axes: x right, y forward, z up, meters. Every solid stands at its object's origin, facing +y.
+Axes of world and objects: x right, y forward, z up, in meters. Objects stand at the origin and face +y.
 """
 
 from __future__ import annotations
@@ -15,57 +15,57 @@ from mtl_perception.labels import STREET
 from mtl_perception.types import UNLABELED
 
 Vector = Sequence[float] | np.ndarray
-"""Three coordinates."""
+"""Coordinates x, y, z."""
 
 LABEL = {**{name: i for i, name in enumerate(STREET.names)}, "void": UNLABELED}
 
 
 class Material(IntEnum):
-    """How a surface takes light; `appearance.textures` has one texture for each. In brackets: its texture coordinates."""
+    """Material of a surface, with its texture coordinates in brackets; `appearance.textures` defines the textures."""
 
     PLAIN = 0
-    """One color with a little grime."""
+    """Matte color with slight dirt."""
     ROAD = 1
-    """Asphalt [meters across, meters along, 0 bare, a kind of appearance.patterns.MARKS]."""
+    """Asphalt [meters across, meters along, index into appearance.patterns.MARKS]."""
     PAVING = 2
-    """Slabs [meters across, meters along, -]."""
+    """Paving slabs [meters across, meters along, -]."""
     GRASS = 3
     """Lawn."""
     FACADE = 4
-    """Wall with windows [window columns, stories, style 0..1]."""
+    """Wall with windows [window column, story, style 0..1]."""
     ROOF = 5
-    """Tiles [meters along the eaves, meters up the slope, -]."""
+    """Roof tiles [meters along the eaves, meters up the slope, -]."""
     LEAVES = 6
-    """Foliage [share of the sky that it sees, -, -]; keeps the normals it is given."""
+    """Foliage [visible share of the sky, -, -]; its normals are not turned to the camera."""
     BARK = 7
     """Bark and wood."""
     PAINT = 8
-    """Glossy paint."""
+    """Glossy paint with dust near the ground."""
     BODY = 9
-    """A car's body: glossy, with seams and wheel arches [meters across, share of half the length, meters up]."""
+    """Car body: glossy, with seams and wheel arches [meters across, share of half the length, meters up]."""
     GLASS = 10
-    """Panes that mirror the sky."""
+    """Glass that mirrors the sky."""
     SIGN = 11
-    """A traffic sign's face [-1..1 across, -1..1 up, kind 0..4]."""
+    """Face of a traffic sign [-1..1 across, -1..1 up, kind 0..4]."""
     GLOW = 12
-    """A lamp that is lit: its color whatever the light."""
+    """Light source, whose color does not depend on the illumination."""
     BRICK = 13
-    """Bare brickwork."""
+    """Bricks with mortar joints."""
     OFFICE = 14
-    """Glass front: bands of panes between sills and mullions [window columns, stories, style 0..1]."""
+    """Glass facade: rows of panes between sills and mullions [window column, story, style 0..1]."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """T triangles that share no vertices.
+    """T triangles without shared vertices.
 
     Attributes:
-        points: T x 3 x 3 float32 corners.
-        normals: T x 3 x 3 float32 unit normals for lighting, at the corners.
-        texture: T x 3 x 3 float32 texture coordinates at the corners; their meaning is the material's.
+        points: T x 3 x 3 float32 corners, m.
+        normals: T x 3 x 3 float32 unit normals at the corners, used for shading.
+        texture: T x 3 x 3 float32 texture coordinates at the corners; see Material.
         color: T x 3 float32 linear RGB reflectance, 0..1.
-        material: T uint8, a Material.
-        label: T uint8, an id of labels.STREET; 255 for what has no class there.
+        material: T uint8, values of Material.
+        label: T uint8, class ids of labels.STREET; 255 for unlabeled.
     """
 
     points: np.ndarray
@@ -79,32 +79,38 @@ class Mesh:
         return len(self.points)
 
     def scaled(self, size: float, tint: np.ndarray | float = 1.0) -> Mesh:
-        """Larger or smaller about the origin, its color times `tint`."""
+        """Return the mesh scaled about the origin by `size`, with its color multiplied by `tint`."""
         return replace(self, points=self.points * np.float32(size), color=self.color * np.asarray(tint, np.float32))
 
     def placed(self, x: float, y: float, z: float = 0.0, heading: float = 0.0) -> Mesh:
-        """Turned by `heading` radians about z (positive: to the left), then moved."""
+        """Return the mesh rotated about z by `heading` radians (positive: to the left), then translated."""
         cos, sin = np.cos(heading), np.sin(heading)
         turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]], np.float32)
-        # Rows of one long matrix: a product for each triangle would be several times slower.
+        # One product of a long matrix is several times faster than one product for each triangle.
         points, normals = ((corners.reshape(-1, 3) @ turn).reshape(corners.shape) for corners in (self.points, self.normals))
         points += np.array([x, y, z], np.float32)
         return replace(self, points=points, normals=normals)
 
 
 def join(meshes: Sequence[Mesh]) -> Mesh:
-    """All triangles in one mesh, in order."""
+    """Concatenate meshes in order."""
     return Mesh(**{f.name: np.concatenate([getattr(mesh, f.name) for mesh in meshes]) for f in fields(Mesh)})
 
 
 def srgb(red: float, green: float, blue: float) -> np.ndarray:
-    """Linear reflectance of an 8-bit color as seen on a screen."""
+    """Convert an 8-bit sRGB color to linear RGB reflectance, 3 float32 in 0..1."""
     return np.asarray((np.array([red, green, blue], np.float32) / np.float32(255)) ** np.float32(2.2))
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What a solid is made of and counts as."""
+    """Appearance and class of a surface.
+
+    Attributes:
+        label: Name of a class of labels.STREET, or "void" for unlabeled.
+        material: Material.
+        color: Linear RGB reflectance, 3, 0..1.
+    """
 
     label: str
     material: Material
@@ -114,18 +120,18 @@ class Surface:
 def triangles(
     surface: Surface, vertices: np.ndarray, faces: np.ndarray, texture: np.ndarray | None = None, smooth: bool = False
 ) -> Mesh:
-    """A mesh of V x 3 vertices and F x 3 indices.
+    """Build a mesh from vertices and faces.
 
     Args:
-        surface: What it is made of.
-        vertices: V x 3 meters.
+        surface: Appearance and class.
+        vertices: V x 3, m.
         faces: F x 3 indices of vertices.
-        texture: V x 3, or F x 3 x 3 by corner; the vertices themselves when there is none.
-        smooth: Light it as round: normals are averaged over the faces that meet in a vertex.
+        texture: Texture coordinates, V x 3 by vertex or F x 3 x 3 by corner; None for the coordinates of the vertices.
+        smooth: Average the normals of the faces that share a vertex.
     """
     vertices = np.asarray(vertices, np.float32)
     points = vertices[faces]
-    # Twice the area long, so that averaging weighs large faces more.
+    # The length is twice the area of the face, so that averages are weighted by area.
     flat = _cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
     if smooth:
         total = np.zeros_like(vertices)
@@ -150,7 +156,7 @@ def triangles(
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The cross product of N x 3 and N x 3; NumPy's own costs more than the rest of a small mesh."""
+    """Return the cross product of N x 3 and N x 3; `np.cross` is slow for small meshes."""
     product = np.empty_like(a)
     for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         product[:, i] = a[:, j] * b[:, k] - a[:, k] * b[:, j]

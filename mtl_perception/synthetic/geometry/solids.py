@@ -1,4 +1,4 @@
-"""Solids and surfaces that objects are made of. Each stands at its object's origin, facing +y."""
+"""Geometric primitives: boxes, tubes, ellipsoids, lofted surfaces, foliage."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mtl_perception.synthetic.geometry.mesh import LABEL, Material, Mesh, Surfac
 
 
 def quad(surface: Surface, corners: Sequence[Vector] | np.ndarray, texture: Sequence[Vector] | None = None) -> Mesh:
-    """Two triangles over four corners, given in turn around."""
+    """Return two triangles between four corners, given in order around the quad."""
     return triangles(
         surface, np.array(corners), np.array([[0, 1, 2], [0, 2, 3]]), None if texture is None else np.array(texture)
     )
 
 
 def box(surface: Surface, low: Vector, high: Vector, taper: float = 1.0) -> Mesh:
-    """Axis-aligned between two corners; its top is `taper` times as wide and long as its bottom."""
+    """Return an axis-aligned box between two corners; `taper` scales its top face in x and y."""
     (x0, y0, z0), (x1, y1, z1) = low, high
     cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
     base = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
@@ -27,7 +27,7 @@ def box(surface: Surface, low: Vector, high: Vector, taper: float = 1.0) -> Mesh
 
 
 def loft(surface: Surface, rings: np.ndarray, smooth: bool = True) -> Mesh:
-    """A skin over R closed rings of N points each (R x N x 3), closed at both ends."""
+    """Return the surface through R closed rings of N points each, R x N x 3, capped at both ends."""
     count, sides = rings.shape[:2]
     ring, side = np.meshgrid(np.arange(count - 1), np.arange(sides), indexing="ij")
     a, b = ring * sides + side, ring * sides + (side + 1) % sides
@@ -41,7 +41,7 @@ def loft(surface: Surface, rings: np.ndarray, smooth: bool = True) -> Mesh:
 
 
 def tube(surface: Surface, start: Vector, end: Vector, radius: float, end_radius: float | None = None, sides: int = 8) -> Mesh:
-    """A round bar from `start` to `end` with rounded ends; tapering when `end_radius` differs."""
+    """Return a cylinder from `start` to `end` with rounded ends; a different `end_radius` makes it a cone."""
     a, b = np.array(start, np.float64), np.array(end, np.float64)
     r, s = radius, radius if end_radius is None else end_radius
     axis = (b - a) / np.linalg.norm(b - a)
@@ -57,7 +57,7 @@ def tube(surface: Surface, start: Vector, end: Vector, radius: float, end_radius
 
 
 def ellipsoid(surface: Surface, center: Vector, radii: Vector, sides: int = 10) -> Mesh:
-    """An ellipsoid with its axes along x, y and z."""
+    """Return an ellipsoid with its axes along x, y and z."""
     latitude = np.linspace(-np.pi / 2 * 0.97, np.pi / 2 * 0.97, 6)[:, None]
     longitude = np.arange(sides)[None] * 2 * np.pi / sides
     unit = np.stack(
@@ -67,7 +67,7 @@ def ellipsoid(surface: Surface, center: Vector, radii: Vector, sides: int = 10) 
 
 
 def ring(surface: Surface, center: Vector, radius: float, thickness: float, sides: int = 14) -> Mesh:
-    """A tire-like ring about the x axis."""
+    """Return a torus around an axis through `center` parallel to x."""
     angle = np.arange(sides) * 2 * np.pi / sides
     section = np.arange(4) * np.pi / 2
     a, s = np.meshgrid(angle, section, indexing="ij")
@@ -82,15 +82,15 @@ def ring(surface: Surface, center: Vector, radius: float, thickness: float, side
 def leaves(
     rng: np.random.Generator, centers: np.ndarray, normals: np.ndarray, light: np.ndarray, size: float, color: np.ndarray
 ) -> Mesh:
-    """One small triangle, turned anyhow, for each of N clumps of leaves.
+    """Return one small triangle of random shape and orientation at each of N points.
 
     Args:
-        rng: Source of their shapes.
-        centers: N x 3 meters.
-        normals: N x 3 unit; they light as if they lay on that surface.
-        light: N, the share of the sky that each sees, 0..1.
-        size: Typical edge, meters.
-        color: 3, or N x 3 linear RGB.
+        rng: Random number generator.
+        centers: Centers of the triangles, N x 3, m.
+        normals: Unit normals used for shading, N x 3, independent of the orientation of the triangles.
+        light: Visible share of the sky, N, 0..1.
+        size: Typical edge length, m.
+        color: Linear RGB reflectance, 3 or N x 3.
     """
     count = len(centers)
     points = (centers[:, None] + rng.normal(0, size * 0.55, (count, 3, 3))).astype(np.float32)

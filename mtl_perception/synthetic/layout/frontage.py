@@ -1,4 +1,4 @@
-"""What lies beyond a street's walks: house fronts, gardens, parks, fields, yards."""
+"""Land beyond the sidewalks of a street: town houses, gardens, parks, fields, yards."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from mtl_perception.synthetic.layout.plan import Builder, Side
 from mtl_perception.synthetic.parts.library import SECTION
 
 Use = Callable[[int, float, float, Side], None]
-"""Builds over one side (-1, 1) of the street, from one y to another."""
+"""Builds on one side (-1, 1) of a street, from one y to another."""
 
 
 class Frontage(Builder):
-    """Builds what lies beyond the walks."""
+    """Builds on the land beyond the sidewalks."""
 
     def uses(self) -> dict[str, Use]:
-        """What land is used for."""
+        """Return the function that builds each kind of land use."""
         return {"front": self._front, "houses": self._houses, "park": self._park, "field": self._field, "yard": self._yard}
 
     def _front(self, side: int, start: float, stop: float, s: Side) -> None:
-        """Fronts of town houses, wall to wall."""
+        """Build a closed row of town houses."""
         rng = self.rng
         y, kinds = start + 0.3, ("block", "shops", "office")
         share = rng.dirichlet((1.2, 1.2, 0.6))
@@ -75,7 +75,7 @@ class Frontage(Builder):
         self._woods(side, start, stop, s, rng.uniform(40, 100), 40)
 
     def _yard(self, side: int, start: float, stop: float, s: Side) -> None:
-        """An open place with sheds and parked cars."""
+        """Build an open yard with sheds and parked cars."""
         rng = self.rng
         if rng.random() < 0.5:
             self._row(("bars", "fence", "wall")[rng.integers(3)], side, start, stop, s.front + 0.3, s.height)

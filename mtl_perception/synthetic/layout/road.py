@@ -1,4 +1,4 @@
-"""Where a street's road runs, and how to put ground and objects along it."""
+"""Course of a road, and placement of ground and objects along it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,33 @@ from mtl_perception.synthetic.geometry.mesh import Mesh, Surface, triangles
 
 @dataclass(frozen=True)
 class Road:
-    """The center line: x = offset(y), with bends so gentle that y is as good as its length."""
+    """Sinusoidal center line x = offset(y), with bends so gentle that y approximates its arc length.
+
+    Attributes:
+        bend: Amplitude, m.
+        wave: Wavelength over 2 pi, m.
+        phase: Phase at y = 0, radians.
+    """
 
     bend: float
     wave: float
     phase: float
 
     def offset(self, y: np.ndarray | float) -> np.ndarray:
-        """The center line's x at y, meters; 0 at y = 0."""
+        """Return x of the center line at y, m; it is 0 at y = 0."""
         return np.asarray(self.bend * (np.sin(np.asarray(y) / self.wave + self.phase) - np.sin(self.phase)))
 
     def heading(self, y: float) -> float:
-        """Direction of the road at y, radians to the left of the y axis."""
+        """Return the direction of the road at y, radians to the left of the y axis."""
         return -float(np.arctan(self.bend / self.wave * np.cos(y / self.wave + self.phase)))
 
     def at(self, lateral: float, y: float) -> tuple[float, float]:
-        """World x and y of the spot `lateral` meters right of the center line at y."""
+        """Return world x and y of the point `lateral` meters to the right of the center line at y."""
         heading = self.heading(y)
         return float(self.offset(y)) + lateral * float(np.cos(heading)), y + lateral * float(np.sin(heading))
 
     def put(self, mesh: Mesh, lateral: float, y: float, turn: float = 0.0, z: float = 0.0) -> Mesh:
-        """An object beside the road: `lateral` meters right of the center line, turned with the road."""
+        """Return an object placed `lateral` meters to the right of the center line and rotated with the road."""
         return mesh.placed(*self.at(lateral, y), z, self.heading(y) + turn)
 
     def strip(
@@ -43,15 +49,15 @@ class Road:
         mark: float = 0.0,
         stretch: float = 1.0,
     ) -> Mesh:
-        """Flat ground along the road between two y and two distances from the center line.
+        """Return flat ground along the road.
 
         Args:
-            surface: What it is made of.
-            y: Where it begins and ends, meters along the road.
-            lateral: Its edges, meters right of the center line.
-            z: Its height, meters.
+            surface: Appearance and class.
+            y: Start and end along the center line, m.
+            lateral: Left and right edge, m to the right of the center line.
+            z: Height, m.
             mark: Third texture coordinate.
-            stretch: How much wider its texture is drawn: a lane's width over that of the texture.
+            stretch: Scale of the texture across the road: lane width over patterns.LANE.
         """
         count = max(1, int(np.ceil((y[1] - y[0]) / 6)))
         along = np.linspace(y[0], y[1], count + 1)
@@ -62,7 +68,7 @@ class Road:
         return triangles(surface, np.concatenate([left, right]), faces, np.concatenate(texture))
 
     def wall(self, surface: Surface, y: tuple[float, float], lateral: float, z: tuple[float, float]) -> Mesh:
-        """An upright strip along the road, such as a curb's face."""
+        """Return a vertical surface along the road between two heights, such as the face of a curb."""
         count = max(1, int(np.ceil((y[1] - y[0]) / 6)))
         along = np.linspace(y[0], y[1], count + 1)
         i = np.arange(count)

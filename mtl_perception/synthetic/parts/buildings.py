@@ -1,4 +1,4 @@
-"""Buildings along a street: town houses, detached houses, offices, sheds."""
+"""Buildings: town houses, detached houses, offices, sheds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STONE = srgb(168, 164, 156)
 
 
 def block(rng: np.random.Generator, width: float, depth: float, stories: int, shop: bool = False) -> Mesh:
-    """A town house: facades with windows all around, cornice, flat or ridged roof. `width` lies along x."""
+    """Return a town house of `width` along x, with windows on all sides, cornice, and flat or gable roof."""
     wall = PLASTERS[rng.integers(len(PLASTERS))] * rng.uniform(0.85, 1.05)
     height = stories * rng.uniform(2.9, 3.3) + 0.4
     parts = _walls(rng, wall, width, depth, height, stories)
@@ -37,7 +37,7 @@ def block(rng: np.random.Generator, width: float, depth: float, stories: int, sh
 
 
 def house(rng: np.random.Generator, width: float, depth: float) -> Mesh:
-    """A detached house with a ridged roof and a chimney."""
+    """Return a detached house with a gable roof and a chimney."""
     stories = int(rng.integers(1, 3))
     wall = PLASTERS[rng.integers(len(PLASTERS))] * rng.uniform(0.9, 1.05)
     height = stories * 2.7 + 0.5
@@ -50,7 +50,7 @@ def house(rng: np.random.Generator, width: float, depth: float) -> Mesh:
 
 
 def office(rng: np.random.Generator, width: float, depth: float, stories: int) -> Mesh:
-    """A flat-roofed building with a glass front. `width` lies along x."""
+    """Return an office building of `width` along x, with glass facades and a flat roof."""
     color = (srgb(176, 176, 172), srgb(120, 122, 124), srgb(200, 190, 170), srgb(96, 72, 62))[rng.integers(4)]
     wall = color * rng.uniform(0.8, 1.1)
     height = stories * rng.uniform(3.1, 3.7)
@@ -61,7 +61,7 @@ def office(rng: np.random.Generator, width: float, depth: float, stories: int) -
 
 
 def shopfront(rng: np.random.Generator, width: float) -> Mesh:
-    """What a shop sets before a facade that lies in y = 0 and faces -y: panes, a fascia, perhaps an awning."""
+    """Return a shopfront for a facade at y = 0 that faces -y: shop windows, a fascia, sometimes an awning."""
     paint = srgb(*rng.uniform(30, 200, 3))
     fascia = Surface("building", Material.PLAIN, paint)
     glass = Surface("building", Material.GLASS, srgb(40, 44, 46))
@@ -84,7 +84,7 @@ def shopfront(rng: np.random.Generator, width: float) -> Mesh:
 
 
 def shed(rng: np.random.Generator, width: float, depth: float) -> Mesh:
-    """A garage, barn or hall without windows."""
+    """Return a garage, barn or hall without windows."""
     color = BRICKS[rng.integers(4)] if rng.random() < 0.4 else srgb(176, 176, 170) * rng.uniform(0.5, 1.1)
     surface = Surface("building", Material.BRICK if rng.random() < 0.5 else Material.PLAIN, color)
     height = rng.uniform(2.4, 5.0)
@@ -120,7 +120,7 @@ def _walls(
 
 
 def _roof(rng: np.random.Generator, width: float, depth: float, height: float, rise: float, over: float) -> list[Mesh]:
-    """A ridged roof whose ridge runs along x, with gables in the walls' plaster."""
+    """Return a gable roof with its ridge along x and plastered gables."""
     tiles = Surface("building", Material.ROOF, TILES[rng.integers(len(TILES))] * rng.uniform(0.85, 1.1))
     gable = Surface("building", Material.PLAIN, PLASTERS[rng.integers(4)])
     x, y = width / 2 + over, depth / 2 + over

@@ -1,4 +1,4 @@
-"""What stands along a street: fences, walls, guard rails, lamps, traffic signs and lights, bins, bollards."""
+"""Street furniture: fences, walls, guard rails, lamps, traffic signs and lights, bins, bollards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMBERS = (srgb(120, 92, 64), srgb(206, 202, 192), srgb(92, 78, 66), srgb(82, 10
 
 
 def fence(rng: np.random.Generator, length: float) -> Mesh:
-    """A fence along y, centered on the origin: pickets, rails or a low wall with a rail."""
+    """Return a fence along y, centered at the origin: pickets, rails, or a low wall with a rail."""
     kind = rng.integers(3)
     high = rng.uniform(0.95, 1.35)
     surface = Surface("fence", Material.BARK, TIMBERS[rng.integers(len(TIMBERS))])
@@ -39,7 +39,7 @@ def fence(rng: np.random.Generator, length: float) -> Mesh:
 
 
 def lamp(rng: np.random.Generator) -> Mesh:
-    """A street lamp, its arm towards +x."""
+    """Return a street lamp with its arm towards +x."""
     high, reach = rng.uniform(6.0, 8.5), rng.uniform(0.8, 1.8)
     surface = STEEL if rng.random() < 0.6 else PAINTED_STEEL
     return join(
@@ -53,7 +53,7 @@ def lamp(rng: np.random.Generator) -> Mesh:
 
 
 def sign(rng: np.random.Generator) -> Mesh:
-    """A traffic sign on its pole, facing -y."""
+    """Return a traffic sign on a pole, facing -y."""
     kind = int(rng.integers(5))
     high, half = rng.uniform(2.2, 2.6), rng.uniform(0.3, 0.38)
     if kind == 1:
@@ -76,12 +76,12 @@ def sign(rng: np.random.Generator) -> Mesh:
 
 
 def traffic_light(rng: np.random.Generator) -> Mesh:
-    """A traffic light on its pole, facing -y."""
+    """Return a traffic light on a pole, facing -y."""
     return join([tube(STEEL, (0, 0, -0.1), (0, 0, 3.4), 0.06), traffic_light_head(rng)])
 
 
 def traffic_light_head(rng: np.random.Generator) -> Mesh:
-    """The three lamps of a traffic light, 2.5 to 3.45 m up, facing -y."""
+    """Return the housing and lamps of a traffic light, 2.5 to 3.45 m above the ground, facing -y."""
     case = Surface("sign", Material.PLAIN, srgb(30, 34, 32))
     parts = [box(case, (-0.17, -0.28, 2.5), (0.17, -0.05, 3.45))]
     lit = int(rng.integers(3))
@@ -97,7 +97,7 @@ def traffic_light_head(rng: np.random.Generator) -> Mesh:
 
 
 def brick_wall(rng: np.random.Generator, length: float) -> Mesh:
-    """A wall along y, centered on the origin: of brick or rendered, with coping; of the class of fences."""
+    """Return a brick or plastered wall with coping along y, centered at the origin; its class is `fence`."""
     high = rng.uniform(0.6, 2.2)
     brick = rng.random() < 0.5
     color = srgb(140, 84, 66) if brick else srgb(190, 184, 172)
@@ -109,7 +109,7 @@ def brick_wall(rng: np.random.Generator, length: float) -> Mesh:
 
 
 def mesh_fence(rng: np.random.Generator, length: float) -> Mesh:
-    """A fence of upright steel bars along y, centered on the origin."""
+    """Return a fence of vertical steel bars along y, centered at the origin."""
     high, step = rng.uniform(1.1, 2.1), rng.uniform(0.13, 0.22)
     surface = Surface("fence", Material.PLAIN, (srgb(60, 90, 70), srgb(52, 54, 56), srgb(150, 152, 152))[rng.integers(3)])
     half = length / 2
@@ -120,7 +120,7 @@ def mesh_fence(rng: np.random.Generator, length: float) -> Mesh:
 
 
 def guard_rail(rng: np.random.Generator, length: float) -> Mesh:
-    """A steel guard rail along y, centered on the origin, its face towards -x."""
+    """Return a steel guard rail along y, centered at the origin, facing -x."""
     surface = Surface("fence", Material.PLAIN, srgb(158, 162, 164) * rng.uniform(0.7, 1.1))
     half = length / 2
     profile = ((0.0, 0.42), (-0.08, 0.48), (0.0, 0.57), (-0.08, 0.66), (0.0, 0.74))
@@ -132,7 +132,7 @@ def guard_rail(rng: np.random.Generator, length: float) -> Mesh:
 
 
 def bollard(rng: np.random.Generator) -> Mesh:
-    """A bollard on the curb."""
+    """Return a bollard."""
     color = (srgb(60, 62, 64), srgb(150, 150, 148), srgb(140, 60, 44))[rng.integers(3)]
     surface, band = Surface("pole", Material.PLAIN, color), Surface("pole", Material.PLAIN, srgb(230, 228, 224))
     high = rng.uniform(0.75, 1.1)
@@ -140,7 +140,7 @@ def bollard(rng: np.random.Generator) -> Mesh:
 
 
 def utility_pole(rng: np.random.Generator) -> Mesh:
-    """A wooden pole with a cross-arm along x."""
+    """Return a wooden utility pole with a crossarm along x."""
     surface = Surface("pole", Material.BARK, srgb(112, 96, 80))
     high = rng.uniform(7, 9.5)
     arm = box(surface, (-1.0, -0.06, high - 0.7), (1.0, 0.06, high - 0.55))
@@ -148,7 +148,7 @@ def utility_pole(rng: np.random.Generator) -> Mesh:
 
 
 def bin_(rng: np.random.Generator) -> Mesh:
-    """A dustbin on wheels or a litter bin; no class of ours."""
+    """Return a trash can; it is unlabeled."""
     color = (srgb(44, 46, 48), srgb(40, 90, 56), srgb(52, 80, 120), srgb(150, 120, 40))[rng.integers(4)]
     surface = Surface("void", Material.PLAIN, color)
     wide, high = rng.uniform(0.25, 0.6), rng.uniform(0.8, 1.2)
@@ -160,7 +160,7 @@ def bin_(rng: np.random.Generator) -> Mesh:
 
 
 def bench(rng: np.random.Generator) -> Mesh:
-    """A bench along y, facing -x; no class of ours."""
+    """Return a bench along y, facing -x; it is unlabeled."""
     wood = Surface("void", Material.BARK, TIMBERS[rng.integers(len(TIMBERS))])
     iron = Surface("void", Material.PLAIN, srgb(50, 52, 54))
     parts = [box(wood, (-0.3, -0.9, 0.42), (0.15, 0.9, 0.47)), box(wood, (0.15, -0.9, 0.55), (0.2, 0.9, 0.85))]
@@ -169,7 +169,7 @@ def bench(rng: np.random.Generator) -> Mesh:
 
 
 def board(rng: np.random.Generator) -> Mesh:
-    """A large direction board on two posts, facing -y."""
+    """Return a large direction sign on two posts, facing -y."""
     color = (srgb(22, 74, 166), srgb(240, 190, 30), srgb(24, 110, 70), srgb(230, 230, 226))[rng.integers(4)]
     half, low, high = rng.uniform(0.5, 1.5), rng.uniform(1.6, 2.4), rng.uniform(0.5, 1.3)
     face, back = Surface("sign", Material.PLAIN, color), Surface("sign", Material.PLAIN, srgb(140, 142, 142))
@@ -186,7 +186,7 @@ def board(rng: np.random.Generator) -> Mesh:
 
 
 def light_arm(rng: np.random.Generator) -> Mesh:
-    """A traffic light on a mast whose arm reaches towards -x over the road, facing -y."""
+    """Return a traffic light with a second one on a mast arm towards -x over the road, both facing -y."""
     reach, high = rng.uniform(3, 5.5), rng.uniform(5.2, 6.0)
     parts = [tube(STEEL, (0, 0, -0.1), (0, 0, high), 0.1, 0.08), tube(STEEL, (0, 0, high), (-reach, 0, high + 0.2), 0.06, 0.05)]
     low = traffic_light(rng)

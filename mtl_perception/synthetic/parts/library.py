@@ -1,4 +1,4 @@
-"""Shapes that are built once and put up many times."""
+"""Library of shapes that are generated once and placed many times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Shape:
     Attributes:
         mesh: Its triangles.
         person: The person to animate; None for rigid objects.
-        phase: Phase of the step or of the pedals in `mesh`, radians.
+        phase: Phase of the gait or of the pedals in `mesh`, radians.
     """
 
     mesh: Mesh
@@ -36,10 +36,10 @@ class Shape:
 Maker = Callable[[np.random.Generator], Mesh | Shape]
 
 SECTION = 6.0
-"""Meters of each piece of fence, hedge, wall or guard rail."""
+"""Length of a section of fence, hedge, wall, guard rail or tall grass, m."""
 
 TUFTS = 0.9
-"""Meters across a strip of standing grass."""
+"""Width of a section of tall grass, m."""
 
 
 def _person(sides: int) -> Maker:
@@ -61,7 +61,7 @@ def _cyclist(sides: int) -> Maker:
 
 
 def _rack(rng: np.random.Generator) -> Mesh:
-    """Parked bicycles side by side, along y."""
+    """Return one to five bicycles parked side by side along y."""
     return join([
         bicycle(rng).placed(rng.normal(0, 0.06), 0.55 * i + rng.normal(0, 0.05), 0.0, np.pi / 2 + rng.normal(0, 0.12))
         for i in range(int(rng.integers(1, 6)))
@@ -106,14 +106,14 @@ KINDS: Mapping[str, tuple[int, Maker]] = {
     "house": (24, lambda rng: buildings.house(rng, rng.uniform(8, 13), rng.uniform(8, 10))),
     "shed": (10, lambda rng: buildings.shed(rng, rng.uniform(4, 18), rng.uniform(5, 9))),
 }
-"""How many shapes there are of each kind, and what draws one."""
+"""Number of different shapes of each kind, and the function that generates one."""
 
 
 class Library:
-    """Shapes by kind and number, the same for a seed in whatever order they are asked for.
+    """Random shapes by kind. A seed gives the same shapes in whatever order they are requested.
 
     Args:
-        seed: Of the shapes.
+        seed: Seed of the shapes.
     """
 
     def __init__(self, seed: int) -> None:

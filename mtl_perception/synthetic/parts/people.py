@@ -1,4 +1,4 @@
-"""People on foot, on bicycles and on scooters."""
+"""Pedestrians, cyclists, scooter riders and bicycles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARMS = ("swing", "swing", "swing", "pockets", "phone", "front")
 
 
 def cloth(rng: np.random.Generator, palette: tuple[np.ndarray, ...]) -> np.ndarray:
-    """A color of cloth: of the palette, or any that is not too bright."""
+    """Return a random color of clothes, from the palette or any that is not too bright."""
     if rng.random() < 0.6:
         return np.asarray(palette[rng.integers(len(palette))] * rng.uniform(0.7, 1.3))
     color = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.75), rng.uniform(0.15, 0.9))
@@ -30,13 +30,13 @@ def cloth(rng: np.random.Generator, palette: tuple[np.ndarray, ...]) -> np.ndarr
 
 
 class Person:
-    """A person or a cyclist: looks drawn once, limbs by the phase of the step (radians).
+    """Pedestrian or cyclist of random appearance; the phase of the gait or of the pedals moves the limbs.
 
     Args:
-        rng: Source of the looks.
-        cycling: On a bicycle; label `cyclist`, bicycle included.
-        sides: Of the round limbs: fewer for figures that are only seen from afar.
-        adult: An adult of average build with the arms free.
+        rng: Random number generator.
+        cycling: Rides a bicycle; person and bicycle have the label `cyclist`.
+        sides: Sides of limbs and trunk; fewer for distant people.
+        adult: Adult of average build; otherwise build, age and posture are random.
     """
 
     def __init__(self, rng: np.random.Generator, cycling: bool = False, sides: int = 8, adult: bool = False) -> None:
@@ -67,11 +67,11 @@ class Person:
         self.basket = bool(rng.random() < 0.2)
 
     def advance(self, phase: float, distance: float) -> float:
-        """Return the phase after `distance` meters: two steps of 0.8 m, or a wheel's circumference, are one turn."""
+        """Return the phase after `distance` meters: two steps of 0.8 m, or one turn of a wheel, are 2 pi."""
         return phase - distance / 0.33 if self.cycling else phase + distance / 0.25
 
     def mesh(self, phase: float, moving: bool = True) -> Mesh:
-        """The figure at the origin, facing +y."""
+        """Return the person at the origin, facing +y."""
         parts = self._cyclist(phase) if self.cycling else self._walker(phase if moving else 0.0, 0.42 if moving else 0.04)
         return join(parts).scaled(self.size)
 
@@ -123,7 +123,7 @@ class Person:
         return parts
 
     def trunk(self, hip: tuple[float, float, float], neck: tuple[float, float, float]) -> list[Mesh]:
-        """Trunk, head, hair, hat and rucksack of a figure whose trunk goes from `hip` to `neck`."""
+        """Return trunk, head, hair, hat and backpack of a person with the trunk between `hip` and `neck`."""
         low, high = np.array(hip), np.array(neck)
         sections = ((0.0, 0.15, 0.1), (0.25, 0.145, 0.095), (0.6, 0.185, 0.115), (0.9, 0.2, 0.105), (1.06, 0.09, 0.07))
         count = self.sides + 2
@@ -157,7 +157,7 @@ class Person:
             turn = phase if side > 0 else phase + np.pi
             pedal = np.array([side * 0.11, -0.06 + 0.16 * np.cos(turn), 0.3 + 0.16 * np.sin(turn)])
             hip = np.array([side * 0.09, -0.2, 1.0])
-            # Thigh and shin are equally long: the knee lies on the middle plane, pushed forward.
+            # Thigh and shin have the same length, so the knee lies in the plane midway between hip and pedal, in front.
             middle = (hip + pedal) / 2
             away = np.array([0, pedal[2] - hip[2], hip[1] - pedal[1]])
             away = away / np.linalg.norm(away) * -np.sqrt(max(0.44**2 - np.sum((hip - pedal) ** 2) / 4, 0.003))
@@ -174,7 +174,7 @@ class Person:
 
 
 def bicycle_parts(metal: Surface, dark: Surface, phase: float, basket: bool = False) -> list[Mesh]:
-    """A bicycle along y, its wheels turned by `phase` radians."""
+    """Return a bicycle along y with its wheels rotated by `phase` radians."""
     parts = []
     rear, front, crank, saddle, bars = (0, -0.52, 0.34), (0, 0.54, 0.34), (0, -0.06, 0.3), (0, -0.22, 0.92), (0, 0.38, 1.0)
     for hub in (rear, front):
@@ -194,14 +194,14 @@ def bicycle_parts(metal: Surface, dark: Surface, phase: float, basket: bool = Fa
 
 
 def bicycle(rng: np.random.Generator) -> Mesh:
-    """A bicycle that nobody rides; it is of the class of cyclists too."""
+    """Return a parked bicycle; its class is `cyclist`."""
     metal = Surface("cyclist", Material.PAINT, FRAMES[rng.integers(len(FRAMES))])
     dark = Surface("cyclist", Material.PLAIN, srgb(30, 30, 32))
     return join(bicycle_parts(metal, dark, rng.uniform(0, np.pi), bool(rng.random() < 0.3)))
 
 
 def scooter(rng: np.random.Generator, sides: int = 8) -> Mesh:
-    """A motor scooter and its rider, facing +y."""
+    """Return a motor scooter with its rider, facing +y."""
     rider = Person(rng, cycling=True, sides=sides, adult=True)
     paint = Surface("cyclist", Material.PAINT, cloth(rng, FRAMES))
     dark = rider.dark

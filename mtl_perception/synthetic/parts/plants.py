@@ -1,4 +1,4 @@
-"""Trees and hedges: clumps of leaves around dark cores, on trunks."""
+"""Trees, hedges, bushes and grass; foliage consists of clumps of leaves around dark cores."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from mtl_perception.synthetic.geometry.solids import box, ellipsoid, leaves, tub
 GREENS = (srgb(80, 98, 46), srgb(68, 90, 46), srgb(92, 104, 50), srgb(58, 80, 44), srgb(106, 104, 50))
 BARK = Surface("vegetation", Material.BARK, srgb(104, 92, 78))
 CORE_LIGHT = 0.5
-
-NEAR, FAR = 520, 100
-"""Leaves of each of a tree's clumps: many small ones where the camera comes near."""
+"""Visible share of the sky inside foliage."""
 
 
-def tree(rng: np.random.Generator, height: float, count: int = FAR) -> Mesh:
-    """A broad-leaved tree: a forked trunk and a crown of clumps of `count` leaves each."""
+def tree(rng: np.random.Generator, height: float, count: int) -> Mesh:
+    """Return a broad-leaved tree: a forked trunk and a crown of clumps with `count` leaves each."""
     clumps = 16
     spread = height * rng.uniform(0.24, 0.34)
     base = height * rng.uniform(0.26, 0.36)
@@ -37,7 +35,7 @@ def tree(rng: np.random.Generator, height: float, count: int = FAR) -> Mesh:
 
 
 def conifer(rng: np.random.Generator, height: float = 9.0, count: int = 2600) -> Mesh:
-    """A spruce: whorls of boughs that narrow to the top."""
+    """Return a spruce with `count` leaves: whorls of branches that become shorter towards the top."""
     up = rng.uniform(0.08, 1.0, count) ** 1.3
     whorl = 0.75 + 0.25 * np.sin(up * 55)
     radius = height * 0.2 * (1.03 - up) * whorl
@@ -51,7 +49,7 @@ def conifer(rng: np.random.Generator, height: float = 9.0, count: int = 2600) ->
 
 
 def thicket(rng: np.random.Generator, length: float, depth: float, height: float, count: int = 110) -> Mesh:
-    """A wood's edge along y, centered on the origin, for the background: crowns from the ground up, `count` leaves a clump."""
+    """Return the edge of a forest along y, centered at the origin: crowns down to the ground, `count` leaves per clump."""
     parts = []
     trees = max(2, int(length / 5))
     for i in range(trees):
@@ -65,11 +63,11 @@ def thicket(rng: np.random.Generator, length: float, depth: float, height: float
 
 
 def hedge(rng: np.random.Generator, length: float, height: float, depth: float = 0.8) -> Mesh:
-    """A clipped hedge along y, centered on the origin."""
+    """Return a trimmed hedge along y, centered at the origin."""
     half = np.array([depth / 2, length / 2, height / 2])
     count = int(110 * length * (height + depth))
     centers = rng.uniform(-1, 1, (count, 3))
-    # Only the front, the top and the ends are seen: put every clump on one of the faces.
+    # Leaves inside the hedge are invisible, so all lie on its sides, top and ends.
     areas = np.array([length * height, depth * height, length * depth])
     axis = rng.choice(3, count, p=areas / areas.sum())
     rows = np.arange(count)
@@ -86,7 +84,7 @@ def hedge(rng: np.random.Generator, length: float, height: float, depth: float =
 
 
 def tufts(rng: np.random.Generator, length: float, width: float) -> Mesh:
-    """Blades of grass scattered over `length` along y and `width` along x, centered on the origin."""
+    """Return tall grass over `length` along y and `width` along x, centered at the origin."""
     count = int(38 * length * width)
     foot = rng.uniform(-0.5, 0.5, (count, 1, 3)) * (width, length, 0)
     points = np.repeat(foot, 3, axis=1)
@@ -99,7 +97,7 @@ def tufts(rng: np.random.Generator, length: float, width: float) -> Mesh:
 
 
 def bush(rng: np.random.Generator, size: float) -> Mesh:
-    """A round shrub, `size` meters wide."""
+    """Return a round bush, `size` meters wide."""
     half = np.array([size, size, size * 0.8]) / 2
     middle = np.array([0, 0, size * 0.35])
     centers = middle + _directions(rng, 7) * half * 0.5
@@ -107,7 +105,7 @@ def bush(rng: np.random.Generator, size: float) -> Mesh:
 
 
 def bare_tree(rng: np.random.Generator, height: float) -> Mesh:
-    """A tree in winter: trunk, boughs and twigs."""
+    """Return a leafless tree: trunk, boughs and twigs."""
     color = BARK.color * rng.uniform(0.5, 1.1)
     surface = Surface("vegetation", Material.BARK, color)
     fork = np.array([*rng.normal(0, 0.15, 2), height * rng.uniform(0.25, 0.4)])
@@ -125,7 +123,7 @@ def bare_tree(rng: np.random.Generator, height: float) -> Mesh:
 
 
 def ridge(rng: np.random.Generator, distance: float, height: float) -> Mesh:
-    """Wooded hills on the horizon all around the origin."""
+    """Return wooded hills all around the origin at `distance` meters."""
     angle = np.linspace(0, 2 * np.pi, 241)
     waves = sum(rng.normal(0, 1 / k) * np.sin(k * angle + rng.uniform(0, 6.3)) for k in range(2, 40))
     top = height * np.clip(0.55 + 0.35 * np.asarray(waves) + rng.normal(0, 0.02, len(angle)), 0.02, 1.6)
@@ -153,7 +151,7 @@ def _crown(
     count: int,
     size: float,
 ) -> Mesh:
-    """Clumps of `count` leaves each around dark cores; leaves deep inside or below see less sky."""
+    """Return clumps of `count` leaves each around dark cores; inner and lower leaves receive less light."""
     color = GREENS[rng.integers(len(GREENS))] * rng.uniform(0.75, 1.15)
     parts = []
     for center, radius in zip(centers, radii, strict=True):
@@ -170,7 +168,7 @@ def _crown(
 
 
 def _dark(core: Mesh) -> Mesh:
-    """The inside of foliage, where little light comes."""
+    """Return the core of a clump with the light inside foliage."""
     return replace(core, texture=np.full_like(core.texture, CORE_LIGHT))
 
 

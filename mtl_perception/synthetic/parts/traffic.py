@@ -1,4 +1,4 @@
-"""Vehicles that drive on a street, and park there: cars, vans, trucks, buses."""
+"""Vehicles: cars, vans, trucks, buses."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TAIL = Surface("vehicle", Material.PAINT, srgb(150, 14, 16))
 HEAD = Surface("vehicle", Material.PAINT, srgb(226, 230, 232))
 PLATE = Surface("vehicle", Material.PLAIN, srgb(222, 222, 214))
 
-# Along a car, as shares of half its length: share, bottom, top (meters), half width (share). Rear to front.
 CAR_BODY = (
     (-1.0, 0.38, 0.72, 0.82), (-0.985, 0.30, 0.86, 0.92), (-0.9, 0.24, 0.97, 0.97), (-0.5, 0.20, 0.96, 1.0),
     (0.1, 0.20, 0.94, 1.0), (0.5, 0.20, 0.90, 0.985), (0.8, 0.22, 0.80, 0.95), (0.95, 0.26, 0.70, 0.88),
     (1.0, 0.34, 0.58, 0.78),
 )  # fmt: skip
-# Glass house by kind, as shares of half the length: foot rear, foot front, roof rear, roof front.
+"""Cross-sections of a car body from rear to front: y (share of half the length), bottom and top (m), half width (share)."""
+
 CABINS = {
     "hatchback": (-0.91, 0.46, -0.74, 0.06, 1.47),
     "saloon": (-0.72, 0.48, -0.38, 0.06, 1.44),
@@ -37,10 +37,11 @@ CABINS = {
     "minivan": (-0.95, 0.62, -0.87, 0.24, 1.68),
     "small": (-0.93, 0.5, -0.82, 0.12, 1.5),
 }
+"""Cabins: y of the rear and front of windows and roof (shares of half the length), and height of the roof (m)."""
 
 
 def car(rng: np.random.Generator) -> Mesh:
-    """A car about 4.3 m long: body, glass house, wheels, lamps, number plates."""
+    """Return a car about 4.3 m long: body, cabin, wheels, lamps, license plates."""
     kind = list(CABINS)[rng.integers(len(CABINS))]
     rear, front, roof_rear, roof_front, roof = CABINS[kind]
     half, wide = rng.uniform(1.95, 2.3) * (0.84 if kind == "small" else 1.0), rng.uniform(0.85, 0.92)
@@ -69,7 +70,7 @@ def car(rng: np.random.Generator) -> Mesh:
 
 
 def van(rng: np.random.Generator) -> Mesh:
-    """A delivery van about 5.4 m long."""
+    """Return a delivery van, 5.4 m long."""
     paint = Surface("vehicle", Material.BODY, (srgb(226, 226, 224), srgb(206, 178, 60), srgb(60, 80, 120))[rng.integers(3)])
     half, wide, roof = 2.7, 0.98, rng.uniform(2.1, 2.5)
     outline = (
@@ -92,7 +93,7 @@ def van(rng: np.random.Generator) -> Mesh:
 
 
 def truck(rng: np.random.Generator) -> Mesh:
-    """A box truck about 8 m long."""
+    """Return a box truck about 8 m long."""
     paint = Surface("vehicle", Material.PAINT, CAR_PAINTS[rng.integers(len(CAR_PAINTS))])
     cargo = Surface("vehicle", Material.PAINT, (srgb(214, 214, 210), srgb(60, 90, 140), srgb(170, 140, 70))[rng.integers(3)])
     parts = [
@@ -113,7 +114,7 @@ def truck(rng: np.random.Generator) -> Mesh:
 
 
 def bus(rng: np.random.Generator) -> Mesh:
-    """A city bus about 12 m long."""
+    """Return a city bus, 9 to 12 m long."""
     color = (srgb(196, 40, 36), srgb(224, 190, 60), srgb(226, 226, 222), srgb(40, 90, 150), srgb(60, 130, 80))[rng.integers(5)]
     paint = Surface("vehicle", Material.PAINT, color * rng.uniform(0.8, 1.0))
     half, wide, roof = rng.uniform(4.5, 6.0), 1.25, rng.uniform(2.9, 3.2)
@@ -135,7 +136,7 @@ def bus(rng: np.random.Generator) -> Mesh:
 
 
 def _section(y: float, bottom: float, top: float, half: float) -> list[tuple[float, float, float]]:
-    """Cross-section of a car's body: upright flanks, rounded shoulders."""
+    """Return a cross-section of a car body with upright sides and rounded shoulders."""
     right = [
         (0.86, bottom), (0.98, bottom + 0.1), (1.0, (bottom + top) / 2), (0.985, top - 0.14), (0.93, top - 0.035), (0.78, top),
     ]  # fmt: skip
@@ -152,7 +153,7 @@ def _rectangle(rear: float, front: float, half: float, z: float) -> list[tuple[f
 
 
 def _panes(cabin: np.ndarray, kind: str) -> list[Mesh]:
-    """Glass just outside the four faces of a glass house (2 x 4 x 3: foot and roof), leaving its pillars."""
+    """Return the windows of a cabin, given by its lower and upper corners (2 x 4 x 3), with pillars between them."""
     parts = []
     for i in range(4):
         j = (i + 1) % 4
@@ -178,7 +179,7 @@ def _wheels(axles: tuple[float, ...], half: float, radius: float) -> list[Mesh]:
             outer = side * (half + 0.02)
             for surface, size, out in ((RUBBER, radius, outer), (RIM, radius * 0.62, outer + side * 0.015)):
                 wheel = tube(surface, (out - side * 0.2, y, radius), (out - side * 0.02, y, radius), size, sides=18)
-                # Flatten the rounded ends of the bar.
+                # A wheel is a short tube whose rounded ends are flattened.
                 inner, outmost = sorted((out - side * 0.25, out))
                 wheel.points[..., 0] = np.clip(wheel.points[..., 0], inner, outmost)
                 parts.append(wheel)

@@ -1,4 +1,4 @@
-"""Rendered streets with exact labels and depth."""
+"""Synthetic streets, rendered with exact labels and depth."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Renderer(Protocol):
 
 
 class Synthetic:
-    """`count` rendered images of `width` x `height` with a `seed`: single scenes, or a drive through one street. See `Dataset`.
+    """Rendered images of random streets: independent scenes, or a drive along one street. See `Dataset`.
 
     Args:
         path: Unused.
-        options: Keys `kind` (scenes or drive), `count`, `width`, `height`, `seed`.
+        options: Keys `kind` (`scenes` or `drive`), `count`, `width` and `height` (pixels), `seed`.
 
     Raises:
         ConfigError: A key is invalid.
