@@ -39,7 +39,7 @@ def without_network() -> list[str]:
     except OSError as error:
         pytest.skip(f"no unshare on this machine: {error}")
     if "Network is unreachable" not in tried.stderr:
-        pytest.skip(f"a namespace without network is not to be had here: {tried.stderr.strip().splitlines()[-1:]}")
+        pytest.skip(f"a namespace without network is not available here: {tried.stderr.strip().splitlines()[-1:]}")
     return prefix
 
 

@@ -105,7 +105,7 @@ def test_rebuild_attempts_back_off_exponentially(fake: FakePipeline) -> None:
     assert found.failures == 2 + len(fake.rebuilds)
     fake.rebuild_fails = False
     fake.clock.now += 30
-    assert not _try(found, fake), "made anew, it fails at the frame"
+    assert not _try(found, fake), "rebuilt, but the frame fails again"
     assert fake.calls == 4
     fake.failing = False
     fake.clock.now += 30
