@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
     print_notes(pipeline)
     rejected = dict(getattr(source, "rejected", {}))
     note = f", {sum(rejected.values())} rejected {rejected}" if rejected else ""
+    if not writer.frames:
+        raise SourceError(f"{args.source}: no frame was processed{note}")
     print(f"{writer.frames} frames{note} -> {args.out}")
 
 

@@ -173,3 +173,11 @@ class TestErrors:
         assert line.startswith("mtl_perception process: ")
         assert line.endswith(f"; the 3 frames before it are in {tmp_path / 'out.mcap'}")
         assert len(messages_of(tmp_path / "out.mcap")["/mtl_perception/points"]) == 3
+
+
+def test_source_without_a_readable_image_fails(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in" / name).write_bytes(b"not an image")
+    assert main(["process", str(tmp_path / "in"), "--out", str(tmp_path / "out.mcap"), "--device", "cpu"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("in: no frame was processed, 2 rejected {'unreadable': 2}")
