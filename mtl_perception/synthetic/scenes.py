@@ -10,7 +10,7 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import STREET
-from mtl_perception.synthetic.appearance.light import Light, Weather, any_weather
+from mtl_perception.synthetic.appearance.light import Light, Weather, random_weather
 from mtl_perception.synthetic.appearance.sensor import lens_effects
 from mtl_perception.synthetic.appearance.textures import Textures
 from mtl_perception.synthetic.camera import FRAME_ID, random_camera
@@ -27,7 +27,7 @@ from mtl_perception.types import Frame, Sample
 IMAGES_PER_STREET = 10
 """Images of each street."""
 
-TOO_NEAR, MOST_NEAR = 2.4, 0.15
+BLOCKED_DISTANCE, BLOCKED_SHARE = 2.4, 0.15
 """A view is blocked and sampled again if more than this share of its pixels is nearer than this distance (m)."""
 
 
@@ -110,9 +110,9 @@ class SyntheticScenes:
         Raises:
             IndexError: `index` is out of range.
         """
-        return self.draw(index)[1]
+        return self.sample_with_view(index)[1]
 
-    def draw(self, index: int) -> tuple[View, Sample]:
+    def sample_with_view(self, index: int) -> tuple[View, Sample]:
         """Render image `index` and return its view and sample.
 
         Raises:
@@ -120,32 +120,32 @@ class SyntheticScenes:
         """
         if not 0 <= index < self._count:
             raise IndexError(f"{self.name}: no image {index} of {self._count}")
-        plan, caster = self._on(index // IMAGES_PER_STREET)
+        plan, caster = self._load_street(index // IMAGES_PER_STREET)
         attempt = 0
         while True:
             rng = np.random.default_rng([self.seed, 4, index, attempt])
             attempt += 1
-            view, place = self._look(rng, plan)
+            view, place = self._random_view(rng, plan)
             if attempt < 8 and any(np.hypot(x - place[0], y - place[1]) < radius + 1.0 for x, y, radius in plan.obstacles):
                 continue
             scene = caster.scene([user.mesh(plan.road) for user in scene_crowd(rng, plan, self._library, *place)])
             light = Light(rng, view.weather, self._textures)
-            grain = float(rng.gamma(1.5, 0.7))
+            noise = float(rng.gamma(1.5, 0.7))
             tilt = (view.pitch, view.roll)
-            image, labels, depth = render(scene, light, view.camera, view.position, view.heading, rng, tilt, grain)
-            if attempt >= 8 or np.mean(depth < TOO_NEAR) < MOST_NEAR:
+            image, labels, depth = render(scene, light, view.camera, view.position, view.heading, rng, tilt, noise)
+            if attempt >= 8 or np.mean(depth < BLOCKED_DISTANCE) < BLOCKED_SHARE:
                 break
         image = lens_effects(rng, image)
         return view, Sample(Frame(image, view.camera, 0, FRAME_ID), labels, depth, self._key(index))
 
-    def _on(self, number: int) -> tuple[StreetPlan, RayCaster]:
+    def _load_street(self, number: int) -> tuple[StreetPlan, RayCaster]:
         if self._street is None or self._street[0] != number:
             rng = np.random.default_rng([self.seed, 3, number])
             plan = build_street(rng, self._library, scene_style(rng))
             self._street = (number, plan, RayCaster(join(plan.parts), threads=1))
         return self._street[1:]
 
-    def _look(self, rng: np.random.Generator, plan: StreetPlan) -> tuple[View, tuple[float, float]]:
+    def _random_view(self, rng: np.random.Generator, plan: StreetPlan) -> tuple[View, tuple[float, float]]:
         """Return a random view, and the lateral position and y of its camera on the street."""
         y = float(rng.uniform(0, SCENE_REACH))
         where = rng.random()
@@ -167,6 +167,6 @@ class SyntheticScenes:
         pitch = float(np.clip(rng.normal(0, 0.022), -0.0524, 0.0524))
         roll = float(np.clip(rng.normal(0, 0.01), -0.0262, 0.0262))
         view = View(
-            random_camera(rng, self.width, self.height), position, plan.road.heading(y) + yaw, pitch, roll, any_weather(rng)
+            random_camera(rng, self.width, self.height), position, plan.road.heading(y) + yaw, pitch, roll, random_weather(rng)
         )
         return view, (lateral, y)

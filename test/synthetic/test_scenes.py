@@ -32,7 +32,7 @@ def scenes() -> SyntheticScenes:
 @pytest.fixture(scope="module")
 def views(scenes: SyntheticScenes) -> list[tuple[View, Sample]]:
     """Four images from each of six streets."""
-    return [scenes.draw(i) for i in indices()]
+    return [scenes.sample_with_view(i) for i in indices()]
 
 
 def indices() -> list[int]:

@@ -41,23 +41,23 @@ class Weather:
 SUNLIGHT = np.array([1.0, 0.93, 0.82], np.float32) * 2.3
 
 
-def fair(rng: np.random.Generator) -> Weather:
+def sunny_weather(rng: np.random.Generator) -> Weather:
     """Return a random sunny day with the sun high in the sky."""
-    height, around = rng.uniform(0.65, 1.0), rng.uniform(0, 2 * np.pi)
-    return Weather(_direction(height, around), SUNLIGHT, clouds=float(rng.uniform(-0.5, 0.9)))
+    elevation, azimuth = rng.uniform(0.65, 1.0), rng.uniform(0, 2 * np.pi)
+    return Weather(_direction(elevation, azimuth), SUNLIGHT, clouds=float(rng.uniform(-0.5, 0.9)))
 
 
-def any_weather(rng: np.random.Generator) -> Weather:
+def random_weather(rng: np.random.Generator) -> Weather:
     """Return random weather: any height of the sun, clouds and haze, with errors of exposure and white balance."""
-    height, around = rng.uniform(0.15, 1.1), rng.uniform(0, 2 * np.pi)
+    elevation, azimuth = rng.uniform(0.15, 1.1), rng.uniform(0, 2 * np.pi)
     # The atmosphere reddens and weakens the light of a low sun.
-    low = np.exp(-3.5 * height)
+    low = np.exp(-3.5 * elevation)
     sunlight = SUNLIGHT * (1 - np.array([0.25, 0.5, 0.8], np.float32) * low)
     overcast = float(rng.choice((0.0, rng.uniform(0.2, 0.7), 1.0), p=(0.5, 0.2, 0.3)))
     haze = float(np.exp(rng.uniform(np.log(200), np.log(2500)))) if rng.random() < 0.3 else 1500.0
     warm, tint = rng.normal(0, 0.07), rng.normal(0, 0.025)
     return Weather(
-        _direction(height, around),
+        _direction(elevation, azimuth),
         sunlight * (1 - 0.86 * overcast) * rng.uniform(0.7, 1.15),
         softness=0.003 + 0.35 * overcast**2,
         ambient=float(1.0 + 0.9 * overcast + rng.uniform(-0.45, 0.2)),
@@ -69,8 +69,8 @@ def any_weather(rng: np.random.Generator) -> Weather:
     )
 
 
-def _direction(height: float, around: float) -> np.ndarray:
-    return np.array([np.cos(height) * np.cos(around), np.cos(height) * np.sin(around), np.sin(height)], np.float32)
+def _direction(elevation: float, azimuth: float) -> np.ndarray:
+    return np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], np.float32)
 
 
 class Light:
@@ -83,12 +83,12 @@ class Light:
     """
 
     def __init__(self, rng: np.random.Generator, weather: Weather | None = None, textures: Textures | None = None) -> None:
-        self.weather = fair(rng) if weather is None else weather
+        self.weather = sunny_weather(rng) if weather is None else weather
         self.sun = self.weather.sun
         self.drift = rng.uniform(0, 1, 2)
         self.textures = Textures(rng) if textures is None else textures
 
-    def sky(self, directions: np.ndarray, clouds: bool = True) -> np.ndarray:
+    def sky_radiance(self, directions: np.ndarray, clouds: bool = True) -> np.ndarray:
         """Return the radiance of the sky, N x 3 float32, along unit vectors, N x 3."""
         up = np.clip(directions[:, 2:3], 0, 1)
         pale, blue = np.array([1.15, 1.27, 1.34], np.float32), np.array([0.26, 0.56, 1.08], np.float32)
@@ -101,8 +101,8 @@ class Light:
         if not clouds:
             return np.asarray(color, np.float32)
         flat = directions[:, :2] / (up + 0.09)
-        cover = self.textures.broad(flat[:, 0], flat[:, 1], 9.0, self.drift[0])
-        cover = cover + 0.35 * self.textures.broad(flat[:, 0], flat[:, 1], 2.3, self.drift[1])
+        cover = self.textures.coarse_noise(flat[:, 0], flat[:, 1], 9.0, self.drift[0])
+        cover = cover + 0.35 * self.textures.coarse_noise(flat[:, 0], flat[:, 1], 2.3, self.drift[1])
         cover = ramp(cover, 1.0 - self.weather.clouds, 1.1)[:, None] * np.float32(0.85) * (1 - np.float32(0.6) * gray)
         return np.asarray(color + (np.float32(1.5) - color) * cover, np.float32)
 
@@ -117,12 +117,14 @@ class Light:
         direct = np.clip(facing, 0, 1) * sunlit
         ambient = (0.31 + 0.13 * hits.normals[:, 2]).astype(np.float32)
         glow = hits.material == Material.GLOW
-        albedo, gloss = self.textures.look(hits)
+        albedo, gloss = self.textures.evaluate(hits)
         leaf = np.flatnonzero(hits.material == Material.LEAVES)
-        sees = hits.texture[leaf, 0]
+        visible_sky = hits.texture[leaf, 0]
         # Leaves scatter light and transmit some of it, so they are lit from every side.
-        direct[leaf] = (0.12 + 0.88 * np.clip(0.35 + 0.65 * facing[leaf], 0, 1)) * (0.15 + 0.85 * sunlit[leaf]) * sees * 0.85
-        ambient[leaf] = 0.34 * sees
+        direct[leaf] = (
+            (0.12 + 0.88 * np.clip(0.35 + 0.65 * facing[leaf], 0, 1)) * (0.15 + 0.85 * sunlit[leaf]) * visible_sky * 0.85
+        )
+        ambient[leaf] = 0.34 * visible_sky
         # Surrounding objects occlude part of the sky near the ground.
         wall = np.abs(hits.normals[:, 2]) < 0.6
         ambient *= np.where(wall, np.float32(0.72) + np.float32(0.28) * ramp(hits.points[:, 2], 0.0, 1.6), np.float32(1))
@@ -130,24 +132,24 @@ class Light:
         sky_tint = (blue + (gray - blue) * np.float32(self.weather.overcast)) * np.float32(self.weather.ambient)
         color = albedo * (direct[:, None] * self.weather.sunlight.astype(np.float32) + ambient[:, None] * sky_tint)
         shiny = np.flatnonzero(gloss > 0)
-        color[shiny] += self._mirror(hits, shiny, sunlit[shiny]) * gloss[shiny, None]
+        color[shiny] += self._reflect(hits, shiny, sunlit[shiny]) * gloss[shiny, None]
         color[glow] = hits.color[glow] * 1.5
         haze = (1 - np.exp(-hits.depth / np.float32(self.weather.haze)))[:, None]
         return np.asarray(color + (np.array([0.95, 1.05, 1.12], np.float32) - color) * haze, np.float32)
 
-    def develop(self, color: np.ndarray) -> np.ndarray:
+    def tone_map(self, color: np.ndarray) -> np.ndarray:
         """Return pixel values 0..1, N x 3 float32, of linear radiance: exposure, white balance, tone curve and gamma."""
         exposed = np.maximum(color, 0) * (np.float32(0.85 * self.weather.exposure) * self.weather.balance)
         # The toe of the curve deepens shadows; its shoulder preserves highlights.
         film = exposed * (exposed * 1.9 + 0.12) / (exposed * (exposed * 1.75 + 0.6) + 0.18)
         return np.asarray(np.clip(film, 0, 1) ** np.float32(1 / 2.2), np.float32)
 
-    def _mirror(self, hits: Hits, at: np.ndarray, sunlit: np.ndarray) -> np.ndarray:
+    def _reflect(self, hits: Hits, at: np.ndarray, sunlit: np.ndarray) -> np.ndarray:
         """Return the radiance that glossy surfaces mirror: the sky above a random skyline, gray surroundings below it."""
         look, normal = hits.directions[at], hits.normals[at]
         cos = np.clip(-np.sum(look * normal, axis=1, keepdims=True), 0, 1)
         back = look + 2 * cos * normal
-        sky = self.sky(back, clouds=False)
+        sky = self.sky_radiance(back, clouds=False)
         skyline = 0.2 + 0.1 * np.sin(back[:, 0] * 9) + 0.06 * np.sin(back[:, 0] * 23 + back[:, 1] * 7)
         around = np.array([0.13, 0.13, 0.12], np.float32) * (1.2 - 0.7 * np.clip(back[:, 2:3] * 3, 0, 1))
         seen = around + (sky - around) * ramp(back[:, 2], skyline, 0.12)[:, None]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-TILE = 1024
+TILE_SIZE = 1024
 """Side length of a noise tile, samples."""
 
-LANE = 3.4
+LANE_WIDTH = 3.4
 """Lane width in the texture coordinates of roads, m."""
 
-MARKS = ("bare", "dashed", "zebra", "center", "edged", "double", "lanes", "painted")
+MARKS = ("bare", "dashed", "crosswalk", "center", "edged", "double", "lanes", "solid")
 """Kinds of lane markings; the third texture coordinate of a road is an index into this tuple."""
 
 
@@ -18,12 +18,12 @@ def fractal(rng: np.random.Generator, steepness: float) -> np.ndarray:
     """Return periodic noise of zero mean and unit standard deviation with amplitudes proportional to frequency ** -steepness.
 
     Returns:
-        TILE x TILE float32.
+        TILE_SIZE x TILE_SIZE float32.
     """
-    spectrum = np.fft.rfft2(rng.normal(size=(TILE, TILE)))
-    frequency = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None])
+    spectrum = np.fft.rfft2(rng.normal(size=(TILE_SIZE, TILE_SIZE)))
+    frequency = np.hypot(np.fft.fftfreq(TILE_SIZE)[:, None], np.fft.rfftfreq(TILE_SIZE)[None])
     frequency[0, 0] = np.inf
-    noise = np.fft.irfft2(spectrum * frequency**-steepness, s=(TILE, TILE))
+    noise = np.fft.irfft2(spectrum * frequency**-steepness, s=(TILE_SIZE, TILE_SIZE))
     return np.asarray(noise / noise.std(), np.float32)
 
 
@@ -52,12 +52,12 @@ def mix(color: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
     return np.asarray(color + (other - color) * share[:, None], np.float32)
 
 
-def marks(kind: int, across: np.ndarray, along: np.ndarray, soft: np.ndarray) -> np.ndarray:
+def paint_coverage(kind: int, across: np.ndarray, along: np.ndarray, soft: np.ndarray) -> np.ndarray:
     """Return the coverage of a road with paint, 0..1.
 
     Args:
         kind: Index into MARKS.
-        across: Distance to the right of the center line, N, m; lanes are LANE wide.
+        across: Distance to the right of the center line, N, m; lanes are LANE_WIDTH wide.
         along: Distance along the center line, N, m.
         soft: Width of antialiased edges, N, m.
     """
@@ -65,10 +65,10 @@ def marks(kind: int, across: np.ndarray, along: np.ndarray, soft: np.ndarray) ->
     side = np.abs(across)
     dash = band(along % 9.0, 0.0, 3.4, soft)
     center = band(across, -0.06, 0.06, edge)
-    curb = band(side, LANE - 0.12, LANE, edge)
-    if name == "zebra":
+    curb = band(side, LANE_WIDTH - 0.12, LANE_WIDTH, edge)
+    if name == "crosswalk":
         return np.asarray(band(across % 1.0, 0.0, 0.5, edge))
-    if name == "painted":
+    if name == "solid":
         return np.ones(len(across))
     if name == "dashed":
         return np.asarray(np.maximum(center * dash, curb * band(along % 2.0, 0.0, 1.0, soft)))
@@ -79,7 +79,7 @@ def marks(kind: int, across: np.ndarray, along: np.ndarray, soft: np.ndarray) ->
     if name == "double":
         return np.asarray(np.maximum(band(side, 0.07, 0.19, edge), curb))
     # The remaining kind, "lanes", has two lanes in each direction.
-    lanes = band(side, LANE - 0.06, LANE + 0.06, edge) * band(along % 12.0, 0.0, 4.0, soft)
+    lanes = band(side, LANE_WIDTH - 0.06, LANE_WIDTH + 0.06, edge) * band(along % 12.0, 0.0, 4.0, soft)
     return np.asarray(
-        np.maximum.reduce([band(side, 0.07, 0.19, edge), lanes, band(side, 2 * LANE - 0.2, 2 * LANE - 0.08, edge)])
+        np.maximum.reduce([band(side, 0.07, 0.19, edge), lanes, band(side, 2 * LANE_WIDTH - 0.2, 2 * LANE_WIDTH - 0.08, edge)])
     )

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtl_perception.synthetic.appearance.patterns import TILE, band, fade, fractal, joint, marks, mix, ramp
+from mtl_perception.synthetic.appearance.patterns import TILE_SIZE, band, fade, fractal, joint, mix, paint_coverage, ramp
 from mtl_perception.synthetic.geometry.mesh import Material, srgb
 
 ASPHALT_MARK = srgb(214, 214, 208)
 MORTAR = srgb(176, 168, 158)
-FRAME = srgb(228, 228, 224)
+WINDOW_FRAME = srgb(228, 228, 224)
 STONE = srgb(178, 172, 162)
 SIGN_RED, SIGN_BLUE, SIGN_WHITE, SIGN_YELLOW = srgb(190, 24, 30), srgb(22, 74, 166), srgb(238, 238, 236), srgb(240, 190, 30)
 
@@ -58,7 +58,7 @@ class Textures:
         self.coarse = fractal(rng, 1.35)
         self.table = rng.random(4096).astype(np.float32)
 
-    def look(self, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
+    def evaluate(self, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
         """Return linear RGB reflectance, N x 3 float32, and gloss, N float32 with 0 for matte surfaces."""
         albedo, gloss = hits.color.copy(), np.zeros(len(hits.color), np.float32)
         texture: dict[Material, Texture] = {
@@ -83,13 +83,13 @@ class Textures:
                 albedo[at], gloss[at] = function(hits, at)
         return albedo, gloss
 
-    def broad(self, x: np.ndarray, y: np.ndarray, period: float, shift: float = 0.0) -> np.ndarray:
+    def coarse_noise(self, x: np.ndarray, y: np.ndarray, period: float, shift: float = 0.0) -> np.ndarray:
         """Return low-frequency noise of unit standard deviation that repeats every `period` meters."""
-        return self._grain(self.coarse, x, y, period, shift)
+        return self._sample_noise(self.coarse, x, y, period, shift)
 
     def _plain(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         p = hits.points[at]
-        grime = self.broad(p[:, 0] + p[:, 1], p[:, 2] + p[:, 1] * 0.7, 3.0)
+        grime = self.coarse_noise(p[:, 0] + p[:, 1], p[:, 2] + p[:, 1] * 0.7, 3.0)
         return hits.color[at] * (1 + 0.10 * grime)[:, None], 0.0
 
     def _road(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
@@ -97,22 +97,22 @@ class Textures:
         # Interpolation between equal corners leaves rounding errors.
         mark = np.rint(mark)
         foot = hits.footprint[at]
-        fine = self._grain(self.fine, across, along, 5.0) * fade(foot, 0.03)
-        broad = self.broad(across * 2.2, along, 26.0)
-        stains = np.clip(self.broad(across, along, 7.0, 0.37) - 0.6, 0, 1)
+        fine = self._sample_noise(self.fine, across, along, 5.0) * fade(foot, 0.03)
+        broad = self.coarse_noise(across * 2.2, along, 26.0)
+        stains = np.clip(self.coarse_noise(across, along, 7.0, 0.37) - 0.6, 0, 1)
         # Tires polish two wheel tracks in each lane.
         tracks = np.exp(-(((np.abs(across) % 3.4 - 1.7) ** 2 - 0.55) ** 2) * 4)
         tone = 1 + 0.16 * fine + 0.09 * broad - 0.22 * stains + 0.05 * tracks
         # The zero crossings of low-frequency noise are cracks filled with tar.
-        crack = self.broad(across, along * 0.6, 21.0, 0.71)
-        tar = np.exp(-((crack / 0.016) ** 2)) * (self.broad(across, along, 40.0, 0.2) > 0.2)
+        crack = self.coarse_noise(across, along * 0.6, 21.0, 0.71)
+        tar = np.exp(-((crack / 0.016) ** 2)) * (self.coarse_noise(across, along, 40.0, 0.2) > 0.2)
         color = hits.color[at] * (tone * (1 - 0.5 * tar * fade(foot, 0.06)))[:, None]
         soft = np.maximum(foot, 0.012)
         paint = np.zeros(len(at))
         for kind in np.unique(mark[mark > 0]):
             chosen = np.flatnonzero(mark == kind)
-            paint[chosen] = marks(int(kind), across[chosen], along[chosen], soft[chosen])
-        worn = 0.86 + 0.3 * self._grain(self.fine, across, along, 1.7) * fade(foot, 0.02) + 0.12 * broad
+            paint[chosen] = paint_coverage(int(kind), across[chosen], along[chosen], soft[chosen])
+        worn = 0.86 + 0.3 * self._sample_noise(self.fine, across, along, 1.7) * fade(foot, 0.02) + 0.12 * broad
         return mix(color, ASPHALT_MARK, paint * np.clip(worn, 0.25, 1)), 0.0
 
     def _paving(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
@@ -120,19 +120,19 @@ class Textures:
         foot = hits.footprint[at]
         row = np.floor(across / 0.4)
         shifted = along / 0.6 + 0.5 * (row % 2)
-        tone = 1 + 0.3 * (self._hash(row, np.floor(shifted)) - 0.5) * fade(foot, 0.5)
-        tone = tone + 0.10 * self._grain(self.fine, across, along, 3.0) * fade(foot, 0.03)
-        tone = tone + 0.08 * self.broad(across, along, 14.0)
+        tone = 1 + 0.3 * (self._hash_noise(row, np.floor(shifted)) - 0.5) * fade(foot, 0.5)
+        tone = tone + 0.10 * self._sample_noise(self.fine, across, along, 3.0) * fade(foot, 0.03)
+        tone = tone + 0.08 * self.coarse_noise(across, along, 14.0)
         joints = np.maximum(joint(across / 0.4, 0.04), joint(shifted, 0.028)) * fade(foot, 0.15)
         return hits.color[at] * (tone * (1 - 0.5 * joints))[:, None], 0.0
 
     def _grass(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         x, y = hits.points[at, 0], hits.points[at, 1]
         foot = hits.footprint[at]
-        blades = self._grain(self.fine, x, y, 2.6) * fade(foot, 0.05)
-        tufts = self.broad(x, y, 5.0)
-        patches = self.broad(x, y, 37.0, 0.3)
-        clumps = self._grain(self.fine, x, y, 14.0, 0.6) * fade(foot, 0.3)
+        blades = self._sample_noise(self.fine, x, y, 2.6) * fade(foot, 0.05)
+        tufts = self.coarse_noise(x, y, 5.0)
+        patches = self.coarse_noise(x, y, 37.0, 0.3)
+        clumps = self._sample_noise(self.fine, x, y, 14.0, 0.6) * fade(foot, 0.3)
         tone = np.clip(1 + 0.36 * blades + 0.24 * clumps + 0.16 * tufts, 0.2, 2)
         dry = np.clip(0.14 + 0.28 * patches + 0.12 * blades, 0, 0.6)
         return mix(hits.color[at], srgb(140, 132, 78), dry) * tone[:, None], 0.0
@@ -144,16 +144,16 @@ class Textures:
         column, row = np.floor(s), np.floor(t)
         u, v = s - column, t - row
         along = p[:, 0] + p[:, 1]
-        tone = 1 + 0.08 * self.broad(along, p[:, 2], 9.0) + 0.07 * self._grain(self.fine, along, p[:, 2], 3.0)
+        tone = 1 + 0.08 * self.coarse_noise(along, p[:, 2], 9.0) + 0.07 * self._sample_noise(self.fine, along, p[:, 2], 3.0)
         tone = tone * (0.86 + 0.14 * ramp(t, 0.0, 0.35))
         wall = hits.color[at] * tone[:, None]
         brick = (style > 0.62) & (style < 0.8)
         line = p[:, 2] / 0.08
         joints = np.maximum(joint(line, 0.08), joint(along / 0.25 + 0.5 * (np.floor(line) % 2), 0.04)) * fade(foot, 0.05)
-        wall = mix(wall * (1 + 0.25 * brick * (self._hash(np.floor(line), np.floor(along / 0.25)) - 0.5))[:, None],
+        wall = mix(wall * (1 + 0.25 * brick * (self._hash_noise(np.floor(line), np.floor(along / 0.25)) - 0.5))[:, None],
                     MORTAR, joints * brick * 0.7)  # fmt: skip
-        lot = self._hash(column + 31 * np.floor(style * 97), row)
-        door = (row == 0) & (self._hash(column + 7, np.floor(style * 911)) < 0.22)
+        chance = self._hash_noise(column + 31 * np.floor(style * 97), row)
+        door = (row == 0) & (self._hash_noise(column + 7, np.floor(style * 911)) < 0.22)
         half = 0.17 + 0.13 * ((style * 7.3) % 1)
         low = np.where(door, 0.04, 0.27 + 0.1 * ((style * 3.7) % 1))
         high = np.where(door, 0.72, 0.82)
@@ -168,10 +168,10 @@ class Textures:
         color = mix(color, STONE, sill)
         pane = band(u, 0.53 - half, 0.47 + half, su) * band(v, low + 0.022, high - 0.022, sv)
         pane = pane * (1 - band(u, 0.49, 0.51, su)) * (1 - band(v, high - 0.19, high - 0.175, sv) * (style > 0.5))
-        wood = np.where(door[:, None], srgb(96, 64, 46), FRAME)
+        wood = np.where(door[:, None], srgb(96, 64, 46), WINDOW_FRAME)
         color = mix(color, wood, opening)
-        inside = np.where((lot < 0.35)[:, None], srgb(186, 180, 168), srgb(34, 38, 42)) * (0.6 + 0.5 * v)[:, None]
-        blind = (lot > 0.8) & (v > low + (high - low) * (0.2 + 3 * (lot - 0.8)))
+        inside = np.where((chance < 0.35)[:, None], srgb(186, 180, 168), srgb(34, 38, 42)) * (0.6 + 0.5 * v)[:, None]
+        blind = (chance > 0.8) & (v > low + (high - low) * (0.2 + 3 * (chance - 0.8)))
         inside = np.where(blind[:, None], srgb(198, 194, 184), inside)
         glass = opening * pane * np.where(door, 0.35, 1)
         color = mix(color, inside, glass)
@@ -183,20 +183,20 @@ class Textures:
         foot = hits.footprint[at]
         row = np.floor(up / 0.35)
         near = fade(foot, 0.12)
-        tone = 1 + 0.3 * (self._hash(row, np.floor(across / 0.3)) - 0.5) * near - 0.3 * joint(up / 0.35, 0.14) * near
-        tone = tone + 0.16 * self.broad(across, up, 11.0)
+        tone = 1 + 0.3 * (self._hash_noise(row, np.floor(across / 0.3)) - 0.5) * near - 0.3 * joint(up / 0.35, 0.14) * near
+        tone = tone + 0.16 * self.coarse_noise(across, up, 11.0)
         tone = tone + 0.12 * np.sin(across * 2 * np.pi / 0.3) * near
         return hits.color[at] * tone[:, None], 0.0
 
     def _leaves(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         p = hits.points[at]
         foot = hits.footprint[at]
-        fine = self._grain(self.fine, p[:, 0] + p[:, 2] * 0.8, p[:, 1] - p[:, 2] * 0.9, 1.8) * fade(foot, 0.05)
+        fine = self._sample_noise(self.fine, p[:, 0] + p[:, 2] * 0.8, p[:, 1] - p[:, 2] * 0.9, 1.8) * fade(foot, 0.05)
         return hits.color[at] * np.clip(1 + 0.4 * fine, 0.2, 2.2)[:, None], 0.0
 
     def _bark(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         p = hits.points[at]
-        streaks = self._grain(self.fine, (p[:, 0] + p[:, 1]) * 3, p[:, 2] * 0.6, 2.5) * fade(hits.footprint[at], 0.05)
+        streaks = self._sample_noise(self.fine, (p[:, 0] + p[:, 1]) * 3, p[:, 2] * 0.6, 2.5) * fade(hits.footprint[at], 0.05)
         return hits.color[at] * np.clip(1 + 0.3 * streaks, 0.3, 1.8)[:, None], 0.0
 
     def _paint(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
@@ -208,7 +208,7 @@ class Textures:
         soft = np.maximum(hits.footprint[at], 0.006)
         flank = np.abs(across) > 0.7
         # `seam` is the distance to the nearest door seam in meters; half the length of a car is about 2.15 m.
-        seam = np.min([np.abs(along - at_share) for at_share in (0.44, -0.02, -0.44)], axis=0) * 2.15
+        seam = np.min([np.abs(along - share) for share in (0.44, -0.02, -0.44)], axis=0) * 2.15
         dark = band(seam, -1.0, 0.012, soft) * band(up, 0.34, 0.93, soft) * flank
         dark = np.maximum(dark, band(np.hypot((np.abs(along) - 0.62) * 2.15, up - 0.32), -1.0, 0.40, soft) * flank)
         dark = np.maximum(dark, band(up, -1.0, 0.30, soft))
@@ -245,8 +245,8 @@ class Textures:
         along, line = p[:, 0] + p[:, 1], p[:, 2] / 0.08
         column = along / 0.25 + 0.5 * (np.floor(line) % 2)
         joints = np.maximum(joint(line, 0.14), joint(column, 0.05)) * fade(foot, 0.05)
-        tone = 1 + 0.5 * (self._hash(np.floor(line), np.floor(column)) - 0.5) * fade(foot, 0.12)
-        tone = tone + 0.12 * self.broad(along, p[:, 2], 7.0)
+        tone = 1 + 0.5 * (self._hash_noise(np.floor(line), np.floor(column)) - 0.5) * fade(foot, 0.12)
+        tone = tone + 0.12 * self.coarse_noise(along, p[:, 2], 7.0)
         return mix(hits.color[at] * tone[:, None], MORTAR, joints * 0.7), 0.0
 
     def _office(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -258,20 +258,20 @@ class Textures:
         thin = 0.02 + 0.16 * ((style * 5.1) % 1)
         low = np.where(row == 0, 0.05, 0.1 + 0.3 * ((style * 2.3) % 1))
         pane = band(u, thin, 1 - thin, soft) * band(v, low, 0.9, soft)
-        wall = hits.color[at] * (1 + 0.08 * self.broad(s * 2.5, t * 3.0, 17.0))[:, None]
-        lot = self._hash(column + 17, row + np.floor(style * 61))
-        inside = np.where((lot < 0.25)[:, None], srgb(170, 168, 160), srgb(44, 54, 60)) * (0.7 + 0.5 * lot)[:, None]
+        wall = hits.color[at] * (1 + 0.08 * self.coarse_noise(s * 2.5, t * 3.0, 17.0))[:, None]
+        chance = self._hash_noise(column + 17, row + np.floor(style * 61))
+        inside = np.where((chance < 0.25)[:, None], srgb(170, 168, 160), srgb(44, 54, 60)) * (0.7 + 0.5 * chance)[:, None]
         return mix(wall, inside, pane), (pane * 1.4).astype(np.float32)
 
-    def _grain(self, tile: np.ndarray, x: np.ndarray, y: np.ndarray, period: float, shift: float = 0.0) -> np.ndarray:
+    def _sample_noise(self, tile: np.ndarray, x: np.ndarray, y: np.ndarray, period: float, shift: float = 0.0) -> np.ndarray:
         """Sample a noise tile that repeats every `period` meters."""
-        scale = TILE / period
-        i = np.floor(np.asarray(x) * scale + shift * TILE).astype(np.int32) & (TILE - 1)
-        j = np.floor(np.asarray(y) * scale + shift * 0.618 * TILE).astype(np.int32) & (TILE - 1)
-        grain: np.ndarray = tile[j, i]
-        return grain
+        scale = TILE_SIZE / period
+        i = np.floor(np.asarray(x) * scale + shift * TILE_SIZE).astype(np.int32) & (TILE_SIZE - 1)
+        j = np.floor(np.asarray(y) * scale + shift * 0.618 * TILE_SIZE).astype(np.int32) & (TILE_SIZE - 1)
+        values: np.ndarray = tile[j, i]
+        return values
 
-    def _hash(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def _hash_noise(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return a pseudorandom value in 0..1 for each pair of integers."""
-        drawn: np.ndarray = self.table[(a.astype(np.int64) * 1619 + b.astype(np.int64) * 31337) & 4095]
-        return drawn
+        value: np.ndarray = self.table[(a.astype(np.int64) * 1619 + b.astype(np.int64) * 31337) & 4095]
+        return value

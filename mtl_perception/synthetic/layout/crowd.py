@@ -52,7 +52,7 @@ class RoadUser:
 
     def mesh(self, road: Road, time: float = 0.0) -> Mesh:
         """Return its mesh on the road after `time` seconds; people move their limbs as they go."""
-        mesh = self.shape.mesh if self.motion is None else self.shape.after(self.motion(time))
+        mesh = self.shape.mesh if self.motion is None else self.shape.mesh_after(self.motion(time))
         return road.put(mesh.scaled(self.size, self.tint), self.lateral, self.y_at(time), self.turn, self.z)
 
 

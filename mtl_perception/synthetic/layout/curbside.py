@@ -6,10 +6,10 @@ import numpy as np
 
 from mtl_perception.synthetic.layout.plan import Builder, Side
 from mtl_perception.synthetic.layout.styles import Style
-from mtl_perception.synthetic.parts.library import SECTION, TUFTS, Library
+from mtl_perception.synthetic.parts.library import GRASS_WIDTH, SECTION_LENGTH, Library
 
-ZEBRA = 4.4
-"""Meters next to a crossing street where nobody parks."""
+CROSSWALK = 4.4
+"""Distance from a crossing street within which nobody parks, m."""
 
 
 class Curbside(Builder):
@@ -39,9 +39,9 @@ class Curbside(Builder):
             if not paved:
                 self._tall_grass(side, start, stop, s.front + 0.1, s.front + 6, s.height)
         if s.parking:
-            # Not on the zebra crossing next to a crossing street.
-            first = start + (1.0 if start == self.plan.start else ZEBRA)
-            self._parked(side, first, stop - (7.0 if stop == self.plan.end else 5.0 + ZEBRA), s)
+            # Keep the crosswalks next to crossing streets free.
+            first = start + (1.0 if start == self.plan.start else CROSSWALK)
+            self._parked(side, first, stop - (7.0 if stop == self.plan.end else 5.0 + CROSSWALK), s)
 
     def _lamps(self, side: int, start: float, stop: float, s: Side, lateral: float) -> None:
         rng = self.rng
@@ -55,17 +55,17 @@ class Curbside(Builder):
     def _signs(self, side: int, start: float, stop: float, s: Side, lateral: float) -> None:
         rng = self.rng
         for y in np.arange(start + rng.uniform(3, 16), stop, rng.uniform(8, 26) if self.plan.town else rng.uniform(20, 50)):
-            kind = "board" if rng.random() < 0.12 else "sign"
+            kind, offset = ("direction sign", side * 0.3) if rng.random() < 0.12 else ("sign", 0.0)
             back = np.pi * (side != self.plan.hand and rng.random() < 0.6)
-            self.put(kind, lateral + side * 0.3 * (kind == "board"), y, back + rng.normal(0, 0.1), s.height, radius=0.4)
+            self.put(kind, lateral + offset, y, back + rng.normal(0, 0.1), s.height, radius=0.4)
 
     def _traffic_lights(self, side: int, start: float, stop: float, s: Side, lateral: float) -> None:
         rng, plan = self.rng, self.plan
         if stop != plan.end and rng.random() < 0.7:
-            kind = "light arm" if side == plan.hand and side > 0 and rng.random() < 0.4 else "light"
+            kind = "mast arm" if side == plan.hand and side > 0 and rng.random() < 0.4 else "traffic light"
             self.put(kind, lateral, stop - 1.2, 0.0, s.height, radius=0.4)
         if start != plan.start and rng.random() < 0.7:
-            self.put("light", lateral, start + 1.2, 0.0 if rng.random() < 0.6 else np.pi, s.height, radius=0.4)
+            self.put("traffic light", lateral, start + 1.2, 0.0 if rng.random() < 0.6 else np.pi, s.height, radius=0.4)
 
     def _small_objects(self, side: int, start: float, stop: float, s: Side, lateral: float) -> None:
         rng, town = self.rng, self.plan.town
@@ -74,7 +74,7 @@ class Curbside(Builder):
                 self.put("bollard", lateral, y, z=s.height, radius=0.3)
         if not self.style.drive:
             for _ in range(int(rng.poisson(2 if town else 0.3))):
-                kind = "bin" if rng.random() < 0.7 else "bench"
+                kind = "trash can" if rng.random() < 0.7 else "bench"
                 self.put(kind, side * (s.front - 0.5), rng.uniform(start, stop), np.pi * (side < 0), s.height, radius=0.8)
 
     def _plants(self, side: int, start: float, stop: float, s: Side) -> None:
@@ -86,18 +86,18 @@ class Curbside(Builder):
             for y in np.arange(start + rng.uniform(1, 8), stop - 1, rng.uniform(6, 16)):
                 if rng.random() < 0.85:
                     self.tree(off, y + rng.uniform(-0.8, 0.8), s.height, 0.6, conifers)
-        elif verge > TUFTS + 0.2 or not s.height:
+        elif verge > GRASS_WIDTH + 0.2 or not s.height:
             # Without a sidewalk the grass grows behind the shoulder.
-            middle = s.curb + verge / 2 if s.height else s.front + TUFTS / 2
+            middle = s.curb + verge / 2 if s.height else s.front + GRASS_WIDTH / 2
             self._grass(side * middle, start, stop, s.height)
 
     def _tall_grass(self, side: int, start: float, stop: float, inner: float, outer: float, z: float) -> None:
-        for middle in np.arange(inner + TUFTS / 2, outer - TUFTS / 2 + 0.01, TUFTS):
+        for middle in np.arange(inner + GRASS_WIDTH / 2, outer - GRASS_WIDTH / 2 + 0.01, GRASS_WIDTH):
             self._grass(side * middle, max(start, 0.0), stop, z)
 
     def _grass(self, lateral: float, start: float, stop: float, z: float) -> None:
-        for y in np.arange(start + SECTION / 2, min(stop, self.plan.reach + 15), SECTION):
-            self.plan.put(self.pick("tufts"), lateral, y, z=z)
+        for y in np.arange(start + SECTION_LENGTH / 2, min(stop, self.plan.reach + 15), SECTION_LENGTH):
+            self.plan.put(self.pick("tall grass"), lateral, y, z=z)
 
     def _parked(self, side: int, start: float, stop: float, s: Side) -> None:
         rng = self.rng

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mtl_perception.synthetic.layout.plan import Builder, Side
-from mtl_perception.synthetic.parts.library import SECTION
+from mtl_perception.synthetic.parts.library import SECTION_LENGTH
 
 Use = Callable[[int, float, float, Side], None]
 """Builds on one side (-1, 1) of a street, from one y to another."""
@@ -18,12 +18,18 @@ class Frontage(Builder):
 
     def uses(self) -> dict[str, Use]:
         """Return the function that builds each kind of land use."""
-        return {"front": self._front, "houses": self._houses, "park": self._park, "field": self._field, "yard": self._yard}
+        return {
+            "front": self._town_houses,
+            "houses": self._houses,
+            "park": self._park,
+            "field": self._field,
+            "yard": self._yard,
+        }
 
-    def _front(self, side: int, start: float, stop: float, s: Side) -> None:
+    def _town_houses(self, side: int, start: float, stop: float, s: Side) -> None:
         """Build a closed row of town houses."""
         rng = self.rng
-        y, kinds = start + 0.3, ("block", "shops", "office")
+        y, kinds = start + 0.3, ("town house", "shop house", "office")
         share = rng.dirichlet((1.2, 1.2, 0.6))
         while y < stop - 4:
             mesh = self.pick(kinds[rng.choice(3, p=share)])
@@ -35,7 +41,7 @@ class Frontage(Builder):
             y += width + (rng.uniform(1, 6) if rng.random() < 0.15 else -0.5)
         if rng.random() < 0.35:
             for _ in range(int(rng.integers(1, 6))):
-                self.put("rack", side * (s.front - 0.9), rng.uniform(start, stop), z=s.height, radius=1.4)
+                self.put("bicycle rack", side * (s.front - 0.9), rng.uniform(start, stop), z=s.height, radius=1.4)
 
     def _houses(self, side: int, start: float, stop: float, s: Side) -> None:
         rng = self.rng
@@ -51,7 +57,7 @@ class Frontage(Builder):
             for _ in range(3):
                 self.put("bush", side * (s.front + rng.uniform(1, setback + 1)), y + rng.uniform(0, 12), z=s.height)
             y += rng.uniform(13, 20)
-        self._woods(side, start, stop, s, s.front + 26, 26)
+        self._forest(side, start, stop, s, s.front + 26, 26)
 
     def _park(self, side: int, start: float, stop: float, s: Side) -> None:
         rng = self.rng
@@ -60,49 +66,50 @@ class Frontage(Builder):
         for y in np.arange(start + 3, stop - 2, rng.uniform(5, 11)):
             self.tree(side * (s.front + rng.uniform(1.5, 16)), y + rng.uniform(-2, 2), s.height)
             self.put("bush", side * (s.front + rng.uniform(1.2, 12)), y + rng.uniform(-3, 3), z=s.height)
-        self._woods(side, start, stop, s, s.front + (18 if rng.random() < 0.5 else 34), 22)
+        self._forest(side, start, stop, s, s.front + (18 if rng.random() < 0.5 else 34), 22)
 
     def _field(self, side: int, start: float, stop: float, s: Side) -> None:
         rng = self.rng
         if rng.random() < 0.5:
-            self._row("rail" if rng.random() < 0.6 else "fence", side, start, stop, s.front - 0.3 * (s.height == 0), s.height)
+            kind = "guard rail" if rng.random() < 0.6 else "fence"
+            self._row(kind, side, start, stop, s.front - 0.3 * (s.height == 0), s.height)
         if rng.random() < 0.5:
             self.strip(self.ground.soil, (start, stop), (side * (s.front + 8), side * 110), s.height + 0.02)
         for _ in range(int(rng.integers(0, 9))):
             self.tree(side * (s.front + rng.uniform(3, 60)), rng.uniform(start, stop), s.height)
         if rng.random() < 0.3:
             self.put("shed", side * (s.front + rng.uniform(14, 50)), rng.uniform(start, stop), -side * np.pi / 2, s.height)
-        self._woods(side, start, stop, s, rng.uniform(40, 100), 40)
+        self._forest(side, start, stop, s, rng.uniform(40, 100), 40)
 
     def _yard(self, side: int, start: float, stop: float, s: Side) -> None:
         """Build an open yard with sheds and parked cars."""
         rng = self.rng
         if rng.random() < 0.5:
-            self._row(("bars", "fence", "wall")[rng.integers(3)], side, start, stop, s.front + 0.3, s.height)
+            self._row(("bar fence", "fence", "brick wall")[rng.integers(3)], side, start, stop, s.front + 0.3, s.height)
         for y in np.arange(start + 3, stop - 3, rng.uniform(2.6, 3.4)):
             if rng.random() < 0.45:
                 self.put("car", side * (s.front + 3.6), y, np.pi / 2 * rng.choice((-1, 1)), s.height, radius=2.3)
         for y in np.arange(start + 8, stop - 6, 24.0):
-            kind = ("shed", "office", "wood")[rng.integers(3)]
-            self.put(kind, side * (s.front + 18), y, -side * np.pi / 2 if kind != "wood" else 0.0, s.height)
+            kind = ("shed", "office", "forest")[rng.integers(3)]
+            self.put(kind, side * (s.front + 18), y, -side * np.pi / 2 if kind != "forest" else 0.0, s.height)
 
-    def _woods(self, side: int, start: float, stop: float, s: Side, lateral: float, step: float) -> None:
+    def _forest(self, side: int, start: float, stop: float, s: Side, lateral: float, step: float) -> None:
         for y in np.arange(start + step / 2, stop + step / 2, step):
-            self.put("wood" if step < 30 else "far wood", side * lateral, y, z=s.height)
+            self.put("forest" if step < 30 else "far forest", side * lateral, y, z=s.height)
 
     def _row(self, kind: str, side: int, start: float, stop: float, lateral: float, z: float) -> None:
         mesh = self.pick(kind)
-        for y in np.arange(start + SECTION / 2, stop - SECTION / 2, SECTION):
+        for y in np.arange(start + SECTION_LENGTH / 2, stop - SECTION_LENGTH / 2, SECTION_LENGTH):
             self.plan.put(mesh, side * lateral, y, np.pi * (side < 0), z)
 
     def _boundary(self, side: int, start: float, stop: float, s: Side) -> None:
         rng = self.rng
-        y = start + SECTION / 2 + 0.3
+        y = start + SECTION_LENGTH / 2 + 0.3
         kind, mesh = "", None
-        while y < stop - SECTION / 2:
+        while y < stop - SECTION_LENGTH / 2:
             if mesh is None or rng.random() < 0.4:
-                kind = ("fence", "hedge", "wall", "bars", "")[rng.choice(5, p=(0.27, 0.3, 0.2, 0.13, 0.1))]
+                kind = ("fence", "hedge", "brick wall", "bar fence", "")[rng.choice(5, p=(0.27, 0.3, 0.2, 0.13, 0.1))]
                 mesh = self.pick(kind) if kind else None
             if mesh is not None:
                 self.plan.put(mesh, side * (s.front + 0.5), y, np.pi * (side < 0), s.height)
-            y += SECTION + (rng.uniform(0.5, 3.5) if rng.random() < 0.25 else 0.0)
+            y += SECTION_LENGTH + (rng.uniform(0.5, 3.5) if rng.random() < 0.25 else 0.0)

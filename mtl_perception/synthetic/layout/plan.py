@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mtl_perception.synthetic.appearance.patterns import LANE, MARKS
+from mtl_perception.synthetic.appearance.patterns import LANE_WIDTH, MARKS
 from mtl_perception.synthetic.geometry.mesh import Mesh, Surface
 from mtl_perception.synthetic.layout.road import Road
 from mtl_perception.synthetic.parts.library import Library
@@ -147,5 +147,5 @@ class Builder:
     ) -> None:
         """Lay flat ground between two y and two distances from the center line; `mark` is one of MARKS."""
         left, right = sorted(lateral)
-        stretch = self.plan.lane / LANE if mark != "zebra" else 1.0
+        stretch = self.plan.lane / LANE_WIDTH if mark != "crosswalk" else 1.0
         self.plan.parts.append(self.plan.road.strip(surface, y, (left, right), z, MARKS.index(mark), stretch))

@@ -57,7 +57,7 @@ class Road:
             lateral: Left and right edge, m to the right of the center line.
             z: Height, m.
             mark: Third texture coordinate.
-            stretch: Scale of the texture across the road: lane width over patterns.LANE.
+            stretch: Scale of the texture across the road: lane width over patterns.LANE_WIDTH.
         """
         count = max(1, int(np.ceil((y[1] - y[0]) / 6)))
         along = np.linspace(y[0], y[1], count + 1)

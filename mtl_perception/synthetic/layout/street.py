@@ -45,20 +45,20 @@ class _StreetBuilder(Builder):
             if not last:
                 stop = self._stop_line(stop, -1, edges)
             if first and last and rng.random() < 0.25:
-                zebra = float(rng.uniform(12, 50))
-                self.strip(asphalt, (start, zebra), edges, 0.0, self.ground.mark)
-                self.strip(asphalt, (zebra, zebra + 3.5), edges, 0.0, "zebra")
-                start = zebra + 3.5
+                crosswalk = float(rng.uniform(12, 50))
+                self.strip(asphalt, (start, crosswalk), edges, 0.0, self.ground.mark)
+                self.strip(asphalt, (crosswalk, crosswalk + 3.5), edges, 0.0, "crosswalk")
+                start = crosswalk + 3.5
             self.strip(asphalt, (start, stop), edges, 0.0, self.ground.mark)
         for crossing in plan.crossings:
             self.strip(asphalt, crossing, (-90, 90), 0.0)
             for side in (-1, 1):
-                self.put("wood" if rng.random() < 0.6 else "house", side * 96, sum(crossing) / 2, side * -np.pi / 2)
+                self.put("forest" if rng.random() < 0.6 else "house", side * 96, sum(crossing) / 2, side * -np.pi / 2)
 
     def _stop_line(self, y: float, way: int, edges: tuple[float, float]) -> float:
         """Lay the road next to a crossing street, towards `way`, and return where it ends."""
-        zebra, line = self.rng.random() < 0.55, self.rng.random() < 0.6
-        for length, mark in ((3.0, "zebra" if zebra else "bare"), (1.0, "bare"), (0.4, "painted" if line else "bare")):
+        crosswalk, line = self.rng.random() < 0.55, self.rng.random() < 0.6
+        for length, mark in ((3.0, "crosswalk" if crosswalk else "bare"), (1.0, "bare"), (0.4, "solid" if line else "bare")):
             after = y + way * length
             self.strip(self.ground.asphalt, (min(y, after), max(y, after)), edges, 0.0, mark)
             y = after
@@ -90,10 +90,10 @@ class _StreetBuilder(Builder):
         closed = rng.random()
         if closed < 0.35:
             for lateral in (-60, 0, 60):
-                self.put("far wood", lateral, plan.end + 12, np.pi / 2)
+                self.put("far forest", lateral, plan.end + 12, np.pi / 2)
         elif closed < 0.7 and plan.town:
             for lateral in range(-70, 71, 17):
-                self.put(("block", "office")[rng.integers(2)], lateral, plan.end + 60 + rng.uniform(-20, 20), 0.0)
+                self.put(("town house", "office")[rng.integers(2)], lateral, plan.end + 60 + rng.uniform(-20, 20), 0.0)
         if rng.random() < 0.6:
             plan.parts.append(plants.ridge(rng, rng.uniform(plan.end + 60, plan.end + 430), rng.uniform(8, 70)))
         # A plane below everything else, up to the horizon.

@@ -16,7 +16,7 @@ BRICKS = (srgb(150, 84, 66), srgb(120, 70, 58), srgb(168, 120, 92), srgb(134, 10
 STONE = srgb(168, 164, 156)
 
 
-def block(rng: np.random.Generator, width: float, depth: float, stories: int, shop: bool = False) -> Mesh:
+def town_house(rng: np.random.Generator, width: float, depth: float, stories: int, shop: bool = False) -> Mesh:
     """Return a town house of `width` along x, with windows on all sides, cornice, and flat or gable roof."""
     wall = PLASTERS[rng.integers(len(PLASTERS))] * rng.uniform(0.85, 1.05)
     height = stories * rng.uniform(2.9, 3.3) + 0.4

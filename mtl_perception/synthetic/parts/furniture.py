@@ -108,7 +108,7 @@ def brick_wall(rng: np.random.Generator, length: float) -> Mesh:
     return join(parts)
 
 
-def mesh_fence(rng: np.random.Generator, length: float) -> Mesh:
+def bar_fence(rng: np.random.Generator, length: float) -> Mesh:
     """Return a fence of vertical steel bars along y, centered at the origin."""
     high, step = rng.uniform(1.1, 2.1), rng.uniform(0.13, 0.22)
     surface = Surface("fence", Material.PLAIN, (srgb(60, 90, 70), srgb(52, 54, 56), srgb(150, 152, 152))[rng.integers(3)])
@@ -147,7 +147,7 @@ def utility_pole(rng: np.random.Generator) -> Mesh:
     return join([tube(surface, (0, 0, -0.1), (0, 0, high), 0.15, 0.1), arm])
 
 
-def bin_(rng: np.random.Generator) -> Mesh:
+def trash_can(rng: np.random.Generator) -> Mesh:
     """Return a trash can; it is unlabeled."""
     color = (srgb(44, 46, 48), srgb(40, 90, 56), srgb(52, 80, 120), srgb(150, 120, 40))[rng.integers(4)]
     surface = Surface("void", Material.PLAIN, color)
@@ -168,7 +168,7 @@ def bench(rng: np.random.Generator) -> Mesh:
     return join(parts)
 
 
-def board(rng: np.random.Generator) -> Mesh:
+def direction_sign(rng: np.random.Generator) -> Mesh:
     """Return a large direction sign on two posts, facing -y."""
     color = (srgb(22, 74, 166), srgb(240, 190, 30), srgb(24, 110, 70), srgb(230, 230, 226))[rng.integers(4)]
     half, low, high = rng.uniform(0.5, 1.5), rng.uniform(1.6, 2.4), rng.uniform(0.5, 1.3)
@@ -185,7 +185,7 @@ def board(rng: np.random.Generator) -> Mesh:
     return join(parts)
 
 
-def light_arm(rng: np.random.Generator) -> Mesh:
+def mast_arm(rng: np.random.Generator) -> Mesh:
     """Return a traffic light with a second one on a mast arm towards -x over the road, both facing -y."""
     reach, high = rng.uniform(3, 5.5), rng.uniform(5.2, 6.0)
     parts = [tube(STEEL, (0, 0, -0.1), (0, 0, high), 0.1, 0.08), tube(STEEL, (0, 0, high), (-reach, 0, high + 0.2), 0.06, 0.05)]

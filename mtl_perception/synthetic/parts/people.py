@@ -16,12 +16,19 @@ CLOTHES = (
 TROUSERS = (srgb(40, 46, 62), srgb(58, 66, 88), srgb(36, 34, 34), srgb(122, 108, 86), srgb(82, 96, 124), srgb(70, 68, 66))
 SKINS = (srgb(214, 164, 136), srgb(168, 116, 86), srgb(98, 64, 46), srgb(230, 186, 160))
 HAIRS = (srgb(44, 32, 26), srgb(94, 66, 40), srgb(24, 22, 22), srgb(150, 120, 76), srgb(150, 148, 144))
-FRAMES = (srgb(28, 28, 30), srgb(150, 26, 28), srgb(34, 62, 120), srgb(170, 172, 174), srgb(40, 96, 70), srgb(214, 208, 196))
+BICYCLE_PAINTS = (
+    srgb(28, 28, 30),
+    srgb(150, 26, 28),
+    srgb(34, 62, 120),
+    srgb(170, 172, 174),
+    srgb(40, 96, 70),
+    srgb(214, 208, 196),
+)
 
 ARMS = ("swing", "swing", "swing", "pockets", "phone", "front")
 
 
-def cloth(rng: np.random.Generator, palette: tuple[np.ndarray, ...]) -> np.ndarray:
+def random_cloth_color(rng: np.random.Generator, palette: tuple[np.ndarray, ...]) -> np.ndarray:
     """Return a random color of clothes, from the palette or any that is not too bright."""
     if rng.random() < 0.6:
         return np.asarray(palette[rng.integers(len(palette))] * rng.uniform(0.7, 1.3))
@@ -35,7 +42,7 @@ class Person:
     Args:
         rng: Random number generator.
         cycling: Rides a bicycle; person and bicycle have the label `cyclist`.
-        sides: Sides of limbs and trunk; fewer for distant people.
+        sides: Sides of limbs and torso; fewer for distant people.
         adult: Adult of average build; otherwise build, age and posture are random.
     """
 
@@ -48,20 +55,20 @@ class Person:
         if not adult and rng.random() < (0.08 if cycling else 0.14):
             self.size = float(rng.uniform(0.6, 0.85))
             self.head = 1.0 + 0.6 * (0.95 - self.size)
-        self.top = self._surface(cloth(rng, CLOTHES))
-        self.legs = self._surface(cloth(rng, TROUSERS))
+        self.top = self._surface(random_cloth_color(rng, CLOTHES))
+        self.legs = self._surface(random_cloth_color(rng, TROUSERS))
         self.skin = self._surface(SKINS[rng.integers(len(SKINS))])
         self.hair = self._surface(HAIRS[rng.integers(len(HAIRS))])
         self.dark = self._surface(srgb(30, 30, 32))
-        self.shoes = self.dark if rng.random() < 0.7 else self._surface(cloth(rng, CLOTHES))
-        self.metal = self._surface(FRAMES[rng.integers(len(FRAMES))], Material.PAINT)
-        self.bag = self._surface(cloth(rng, CLOTHES)) if rng.random() < 0.4 else None
+        self.shoes = self.dark if rng.random() < 0.7 else self._surface(random_cloth_color(rng, CLOTHES))
+        self.metal = self._surface(BICYCLE_PAINTS[rng.integers(len(BICYCLE_PAINTS))], Material.PAINT)
+        self.bag = self._surface(random_cloth_color(rng, CLOTHES)) if rng.random() < 0.4 else None
         self.handbag = bool(rng.random() < 0.2) and not cycling
         self.short_sleeves, self.shorts = bool(rng.random() < 0.3), bool(rng.random() < 0.16)
         self.hem = float(rng.choice((0.0, 0.62, 0.5, 0.72), p=(0.66, 0.12, 0.08, 0.14))) if not cycling else 0.0
         self.dress = bool(rng.random() < 0.6)
         self.long_hair = bool(rng.random() < 0.35)
-        self.hat = self._surface(cloth(rng, CLOTHES)) if rng.random() < (0.55 if cycling else 0.15) else None
+        self.hat = self._surface(random_cloth_color(rng, CLOTHES)) if rng.random() < (0.55 if cycling else 0.15) else None
         self.arms = ARMS[rng.integers(len(ARMS))] if not adult else "swing"
         self.lean = float(rng.uniform(0.2, 0.5)) if not adult else 0.32
         self.basket = bool(rng.random() < 0.2)
@@ -96,7 +103,7 @@ class Person:
         if self.hem:
             surface = self.top if self.dress else self.legs
             parts.append(self._skirt(surface, self.hem, 0.15 * g, (0.2 if self.dress else 0.23) * g))
-        return parts + self.trunk((0, 0, 0.93), (0, 0.01, 1.38))
+        return parts + self.torso((0, 0, 0.93), (0, 0.01, 1.38))
 
     def _skirt(self, surface: Surface, hem: float, waist: float, wide: float) -> Mesh:
         angle = np.arange(self.sides + 2) * 2 * np.pi / (self.sides + 2)
@@ -122,8 +129,8 @@ class Person:
             parts.append(box(self.bag or self.dark, wrist + (-0.05, -0.14, -0.36), wrist + (0.06, 0.14, -0.1)))
         return parts
 
-    def trunk(self, hip: tuple[float, float, float], neck: tuple[float, float, float]) -> list[Mesh]:
-        """Return trunk, head, hair, hat and backpack of a person with the trunk between `hip` and `neck`."""
+    def torso(self, hip: tuple[float, float, float], neck: tuple[float, float, float]) -> list[Mesh]:
+        """Return torso, head, hair, hat and backpack of a person with the torso between `hip` and `neck`."""
         low, high = np.array(hip), np.array(neck)
         sections = ((0.0, 0.15, 0.1), (0.25, 0.145, 0.095), (0.6, 0.185, 0.115), (0.9, 0.2, 0.105), (1.06, 0.09, 0.07))
         count = self.sides + 2
@@ -170,7 +177,7 @@ class Person:
             parts.append(self._tube(self.top, shoulder, elbow, 0.052, 0.042))
             forearm = self.skin if self.short_sleeves else self.top
             parts.append(self._tube(forearm, elbow, (side * 0.25, 0.33, 1.06), 0.042, 0.033))
-        return parts + self.trunk((0, -0.2, 0.99), (0, lean - 0.2, 1.45 - 0.25 * max(0.0, lean - 0.3)))
+        return parts + self.torso((0, -0.2, 0.99), (0, lean - 0.2, 1.45 - 0.25 * max(0.0, lean - 0.3)))
 
 
 def bicycle_parts(metal: Surface, dark: Surface, phase: float, basket: bool = False) -> list[Mesh]:
@@ -195,7 +202,7 @@ def bicycle_parts(metal: Surface, dark: Surface, phase: float, basket: bool = Fa
 
 def bicycle(rng: np.random.Generator) -> Mesh:
     """Return a parked bicycle; its class is `cyclist`."""
-    metal = Surface("cyclist", Material.PAINT, FRAMES[rng.integers(len(FRAMES))])
+    metal = Surface("cyclist", Material.PAINT, BICYCLE_PAINTS[rng.integers(len(BICYCLE_PAINTS))])
     dark = Surface("cyclist", Material.PLAIN, srgb(30, 30, 32))
     return join(bicycle_parts(metal, dark, rng.uniform(0, np.pi), bool(rng.random() < 0.3)))
 
@@ -203,7 +210,7 @@ def bicycle(rng: np.random.Generator) -> Mesh:
 def scooter(rng: np.random.Generator, sides: int = 8) -> Mesh:
     """Return a motor scooter with its rider, facing +y."""
     rider = Person(rng, cycling=True, sides=sides, adult=True)
-    paint = Surface("cyclist", Material.PAINT, cloth(rng, FRAMES))
+    paint = Surface("cyclist", Material.PAINT, random_cloth_color(rng, BICYCLE_PAINTS))
     dark = rider.dark
     parts = []
     for y in (-0.55, 0.62):
@@ -216,7 +223,7 @@ def scooter(rng: np.random.Generator, sides: int = 8) -> Mesh:
         tube(rider.metal, (0, 0.62, 0.3), (0, 0.42, 1.05), 0.035),
         tube(dark, (-0.33, 0.4, 1.06), (0.33, 0.4, 1.06), 0.022),
     ]
-    helmet = Surface("cyclist", Material.PAINT, cloth(rng, CLOTHES))
+    helmet = Surface("cyclist", Material.PAINT, random_cloth_color(rng, CLOTHES))
     for side in (-1, 1):
         knee, foot = (side * 0.15, 0.24, 0.84), (side * 0.14, 0.2, 0.36)
         parts.append(tube(rider.legs, (side * 0.1, -0.25, 0.86), knee, 0.09, 0.065, sides))
@@ -225,6 +232,6 @@ def scooter(rng: np.random.Generator, sides: int = 8) -> Mesh:
         parts.append(tube(rider.shoes, heel, toe, 0.045, sides=sides))
         parts.append(tube(rider.top, (side * 0.2, -0.12, 1.3), (side * 0.28, 0.06, 1.06), 0.06, 0.05, sides))
         parts.append(tube(rider.top, (side * 0.28, 0.06, 1.06), (side * 0.27, 0.36, 1.06), 0.048, 0.04, sides))
-    parts += rider.trunk((0, -0.25, 0.84), (0, -0.12, 1.3))
+    parts += rider.torso((0, -0.25, 0.84), (0, -0.12, 1.3))
     parts.append(ellipsoid(helmet, (0, -0.09, 1.52), (0.13, 0.15, 0.15)))
     return join(parts)

@@ -48,7 +48,7 @@ def conifer(rng: np.random.Generator, height: float = 9.0, count: int = 2600) ->
     return join([*parts, leaves(rng, centers, normals, 0.35 + 0.65 * out * whorl, height * 0.027, color)])
 
 
-def thicket(rng: np.random.Generator, length: float, depth: float, height: float, count: int = 110) -> Mesh:
+def forest_edge(rng: np.random.Generator, length: float, depth: float, height: float, count: int = 110) -> Mesh:
     """Return the edge of a forest along y, centered at the origin: crowns down to the ground, `count` leaves per clump."""
     parts = []
     trees = max(2, int(length / 5))
@@ -83,7 +83,7 @@ def hedge(rng: np.random.Generator, length: float, height: float, depth: float =
     return join([_dark(core), leaves(rng, centers, normals, light, 0.1, color)])
 
 
-def tufts(rng: np.random.Generator, length: float, width: float) -> Mesh:
+def tall_grass(rng: np.random.Generator, length: float, width: float) -> Mesh:
     """Return tall grass over `length` along y and `width` along x, centered at the origin."""
     count = int(38 * length * width)
     foot = rng.uniform(-0.5, 0.5, (count, 1, 3)) * (width, length, 0)

@@ -17,7 +17,7 @@ CAR_PAINTS = (
 RUBBER = Surface("vehicle", Material.PLAIN, srgb(30, 30, 31))
 RIM = Surface("vehicle", Material.PAINT, srgb(150, 152, 156))
 TRIM = Surface("vehicle", Material.PLAIN, srgb(34, 35, 37))
-PANE = Surface("vehicle", Material.GLASS, srgb(24, 30, 34))
+GLASS = Surface("vehicle", Material.GLASS, srgb(24, 30, 34))
 TAIL = Surface("vehicle", Material.PAINT, srgb(150, 14, 16))
 HEAD = Surface("vehicle", Material.PAINT, srgb(226, 230, 232))
 PLATE = Surface("vehicle", Material.PLAIN, srgb(222, 222, 214))
@@ -31,9 +31,9 @@ CAR_BODY = (
 
 CABINS = {
     "hatchback": (-0.91, 0.46, -0.74, 0.06, 1.47),
-    "saloon": (-0.72, 0.48, -0.38, 0.06, 1.44),
-    "estate": (-0.93, 0.46, -0.82, 0.06, 1.48),
-    "offroad": (-0.93, 0.42, -0.84, 0.08, 1.72),
+    "sedan": (-0.72, 0.48, -0.38, 0.06, 1.44),
+    "station wagon": (-0.93, 0.46, -0.82, 0.06, 1.48),
+    "SUV": (-0.93, 0.42, -0.84, 0.08, 1.72),
     "minivan": (-0.95, 0.62, -0.87, 0.24, 1.68),
     "small": (-0.93, 0.5, -0.82, 0.12, 1.5),
 }
@@ -45,7 +45,7 @@ def car(rng: np.random.Generator) -> Mesh:
     kind = list(CABINS)[rng.integers(len(CABINS))]
     rear, front, roof_rear, roof_front, roof = CABINS[kind]
     half, wide = rng.uniform(1.95, 2.3) * (0.84 if kind == "small" else 1.0), rng.uniform(0.85, 0.92)
-    raised = 0.12 if kind == "offroad" else 0.0
+    raised = 0.12 if kind == "SUV" else 0.0
     paint = Surface("vehicle", Material.BODY, CAR_PAINTS[rng.integers(len(CAR_PAINTS))] * rng.uniform(0.7, 1.15))
     body = [_section(share * half, bottom + raised, top + raised, width * wide) for share, bottom, top, width in CAR_BODY]
     belt = 0.93 + raised
@@ -80,11 +80,11 @@ def van(rng: np.random.Generator) -> Mesh:
     body = [_section(share * half, bottom, top, width * wide) for share, bottom, top, width in outline]
     parts = [_body(paint, body, half), *_wheels((-half * 0.62, half * 0.62), wide, 0.34)]
     y0, y1, z0, z1 = half * 0.715, half * 0.435, 1.28, roof - 0.16
-    parts.append(quad(PANE, [(-0.78, y0 + 0.04, z0), (0.78, y0 + 0.04, z0), (0.68, y1 + 0.04, z1), (-0.68, y1 + 0.04, z1)]))
+    parts.append(quad(GLASS, [(-0.78, y0 + 0.04, z0), (0.78, y0 + 0.04, z0), (0.68, y1 + 0.04, z1), (-0.68, y1 + 0.04, z1)]))
     for side in (-1, 1):
         x = side * (wide + 0.012)
-        parts.append(quad(PANE, [(x, 0.55, 1.25), (x, 1.6, 1.25), (x * 0.97, 1.12, z1), (x * 0.97, 0.55, z1)]))
-        parts.append(quad(PANE, [(side * 0.1, -half - 0.01, 1.3), (side * 0.8, -half - 0.01, 1.3),
+        parts.append(quad(GLASS, [(x, 0.55, 1.25), (x, 1.6, 1.25), (x * 0.97, 1.12, z1), (x * 0.97, 0.55, z1)]))
+        parts.append(quad(GLASS, [(side * 0.1, -half - 0.01, 1.3), (side * 0.8, -half - 0.01, 1.3),
                                  (side * 0.76, -half - 0.01, 1.9), (side * 0.1, -half - 0.01, 1.9)]))  # fmt: skip
         parts.append(box(TAIL, (side * 0.86 - 0.07, -half - 0.02, 0.8), (side * 0.86 + 0.07, -half + 0.1, 1.2)))
         parts.append(box(HEAD, (side * 0.68 - 0.15, half * 0.93, 0.62), (side * 0.68 + 0.15, half * 0.99, 0.82)))
@@ -100,14 +100,14 @@ def truck(rng: np.random.Generator) -> Mesh:
         box(cargo, (-1.2, -4.0, 0.95), (1.2, 1.7, 3.4)),
         box(TRIM, (-1.0, -3.9, 0.55), (1.0, 3.6, 0.95)),
         box(paint, (-1.15, 2.0, 0.6), (1.15, 3.9, 2.7), taper=0.95),
-        quad(PANE, [(-1.0, 3.925, 1.6), (1.0, 3.925, 1.6), (0.95, 3.885, 2.45), (-0.95, 3.885, 2.45)]),
+        quad(GLASS, [(-1.0, 3.925, 1.6), (1.0, 3.925, 1.6), (0.95, 3.885, 2.45), (-0.95, 3.885, 2.45)]),
         box(TRIM, (-1.1, 3.8, 0.45), (1.1, 4.0, 0.75)),
         box(TRIM, (-1.1, -4.05, 0.5), (1.1, -3.95, 0.7)),
         *_wheels((-2.4, 2.9), 1.12, 0.48),
     ]
     for side in (-1, 1):
         x = side * 1.155
-        parts.append(quad(PANE, [(x, 2.5, 1.55), (x, 3.6, 1.55), (x * 0.97, 3.55, 2.35), (x * 0.97, 2.5, 2.35)]))
+        parts.append(quad(GLASS, [(x, 2.5, 1.55), (x, 3.6, 1.55), (x * 0.97, 3.55, 2.35), (x * 0.97, 2.5, 2.35)]))
         parts.append(box(TAIL, (side * 0.9 - 0.15, -4.06, 0.72), (side * 0.9 + 0.15, -3.96, 0.88)))
         parts.append(box(HEAD, (side * 0.85 - 0.17, 3.8, 0.8), (side * 0.85 + 0.17, 3.93, 1.02)))
     return join(parts)
@@ -126,11 +126,11 @@ def bus(rng: np.random.Generator) -> Mesh:
     for side in (-1, 1):
         x = side * (wide + 0.01)
         for y in np.arange(-half + 0.3, half - 1.4, 1.45):
-            parts.append(quad(PANE, [(x, y, 1.25), (x, y + 1.35, 1.25), (x, y + 1.35, 2.4), (x, y, 2.4)]))
+            parts.append(quad(GLASS, [(x, y, 1.25), (x, y + 1.35, 1.25), (x, y + 1.35, 2.4), (x, y, 2.4)]))
         parts.append(box(TAIL, (side * 1.0 - 0.12, -half - 0.03, 0.75), (side * 1.0 + 0.12, -half, 1.1)))
         parts.append(box(HEAD, (side * 0.95 - 0.16, half, 0.6), (side * 0.95 + 0.16, half + 0.03, 0.8)))
     for y, low in ((half + 0.015, 0.95), (-half - 0.015, 1.5)):
-        parts.append(quad(PANE, [(-1.1, y, low), (1.1, y, low), (1.1, y, 2.45), (-1.1, y, 2.45)]))
+        parts.append(quad(GLASS, [(-1.1, y, low), (1.1, y, low), (1.1, y, 2.45), (-1.1, y, 2.45)]))
         parts.append(box(Surface("vehicle", Material.PLAIN, srgb(24, 24, 24)), (-0.9, y - 0.01, 2.5), (0.9, y + 0.01, 2.8)))
     return join(parts)
 
@@ -162,13 +162,13 @@ def _panes(cabin: np.ndarray, kind: str) -> list[Mesh]:
         normal /= np.linalg.norm(normal)
         spans: tuple[tuple[float, float], ...] = ((0.06, 0.94),)
         if i in (1, 3):
-            spans = ((0.09, 0.47), (0.51, 0.93)) if kind == "saloon" else ((0.06, 0.35), (0.38, 0.62), (0.65, 0.93))
+            spans = ((0.09, 0.47), (0.51, 0.93)) if kind == "sedan" else ((0.06, 0.35), (0.38, 0.62), (0.65, 0.93))
         for low, high in spans:
             corners = [
                 (1 - v) * ((1 - u) * face[0] + u * face[1]) + v * ((1 - u) * face[3] + u * face[2])
                 for u, v in ((low, 0.1), (high, 0.1), (high, 0.9), (low, 0.9))
             ]
-            parts.append(quad(PANE, np.array(corners) + normal * 0.012))
+            parts.append(quad(GLASS, np.array(corners) + normal * 0.012))
     return parts
 
 

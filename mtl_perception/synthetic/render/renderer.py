@@ -97,7 +97,7 @@ def _shade_rays(
     units = rays / lengths[:, None]
     color = np.empty((len(rays), 3), np.float32)
     sky = triangle == MISSED
-    color[sky] = light.sky(units[sky])
+    color[sky] = light.sky_radiance(units[sky])
     hit = np.flatnonzero(~sky)
     chosen = triangle[hit]
     labels = np.full(len(rays), SKY, np.uint8)
@@ -124,7 +124,7 @@ def _shade_rays(
         # Scattered points have no neighbors to smooth over, so their mean takes half of the noise away.
         lit = _smooth(lit, hit, distance, shape) if shape is not None else 0.5 * lit + np.float32(0.5 * lit.mean())
     color[hit] = light.shade(hits, lit)
-    return light.develop(color), labels, distance
+    return light.tone_map(color), labels, distance
 
 
 def _smooth(lit: np.ndarray, hit: np.ndarray, distance: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
