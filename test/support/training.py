@@ -1,4 +1,4 @@
-"""Makes what a training of a test is made of: pictures of a simple road, sets of them, configurations, and runs."""
+"""Images of a simple road, data sets of them, configurations, and training runs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ FOCAL_LENGTH = 100.0
 ROAD, SKY, PERSON, VEHICLE = (STREET.names.index(name) for name in ("road", "sky", "person", "vehicle"))
 
 
-def picture(seed: int) -> Sample:
-    """Sky over road, a box and a person on it, with the depth of flat ground."""
+def road_sample(seed: int) -> Sample:
+    """Return an image of sky and road with a vehicle and a person, with labels and the depth of a flat ground."""
     rng = np.random.default_rng(seed)
     image = noise_image(HEIGHT, WIDTH, seed)
     labels = np.full((HEIGHT, WIDTH), SKY, np.uint8)
@@ -51,10 +51,10 @@ def picture(seed: int) -> Sample:
     return Sample(Frame(image, camera), labels, depth, f"{seed:03d}")
 
 
-def write_set(folder: Path, count: int, labels: bool = True, depth: bool = True, camera: bool = True) -> Path:
-    """A data set in the plain folder format."""
+def write_dataset(folder: Path, count: int, labels: bool = True, depth: bool = True, camera: bool = True) -> Path:
+    """Write a data set in the plain folder format."""
     for i in range(count):
-        sample = picture(i)
+        sample = road_sample(i)
         for name, values, wanted in (
             ("image", cv2.cvtColor(sample.frame.image, cv2.COLOR_RGB2BGR), True),
             ("label", sample.labels, labels),
@@ -75,7 +75,8 @@ def write_set(folder: Path, count: int, labels: bool = True, depth: bool = True,
     return folder
 
 
-def configuration(**changes: object) -> dict[str, object]:
+def config_values(**changes: object) -> dict[str, object]:
+    """Return a training configuration of a few steps, with changes."""
     values: dict[str, object] = {
         "name": "tiny",
         "encoder": "",
@@ -93,36 +94,37 @@ def configuration(**changes: object) -> dict[str, object]:
     return {**values, **changes}
 
 
-def training_sets() -> Any:
-    """A fixture for the length of a file, to be named `data`: a folder with sets of both tasks, and of one alone."""
+def datasets_fixture() -> Any:
+    """Create the module fixture `data`: a folder with data sets of both tasks and of each task alone."""
 
     @pytest.fixture(scope="module")
     def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("data")
-        write_set(folder / "both", 4)
-        write_set(folder / "labels", 2, depth=False, camera=False)
-        write_set(folder / "depth", 2, labels=False)
+        write_dataset(folder / "both", 4)
+        write_dataset(folder / "labels", 2, depth=False, camera=False)
+        write_dataset(folder / "depth", 2, labels=False)
         return folder
 
     return data
 
 
 def write_config(data: Path, name: str, **changes: object) -> Path:
+    """Write a training configuration that is valid next to the data sets."""
     path = data / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(configuration(**changes)))
+    path.write_text(yaml.safe_dump(config_values(**changes)))
     return path
 
 
 def train(config: Path, out: Path, *arguments: str, code: int = 0, processes: int = 0) -> str:
-    """Run the command, in this process or in so many others of one thread each; what it printed."""
+    """Run the command in this process, or in `processes` others of one thread each, and return its output."""
     command = ["train", str(config), "--out", str(out), "--device", "cpu", *arguments]
     if processes == 0:
         with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.redirect_stderr(text):
-            given = main(command)
-        assert given == code, text.getvalue()
+            exit_code = main(command)
+        assert exit_code == code, text.getvalue()
         return text.getvalue()
-    several = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
-    launcher = ["-m", *several, "mtl_perception"]
+    launch = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
+    launcher = ["-m", *launch, "mtl_perception"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *launcher, *command], capture_output=True, text=True, timeout=280, env=environment, check=False
@@ -131,6 +133,7 @@ def train(config: Path, out: Path, *arguments: str, code: int = 0, processes: in
     return done.stdout + done.stderr
 
 
-def log(out: Path) -> list[dict[str, str]]:
+def read_log(out: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's log.csv."""
     with (out / "log.csv").open(newline="") as file:
         return list(csv.DictReader(file))

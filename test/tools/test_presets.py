@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.data import kitti2015
+from support.data import write_kitti2015
 
 from mtl_perception.config import Config, by_name
 from tools.benchmarks import presets
@@ -31,7 +31,7 @@ def test_realtime_preset_halves_input_and_output():
 
 
 def test_tool_reports_accuracy_and_agreement(tmp_path, weights_file, monkeypatch, capsys):
-    data = kitti2015(tmp_path / "data", [0, 1])
+    data = write_kitti2015(tmp_path / "data", [0, 1])
     sets = tmp_path / "set.yaml"
     sets.write_text(f"sets:\n  - {{path: {data}, format: kitti2015, name: tiny}}\n")
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""What training makes small, by hand."""
+"""Losses of training against values computed by hand."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ def test_segmentation_loss_is_the_weighted_mean_over_known_pixels() -> None:
     labels = torch.tensor([[[0, 1, 255]]])
     weight = torch.tensor([[[1.0, 0.5, 1.0]]])
     total, count = segmentation_loss(logits, labels, weight, torch.tensor([1.0, 4.0, 1.0]))
-    # -log(2/4) with weight 1, -log(1/3) with weight 0.5 x 4; the third is not known.
+    # -log(2/4) with weight 1, -log(1/3) with weight 0.5 x 4; the third is unlabeled.
     assert count == 3.0
     assert float(total) == pytest.approx(math.log(2) + 2 * math.log(3))
 
 
-def test_overlap_is_one_minus_the_classes_mean_jaccard_index() -> None:
-    # Sure of classes 0, 0, 1, 1 (and 2, where nothing is known); true are 0, 1, 1, 1. So 1/2 and 2/3; class 2 is not there.
+def test_overlap_loss_is_one_minus_the_mean_iou_of_the_classes() -> None:
+    # Predicted classes are 0, 0, 1, 1 (and 2, where unlabeled), true ones 0, 1, 1, 1: IoU 1/2 and 2/3; class 2 is absent.
     logits = 60.0 * torch.nn.functional.one_hot(torch.tensor([[[0, 0, 1, 1, 2]]]), 3).permute(0, 3, 1, 2).float()
     labels = torch.tensor([[[0, 1, 1, 1, 255]]])
     sums = overlap_sums(logits, labels, torch.ones(1, 1, 5))
     assert torch.allclose(sums, torch.tensor([[1.0, 2, 0], [2, 3, 0], [1, 3, 0]]))
     assert float(overlap_loss(sums, sums, 1)) == pytest.approx(1 - (1 / 2 + 2 / 3) / 2)
-    # The second pixel counts half: 1 / 1.5 and 2 / 2.5.
+    # The second pixel has a weight of 0.5: 1 / 1.5 and 2 / 2.5.
     sums = overlap_sums(logits, labels, torch.tensor([[[1, 0.5, 1, 1, 1]]]))
     assert float(overlap_loss(sums, sums, 1)) == pytest.approx(1 - (2 / 3 + 4 / 5) / 2)
     nothing = overlap_sums(logits, torch.full_like(labels, 255), torch.ones(1, 1, 5))
     assert float(overlap_loss(nothing, nothing, 1)) == 0
 
 
-def test_parts_of_the_overlap_add_up_to_the_whole_with_its_gradient() -> None:
+def test_overlap_losses_of_parts_add_up_to_that_of_the_batch_with_its_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 4, 6, 5, generator=generator)
     labels = torch.randint(0, 4, (2, 6, 5), generator=generator)
@@ -57,38 +57,38 @@ def test_parts_of_the_overlap_add_up_to_the_whole_with_its_gradient() -> None:
 
 def test_depth_losses_match_their_formulas() -> None:
     depth = torch.tensor([[[10.0, 10.0, float("nan"), float("inf"), 1000.0]]])
-    says = torch.tensor([[[10 * math.e**0.1, 10 * math.e**-1.0, 3.0, 3.0, 3.0]]]).log()
+    log_depth = torch.tensor([[[10 * math.e**0.1, 10 * math.e**-1.0, 3.0, 3.0, 3.0]]]).log()
     weight = torch.ones_like(depth)
-    total, count = depth_loss(says, depth, weight, DepthTarget("log_l1"))
+    total, count = depth_loss(log_depth, depth, weight, DepthTarget("log_l1"))
     assert (float(total / count), float(count)) == (pytest.approx(0.55, abs=1e-5), pytest.approx(1.0))
-    # c = 0.2: 0.1 stays, 1.0 becomes (1 + 0.04) / 0.4.
-    total, count = depth_loss(says, depth, weight, DepthTarget("berhu"))
+    # With c = 0.2, 0.1 remains and 1.0 becomes (1 + 0.04) / 0.4.
+    total, count = depth_loss(log_depth, depth, weight, DepthTarget("berhu"))
     assert float(total / count) == pytest.approx((0.1 + 1.04 / 0.4) / 2, abs=1e-4)
-    # mean square 0.505, mean -0.45.
-    total, count = depth_loss(says, depth, weight, DepthTarget("silog"))
+    # The mean square is 0.505, the mean -0.45.
+    total, count = depth_loss(log_depth, depth, weight, DepthTarget("silog"))
     assert float(total / count) == pytest.approx(math.sqrt(0.505 - 0.85 * 0.2025), abs=1e-4)
-    nothing, count = depth_loss(says, torch.full_like(depth, float("nan")), weight, DepthTarget())
+    nothing, count = depth_loss(log_depth, torch.full_like(depth, float("nan")), weight, DepthTarget())
     assert (float(nothing), float(count)) == (0.0, 0.0)
-    total, count = sky_loss(says, torch.isinf(depth), 30.0)
+    total, count = sky_loss(log_depth, torch.isinf(depth), 30.0)
     assert (float(total), float(count)) == (pytest.approx(math.log(10), abs=1e-5), 1.0)
 
 
-def test_a_picture_with_few_known_depths_counts_as_one_with_many() -> None:
+def test_images_with_sparse_and_dense_depth_have_the_same_weight() -> None:
     depth = torch.full((3, 20, 50), 10.0)
     depth[1, 1:] = math.nan
     depth[2].fill_(math.nan)
     depth[2, 0, 0] = 10.0
-    says = torch.full_like(depth, 10.0).log()
-    says[1] += 0.6
-    says[2] += 100.0
+    log_depth = torch.full_like(depth, 10.0).log()
+    log_depth[1] += 0.6
+    log_depth[2] += 100.0
     weight = torch.tensor([1.0, 0.5, 1.0])[:, None, None].expand_as(depth)
-    total, count = depth_loss(says, depth, weight, DepthTarget("log_l1"))
-    # 1000 pixels without error; 50 with 0.6 at half weight; and one pixel of ten that were needed to count whole.
+    total, count = depth_loss(log_depth, depth, weight, DepthTarget("log_l1"))
+    # 1000 pixels without error, 50 with 0.6 at half weight, and one pixel: full weight needs ten, so it has a tenth.
     assert float(count) == pytest.approx(1 + 0.5 + 0.1)
     assert float(total) == pytest.approx(0.5 * 0.6 + 0.1 * 100)
 
 
-def test_balances() -> None:
+def test_task_balance_is_fixed_or_learned_from_uncertainty() -> None:
     losses = [torch.tensor(2.0), torch.tensor(3.0)]
     assert float(TaskBalance("fixed", (1.0, 0.5))(losses)) == 3.5
     learned = TaskBalance("uncertainty", (1.0, 1.0))

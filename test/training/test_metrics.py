@@ -1,4 +1,4 @@
-"""The figures of merit, against values computed by hand."""
+"""Metrics of segmentation and depth against values computed by hand."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def meters(*rows: list[float]) -> np.ndarray:
 
 
 class TestSegmentation:
-    # a: 1 right, 1 taken for b; b: 1 right; c: 1 taken for "none"; one unknown; d nowhere.
+    # a: 1 correct, 1 predicted as b; b: 1 correct; c: 1 predicted as unlabeled; 1 pixel without truth; d absent.
     TRUTH = ids([0, 0, 1], [2, 255, 255])
     LABELS = ids([0, 1, 1], [255, 3, 0])
 
-    def test_by_hand(self):
+    def test_iou_accuracy_and_confusion_match_a_small_example(self):
         score = SegmentationMetrics(FOUR).update(self.LABELS, self.TRUTH)
         np.testing.assert_allclose(score.iou, [1 / 2, 1 / 2, 0, NAN])
         assert score.miou == pytest.approx(1 / 3)
@@ -40,13 +40,13 @@ class TestSegmentation:
         assert score.pixels == 4
         assert score.confusion.tolist() == [[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
 
-    def test_a_class_only_predicted_counts_as_0(self):
+    def test_a_class_that_is_only_predicted_has_an_iou_of_0(self):
         score = SegmentationMetrics(FOUR).update(ids([0, 3]), ids([0, 0]))
         np.testing.assert_allclose(score.iou, [1 / 2, NAN, NAN, 0])
         assert score.miou == pytest.approx(1 / 4)
 
-    def test_pixels_are_pooled_over_pictures(self):
-        """Class a: 1 of 1 in one picture, 0 of 3 in the other. Pooled 1/4; a mean of pictures would be 1/2."""
+    def test_pixels_are_pooled_over_images(self):
+        """Class a: 1 of 1 in one image, 0 of 3 in the other. Pooled 1/4; the mean over images would be 1/2."""
         metrics = SegmentationMetrics(FOUR)
         assert metrics.update(ids([0]), ids([0])).miou == 1
         assert metrics.update(ids([1, 1, 1]), ids([0, 0, 0])).miou == 0
@@ -54,7 +54,7 @@ class TestSegmentation:
         np.testing.assert_allclose(score.iou, [1 / 4, 0, NAN, NAN])
         assert score.pixel_accuracy == pytest.approx(1 / 4)
 
-    def test_merged_equals_one(self):
+    def test_merged_metrics_equal_those_of_all_images(self):
         first, second, both = (SegmentationMetrics(FOUR) for _ in range(3))
         first.update(self.LABELS, self.TRUTH)
         first.compute()
@@ -65,7 +65,7 @@ class TestSegmentation:
         np.testing.assert_array_equal(both.compute().confusion, first.compute().confusion)
         np.testing.assert_allclose(both.compute().iou, [1 / 3, 1 / 2, 1 / 3, NAN], rtol=1e-6)
 
-    def test_nothing_known(self):
+    def test_scores_without_labeled_pixels_are_nan(self):
         score = SegmentationMetrics(FOUR).update(ids([0, 3]), ids([255, 255]))
         assert score.pixels == 0
         assert math.isnan(score.miou)
@@ -78,14 +78,14 @@ class TestSegmentation:
             (ids([0, 1]), ids([0, 4]), "the ground truth has id 4, 'four' has 4 classes"),
         ],
     )
-    def test_refused(self, labels, truth, problem):
+    def test_mismatched_size_and_unknown_id_are_refused(self, labels, truth, problem):
         with pytest.raises(SourceError, match=problem):
             SegmentationMetrics(FOUR).update(labels, truth)
 
 
 class TestDepth:
-    def test_by_hand(self):
-        """Errors of +1, -2 and 0 m at 2, 10 and 4 m; what has no truth is not counted."""
+    def test_errors_match_a_small_example(self):
+        """Errors of +1, -2 and 0 m at 2, 10 and 4 m; pixels without truth are not counted."""
         score = DepthMetrics("none").update(meters([3, 8, 4], [5, 5, 5]), meters([2, 10, 4], [NAN, INF, 0]))
         assert score.pixels == 3
         assert score.abs_rel == pytest.approx((1 / 2 + 2 / 10 + 0) / 3)
@@ -96,18 +96,18 @@ class TestDepth:
         assert score.silog == pytest.approx(100 * math.sqrt(sum(x * x for x in d) / 3 - (sum(d) / 3) ** 2))
         assert score.coverage == 1
 
-    def test_deltas(self):
+    def test_deltas_count_ratios_below_powers_of_1_25(self):
         """Ratios of 1.2, 1.25 (not below), 1.5, 1.9 and 3, in both directions."""
         truth = meters([10, 10, 15, 10, 30])
         score = DepthMetrics("none").update(meters([12, 12.5, 10, 19, 10]), truth)
         assert (score.delta1, score.delta2, score.delta3) == pytest.approx((1 / 5, 3 / 5, 4 / 5))
 
-    def test_a_wrong_scale_costs_nothing_in_silog(self):
+    def test_silog_does_not_depend_on_the_scale(self):
         score = DepthMetrics("none").update(meters([2, 20, 40]), meters([1, 10, 20]))
         assert score.silog == pytest.approx(0, abs=1e-4)
         assert score.rmse_log == pytest.approx(math.log(2))
 
-    def test_a_mean_over_pictures_not_pixels(self):
+    def test_metrics_are_means_over_images_not_pixels(self):
         metrics = DepthMetrics("none")
         metrics.update(meters([20]), meters([10]))
         metrics.update(meters([10, 10, 10]), meters([10, 10, 10]))
@@ -121,8 +121,8 @@ class TestDepth:
         assert twice.compute().abs_rel == 0.5
         assert twice.images == 4
 
-    def test_cap_and_clipping(self):
-        """Truth from the cap on is not counted; predictions beyond, +Inf among them, are the cap, and 0 is 1 mm."""
+    def test_truth_beyond_the_cap_is_ignored_and_predictions_are_clipped(self):
+        """Predictions beyond the cap, including +Inf, become the cap, and 0 becomes 1 mm."""
         truth = meters([80, 100, 40, 40, 40])
         score = DepthMetrics("none", cap=80).update(meters([1, 1, 200, INF, 0]), truth)
         assert score.pixels == 3
@@ -130,15 +130,15 @@ class TestDepth:
         assert score.coverage == 1
         assert DepthMetrics("none", cap=50).update(meters([90]), meters([40])).rmse == pytest.approx(10)
 
-    def test_no_number_counts_as_the_cap_and_is_told(self):
+    def test_nan_predictions_count_as_the_cap_and_lower_the_coverage(self):
         score = DepthMetrics("none", cap=50).update(meters([NAN, 40, 40, 40]), meters([40, 40, 40, 40]))
         assert score.abs_rel == pytest.approx(10 / 40 / 4)
         assert score.coverage == 3 / 4
-        silent = DepthMetrics("none", cap=50, median_scaling=True).update(meters([NAN, NAN]), meters([40, 40]))
-        assert (silent.rmse, silent.coverage) == (10, 0)
+        empty = DepthMetrics("none", cap=50, median_scaling=True).update(meters([NAN, NAN]), meters([40, 40]))
+        assert (empty.rmse, empty.coverage) == (10, 0)
 
-    def test_median_scaling(self):
-        """Medians 20 and 4: times 5. The prediction without a number takes no part in it, and stays the cap."""
+    def test_median_scaling_ignores_nan_predictions(self):
+        """The medians are 20 and 4: a factor of 5. The NaN prediction has no part in it and becomes the cap."""
         score = DepthMetrics("none", median_scaling=True).update(meters([2, 4, 10, NAN]), meters([10, 20, 50, 20]))
         assert score.pixels == 4
         assert score.abs_rel == pytest.approx((80 - 20) / 20 / 4)
@@ -149,16 +149,16 @@ class TestDepth:
         # 0.03594771 x 1242 = 44.65, 0.96405229 x 1242 = 1197.35
         [("garg", (153, 371), (44, 1197)), ("eigen", (124, 342), (44, 1197)), ("none", (0, 375), (0, 1242))],
     )
-    def test_crops(self, crop, rows, columns):
+    def test_crops_select_the_published_windows(self, crop, rows, columns):
         assert crop_window(crop, 375, 1242) == (slice(*rows), slice(*columns))
         metrics = DepthMetrics(crop)
         truth = np.full((375, 1242), 10, np.float32)
         counted = metrics.evaluated(truth)
         assert counted.sum() == (rows[1] - rows[0]) * (columns[1] - columns[0])
-        # Right inside, wrong outside: the figures must not see the outside.
+        # Correct inside and wrong outside: pixels outside must not be counted.
         assert metrics.update(np.where(counted, truth, 70).astype(np.float32), truth).abs_rel == 0
 
-    def test_refused(self):
+    def test_mismatched_size_unknown_crop_and_invalid_cap_are_refused(self):
         with pytest.raises(SourceError, match="depth is 2x1, the ground truth is 1x1"):
             DepthMetrics().update(meters([1, 2]), meters([1]))
         with pytest.raises(ConfigError, match="crop 'gark': not one of none, garg, eigen"):
@@ -168,7 +168,7 @@ class TestDepth:
                 DepthMetrics(cap=cap)
 
 
-def test_without_torchmetrics(monkeypatch):
+def test_missing_torchmetrics_is_reported_with_the_extra_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.classification", None)
     monkeypatch.delitem(sys.modules, "mtl_perception.training.evaluation.segmentation")
     with pytest.raises(PerceptionError, match=r"needs torchmetrics.*pip install 'mtl_perception\[train\]'"):

@@ -1,4 +1,4 @@
-"""What a training is told: its configuration, what that builds on, and what follows from it."""
+"""Training configuration: validation, base files and overrides, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.training import training_sets, write_config
+from support.training import datasets_fixture, write_config
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.config_file import read_config
 from mtl_perception.training.loop.schedule import learning_rate
 
-data = training_sets()
+data = datasets_fixture()
 
 
 @pytest.mark.parametrize(
@@ -29,14 +29,14 @@ data = training_sets()
         ({"augmentation": {"focal_length": [3, 2]}}, "augmentation.focal_length"),
     ],
 )
-def test_wrong_configuration_is_refused_by_name(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, change: dict[str, object], message: str) -> None:
     path = write_config(tmp_path, "wrong", **change)
     with pytest.raises(ConfigError, match=message) as caught:
         read_config(path)
     assert "wrong.yaml" in str(caught.value)
 
 
-def test_a_configuration_builds_on_another_and_on_the_command_line(tmp_path: Path) -> None:
+def test_a_configuration_extends_its_base_and_is_overridden_by_the_command_line(tmp_path: Path) -> None:
     write_config(tmp_path, "base", optimizer={"ema": 0.9, "warm_up": 7})
     (tmp_path / "own.yaml").write_text("base: base.yaml\nsteps: 11\noptimizer: {ema: 0.8}\n")
     config = read_config(tmp_path / "own.yaml", {"optimizer.clip": 5})
@@ -46,7 +46,7 @@ def test_a_configuration_builds_on_another_and_on_the_command_line(tmp_path: Pat
         read_config(tmp_path / "own.yaml")
 
 
-def test_a_number_may_be_written_as_people_do(data: Path, tmp_path: Path) -> None:
+def test_numbers_in_scientific_notation_are_read(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("name: x\nsets: [{path: y}]\noptimizer: {encoder: 1e-4, decoder: 3.E+0}\n")
     assert read_config(path).optimizer.encoder == 1e-4
@@ -55,14 +55,14 @@ def test_a_number_may_be_written_as_people_do(data: Path, tmp_path: Path) -> Non
         read_config(path)
 
 
-def test_the_learning_rate_warms_up_and_falls() -> None:
-    how = TrainConfig(name="x", sets=({"path": "y"},)).optimizer
-    assert learning_rate(0, 0.0, how) == pytest.approx(1 / 50)
-    assert learning_rate(500, 0.5, how) == pytest.approx(0.505)
-    assert learning_rate(999, 0.999, how) == pytest.approx(0.01, abs=1e-3)
+def test_the_learning_rate_warms_up_and_then_decays() -> None:
+    optimizer = TrainConfig(name="x", sets=({"path": "y"},)).optimizer
+    assert learning_rate(0, 0.0, optimizer) == pytest.approx(1 / 50)
+    assert learning_rate(500, 0.5, optimizer) == pytest.approx(0.505)
+    assert learning_rate(999, 0.999, optimizer) == pytest.approx(0.01, abs=1e-3)
 
 
-def test_batches_that_do_not_divide_are_refused() -> None:
+def test_batch_size_that_is_not_divisible_by_the_processes_is_refused() -> None:
     from mtl_perception.training.loop.processes import Processes
 
     with pytest.raises(ConfigError, match="batch 6 is not divisible by 4 processes"):

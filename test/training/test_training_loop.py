@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from support.training import log, train, training_sets, write_config
+from support.training import datasets_fixture, read_log, train, write_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl_perception.errors import PerceptionError
@@ -28,7 +28,7 @@ from mtl_perception.training.loop.schedule import FINAL_RATE, Schedule, TimeLimi
 from mtl_perception.training.loop.trainer import Trainer
 from mtl_perception.weights.files import load_network
 
-data = training_sets()
+data = datasets_fixture()
 
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "item", "equal")
 """Operations whose result or shape the CPU must know, so that it waits for the GPU."""
@@ -52,7 +52,7 @@ class Operations(TorchDispatchMode):
 
 
 def make_trainer(data: Path, out: Path, **changes: object) -> tuple[Trainer, dict[str, torch.Tensor]]:
-    """A trainer and a batch."""
+    """Return a trainer and a batch."""
     config = read_config(write_config(data, "loop", **changes))
     examples = TrainingSamples(config, STREET, open_training_sets(config.sets, data))
     trainer = Trainer(config, initialize_network(config), examples, out, Processes(0, 1, torch.device("cpu")))
@@ -93,7 +93,7 @@ def test_weight_average_is_exponential_and_shares_nothing_with_the_network(data:
     trainer._average.update(1000)
     assert float(average) == pytest.approx(before + 0.5)
     trainer._average.update(0)
-    # A young average keeps 1 / 20.
+    # At step 0 the average keeps 1 / 20 of its value.
     assert float(average) == pytest.approx(before + 1.0 - 0.5 / 20)
     assert float(trainer.averaged().get_parameter("depth.bias")) == float(average)
     assert not any(parameter.requires_grad for parameter in trainer.averaged().parameters())
@@ -128,13 +128,13 @@ def test_workers_use_one_thread_and_ignore_signals_to_the_run(data: Path) -> Non
     assert values == [[1, 1, 0], [1, 1, 1]]
 
 
-def test_batches_of_all_processes_make_the_whole_batch_and_tell_the_late_part() -> None:
+def test_processes_share_the_batch_and_mark_samples_of_the_late_part() -> None:
     config = TrainConfig("x", ({"path": "y"},), steps=10, batch=4)
     parts = [list(BatchNumbers(config, 6, rank, 2, lambda: 0.0)) for rank in (0, 1)]
     assert [a + b for a, b in zip(*parts, strict=True)] == [
         [(number, step >= 7) for number in range(4 * step, 4 * step + 4)] for step in range(6, 10)
     ]
-    # In a time-limited run the clock tells it, too.
+    # In a time-limited run, the elapsed time marks the late part as well.
     assert all(late for batch in BatchNumbers(config, 0, 0, 1, lambda: 0.7) for _, late in batch)
 
 
@@ -153,17 +153,17 @@ def test_schedule_follows_steps_or_time_whichever_is_further(monkeypatch: pytest
     with pytest.raises(PerceptionError, match=r"no time is left to train: preparations took 9.3 of 10 min"):
         Schedule(100, limit)
     assert Schedule(100, TimeLimit(), 0.9).progress(25, 0.0) == 0.25
-    # A session that goes on spreads what is left over its own time.
+    # A resumed run spreads the remaining progress over its own time limit.
     now = 900.0
     resumed = Schedule(100, limit, progress=0.5)
     now = 900 + 555 / 2
     assert resumed.time_share() == pytest.approx(0.75)
 
 
-def test_time_limited_run_anneals_and_leaves_its_weights(data: Path, tmp_path: Path) -> None:
+def test_time_limited_run_anneals_and_writes_its_weights(data: Path, tmp_path: Path) -> None:
     path = write_config(data, "limited", steps=100000, epoch=100000, held_out=[{"path": "both", "format": "folder"}])
     train(path, tmp_path, "--minutes", "0.2")
-    rows = log(tmp_path)
+    rows = read_log(tmp_path)
     rates = [float(row["rate"]) for row in rows]
     assert rates[-1] < 0.5 * max(rates)
     assert len(rows) < 1000 and float(rows[-1]["seconds"]) < 60
@@ -176,7 +176,7 @@ def test_learning_rate_ends_at_its_lowest_at_the_time_limit() -> None:
     assert learning_rate(1000, 1.0, optimizer) == pytest.approx(FINAL_RATE)
 
 
-def test_checkpoints_come_by_time_and_bring_usable_weights(data: Path, tmp_path: Path) -> None:
+def test_checkpoints_are_written_by_time_with_usable_weights(data: Path, tmp_path: Path) -> None:
     path = write_config(data, "timed", steps=3, epoch=1000, checkpoint_minutes=1e-6)
     train(path, tmp_path)
     assert [file.name for file in sorted(tmp_path.glob("*.checkpoint"))] == [
@@ -196,7 +196,7 @@ def test_sample_sheet_shows_few_images(data: Path, tmp_path: Path) -> None:
     assert 0 < float(np.mean(sheet)) < 255
 
 
-def test_training_imports_no_package_that_it_can_do_without() -> None:
+def test_training_runs_without_optional_packages() -> None:
     absent = ("open3d", "rosbags", "av", "openvino", "rclpy", "pydantic", "h5py", "pooch", "mcap", "matplotlib")
     program = f"""
 import sys

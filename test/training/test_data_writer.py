@@ -1,4 +1,4 @@
-"""Samples written to a folder come back as they were, and a broken-off run is finished."""
+"""Writing of data sets: reading back, resuming an interrupted run, and worker processes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mtl_perception.types import Frame, Sample
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Numbers:
-    """A data set whose pictures tell their number."""
+class NumberedSamples:
+    """A data set whose images contain their index."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.made: list[int] = []
+        self.created: list[int] = []
 
     def __len__(self) -> int:
         return self.count
@@ -37,7 +37,7 @@ class Numbers:
         return [f"n{i:02d}" for i in range(self.count)]
 
     def __getitem__(self, index: int) -> Sample:
-        self.made.append(index)
+        self.created.append(index)
         image = np.full((6, 8, 3), (10 * index, 100, 200), np.uint8)
         labels = np.full((6, 8), index % 12, np.uint8)
         labels[0, 0] = 255
@@ -51,13 +51,13 @@ def write(samples: object, folder: Path, **options: object) -> int:
     return write_folder(samples, folder, "numbers", "none", progress=False, **options)  # type: ignore[arg-type]
 
 
-def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
-    numbers = Numbers(3)
-    assert write(numbers, tmp_path / "set", suffix=".png") == 3
+def test_samples_are_read_back_unchanged(tmp_path: Path) -> None:
+    samples = NumberedSamples(3)
+    assert write(samples, tmp_path / "set", suffix=".png") == 3
     (found,) = open_datasets(tmp_path / "set")
     assert (found.name, found.license, found.keys) == ("numbers", "none", ["n00", "n01", "n02"])
     for i in range(3):
-        before, after = numbers[i], found[i]
+        before, after = samples[i], found[i]
         assert np.array_equal(after.frame.image, before.frame.image)
         assert np.array_equal(after.labels, before.labels)
         assert np.array_equal(after.depth[1:], before.depth[1:])
@@ -65,8 +65,8 @@ def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
         assert after.frame.camera == before.frame.camera
 
 
-def test_the_folder_is_the_one_that_the_format_describes(tmp_path: Path) -> None:
-    write(Numbers(2), tmp_path)
+def test_files_follow_the_folder_format(tmp_path: Path) -> None:
+    write(NumberedSamples(2), tmp_path)
     assert yaml.safe_load((tmp_path / "dataset.yaml").read_text()) == {
         "format": "folder",
         "name": "numbers",
@@ -86,32 +86,32 @@ def test_the_folder_is_the_one_that_the_format_describes(tmp_path: Path) -> None
     assert np.abs(image.astype(int) - (10, 100, 200)).max() <= 3
 
 
-def test_meters_are_rounded_and_never_become_unknown_or_sky() -> None:
+def test_finite_depth_is_rounded_and_never_encoded_as_unknown_or_sky() -> None:
     meters = np.array([[0.0, 1e-6, 0.0059, 80.0, 255.99, 256.0, np.inf, np.nan]], np.float32)
     assert encode_depth(meters).tolist() == [[1, 1, 2, 20480, 65533, 65535, 65535, 0]]
 
 
-def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    write(Numbers(4), tmp_path)
+def test_an_interrupted_run_is_resumed(tmp_path: Path) -> None:
+    write(NumberedSamples(4), tmp_path)
     untouched = (tmp_path / "image/n01.jpg").stat().st_mtime_ns
-    # As after a crash: a picture is missing, and the last line of the cameras is half there.
+    # As after a crash: an image is missing, and the last line of cameras.csv is incomplete.
     (tmp_path / "image/n03.jpg").unlink()
     (tmp_path / "dataset.yaml").unlink()
     table = tmp_path / "cameras.csv"
     whole = table.read_text()
     table.write_text(whole[:-9])
-    numbers = Numbers(5)
-    assert write(numbers, tmp_path) == 2
-    assert numbers.made == [3, 4]
+    samples = NumberedSamples(5)
+    assert write(samples, tmp_path) == 2
+    assert samples.created == [3, 4]
     assert (tmp_path / "image/n01.jpg").stat().st_mtime_ns == untouched
     assert table.read_text().startswith(whole)
     assert table.read_text().count("\n") == 6
     assert (tmp_path / "dataset.yaml").exists()
     assert not list(tmp_path.rglob("*.part"))
-    assert write(Numbers(5), tmp_path) == 0
+    assert write(NumberedSamples(5), tmp_path) == 0
 
 
-def test_any_samples_can_be_written_and_what_is_unknown_is_left_out(tmp_path: Path) -> None:
+def test_samples_of_an_iterator_are_written_without_unknown_labels_depth_and_camera(tmp_path: Path) -> None:
     samples = [Sample(Frame(np.zeros((4, 4, 3), np.uint8)), name=f"ride/{i}") for i in range(2)]
     assert write(iter(samples), tmp_path) == 2
     assert sorted(path.name for path in (tmp_path / "image/ride").iterdir()) == ["0.jpg", "1.jpg"]
@@ -119,28 +119,28 @@ def test_any_samples_can_be_written_and_what_is_unknown_is_left_out(tmp_path: Pa
     assert write(iter(samples), tmp_path) == 0
 
 
-def test_processes_write_the_same_files_as_one(tmp_path: Path) -> None:
-    write(Numbers(12), tmp_path / "one")
-    assert write(Numbers(12), tmp_path / "two", workers=2) == 12
+def test_worker_processes_write_the_same_files_as_one_process(tmp_path: Path) -> None:
+    write(NumberedSamples(12), tmp_path / "one")
+    assert write(NumberedSamples(12), tmp_path / "two", workers=2) == 12
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
     assert len(files) == 3 * 12 + 2
     for file in files:
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes(), file
 
 
-def test_another_data_sets_folder_is_refused(tmp_path: Path) -> None:
-    write(Numbers(1), tmp_path)
+def test_the_folder_of_another_data_set_is_refused(tmp_path: Path) -> None:
+    write(NumberedSamples(1), tmp_path)
     with pytest.raises(SourceError, match="contains another data set than 'others'"):
-        write_folder(Numbers(1), tmp_path, "others", "none", progress=False)
+        write_folder(NumberedSamples(1), tmp_path, "others", "none", progress=False)
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SourceError, match=r"file/set: the data set cannot be written"):
-        write(Numbers(1), tmp_path / "file" / "set")
+        write(NumberedSamples(1), tmp_path / "file" / "set")
 
 
-def test_the_tool_makes_a_set_of_scenes(tmp_path: Path) -> None:
+def test_make_synthetic_writes_a_data_set_of_scenes(tmp_path: Path) -> None:
     try:
         raycasting.require_open3d()
     except DependencyError as error:

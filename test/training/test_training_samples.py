@@ -1,4 +1,4 @@
-"""What a training is shown: geometry that is kept, figures that stand on the ground, what a teacher adds, and the shares."""
+"""Training samples: crops, pasted people, pseudo-labels, and sampling from several data sets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, picture, training_sets, write_config
+from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, datasets_fixture, road_sample, write_config
 
 from mtl_perception.labels import STREET
 from mtl_perception.pipeline import Pipeline
@@ -23,18 +23,18 @@ from mtl_perception.training.loader import TrainingSamples
 from mtl_perception.training.pseudo_labels import write_pseudo_labels
 from mtl_perception.types import UNLABELED, Sample
 
-data = training_sets()
+data = datasets_fixture()
 
 
-# Geometry.
+# Crops.
 
 
-def test_depth_follows_the_focal_length_through_scale_and_crop() -> None:
-    """The classic mistake: each pixel of a crop must say the meters of the scene, once the focal lengths are accounted for."""
+def test_depth_is_rescaled_to_the_focal_length_after_resizing_and_cropping() -> None:
+    """Each pixel of a crop must have the depth of the scene times the ratio of the focal lengths."""
     config = TrainConfig(**{**_plain(), "crop": (96, 64)})
     augment = Augmenter(config, STREET)
-    sample = picture(0)
-    # What the meters are is written into the picture itself.
+    sample = road_sample(0)
+    # The image itself encodes the depth.
     meters = np.nan_to_num(sample.depth, posinf=0)
     image = np.repeat(np.clip(meters * 8, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     training_sample = TrainingSample(image, sample.labels, sample.depth, np.zeros_like(sample.labels))
@@ -43,7 +43,7 @@ def test_depth_follows_the_focal_length_through_scale_and_crop() -> None:
         crop = augment(training_sample, sample.frame.camera, np.random.default_rng(seed))
         flat = (crop.labels == ROAD) & (crop.image[..., 0] > 20) & (crop.image[..., 0] < 250)
         ratio = np.median(crop.depth[flat] / (crop.image[..., 0][flat] / 8.0))
-        # The picture was scaled by s: as the network sees it the focal length is 100 s, and depth is learned for 100.
+        # Scaling by s makes the focal length 100 s, and depth is learned for 100.
         seen.add(round(1 / ratio, 1))
         assert 0.79 < 1 / ratio < 1.32
         assert np.isinf(crop.depth[crop.labels == SKY]).all()
@@ -61,8 +61,8 @@ def _plain() -> dict[str, object]:
     }
 
 
-def test_resizing_never_mixes_labels_or_depths() -> None:
-    sample = picture(1)
+def test_resizing_does_not_interpolate_labels_or_depth() -> None:
+    sample = road_sample(1)
     training_sample = TrainingSample(sample.frame.image, sample.labels, sample.depth, np.zeros_like(sample.labels))
     for scale in (0.5, 0.77, 1.6):
         small = resize(training_sample, scale)
@@ -75,11 +75,9 @@ def test_resizing_never_mixes_labels_or_depths() -> None:
     assert np.array_equal(part.depth, sample.depth[20:60, 10:60][:, ::-1], equal_nan=True)
 
 
-def test_rare_classes_are_looked_for() -> None:
-    from dataclasses import replace
-
+def test_crops_are_chosen_to_contain_rare_classes() -> None:
     base = TrainConfig(**{**_plain(), "crop": (64, 64)})
-    sample = picture(2)
+    sample = road_sample(2)
     training_sample = TrainingSample(sample.frame.image, sample.labels, sample.depth, np.zeros_like(sample.labels))
 
     def share(rare: float) -> float:
@@ -92,11 +90,11 @@ def test_rare_classes_are_looked_for() -> None:
     assert share(0.0) < 0.8
 
 
-def test_pasted_people_stand_on_the_ground_as_tall_as_the_place_demands(data: Path) -> None:
+def test_pasted_people_stand_on_the_ground_with_a_plausible_height_and_depth(data: Path) -> None:
     sets = open_training_sets([{"path": "both", "format": "folder"}], data)
     paster = Paster(sets, STREET)
     assert PERSON in paster.instances
-    bare = picture(3)
+    bare = road_sample(3)
     bare.labels[bare.labels == PERSON] = ROAD
     camera = bare.frame.camera
     heights = []
@@ -120,11 +118,11 @@ def test_pasted_people_stand_on_the_ground_as_tall_as_the_place_demands(data: Pa
     assert 1.4 < np.median(heights) < 2.0
 
 
-# A teacher.
+# Pseudo-labels.
 
 
-def test_a_teacher_fills_only_what_the_truth_leaves_open() -> None:
-    sample = picture(0)
+def test_pseudo_labels_only_fill_pixels_without_ground_truth() -> None:
+    sample = road_sample(0)
     pseudo = Sample(sample.frame, np.full_like(sample.labels, PERSON), np.full_like(sample.depth, 7.0))
     both = merge(sample, pseudo, sparse=True)
     open_ = sample.labels == UNLABELED
@@ -137,7 +135,7 @@ def test_a_teacher_fills_only_what_the_truth_leaves_open() -> None:
     assert (without.labels == PERSON).all() and (without.pseudo == PSEUDO_LABELS).all()
 
 
-def test_a_teacher_writes_what_lacks_and_nothing_twice(data: Path, tmp_path: Path, weights_file: Path) -> None:
+def test_pseudo_labels_are_written_once_and_only_where_missing(data: Path, tmp_path: Path, weights_file: Path) -> None:
     entries = [{"path": "labels", "format": "folder", "focal_length": 90.0}, {"path": "both", "format": "folder"}]
     sets = open_training_sets(entries, data)
     teacher = Teacher(weights=str(weights_file), confidence=0.3, sparse=False)
@@ -156,16 +154,16 @@ def test_a_teacher_writes_what_lacks_and_nothing_twice(data: Path, tmp_path: Pat
     assert np.array_equal(np.isinf(pseudo.depth), np.isinf(expected.depth) & (expected.labels == SKY))
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     write_pseudo_labels(sets, teacher, tmp_path, "cpu")
-    # Of labels there is nothing to write: all have them.
+    # All samples have labels, so nothing is written.
     [first, _] = write_pseudo_labels(sets, replace(teacher, tasks=("segmentation",)), tmp_path, "cpu")
     assert first.pseudo_labels[0].labels is None
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
 
 
-# Several sets.
+# Several data sets.
 
 
-def test_examples_repeat_and_hold_each_set_by_its_share(data: Path) -> None:
+def test_samples_are_reproducible_and_drawn_from_each_set_by_its_share(data: Path) -> None:
     entries = [{"path": "both", "format": "folder", "share": 3}, {"path": "depth", "format": "folder", "share": 1}]
     path = write_config(data, "examples", sets=entries, steps=20, batch=4)
     config = read_config(path)
@@ -178,10 +176,10 @@ def test_examples_repeat_and_hold_each_set_by_its_share(data: Path) -> None:
         assert a.image.shape == (64, 128, 3)
         kinds.append(bool((a.labels != UNLABELED).any()))
     assert 0.7 < np.mean(kinds) < 0.8
-    assert all(3 <= sum(kinds[i : i + 5]) <= 5 for i in range(75)), "the shares hold in every short stretch"
+    assert all(3 <= sum(kinds[i : i + 5]) <= 5 for i in range(75)), "every five consecutive samples hold the shares"
 
 
-def test_far_more_rendered_pictures_than_real_ones_do_not_decide_the_scale(data: Path) -> None:
+def test_calibration_images_are_spread_over_the_sets_whatever_their_size(data: Path) -> None:
     entries = [
         {"path": "both", "format": "folder", "share": 3},
         {"path": "both", "format": "folder", "name": "many", "share": 1},

@@ -1,4 +1,4 @@
-"""Opening data sets: lists in YAML, folders that are recognized, selections, the plain folder of one's own camera."""
+"""Opening of data sets: lists in YAML, recognized folders, selections, and the plain folder format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from support.data import ids, kitti2015, photo, stored, write_picture, write_text
+from support.data import write_color_image, write_image, write_kitti2015, write_label_image, write_text, write_uint16_image
 
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.labels import STREET
@@ -32,8 +32,8 @@ def _counts(dataset: Any) -> tuple[int, int, int]:
 # Lists of sets.
 
 
-def test_a_yaml_file_names_sets_relative_to_itself(tmp_path: Path) -> None:
-    kitti2015(tmp_path / "data/kitti2015", [0, 1, 12, 20], depth=[0, 12])
+def test_paths_in_a_yaml_file_are_relative_to_it(tmp_path: Path) -> None:
+    write_kitti2015(tmp_path / "data/kitti2015", [0, 1, 12, 20], depth=[0, 12])
     select = {"block": 10, "every": 2, "offset": 1}
     entry = {"path": "../data/kitti2015", "format": "kitti2015"}
     path = _sets(
@@ -49,14 +49,14 @@ def test_a_yaml_file_names_sets_relative_to_itself(tmp_path: Path) -> None:
     sample = bare[1]
     assert sample.name == "000012_10" and sample.labels is None and sample.depth is not None and sample.depth[4, 3] == 10
     assert rest[2].depth is None and held.classes is STREET
-    ids(tmp_path / "data/kitti2015/label/000012_10.png", 200)
+    write_label_image(tmp_path / "data/kitti2015/label/000012_10.png", 200)
     assert validate(rest) == 3
     with pytest.raises(SourceError, match="label/000012_10.png has the id 200, which is not in the mapping 'cityscapes'"):
         validate(held)
 
 
 def test_variables_in_paths_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kitti2015(tmp_path / "here/kitti2015", [0])
+    write_kitti2015(tmp_path / "here/kitti2015", [0])
     path = _sets(tmp_path / "x.yaml", {"path": "${PLACE}/kitti2015", "format": "kitti2015"})
     monkeypatch.delenv("PLACE", raising=False)
     with pytest.raises(ConfigError, match=r"x.yaml: set 1: path: .*needs the environment variable PLACE; set it"):
@@ -66,8 +66,8 @@ def test_variables_in_paths_come_from_the_environment(tmp_path: Path, monkeypatc
     assert len(open_datasets(path, {"PLACE": str(tmp_path / "here")})) == 1
 
 
-def test_a_list_of_names_selects(tmp_path: Path) -> None:
-    kitti2015(tmp_path / "k", [0, 1, 2])
+def test_a_list_of_names_selects_samples(tmp_path: Path) -> None:
+    write_kitti2015(tmp_path / "k", [0, 1, 2])
     write_text(tmp_path / "val.txt", "# ours\n000002_10\n\n000000_10\n")
     entry = {"path": "k", "select": {"list": "val.txt"}}
     assert open_sets([entry], tmp_path)[0].keys == ["000000_10", "000002_10"]
@@ -78,7 +78,7 @@ def test_a_list_of_names_selects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"pathh": "k"}, "set 1: unknown key 'pathh'; did you mean 'path'?"),
         ({"format": "kitti-2015"}, "format: 'kitti-2015' is not one of"),
@@ -100,11 +100,11 @@ def test_a_list_of_names_selects(tmp_path: Path) -> None:
         ({"select": {"list": "no.txt"}}, "no.txt cannot be read"),
     ],
 )
-def test_a_faulty_entry_is_refused_by_its_key(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    kitti2015(tmp_path / "k", [0, 1])
+def test_the_error_of_an_invalid_entry_names_its_key(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    write_kitti2015(tmp_path / "k", [0, 1])
     with pytest.raises(PerceptionError) as caught:
         open_sets([{"path": "k", **change}], tmp_path, where="x.yaml", variables={})
-    assert words in str(caught.value) and "x.yaml: set 1" in str(caught.value)
+    assert message in str(caught.value) and "x.yaml: set 1" in str(caught.value)
 
 
 @pytest.mark.parametrize("sets", [None, [], "k", {"path": "k"}, ["k"]])
@@ -113,26 +113,26 @@ def test_sets_must_be_a_list_of_mappings(tmp_path: Path, sets: Any) -> None:
         open_sets(sets, tmp_path, where="x.yaml")
 
 
-def test_two_sets_may_not_have_one_name(tmp_path: Path) -> None:
-    kitti2015(tmp_path / "k", [0])
+def test_names_of_sets_must_be_unique(tmp_path: Path) -> None:
+    write_kitti2015(tmp_path / "k", [0])
     with pytest.raises(ConfigError, match="two sets are named 'k'; give each its own `name:`"):
         open_sets([{"path": "k"}, {"path": "k"}], tmp_path)
 
 
-# Folders that are recognized.
+# Recognized folders.
 
 
 def test_a_folder_is_searched_for_known_layouts(tmp_path: Path) -> None:
-    kitti2015(tmp_path / "b/kitti", [3])
+    write_kitti2015(tmp_path / "b/kitti", [3])
     for split in ("train", "val"):
-        photo(tmp_path / f"a/CamVid/{split}/0001TP_1.png")
-        ids(tmp_path / f"a/CamVid/{split}annot/0001TP_1.png")
+        write_color_image(tmp_path / f"a/CamVid/{split}/0001TP_1.png")
+        write_label_image(tmp_path / f"a/CamVid/{split}annot/0001TP_1.png")
     for place in ("c/one", "c/two"):
-        photo(tmp_path / place / "scene/image/x.png")
-        stored(tmp_path / place / "scene/lidar/x.png")
-    photo(tmp_path / "d/mine/image/x.png")
+        write_color_image(tmp_path / place / "scene/image/x.png")
+        write_uint16_image(tmp_path / place / "scene/lidar/x.png")
+    write_color_image(tmp_path / "d/mine/image/x.png")
     write_text(tmp_path / "d/mine/dataset.yaml", "format: folder\nclasses: street\n")
-    photo(tmp_path / "e/nothing/photos/x.png")
+    write_color_image(tmp_path / "e/nothing/photos/x.png")
     found = open_datasets(tmp_path)
     assert [dataset.name for dataset in found] == [
         "camvid-train",
@@ -146,7 +146,7 @@ def test_a_folder_is_searched_for_known_layouts(tmp_path: Path) -> None:
     assert open_datasets(tmp_path / "d/mine/dataset.yaml")[0].keys == ["x"]
     with pytest.raises(SourceError, match=r"contains no data set of a known layout \(folder, kitti2015, "):
         open_datasets(tmp_path / "e")
-    # An entry without a format may mean several, but not by one name.
+    # An entry without a format may contain several data sets, but they cannot share a name.
     assert len(open_sets([{"path": "a"}], tmp_path)) == 2
     with pytest.raises(ConfigError, match="contains 2 sets, which cannot share one name"):
         open_sets([{"path": "a", "name": "both"}], tmp_path)
@@ -154,7 +154,7 @@ def test_a_folder_is_searched_for_known_layouts(tmp_path: Path) -> None:
         open_sets([{"path": "e"}], tmp_path)
 
 
-def test_what_is_no_data_is_said_so(tmp_path: Path) -> None:
+def test_paths_that_are_no_data_set_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist"):
         open_datasets(tmp_path / "none")
     with pytest.raises(SourceError, match="neither a folder nor a YAML file"):
@@ -170,9 +170,9 @@ def test_what_is_no_data_is_said_so(tmp_path: Path) -> None:
 
 def _folder(root: Path, description: str = "classes: street\n") -> Path:
     for name in ("one", "yard/two"):
-        photo(root / f"image/{name}.png")
-        ids(root / f"label/{name}.png", 8)
-    stored(root / "depth/one.png", at_0_0=2560, at_0_1=65535)
+        write_color_image(root / f"image/{name}.png")
+        write_label_image(root / f"label/{name}.png", 8)
+    write_uint16_image(root / "depth/one.png", at_0_0=2560, at_0_1=65535)
     write_text(root / "dataset.yaml", "format: folder\n" + description)
     return root
 
@@ -183,7 +183,7 @@ def _open_folder(root: Path) -> Folder:
     return dataset
 
 
-def test_the_plain_folder(tmp_path: Path) -> None:
+def test_a_plain_folder_is_read_with_its_mapping_depth_and_cameras(tmp_path: Path) -> None:
     root = _folder(
         tmp_path / "yard-robot",
         "license: ours\nmapping: {8: road, 9: null}\nclasses: street\ndepth_scale: 1000\ncamera: cameras.csv\n",
@@ -200,11 +200,11 @@ def test_the_plain_folder(tmp_path: Path) -> None:
     assert two.frame.camera is not None and (two.frame.camera.fx, two.frame.camera.cy) == (40.0, 3.5)
 
 
-def test_the_plain_folder_with_classes_and_one_camera_of_its_own(tmp_path: Path) -> None:
+def test_a_plain_folder_may_define_classes_and_one_camera(tmp_path: Path) -> None:
     classes = "[{name: grass, color: [0, 200, 0]}, {name: hedge, color: [0, 90, 0]}]"
     camera = "{width: 20, height: 10, fx: 30, fy: 30, cx: 9.5, cy: -2}"
     root = _folder(tmp_path / "garden", f"name: lawn\nclasses: {classes}\ncamera: {camera}\n")
-    ids(root / "label/one.png", 1)
+    write_label_image(root / "label/one.png", 1)
     dataset = _open_folder(root)
     assert dataset.classes.names == ("grass", "hedge") and dataset.classes.colors[1] == (0, 90, 0) and dataset.name == "lawn"
     sample = dataset[0]
@@ -215,7 +215,7 @@ def test_the_plain_folder_with_classes_and_one_camera_of_its_own(tmp_path: Path)
 
 
 @pytest.mark.parametrize("rectified", [True, False])
-def test_the_plain_folder_with_a_camera_info_file(tmp_path: Path, rectified: bool) -> None:
+def test_a_plain_folder_may_name_a_camera_info_file(tmp_path: Path, rectified: bool) -> None:
     root = _folder(tmp_path / "robot", f"classes: street\ncamera: info.yaml\nrectified: {str(rectified).lower()}\n")
     info = {
         "image_width": 40,
@@ -227,15 +227,15 @@ def test_the_plain_folder_with_a_camera_info_file(tmp_path: Path, rectified: boo
     }
     write_text(root / "info.yaml", yaml.safe_dump(info))
     camera = _open_folder(root)[0].frame.camera
-    # The pictures are half as large as the calibrated one.
+    # The images have half the size of the calibration.
     assert camera is not None and camera.fx == (25 if rectified else 30) and camera.is_distorted is not rectified
     write_text(root / "info.yaml", yaml.safe_dump({**info, "image_height": 30}))
     with pytest.raises(SourceError, match=r"camera file .*info.yaml, image one: .*40x30"):
         _open_folder(root).validate()
 
 
-def test_nothing_but_pictures_is_a_data_set(tmp_path: Path) -> None:
-    photo(tmp_path / "p/image/a.png")
+def test_a_folder_of_images_alone_is_a_data_set(tmp_path: Path) -> None:
+    write_color_image(tmp_path / "p/image/a.png")
     write_text(tmp_path / "p/dataset.yaml", "format: folder\nclasses: street\n")
     dataset = _open_folder(tmp_path / "p")
     sample = dataset[0]
@@ -243,56 +243,56 @@ def test_nothing_but_pictures_is_a_data_set(tmp_path: Path) -> None:
     assert sample.labels is None and sample.depth is None and sample.frame.camera is None
 
 
-def test_validation_names_the_first_bad_file(tmp_path: Path) -> None:
+def test_validation_names_the_first_invalid_file(tmp_path: Path) -> None:
     root = _folder(tmp_path / "f", "classes: street\ncamera: cameras.csv\n")
-    cameras, good = root / "cameras.csv", TABLE + "one,20,10,30,30,9.5,4.5\nyard/two,20,10,30,30,9.5,4.5\n"
+    cameras, valid = root / "cameras.csv", TABLE + "one,20,10,30,30,9.5,4.5\nyard/two,20,10,30,30,9.5,4.5\n"
 
-    def refused() -> str:
+    def validation_error() -> str:
         with pytest.raises((SourceError, ConfigError)) as caught:
             _open_folder(root).validate()
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "cameras.csv cannot be read" in refused()
+    assert "cameras.csv cannot be read" in validation_error()
     write_text(cameras, TABLE + "one,20,10,30,30,9.5,4.5\n")
-    assert "cameras.csv has no line for image yard/two" in refused()
-    write_text(cameras, good.replace("yard/two,20,10", "yard/two,20,11"))
-    assert "cameras.csv: the camera of image yard/two is for 20x11, the image is 20x10" in refused()
-    write_text(cameras, good.replace("one,20", "one,wide"))
-    assert "cameras.csv, line 2: not a name and 6 numbers" in refused()
-    write_text(cameras, good.replace("one,20,10,30", "one,20,10,0"))
-    assert "cameras.csv, line 2" in refused()
-    write_text(cameras, good + "one,20,10,30,30,9.5,4.5\n")
-    assert "cameras.csv, line 4: one already has a line" in refused()
-    write_text(cameras, good.replace("cx", "c_x"))
-    assert "the first line is not name,width,height,fx,fy,cx,cy" in refused()
-    write_text(cameras, good)
+    assert "cameras.csv has no line for image yard/two" in validation_error()
+    write_text(cameras, valid.replace("yard/two,20,10", "yard/two,20,11"))
+    assert "cameras.csv: the camera of image yard/two is for 20x11, the image is 20x10" in validation_error()
+    write_text(cameras, valid.replace("one,20", "one,wide"))
+    assert "cameras.csv, line 2: not a name and 6 numbers" in validation_error()
+    write_text(cameras, valid.replace("one,20,10,30", "one,20,10,0"))
+    assert "cameras.csv, line 2" in validation_error()
+    write_text(cameras, valid + "one,20,10,30,30,9.5,4.5\n")
+    assert "cameras.csv, line 4: one already has a line" in validation_error()
+    write_text(cameras, valid.replace("cx", "c_x"))
+    assert "the first line is not name,width,height,fx,fy,cx,cy" in validation_error()
+    write_text(cameras, valid)
 
-    ids(root / "label/yard/two.png", 8, at_3_3=12)
-    assert "label/yard/two.png has the id 12" in refused()
-    write_picture(root / "label/yard/two.png", np.zeros((10, 20), np.uint16))
-    assert "label/yard/two.png has 16 bits per pixel, not 8" in refused()
-    photo(root / "label/yard/two.png")
-    assert "label/yard/two.png has 3 channels" in refused()
-    ids(root / "label/yard/two.png", 8, width=10)
-    assert "label/yard/two.png is 10x10, its image is 20x10" in refused()
+    write_label_image(root / "label/yard/two.png", 8, at_3_3=12)
+    assert "label/yard/two.png has the id 12" in validation_error()
+    write_image(root / "label/yard/two.png", np.zeros((10, 20), np.uint16))
+    assert "label/yard/two.png has 16 bits per pixel, not 8" in validation_error()
+    write_color_image(root / "label/yard/two.png")
+    assert "label/yard/two.png has 3 channels" in validation_error()
+    write_label_image(root / "label/yard/two.png", 8, width=10)
+    assert "label/yard/two.png is 10x10, its image is 20x10" in validation_error()
     (root / "label/yard/two.png").write_bytes(b"")
-    assert "label/yard/two.png is damaged" in refused()
+    assert "label/yard/two.png is damaged" in validation_error()
     (root / "label/yard/two.png").rename(root / "label/yard/three.png")
-    assert "label/yard/three.png has no image of that name" in refused()
+    assert "label/yard/three.png has no image of that name" in validation_error()
     (root / "label/yard/three.png").unlink()
-    ids(root / "depth/one.png")
-    assert "depth/one.png has 8 bits per pixel, not 16" in refused()
+    write_label_image(root / "depth/one.png")
+    assert "depth/one.png has 8 bits per pixel, not 16" in validation_error()
     (root / "depth/one.png").unlink()
-    photo(root / "image/one.jpg")
-    assert "one.jpg and one.png" in refused()
+    write_color_image(root / "image/one.jpg")
+    assert "one.jpg and one.png" in validation_error()
     (root / "image/one.jpg").unlink()
     (root / "image/one.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    assert "image/one.png" in refused()
+    assert "image/one.png" in validation_error()
 
 
 @pytest.mark.parametrize(
-    ("description", "words"),
+    ("description", "message"),
     [
         ("clases: street", "unknown key 'clases'; did you mean 'classes'?"),
         ("name: x", "classes is missing"),
@@ -312,17 +312,17 @@ def test_validation_names_the_first_bad_file(tmp_path: Path) -> None:
         ("classes: street\ncamera: {width: 20, height: 10, fx: -1, fy: 1, cx: 1, cy: 1}", "focal lengths must be above 0"),
     ],
 )
-def test_a_faulty_dataset_yaml_is_refused_by_its_key(tmp_path: Path, description: str, words: str) -> None:
+def test_the_error_of_an_invalid_dataset_yaml_names_its_key(tmp_path: Path, description: str, message: str) -> None:
     root = _folder(tmp_path / "f", description)
     with pytest.raises(PerceptionError) as caught:
         open_datasets(root)
-    assert words in str(caught.value) and str(root) in str(caught.value)
+    assert message in str(caught.value) and str(root) in str(caught.value)
 
 
-# The shared data and its splits.
+# Splits of the shared data.
 
 
-def test_the_shipped_splits(shared_data: Path) -> None:
+def test_shipped_splits_have_the_documented_samples_and_are_disjoint(shared_data: Path) -> None:
     variables = {"DATA": str(shared_data)}
     train = {dataset.name: dataset for dataset in open_datasets(CONFIG / "street-train.yaml", variables)}
     assert {name: _counts(dataset) for name, dataset in train.items()} == {
@@ -342,7 +342,7 @@ def test_the_shipped_splits(shared_data: Path) -> None:
     assert _counts(drive) == (32, 0, 32) and _counts(camvid) == (101, 101, 0)
 
 
-def test_the_shared_folder_is_recognized_whole(shared_data: Path) -> None:
+def test_all_data_sets_of_the_shared_folder_are_recognized(shared_data: Path) -> None:
     found = {dataset.name: dataset for dataset in open_datasets(shared_data)}
     assert {name: _counts(dataset) for name, dataset in found.items()} == {
         "camvid-train": (367, 367, 0),
@@ -357,18 +357,18 @@ def test_the_shared_folder_is_recognized_whole(shared_data: Path) -> None:
     }
 
 
-def test_our_projection_of_a_sweep_is_the_depth_picture_of_others(shared_data: Path) -> None:
+def test_projected_lidar_sweep_equals_an_independent_depth_image(shared_data: Path) -> None:
     found = {dataset.name: dataset for dataset in open_datasets(shared_data)}
-    ours, theirs = found["2011_09_26_drive_0009_sync"][17].depth, found["drive_0009"][17].depth
-    assert ours is not None and theirs is not None
-    both = ~np.isnan(ours)
-    np.testing.assert_array_equal(both, ~np.isnan(theirs))
+    projected, independent = found["2011_09_26_drive_0009_sync"][17].depth, found["drive_0009"][17].depth
+    assert projected is not None and independent is not None
+    both = ~np.isnan(projected)
+    np.testing.assert_array_equal(both, ~np.isnan(independent))
     assert both.sum() > 19000
-    # Stored in steps of 1/256 m.
-    assert np.abs(ours - theirs)[both].max() < 1 / 256
+    # The depth image is quantized in steps of 1/256 m.
+    assert np.abs(projected - independent)[both].max() < 1 / 256
 
 
-def test_real_samples(shared_data: Path) -> None:
+def test_real_samples_have_plausible_labels_and_depth(shared_data: Path) -> None:
     (kitti,) = open_datasets(shared_data / "kitti2015")
     assert kitti.keys[0] == "000000_10"
     sample = kitti[kitti.keys.index("000002_10")]
@@ -378,8 +378,8 @@ def test_real_samples(shared_data: Path) -> None:
     assert set(np.unique(sample.labels)) <= {*range(12), 255}
 
 
-def test_data_sets_go_to_other_processes(tmp_path: Path) -> None:
-    kitti2015(tmp_path / "k", [0, 1], depth=[1])
+def test_data_sets_can_be_pickled(tmp_path: Path) -> None:
+    write_kitti2015(tmp_path / "k", [0, 1], depth=[1])
     entries = [{"path": "k", "select": {"need": "depth"}}, {"path": "f"}, {"format": "synthetic", "count": 2}]
     _folder(tmp_path / "f")
     sets = open_sets(entries, tmp_path)
