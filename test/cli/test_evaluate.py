@@ -1,4 +1,4 @@
-"""`eval`: figures against the pipeline's own outputs, what it writes, and how it refuses."""
+"""`eval`: metrics against the outputs of the pipeline, written files, error sheets, and refused arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ALL = DepthProtocol(crop="none")
 
 
 @dataclass
-class Fake:
+class MemoryDataset:
     """A data set in memory."""
 
     samples: list[Sample]
@@ -62,8 +62,8 @@ def pipe(weights_file) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def kitti_weights(tmp_path_factory) -> Path:
-    """The published six-class form, with random values."""
+def six_class_weights(tmp_path_factory) -> Path:
+    """Random weights of the published network with six classes."""
     import torch
 
     from mtl_perception.network.description import published_description
@@ -77,48 +77,49 @@ def kitti_weights(tmp_path_factory) -> Path:
     return path
 
 
-def predicted(pipe: Pipeline, seed: int) -> tuple[Frame, np.ndarray, np.ndarray]:
+def predict(pipe: Pipeline, seed: int) -> tuple[Frame, np.ndarray, np.ndarray]:
+    """Return a frame with the labels and depth that the pipeline predicts for it."""
     frame = Frame(noise_image(HEIGHT, WIDTH, seed), CameraModel(WIDTH, HEIGHT, 60, 60, 48, 24))
     result = pipe(frame, ("labels", "depth"))
     return frame, result.labels, result.depth
 
 
 def sample(pipe: Pipeline, seed: int, factor: float = 1.0, wrong: int = 0, name: str = "") -> Sample:
-    """The network's own word as truth, its depth divided by `factor` and so many rows of labels another class."""
-    frame, labels, depth = predicted(pipe, seed)
+    """Return a sample with the prediction as truth: depth divided by `factor`, labels of the first `wrong` rows changed."""
+    frame, labels, depth = predict(pipe, seed)
     labels = labels.copy()
     labels[:wrong] = (labels[:wrong] + 1) % 12
     return Sample(frame, labels, (np.clip(depth, 2, 60) / factor).astype(np.float32), name or f"s{seed}")
 
 
-class TestFigures:
-    def test_the_networks_own_word(self, pipe):
-        """Truth is what it says: everything is right; 12 wrong rows of 48 are found as that."""
-        dataset = Fake([sample(pipe, 0), sample(pipe, 1, wrong=12), Sample(predicted(pipe, 2)[0], name="without truth")])
+class TestMetrics:
+    def test_predictions_as_truth_are_correct_except_for_changed_rows(self, pipe):
+        """12 of 48 rows are changed, so that a quarter of the pixels is wrong."""
+        dataset = MemoryDataset([sample(pipe, 0), sample(pipe, 1, wrong=12), Sample(predict(pipe, 2)[0], name="unlabeled")])
         evaluation = Evaluation(pipe, dataset, DepthProtocol(crop="none", cap=70))
-        right, wrong, without = (evaluation.add(i) for i in range(3))
-        assert (right.pixel_accuracy, right.miou) == (1, 1)
+        correct, wrong, unlabeled = (evaluation.add(i) for i in range(3))
+        assert (correct.pixel_accuracy, correct.miou) == (1, 1)
         assert wrong.pixel_accuracy == pytest.approx(0.75)
-        assert (without.pixel_accuracy, without.abs_rel) == (None, None)
+        assert (unlabeled.pixel_accuracy, unlabeled.abs_rel) == (None, None)
         report = evaluation.report()
         assert (report["frames"], report["labeled_frames"], report["depth_frames"]) == (3, 2, 2)
         assert report["segmentation"]["street"]["pixel_accuracy"] == pytest.approx(0.875)
         assert report["segmentation"]["street"]["pixels"] == 2 * HEIGHT * WIDTH
         assert report["latency_ms"] > 0
 
-    def test_depth_that_is_a_tenth_too_far(self, pipe):
-        frame, _, depth = predicted(pipe, 0)
+    def test_depth_that_is_10_percent_too_far_has_an_abs_rel_of_0_1(self, pipe):
+        frame, _, depth = predict(pipe, 0)
         truth = np.where((depth > 2) & (depth < 60), depth / 1.1, np.nan).astype(np.float32)
-        record = Evaluation(pipe, Fake([Sample(frame, None, truth, "a")]), ALL).add(0)
+        record = Evaluation(pipe, MemoryDataset([Sample(frame, None, truth, "a")]), ALL).add(0)
         assert record.abs_rel == pytest.approx(0.1, abs=1e-5)
         assert record.pixel_accuracy is None
 
-    def test_six_classes_are_chosen_among_six(self, pipe):
-        """The answer is the best of the six scores, not what the best of twelve is mapped to."""
-        frame = predicted(pipe, 0)[0]
+    def test_labels_of_six_classes_are_the_best_of_their_six_scores(self, pipe):
+        """The result differs from mapping the best of all twelve scores to the six classes."""
+        frame = predict(pipe, 0)[0]
         truth = np.full((HEIGHT, WIDTH), STREET.names.index("terrain"), np.uint8)
         truth[:, WIDTH // 2 :] = STREET.names.index("road")
-        evaluation = Evaluation(pipe, Fake([Sample(frame, truth, None, "a")]), ALL)
+        evaluation = Evaluation(pipe, MemoryDataset([Sample(frame, truth, None, "a")]), ALL)
         evaluation.add(0)
         logits = pipe._backend.engine.forward(frame.image)[0].numpy()
         scores = np.stack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in logits])
@@ -131,10 +132,9 @@ class TestFigures:
         assert 0 < (twelve == 0).mean() < (six == 2).mean()
         assert report["street"]["confusion"][0][:12] == np.bincount(twelve.ravel(), minlength=12).tolist()
 
-    def test_overall(self, pipe):
-        """Labels: pixels pooled. Depth: a mean over frames, whatever the data set."""
-        first = Evaluation(pipe, Fake([sample(pipe, 0)]), ALL)
-        second = Evaluation(pipe, Fake([sample(pipe, 1, 1.5, 24), sample(pipe, 2, 1.5, 24)]), ALL)
+    def test_overall_metrics_pool_pixels_of_labels_and_average_depth_over_frames(self, pipe):
+        first = Evaluation(pipe, MemoryDataset([sample(pipe, 0)]), ALL)
+        second = Evaluation(pipe, MemoryDataset([sample(pipe, 1, 1.5, 24), sample(pipe, 2, 1.5, 24)]), ALL)
         for evaluation in (first, second):
             evaluation.run()
         together = overall([first, second])
@@ -143,8 +143,8 @@ class TestFigures:
         records = first.scores + second.scores
         assert together["depth"]["abs_rel"] == pytest.approx(np.mean([record.abs_rel for record in records]))
 
-    def test_worst(self, pipe):
-        evaluation = Evaluation(pipe, Fake([]))
+    def test_worst_frames_alternate_between_labels_and_depth(self, pipe):
+        evaluation = Evaluation(pipe, MemoryDataset([]))
         evaluation.scores = [
             FrameScore(0, "a", 1, 0.9, 0.5, 0.1, 1),
             FrameScore(1, "b", 1, 0.2, 0.5, 0.5, 1),
@@ -152,31 +152,33 @@ class TestFigures:
             FrameScore(3, "d", 1, None, None, 0.6, 1),
             FrameScore(4, "e", 1, None, None, None, None),
         ]
-        # Labels say b, c, a; depth says d, b, c, a: in turn, each once.
+        # The order by labels is b, c, a and that by depth d, b, c, a; each frame is listed once.
         assert [record.name for record in evaluation.worst(9)] == ["b", "d", "c", "a"]
         assert [record.name for record in evaluation.worst(2)] == ["b", "d"]
 
-    def test_limit_is_spread_evenly(self):
+    def test_limited_frames_are_spread_evenly(self):
         assert spread_evenly(10, 0) == spread_evenly(10, 10) == spread_evenly(10, 99) == list(range(10))
         assert spread_evenly(10, 3) == [0, 3, 6]
 
-    def test_a_frame_whose_truth_does_not_fit(self, pipe):
-        frame = predicted(pipe, 0)[0]
-        dataset = Fake([Sample(frame, np.zeros((2, 3), np.uint8), None, "bad/one")])
-        with pytest.raises(SourceError, match=f"data set fake, bad/one: labels are {WIDTH}x{HEIGHT}, the ground truth is 3x2"):
+    def test_ground_truth_of_another_size_or_with_an_unknown_id_is_refused(self, pipe):
+        frame = predict(pipe, 0)[0]
+        dataset = MemoryDataset([Sample(frame, np.zeros((2, 3), np.uint8), None, "scene/one")])
+        with pytest.raises(
+            SourceError, match=f"data set fake, scene/one: labels are {WIDTH}x{HEIGHT}, the ground truth is 3x2"
+        ):
             Evaluation(pipe, dataset).add(0)
-        dataset = Fake([Sample(frame, np.full((HEIGHT, WIDTH), 12, np.uint8), None, "a")])
+        dataset = MemoryDataset([Sample(frame, np.full((HEIGHT, WIDTH), 12, np.uint8), None, "a")])
         with pytest.raises(SourceError, match="the ground truth has id 12, of 12 classes"):
             Evaluation(pipe, dataset).add(0)
 
-    def test_a_pipeline_that_holds_depth_back(self, weights_file):
+    def test_a_pipeline_with_a_minimum_depth_is_refused(self, weights_file):
         near = Pipeline(config=None, weights=str(weights_file), device="cpu", warm_up=False, **{**PIPELINE, "min_depth": 2.0})
         with pytest.raises(ConfigError, match="evaluation needs parameter min_depth = 0, not 2"):
-            Evaluation(near, Fake([]))
+            Evaluation(near, MemoryDataset([]))
 
 
 class TestClasses:
-    def test_pairs(self):
+    def test_class_sets_are_compared_where_a_mapping_exists(self):
         assert [s.classes.name for s in comparisons(STREET, STREET)] == ["street", "kitti6"]
         assert comparisons(STREET, STREET)[0].choices == tuple(range(12))
         assert comparisons(STREET, STREET)[1].choices == tuple(STREET_OF_KITTI6)
@@ -186,15 +188,15 @@ class TestClasses:
         assert [s.choices for s in comparisons(KITTI6, STREET)] == [tuple(STREET_OF_KITTI6)]
         assert comparisons(NYUD40, STREET) == []
 
-    def test_no_mapping_is_known(self, pipe):
-        frame, labels, depth = predicted(pipe, 0)
+    def test_labels_without_a_known_mapping_are_refused(self, pipe):
+        frame, labels, depth = predict(pipe, 0)
         with pytest.raises(ConfigError, match=r"nyud40 \(40: wall, .*'random' have random \(12: road, .*no mapping"):
-            Evaluation(pipe, Fake([Sample(frame, labels, None, "a")], NYUD40))
-        # Without labels there is nothing to compare.
-        assert Evaluation(pipe, Fake([Sample(frame, None, depth, "a")], NYUD40)).add(0).abs_rel is not None
+            Evaluation(pipe, MemoryDataset([Sample(frame, labels, None, "a")], NYUD40))
+        # Without labels no mapping is needed.
+        assert Evaluation(pipe, MemoryDataset([Sample(frame, None, depth, "a")], NYUD40)).add(0).abs_rel is not None
 
 
-def write_set(root: Path, count: int = 3, classes: str = "street") -> Path:
+def write_dataset(root: Path, count: int = 3, classes: str = "street") -> Path:
     rng = np.random.default_rng(0)
     for name in ("image", "label", "depth"):
         (root / name).mkdir(parents=True)
@@ -218,10 +220,10 @@ def run(capsys):
 
 
 class TestCommand:
-    def test_two_networks_side_by_side(self, tmp_path, run, weights_file, kitti_weights):
-        data = write_set(tmp_path / "own")
+    def test_two_networks_are_evaluated_in_one_table(self, tmp_path, run, weights_file, six_class_weights):
+        data = write_dataset(tmp_path / "own")
         out = tmp_path / "out"
-        code, text, _ = run("--weights", weights_file, kitti_weights, "--data", data, "--out", out, "--worst", 2)
+        code, text, _ = run("--weights", weights_file, six_class_weights, "--data", data, "--out", out, "--worst", 2)
         assert code == 0
         rows = [
             [cell.strip() for cell in line.strip("|\n ").split("|")] for line in text.splitlines() if line.startswith("| own")
@@ -247,8 +249,8 @@ class TestCommand:
             assert sheets[0] == f"01_{worst}.jpg"
             assert cv2.imread(str(out / "worst" / name / "own" / sheets[0])).shape[1] == 1728
 
-    def test_crop_cap_and_limit_are_obeyed(self, tmp_path, run, weights_file):
-        data = write_set(tmp_path / "own")
+    def test_crop_cap_and_limit_select_pixels_and_frames(self, tmp_path, run, weights_file):
+        data = write_dataset(tmp_path / "own")
 
         def depth(*arguments: object) -> dict:
             assert run("--weights", weights_file, "--data", data, "--out", tmp_path / "out", "--worst", 0, *arguments)[0] == 0
@@ -256,15 +258,15 @@ class TestCommand:
 
         whole, limited = depth("--crop", "none"), depth("--crop", "none", "--limit", 2)
         assert (whole["frames"], limited["frames"], limited["frames_of_set"]) == (3, 2, 3)
-        # 0 is unknown; 47 of 48 rows or so have all 96 pixels known.
+        # A stored 0 is unknown, which is rare.
         assert whole["depth"]["pixels"] > 0.99 * 3 * HEIGHT * WIDTH
         assert depth("--cap", 30, "--crop", "none")["depth"]["pixels"] == pytest.approx(whole["depth"]["pixels"] / 2, rel=0.05)
         garg = depth()["depth"]["pixels"]
         assert garg == pytest.approx(3 * (47 - 19) * (92 - 3), rel=0.01)
         assert not (tmp_path / "out/worst").exists()
 
-    def test_broken_off(self, tmp_path, run, weights_file, monkeypatch):
-        data = write_set(tmp_path / "own")
+    def test_an_interrupted_evaluation_writes_partial_results(self, tmp_path, run, weights_file, monkeypatch):
+        data = write_dataset(tmp_path / "own")
         add = Evaluation.add
 
         def interrupted(self, index: int):
@@ -292,35 +294,35 @@ class TestCommand:
             (["--data", "SET", "--weights", "kity"], 1, "unknown weights 'kity'"),
         ],
     )
-    def test_refusals(self, tmp_path, run, arguments, code, problem):
-        data = str(write_set(tmp_path / "own", 1))
-        ended, text, lines = run(*(data if argument == "SET" else argument for argument in arguments))
-        assert (ended, text, len(lines)) == (code, "", 1)
+    def test_invalid_arguments_are_refused_in_one_line(self, tmp_path, run, arguments, code, problem):
+        data = str(write_dataset(tmp_path / "own", 1))
+        exit_code, text, lines = run(*(data if argument == "SET" else argument for argument in arguments))
+        assert (exit_code, text, len(lines)) == (code, "", 1)
         assert problem in lines[0]
 
-    def test_other_classes(self, tmp_path, run, weights_file):
-        data = write_set(tmp_path / "own", 1, "nyud40")
+    def test_classes_without_a_mapping_are_refused(self, tmp_path, run, weights_file):
+        data = write_dataset(tmp_path / "own", 1, "nyud40")
         code, _, lines = run("--weights", weights_file, "--data", data)
         assert code == 2
         assert "no mapping between them is known" in lines[0]
 
-    def test_only_what_changes_no_figure_can_be_asked(self):
-        with pytest.raises(SystemExit) as ended:
+    def test_parameters_that_would_change_the_metrics_are_no_options(self):
+        with pytest.raises(SystemExit) as exit_error:
             main(["eval", "--data", "x", "--min-depth", "2"])
-        assert ended.value.code == 2
+        assert exit_error.value.code == 2
 
-    def test_shipped_weights_on_real_frames(self, tmp_path, run, shared_data, monkeypatch):
+    def test_shipped_weights_are_accurate_on_real_frames(self, tmp_path, run, shared_data, monkeypatch):
         monkeypatch.setenv("DATA", str(shared_data))
         config = Path(__file__).parents[2] / "config/data/street-heldout.yaml"
         assert run("--data", config, "--limit", 2, "--out", tmp_path, "--worst", 0)[0] == 0
         part = json.loads((tmp_path / "metrics.json").read_text())["runs"][0]["datasets"][0]
         assert part["frames"] == 2
-        # Any network that sees: chance is below 5 %, and a constant depth has an AbsRel above 0.5.
+        # Chance is an mIoU below 5 %, and a constant depth has an AbsRel above 0.5.
         assert part["segmentation"]["kitti6"]["mIoU"] > 0.6
         assert part["depth"]["abs_rel"] < 0.3
 
 
-class TestSheet:
+class TestErrorSheet:
     def sheet(self, **changes) -> np.ndarray:
         image = np.full((100, 280, 3), 128, np.uint8)
         truth = np.zeros((100, 280), np.uint8)
@@ -334,8 +336,8 @@ class TestSheet:
         parts = {"labels": LabelErrors(STREET, truth, labels), "depth": DepthErrors(meters, guess, counted, 80.0)}
         return error_sheet(image, ("title",), **{**parts, **changes})
 
-    def test_errors_stand_where_they_are(self):
-        """Third column: unknown dark, right gray, wrong red; then uncounted dark, right gray, too far red."""
+    def test_error_colors_are_at_the_wrong_pixels(self):
+        """Third column: unlabeled dark, correct gray, wrong red; below, ignored dark, correct light gray, too far red."""
         sheet = self.sheet()
         assert sheet.shape[1] == 3 * 560 + 4 * 12
         first_row = sheet.shape[0] - 12 - 2 * (12 + 200) - 26
@@ -349,29 +351,31 @@ class TestSheet:
         assert depth[550][0] > 200 and depth[550][1:].max() < 60
         assert depth[150][2] > depth[150][0]
 
-    def test_what_there_is_not_has_no_row(self):
+    def test_missing_labels_or_depth_have_no_row(self):
         whole = self.sheet().shape[0]
         assert self.sheet(labels=None).shape[0] < whole - 200
         assert self.sheet(depth=None).shape[0] < whole - 200
 
-    def test_a_tall_picture_fits(self):
+    def test_a_tall_image_is_fitted_into_the_sheet(self):
         assert error_sheet(np.zeros((640, 100, 3), np.uint8), ("a",)).shape == (26 + 480 + 12 + 12, 1728, 3)
 
-    def test_scale(self):
+    def test_the_color_scale_runs_from_blue_to_red(self):
         scale = error_scale(320)
         assert scale.shape == (52, 320, 3)
         assert scale[15, 20][2] > 200 and scale[15, 300][0] > 200
 
 
-def test_a_table():
+def test_columns_of_tables_are_aligned():
     assert markdown(["data", "weights", "ms"], [["a", "street", "1.5"]]) == (
         "| data | weights |  ms |\n| ---- | ------- | --: |\n| a    | street  | 1.5 |\n"
     )
 
 
-def test_no_figure_is_not_a_number_in_json(pipe):
-    """No labels, no depth: None, which JSON has, and not NaN, which it has not."""
-    evaluation = Evaluation(pipe, Fake([Sample(predicted(pipe, 0)[0], np.full((HEIGHT, WIDTH), 255, np.uint8), None, "a")]))
+def test_missing_metrics_are_null_in_json(pipe):
+    """NaN is not valid JSON."""
+    evaluation = Evaluation(
+        pipe, MemoryDataset([Sample(predict(pipe, 0)[0], np.full((HEIGHT, WIDTH), 255, np.uint8), None, "a")])
+    )
     evaluation.run()
     json.dumps(evaluation.report(), allow_nan=False)
     assert evaluation.scores[0].pixel_accuracy is None

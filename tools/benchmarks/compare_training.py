@@ -1,10 +1,10 @@
-"""Train the configurations that the paper compares, with the same number of steps, and evaluate them in one table.
+"""Comparison of training configurations as in the paper: the same number of steps for each, evaluated in one table.
 
     DATA=<data folder> SYNTHETIC=<folder> python tools/benchmarks/compare_training.py --steps 1500
 
-Segmentation only, depth only (with each loss), both, both with a teacher (the joint network), and rendered images only:
-config/train/street-*.yaml. Finished runs are skipped, interrupted ones resumed. The table is printed and written to
-<out>/comparison.
+The configurations config/train/street-*.yaml train segmentation only, depth only (with each loss), both tasks, both with
+pseudo-labels of the joint network, and both on rendered images only. Finished runs are skipped and interrupted ones
+resumed. The table is printed and written to <out>/comparison.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/compare"), metavar="DIR")
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help=f"of {', '.join(RUNS)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help=f"train only these: {', '.join(RUNS)}"
+    )
     parser.add_argument("--beside", nargs="*", default=[], metavar="WEIGHTS", help="further weights to evaluate")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--input-scale", default="1.0", help="input scale of the evaluation")
@@ -40,10 +42,10 @@ def main() -> int:
     changes = [f"steps={args.steps}", *args.set]
     weights = []
     for name in args.only:
-        own = [f"teacher.weights={args.out}/street-joint/street-joint.safetensors"] if name == "street" else []
+        teacher = [f"teacher.weights={args.out}/street-joint/street-joint.safetensors"] if name == "street" else []
         path = args.out / name / f"{name}.safetensors"
         if not path.exists():
-            options = [part for change in (*changes, *own) for part in ("--set", change)]
+            options = [part for change in (*changes, *teacher) for part in ("--set", change)]
             config = str(CONFIGS / "train" / f"{name}.yaml")
             run("train", config, "--out", str(path.parent), "--device", args.device, *options)
         weights.append(str(path))
