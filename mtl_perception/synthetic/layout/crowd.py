@@ -32,7 +32,7 @@ class RoadUser:
         z: Height of the ground under it, m.
         size: Scale factor.
         tint: Factor on its color.
-        motion: How it moves along the road; None when it stands still.
+        motion: Motion along the road; None for standing.
     """
 
     shape: Shape
@@ -45,19 +45,19 @@ class RoadUser:
     motion: Motion | None = None
 
     def y_at(self, time: float) -> float:
-        """Return its position along the center line after `time` seconds."""
+        """Return the position along the center line after `time` seconds, m."""
         if self.motion is None:
             return self.y
         return self.y + self.motion(time) * (1 if np.cos(self.turn) > 0 else -1)
 
     def mesh(self, road: Road, time: float = 0.0) -> Mesh:
-        """Return its mesh on the road after `time` seconds; people move their limbs as they go."""
+        """Return the mesh in the world after `time` seconds; walking and cycling people move their limbs."""
         mesh = self.shape.mesh if self.motion is None else self.shape.mesh_after(self.motion(time))
         return road.put(mesh.scaled(self.size, self.tint), self.lateral, self.y_at(time), self.turn, self.z)
 
 
 class Crowd:
-    """Adds road users to a street where nothing is in their way.
+    """Adds road users at free places of a street.
 
     Args:
         rng: Random number generator.
@@ -78,7 +78,7 @@ class Crowd:
         self._occupied = np.concatenate([self._occupied, spots])
 
     def is_free(self, lateral: float, y: float, radius: float) -> bool:
-        """Tell whether a circle touches nothing."""
+        """Return whether a circle, given by lateral position, y and radius in meters, is free of obstacles."""
         x, along, size = self._occupied.T
         return bool(np.all(np.hypot(x - lateral, along - y) > size + radius))
 
@@ -103,11 +103,11 @@ class Crowd:
             lateral: Center of the lane, m.
             way: 1 for vehicles that face +y, -1 for the opposite direction.
             start: Position of the first vehicle, m.
-            stop: No vehicle stands beyond here, m.
+            stop: Upper limit of the positions, m.
             gap: Mean distance between vehicles, m.
-            keep: Probability of going on after each vehicle.
+            keep: Probability of adding another vehicle.
             kinds: Kinds of vehicles, with their probabilities.
-            motion: How the vehicles move.
+            motion: Motion of the vehicles; None for standing.
         """
         rng, y = self.rng, start
         while y < stop and rng.random() < keep:
@@ -117,7 +117,7 @@ class Crowd:
     def add_vehicle(
         self, lateral: float, y: float, turn: float, kinds: Mapping[str, float] = TRAFFIC, motion: Motion | None = None
     ) -> None:
-        """Add a random vehicle, unless something is in the way."""
+        """Add a random vehicle if its place is free."""
         rng = self.rng
         kind = list(kinds)[rng.choice(len(kinds), p=list(kinds.values()))]
         half = HALF_LENGTHS[kind]

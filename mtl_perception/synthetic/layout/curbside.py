@@ -26,7 +26,14 @@ class Curbside(Builder):
         self.style = style
 
     def build(self, side: int, start: float, stop: float, paved: bool) -> None:
-        """Fill one side (-1, 1) of the block from `start` to `stop`; `paved` tells whether its land is paved."""
+        """Fill one side (-1, 1) of the block from `start` to `stop`.
+
+        Args:
+            side: -1 for the left side, 1 for the right side.
+            start: Start of the block, m.
+            stop: End of the block, m.
+            paved: The adjoining land is paved.
+        """
         s = self.plan.sides[side]
         lateral = side * (s.curb + self.rng.uniform(0.35, 0.75))
         self._lamps(side, start, stop, s, lateral)

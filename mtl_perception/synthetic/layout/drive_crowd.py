@@ -43,7 +43,8 @@ class _DriveCrowd(Crowd):
     def _traffic(self) -> None:
         rng, end = self.rng, self.plan.end
         own, oncoming = (self.lane_center(0, way) for way in (1, -1))
-        # All vehicles of a lane move alike, so that they keep their distances. None ahead of the camera blocks its view.
+        # All vehicles of a lane have the same motion and keep their distances. Only low vehicles drive ahead of the camera,
+        # because trucks and buses would block its view.
         low = {"car": 0.85, "van": 0.15}
         self.fill_lane(own, 1, rng.uniform(19, 30), end, rng.uniform(30, 90), kinds=low, motion=_ahead)
         stop = end + ONCOMING_SPEED * self.duration

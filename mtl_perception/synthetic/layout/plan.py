@@ -1,4 +1,4 @@
-"""The plan of a street: its dimensions, its surfaces, and everything that stands in it."""
+"""Plan of a street: dimensions, surfaces and the objects in it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class StreetPlan:
         start: Where the street begins.
         end: Where the street ends.
         reach: Cameras stand between 0 and here.
-        parts: Meshes of everything that stands in the street.
+        parts: Meshes of ground and static objects.
         obstacles: Lateral position, y and radius of objects that nobody can walk or drive through.
     """
 
@@ -145,7 +145,7 @@ class Builder:
     def strip(
         self, surface: Surface, y: tuple[float, float], lateral: tuple[float, float], z: float, mark: str = "bare"
     ) -> None:
-        """Lay flat ground between two y and two distances from the center line; `mark` is one of MARKS."""
+        """Add flat ground between two y and two distances from the center line; `mark` is one of MARKS."""
         left, right = sorted(lateral)
         stretch = self.plan.lane / LANE_WIDTH if mark != "crosswalk" else 1.0
         self.plan.parts.append(self.plan.road.strip(surface, y, (left, right), z, MARKS.index(mark), stretch))

@@ -1,4 +1,4 @@
-"""The standing part of a street: carriageway, sidewalks, and what stands along and behind them."""
+"""Static part of a street: carriageway, sidewalks, and the objects along and behind them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mtl_perception.synthetic.parts.library import Library
 
 
 def build_street(rng: np.random.Generator, library: Library, style: Style) -> StreetPlan:
-    """Fill the plan of `style` with everything that does not move, and return it."""
+    """Add ground and static objects to the plan of `style`, and return it."""
     _StreetBuilder(rng, library, style).build()
     return style.plan
 
@@ -56,7 +56,7 @@ class _StreetBuilder(Builder):
                 self.put("forest" if rng.random() < 0.6 else "house", side * 96, sum(crossing) / 2, side * -np.pi / 2)
 
     def _stop_line(self, y: float, way: int, edges: tuple[float, float]) -> float:
-        """Lay the road next to a crossing street, towards `way`, and return where it ends."""
+        """Add the road next to a crossing street from `y` in direction `way` (-1, 1), and return its other end."""
         crosswalk, line = self.rng.random() < 0.55, self.rng.random() < 0.6
         for length, mark in ((3.0, "crosswalk" if crosswalk else "bare"), (1.0, "bare"), (0.4, "solid" if line else "bare")):
             after = y + way * length

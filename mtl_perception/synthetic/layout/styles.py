@@ -18,6 +18,8 @@ PAVINGS = (
 )  # fmt: skip
 LAWNS = ((92, 110, 56), (104, 108, 58), (80, 104, 50), (128, 118, 76), (110, 112, 66))
 SOILS = ((128, 108, 84), (146, 132, 108), (150, 146, 138))
+"""Materials and 8-bit sRGB colors of the ground."""
+
 USES: Mapping[str, Mapping[str, float]] = {
     "city": {"front": 0.8, "houses": 0.05, "park": 0.1, "yard": 0.05},
     "suburb": {"front": 0.12, "houses": 0.62, "park": 0.13, "yard": 0.13},
@@ -27,14 +29,22 @@ USES: Mapping[str, Mapping[str, float]] = {
 """Kinds of street, with the probability of each land use beside them."""
 
 KIND_SHARES = (0.28, 0.32, 0.18, 0.22)
+"""Probability of each kind of street."""
+
 MIXED = {"front": 0.33, "houses": 0.42, "park": 0.25}
+"""Probability of each land use along a drive."""
+
 MARK_SHARES = {"dashed": 0.15, "center": 0.25, "edged": 0.2, "double": 0.15, "bare": 0.25}
+"""Probability of each kind of lane marking on a street with one lane in each direction."""
 
 BEFORE, AFTER = 16.0, 125.0
 """A scene's street begins this far before the first camera and ends this far after the last one, m."""
 
 SCENE_REACH = 45.0
+"""Cameras of scenes stand between 0 and this distance along the street, m."""
+
 DRIVE_BEFORE, DRIVE_AFTER = 45.0, 220.0
+"""The street of a drive begins this far before its first image and ends this far after its last one, m."""
 
 
 @dataclass(frozen=True)

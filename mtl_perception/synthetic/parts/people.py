@@ -17,15 +17,11 @@ TROUSERS = (srgb(40, 46, 62), srgb(58, 66, 88), srgb(36, 34, 34), srgb(122, 108,
 SKINS = (srgb(214, 164, 136), srgb(168, 116, 86), srgb(98, 64, 46), srgb(230, 186, 160))
 HAIRS = (srgb(44, 32, 26), srgb(94, 66, 40), srgb(24, 22, 22), srgb(150, 120, 76), srgb(150, 148, 144))
 BICYCLE_PAINTS = (
-    srgb(28, 28, 30),
-    srgb(150, 26, 28),
-    srgb(34, 62, 120),
-    srgb(170, 172, 174),
-    srgb(40, 96, 70),
-    srgb(214, 208, 196),
-)
+    srgb(28, 28, 30), srgb(150, 26, 28), srgb(34, 62, 120), srgb(170, 172, 174), srgb(40, 96, 70), srgb(214, 208, 196),
+)  # fmt: skip
 
 ARMS = ("swing", "swing", "swing", "pockets", "phone", "front")
+"""Postures of the arms; repeated entries are more likely."""
 
 
 def random_cloth_color(rng: np.random.Generator, palette: tuple[np.ndarray, ...]) -> np.ndarray:
