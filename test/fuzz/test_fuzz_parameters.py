@@ -107,7 +107,7 @@ class TestNode:
     @pytest.fixture(autouse=True, scope="class")
     def imported(self) -> None:
         """The node and all that it imports, before the first case, whose memory is measured."""
-        importlib.import_module("test_overrides")
+        importlib.import_module("support.node_in_process")
 
     @given(
         chosen=settings_near(),
@@ -117,7 +117,7 @@ class TestNode:
     @fuzz("parameters at start", 0.015)
     def test_files_at_start(self, chosen: Any, wrong: Any, section: str, tmp_path_factory: pytest.TempPathFactory) -> None:
         """The node has what the file says, or says what is wrong with which parameter."""
-        from test_overrides import started
+        from support.node_in_process import started
 
         if wrong:
             chosen[wrong[0]] = 1.0
@@ -144,7 +144,7 @@ class TestNode:
     @given(data=damaged([Path(__file__).parents[2].joinpath("config/cpu-realtime.yaml").read_bytes()]))
     @fuzz("parameter file, damaged", 0.01)
     def test_damaged_files(self, data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
-        from test_overrides import started
+        from support.node_in_process import started
 
         path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
         path.write_bytes(data)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 import rclpy
 from rclpy.context import Context
 from rclpy.parameter import Parameter
+from support.node_in_process import started
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.ros import parameters
@@ -19,20 +18,6 @@ from mtl_perception.ros.node import PerceptionNode
 from mtl_perception.ros.overrides import find_overrides
 
 VEHICLE = ("-r", "__ns:=/veh")
-
-
-@contextlib.contextmanager
-def started(*ros_arguments: str, **options: object) -> Iterator[PerceptionNode]:
-    """Create the node as `node --ros-args …` does, unconfigured, in this process."""
-    context = Context()
-    arguments = ["node", "--ros-args", *ros_arguments]
-    rclpy.init(args=arguments, context=context)
-    try:
-        node = PerceptionNode(arguments, context=context, **options)
-        yield node
-        node.destroy_node()
-    finally:
-        context.try_shutdown()
 
 
 def written(folder: Path, text: str) -> Path:

@@ -54,6 +54,20 @@ def node_inside(
         context.try_shutdown()
 
 
+@contextlib.contextmanager
+def started(*ros_arguments: str, **options: object) -> Iterator[PerceptionNode]:
+    """Create the node as `node --ros-args …` does, unconfigured, in this process."""
+    context = Context()
+    arguments = ["node", "--ros-args", *ros_arguments]
+    rclpy.init(args=arguments, context=context)
+    try:
+        node = PerceptionNode(arguments, context=context, **options)
+        yield node
+        node.destroy_node()
+    finally:
+        context.try_shutdown()
+
+
 def in_its_executor(node: PerceptionNode, client: Any, transition: Callable[[], Any]) -> Any:
     """Make a transition in the node's executor, as its service does, and return the result.
 
