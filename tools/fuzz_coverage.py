@@ -28,7 +28,7 @@ Target = tuple[Callable[[bytes], object], Iterable[bytes]]
 
 
 def image_header() -> Target:
-    from support.image_files import PICTURES
+    from support.image_files import IMAGE_FILES
 
     from mtl_perception.image.header import image_size, is_truncated
 
@@ -37,11 +37,11 @@ def image_header() -> Target:
         assert size is None or all(isinstance(side, int) for side in size)
         assert is_truncated(data) in (True, False)
 
-    return check, PICTURES.values()
+    return check, IMAGE_FILES.values()
 
 
 def compressed_image() -> Target:
-    from support.image_files import PICTURES
+    from support.image_files import IMAGE_FILES
 
     from mtl_perception.messages.decode import decode_compressed_image
 
@@ -52,7 +52,7 @@ def compressed_image() -> Target:
         assert decoded.size
         assert decoded.dtype == "uint8"
 
-    return check, PICTURES.values()
+    return check, IMAGE_FILES.values()
 
 
 def image() -> Target:
@@ -150,14 +150,14 @@ def weights() -> Target:
     from mtl_perception.weights.files import read_weights
 
     metadata = {"mtl_perception": small_description(), "format": "1"}
-    whole = save({"segm.weight": torch.ones(2, 3), "segm.bias": torch.ones(2)}, metadata=metadata)
+    intact = save({"segm.weight": torch.ones(2, 3), "segm.bias": torch.ones(2)}, metadata=metadata)
 
     def check(path: Path) -> None:
         state, made = read_weights(path)
         assert made.classes
         assert all(isinstance(name, str) for name in state)
 
-    return with_file(check, ".safetensors"), [whole]
+    return with_file(check, ".safetensors"), [intact]
 
 
 TARGETS: dict[str, Callable[[], Target]] = {

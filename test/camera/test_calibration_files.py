@@ -1,4 +1,4 @@
-"""Calibration files: the three kinds that are read, and what is said of wrong ones."""
+"""Calibration files: the three supported formats, and errors of invalid files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write(tmp_path: Path):
     return write_file
 
 
-def test_ros_yaml_gives_projection_for_rectified_and_distortion_for_raw_pictures(write):
+def test_ros_yaml_has_the_projection_of_rectified_and_the_distortion_of_raw_images(write):
     calibration = load_calibration(write(ROS_YAML))
     rectified = calibration.camera(rectified=True)
     assert (rectified.width, rectified.height) == (640, 480)
@@ -66,13 +66,13 @@ def test_ros_yaml_gives_projection_for_rectified_and_distortion_for_raw_pictures
     assert raw.distortion == (-0.3, 0.1, 0.001, -0.002, 0)
 
 
-def test_ros_yaml_with_intrinsics_alone_is_enough(write):
+def test_ros_yaml_needs_only_intrinsics(write):
     text = "image_width: 64\nimage_height: 48\ncamera_matrix: {data: [50, 0, 32, 0, 51, 24, 0, 0, 1]}\n"
     camera = load_calibration(write(text)).camera(rectified=True)
     assert (camera.fx, camera.fy, camera.cx, camera.cy, camera.is_distorted) == (50, 51, 32, 24, False)
 
 
-def test_kitti_raw_is_the_rectified_camera(write):
+def test_kitti_raw_file_describes_the_rectified_camera(write):
     calibration = load_calibration(write(KITTI_RAW, "calib_cam_to_cam.txt"))
     for rectified in (True, False):
         camera = calibration.camera(rectified)
@@ -82,14 +82,14 @@ def test_kitti_raw_is_the_rectified_camera(write):
     assert (calibration.p[3], calibration.p[7]) == (44.85728, 0.2163791)
 
 
-def test_kitti_raw_other_camera(write):
+def test_camera_of_a_kitti_raw_file_can_be_selected(write):
     path = write(KITTI_RAW, "calib_cam_to_cam.txt")
     assert load_calibration(path, camera="03").p[3] == -339.5242
     with pytest.raises(CameraError, match=r"calib_cam_to_cam\.txt: P_rect_01 \(or P1\) is missing"):
         load_calibration(path, camera="01")
 
 
-def test_kitti_odometry_takes_the_size_it_is_given(write):
+def test_kitti_odometry_file_needs_an_image_size(write):
     path = write(KITTI_ODOMETRY, "calib.txt")
     calibration = load_calibration(path, size=(1241, 376))
     camera = calibration.camera(rectified=True)
@@ -114,7 +114,7 @@ def test_kitti_odometry_takes_the_size_it_is_given(write):
         ("distortion_model: plumb_bob", "distortion_model: [1]", "distortion_model is not a name"),
     ],
 )
-def test_wrong_yaml_is_told_in_one_line_with_the_file(write, old, new, message):
+def test_invalid_yaml_raises_a_one_line_error_with_the_path(write, old, new, message):
     path = write(ROS_YAML.replace(old, new, 1))
     with pytest.raises(CameraError) as caught:
         load_calibration(path)
@@ -132,7 +132,7 @@ def test_wrong_yaml_is_told_in_one_line_with_the_file(write, old, new, message):
         ("P_rect_02: 1 0 0 0 0 1 0 0 0 0 1 0", "S_rect_02 is missing"),
     ],
 )
-def test_wrong_kitti_rows(write, row, message):
+def test_invalid_kitti_lines_are_rejected(write, row, message):
     with pytest.raises(CameraError, match=message):
         load_calibration(write(row, "calib_cam_to_cam.txt"))
 
@@ -140,7 +140,7 @@ def test_wrong_kitti_rows(write, row, message):
 @pytest.mark.parametrize(
     "text", ["", "just words", "- a\n- list\n", "%YAML:1.0\nK: !!opencv-matrix {}\n", "a: [1,\n", "[" * 5000]
 )
-def test_foreign_text_is_no_calibration(write, text):
+def test_unknown_format_is_rejected(write, text):
     with pytest.raises(CameraError, match="neither ROS camera_calibration YAML nor KITTI"):
         load_calibration(write(text))
 
@@ -158,30 +158,30 @@ ALIASES = "a0: &a0 [1, 1, 1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i -
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("image_width: *a11", r"image_width is \[\[.*, not a number of pixels"),  # 4 x 10^11 numbers, written out
+        ("image_width: *a11", r"image_width is \[\[.*, not a number of pixels"),  # 4 x 10^11 numbers if expanded
         ("image_width: 0x" + "f" * 5000, "image_width is an integer of 20000 bits, not a number of pixels"),
-        ("image_width: " + "9" * 5000, "neither ROS camera_calibration YAML nor"),  # more digits than Python reads
+        ("image_width: " + "9" * 5000, "neither ROS camera_calibration YAML nor"),  # more digits than Python converts
         ("image_width: 2020-13-45", "neither ROS camera_calibration YAML nor"),  # a date to PyYAML
         ("image_width: 4294967296", "image_width is 4294967296, not a number of pixels"),
     ],
 )
-def test_values_that_would_not_end_are_told_shortly(write, line: str, message: str) -> None:
+def test_huge_values_are_truncated_in_the_error(write, line: str, message: str) -> None:
     with pytest.raises(CameraError, match=message) as caught:
         load_calibration(write(ALIASES + ROS_YAML.replace("image_width: 640", line)))
     assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("size", ["inf 375", "1242 nan", "1e400 1", "0 375", "-1242 375"])
-def test_kitti_sizes_that_no_picture_has(write, size: str) -> None:
+def test_invalid_kitti_image_size_is_rejected(write, size: str) -> None:
     text = KITTI_RAW.replace("S_rect_02: 1.242000e+03 3.750000e+02", f"S_rect_02: {size}")
     with pytest.raises(CameraError, match=r"S_rect_02: .* is not a valid image size"):
         load_calibration(write(text))
 
 
-def test_missing_binary_and_huge_files(tmp_path):
+def test_missing_binary_and_huge_files_are_rejected(tmp_path):
     with pytest.raises(CameraError, match=r"absent\.yaml cannot be read: No such file"):
         load_calibration(tmp_path / "absent.yaml")
-    binary = tmp_path / "picture.png"
+    binary = tmp_path / "image.png"
     binary.write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(CameraError, match="not a text file"):
         load_calibration(binary)

@@ -1,4 +1,4 @@
-"""Cameras: a pixel goes out along its ray and comes back, however the picture was resized, cropped or binned."""
+"""Camera models: rays and projection, scaling, cropping, binning, and invalid calibrations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pixels_of(camera: CameraModel) -> np.ndarray:
     return np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1).astype(float)
 
 
-def assert_every_pixel_comes_back(camera: CameraModel, depth: np.ndarray | float = 7.5) -> None:
+def assert_rays_project_to_their_pixels(camera: CameraModel, depth: np.ndarray | float = 7.5) -> None:
     rays = camera.rays()
     assert rays.shape == (camera.height, camera.width, 2)
     assert rays.dtype == np.float32
@@ -47,41 +47,41 @@ def assert_every_pixel_comes_back(camera: CameraModel, depth: np.ndarray | float
 
 
 @pytest.mark.parametrize("lens", LENSES)
-class TestThereAndBack:
+class TestRoundTrip:
     @settings(max_examples=15, deadline=None)
     @given(
         width=st.integers(16, 120), height=st.integers(16, 80), x=st.floats(0.2, 2.0), y=st.floats(0.2, 2.0),
         depth=st.floats(0.1, 500),
     )  # fmt: skip
-    def test_scaled(self, lens, width, height, x, y, depth):
+    def test_rays_of_a_scaled_camera_project_to_their_pixels(self, lens, width, height, x, y, depth):
         camera = camera_of(lens, width, height)
-        assert_every_pixel_comes_back(camera, depth)
-        assert_every_pixel_comes_back(camera.scaled(max(round(width * x), 1), max(round(height * y), 1)), depth)
+        assert_rays_project_to_their_pixels(camera, depth)
+        assert_rays_project_to_their_pixels(camera.scaled(max(round(width * x), 1), max(round(height * y), 1)), depth)
 
-    def test_cropped_keeps_the_rays(self, lens):
+    def test_cropped_camera_keeps_the_rays(self, lens):
         camera = camera_of(lens)
         part = camera.cropped(11, 7, 40, 30)
-        assert_every_pixel_comes_back(part)
+        assert_rays_project_to_their_pixels(part)
         np.testing.assert_allclose(part.rays(), camera.rays()[7:37, 11:51], atol=2e-6)
 
-    def test_binned_region_of_a_camera_info(self, lens):
+    def test_rays_of_a_binned_region_project_to_their_pixels(self, lens):
         model, coefficients = LENSES[lens]
         k = (70.0, 0.0, 48.0, 0.0, 71.0, 31.0, 0.0, 0.0, 1.0)
         raw = calibration_from_camera_info(96, 64, k, coefficients, model, EYE, (), binning=(2, 2), roi=(8, 4, 60, 40))
         camera = raw.camera(rectified=False)
         assert (camera.width, camera.height) == (30, 20)
         assert (camera.fx, camera.fy, camera.cx, camera.cy) == (35, 35.5, (48 - 8) / 2, (31 - 4) / 2)
-        assert_every_pixel_comes_back(camera)
+        assert_rays_project_to_their_pixels(camera)
 
 
-def test_pinhole_by_hand():
+def test_pinhole_model_matches_its_formula():
     camera = CameraModel(4, 3, fx=2.0, fy=4.0, cx=1.0, cy=0.5)
     assert camera.rays()[2, 3].tolist() == [(3 - 1.0) / 2.0, (2 - 0.5) / 4.0]
     assert camera.project(np.array([2.0, -1.0, 4.0])).tolist() == [2.0 * 2 / 4 + 1, 4.0 * -1 / 4 + 0.5]
 
 
-def test_equidistant_by_hand():
-    """r = f theta: a ray at 45 degrees is f pi / 4 from the center, also when all coefficients are 0."""
+def test_equidistant_model_matches_its_formula():
+    """r = f theta: a ray at 45 degrees projects to f pi / 4 from the center, also if all coefficients are 0."""
     camera = CameraModel(200, 100, 100, 100, 100, 50, "equidistant", (0.0, 0.0, 0.0, 0.0))
     assert camera.is_distorted
     assert camera.project(np.array([3.0, 0.0, 3.0])) == pytest.approx([100 + 100 * math.pi / 4, 50])
@@ -101,8 +101,8 @@ class TestNoInverse:
             ("equidistant", (0.0, 0.0, 0.0, 0.0)),
         ],
     )
-    def test_pixels_that_no_ray_reaches_are_nan_and_no_other_ray_is_taken(self, model, coefficients):
-        """The model's curve, walked outwards until it folds back, tells which pixels it reaches and by which ray."""
+    def test_pixels_without_a_ray_are_nan(self, model, coefficients):
+        """Up to its first maximum, the sampled distortion curve yields the reachable pixels and their rays."""
         camera = CameraModel(160, 120, 60.0, 60.0, 79.5, 59.5, model, coefficients)
         rays = camera.rays().astype(float)
         valid = np.isfinite(rays).all(axis=-1)
@@ -121,13 +121,13 @@ class TestNoInverse:
 
 
 class TestScaling:
-    def test_exact(self):
+    def test_intrinsics_scale_by_the_ratios_of_width_and_height(self):
         camera = CameraModel(1242, 375, 721.5377, 722.25, 609.5593, 172.854).scaled(621, 188)
         assert (camera.width, camera.height) == (621, 188)
         assert (camera.fx, camera.cx) == (721.5377 * 0.5, 609.5593 * 0.5)
         assert (camera.fy, camera.cy) == (722.25 * (188 / 375), 172.854 * (188 / 375))
 
-    def test_calibration_follows(self):
+    def test_calibration_is_scaled_too(self):
         camera = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).camera(rectified=True).scaled(621, 125)
         k, p = camera.calibration.k, camera.calibration.p
         assert k == pytest.approx((K[0] / 2, 0, K[2] / 2, 0, K[4] / 3, K[5] / 3, 0, 0, 1), rel=1e-12)
@@ -135,7 +135,7 @@ class TestScaling:
         assert camera.calibration.d == D
         assert (camera.fx, camera.cy) == pytest.approx((p[0], p[6]))
 
-    def test_crop_moves_both_centers(self):
+    def test_crop_shifts_the_centers_of_k_and_p(self):
         camera = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).camera(rectified=True).cropped(42, 25, 1200, 350)
         assert (camera.cx, camera.cy) == (558, 145)
         assert (camera.calibration.k[2], camera.calibration.k[5]) == (K[2] - 42, K[5] - 25)
@@ -143,67 +143,67 @@ class TestScaling:
         assert (camera.calibration.width, camera.calibration.height) == (1200, 350)
 
     @pytest.mark.parametrize("crop", [(-1, 0, 5, 5), (0, -1, 5, 5), (92, 0, 5, 5), (0, 56, 5, 5)])
-    def test_crop_outside(self, crop):
+    def test_crop_beyond_the_image_is_rejected(self, crop):
         with pytest.raises(CameraError, match="exceeds the image of 96x60"):
             camera_of("none").cropped(*crop)
 
 
-class TestForPicture:
+class TestForImage:
     @pytest.mark.parametrize("size", [(621, 188), (621, 187), (2484, 750), (1242, 375), (310, 94)])
-    def test_the_same_picture_resized(self, size):
+    def test_resized_image_scales_the_calibration(self, size):
         fitted = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).for_image(*size)
         assert (fitted.width, fitted.height) == size
         assert fitted.k[0] == pytest.approx(K[0] * size[0] / 1242)
         assert fitted.k[4] == pytest.approx(K[4] * size[1] / 375)
 
     @pytest.mark.parametrize("size", [(640, 480), (1242, 370), (1216, 352), (375, 1242), (621, 192)])
-    def test_another_crop(self, size):
+    def test_another_aspect_ratio_is_rejected(self, size):
         with pytest.raises(CameraError, match=rf"calibration is for 1242x375, the image has {size[0]}x{size[1]}"):
             Calibration(1242, 375, K).for_image(*size)
 
 
-class TestWhichMatrix:
-    def test_rectified_is_p_without_distortion(self):
+class TestRectification:
+    def test_rectified_camera_uses_p_without_distortion(self):
         camera = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).camera(rectified=True)
         assert (camera.fx, camera.fy, camera.cx, camera.cy) == (700, 701, 600, 170)
         assert not camera.is_distorted
 
-    def test_raw_is_k_with_distortion(self):
+    def test_raw_camera_uses_k_with_distortion(self):
         camera = Calibration(1242, 375, K, D, "plumb_bob", EYE, P).camera(rectified=False)
         assert (camera.fx, camera.fy, camera.cx, camera.cy) == (721.5, 722.5, 609.5, 172.8)
         assert (camera.distortion_model, camera.distortion) == ("plumb_bob", D)
 
     @pytest.mark.parametrize("p", [(), (0.0,) * 12])
-    def test_rectified_without_p_is_k(self, p):
+    def test_rectified_camera_without_p_uses_k(self, p):
         calibration = Calibration(1242, 375, K, D, "plumb_bob", EYE, p)
         camera = calibration.camera(rectified=True)
         assert (camera.fx, camera.fy, camera.cx, camera.cy) == (721.5, 722.5, 609.5, 172.8)
         assert not camera.is_distorted
         assert calibration.projection == (721.5, 0, 609.5, 0, 0, 722.5, 172.8, 0, 0, 0, 1, 0)
 
-    def test_zero_distortion_needs_no_known_model(self):
+    def test_unknown_model_with_zero_coefficients_is_accepted(self):
         camera = Calibration(1242, 375, K, (0.0,) * 5, "some_vendor", EYE, P).camera(rectified=False)
         assert not camera.is_distorted
 
-    def test_rectified_does_not_mind_an_unknown_distortion(self):
+    def test_rectified_camera_ignores_an_unknown_distortion_model(self):
         assert Calibration(1242, 375, K, (0.1,) * 6, "some_vendor", EYE, P).camera(rectified=True).fx == 700
 
-    def test_a_camera_without_calibration_makes_one(self):
+    def test_calibration_of_a_camera_model_has_its_intrinsics(self):
         calibration = Calibration.of(CameraModel(96, 60, 70.0, 71.0, 48.0, 30.0))
         assert calibration.k == (70, 0, 48, 0, 71, 30, 0, 0, 1)
         assert calibration.p == (70, 0, 48, 0, 0, 71, 30, 0, 0, 0, 1, 0)
         assert (calibration.distortion_model, calibration.d) == ("plumb_bob", (0.0,) * 5)
 
 
-class TestRefused:
-    def test_uncalibrated(self):
+class TestInvalid:
+    def test_uncalibrated_camera_is_rejected(self):
         for rectified in (True, False):
             with pytest.raises(CameraError, match="uncalibrated"):
                 Calibration(640, 480, (0.0,) * 9).camera(rectified)
 
     @pytest.mark.parametrize("name", ["k", "d", "r", "p"])
     @pytest.mark.parametrize("value", [math.nan, math.inf])
-    def test_not_finite(self, name, value):
+    def test_non_finite_calibration_is_rejected(self, name, value):
         fields = {"k": list(K), "d": list(D), "r": list(EYE), "p": list(P)}
         fields[name][3] = value
         with pytest.raises(CameraError, match="non-finite"):
@@ -211,33 +211,33 @@ class TestRefused:
 
     @pytest.mark.parametrize("name", ["fx", "fy", "cx", "cy"])
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-    def test_intrinsics_not_finite(self, name, value):
+    def test_non_finite_intrinsics_are_rejected(self, name, value):
         with pytest.raises(CameraError, match="non-finite"):
             CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, name: value})
 
     @pytest.mark.parametrize("changes", [{"fx": 1e-9}, {"fy": 1e-300}, {"cx": -1e9}, {"fx": 1e300, "fy": 1e300}])
-    def test_intrinsics_whose_rays_or_sizes_would_be_infinite(self, changes):
+    def test_implausible_intrinsics_are_rejected(self, changes):
         with pytest.raises(CameraError, match=r"implausible intrinsics for a 9x9 image: fx"):
             CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, **changes})
 
-    def test_values_that_scaling_would_make_infinite(self):
+    def test_values_that_could_overflow_are_rejected(self):
         with pytest.raises(CameraError, match=r"values beyond 1e\+12 in K, D, R or P"):
             calibration_from_camera_info(1242, 375, K, D, "plumb_bob", EYE, (*P[:3], 1.7e308, *P[4:]))
 
     @pytest.mark.parametrize(("name", "value"), [("fx", 0.0), ("fy", -3.0)])
-    def test_focal_length(self, name, value):
+    def test_focal_length_of_zero_or_less_is_rejected(self, name, value):
         with pytest.raises(CameraError, match="focal lengths must be above 0"):
             CameraModel(**{"width": 9, "height": 9, "fx": 1.0, "fy": 1.0, "cx": 1.0, "cy": 1.0, name: value})
 
     @pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5), (2**40, 5)])
-    def test_size(self, size):
+    def test_invalid_size_is_rejected(self, size):
         with pytest.raises(CameraError, match="size"):
             CameraModel(*size, 1.0, 1.0, 1.0, 1.0)
         with pytest.raises(CameraError, match="size"):
             calibration_from_camera_info(*size, K, D, "plumb_bob", EYE, P)
 
     @pytest.mark.parametrize("lengths", [(8, 9, 12), (9, 3, 12), (9, 9, 11), (0, 9, 12)])
-    def test_lengths(self, lengths):
+    def test_matrices_of_a_wrong_length_are_rejected(self, lengths):
         k, r, p = ((1.0,) * n for n in lengths)
         with pytest.raises(CameraError, match="K, R, P have"):
             calibration_from_camera_info(640, 480, k, (), "plumb_bob", r, p)
@@ -251,26 +251,26 @@ class TestRefused:
             ("pinhole", 5, "known"),
         ],
     )
-    def test_distortion(self, model, count, text):
+    def test_wrong_number_of_coefficients_or_unknown_model_is_rejected(self, model, count, text):
         calibration = calibration_from_camera_info(1242, 375, K, (0.1,) * count, model, EYE, P)
         with pytest.raises(CameraError, match=text):
             calibration.camera(rectified=False)
 
     @pytest.mark.parametrize("model", ["", "none"])
-    def test_coefficients_without_a_model_are_not_ignored(self, model):
+    def test_coefficients_without_a_model_are_rejected(self, model):
         with pytest.raises(CameraError, match="without a distortion model"):
             Calibration(1242, 375, K, D, model, EYE, P).camera(rectified=False)
 
-    def test_region_outside(self):
+    def test_roi_beyond_the_image_is_rejected(self):
         with pytest.raises(CameraError, match="roi 100x10 at"):
             calibration_from_camera_info(640, 480, K, D, "plumb_bob", EYE, P, roi=(600, 0, 100, 10))
 
-    def test_binned_away(self):
+    def test_binning_beyond_the_image_size_is_rejected(self):
         with pytest.raises(CameraError, match="exceeds the image size"):
             calibration_from_camera_info(640, 3, K, D, "plumb_bob", EYE, P, binning=(1, 4))
 
 
-class TestMessage:
+class TestCameraInfo:
     def fields(self, upper: bool = False, **changes):
         names = {"k": np.array(K), "d": np.array(D), "r": np.array(EYE), "p": np.array(P)}
         names = {name.upper() if upper else name: value for name, value in names.items()}
@@ -282,22 +282,22 @@ class TestMessage:
         )
 
     @pytest.mark.parametrize("upper", [False, True], ids=["ROS 2", "ROS 1"])
-    def test_full_resolution_with_region_and_binning(self, upper):
+    def test_roi_and_binning_are_applied(self, upper):
         calibration = decode_camera_info(self.fields(upper))
         assert (calibration.width, calibration.height) == (500, 300)
         assert calibration.k == pytest.approx((K[0] / 2, 0, (K[2] - 40) / 2, 0, K[4], K[5] - 20, 0, 0, 1))
         assert calibration.p[:8] == pytest.approx((350, 0, 280, 22.5, 0, 701, 150, -1.1))
         assert (calibration.d, calibration.r, calibration.distortion_model) == (D, EYE, "plumb_bob")
 
-    def test_binning_of_an_odd_size_divides_by_the_whole_number(self):
+    def test_binning_of_an_odd_size_rounds_down(self):
         message = self.fields(roi=SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0), binning_x=4, binning_y=4)
         calibration = decode_camera_info(message)
         assert (calibration.width, calibration.height) == (310, 93)
         assert (calibration.k[0], calibration.k[4]) == (K[0] / 4, K[4] / 4)
 
-    def test_no_rotation_is_the_identity(self):
+    def test_zero_rotation_becomes_the_identity(self):
         assert decode_camera_info(self.fields(r=np.zeros(9))).r == EYE
 
-    def test_unreadable(self):
+    def test_unreadable_values_are_rejected(self):
         with pytest.raises(CameraError, match="cannot be read"):
             decode_camera_info(self.fields(d=["x"]))

@@ -1,4 +1,4 @@
-"""From depth to points: the formula, what invalid depth does, and the bytes of a point."""
+"""Back-projection of depth: formula, invalid depth, and the layout of a point."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def inputs(height: int, width: int, seed: int = 0):
     width=st.integers(1, 60), height=st.integers(1, 40), fx=st.floats(5, 3000), fy=st.floats(5, 3000),
     cx=st.floats(-50, 100), cy=st.floats(-50, 100), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_depth_image_procs_formula(width, height, fx, fy, cx, cy, seed):
+def test_points_match_depth_image_proc(width, height, fx, fy, cx, cy, seed):
     depth, image, labels = inputs(height, width, seed)
     cloud = cloud_of(depth, CameraModel(width, height, fx, fy, cx, cy), image, labels)
     assert cloud.shape == (height, width)
@@ -44,14 +44,14 @@ def test_depth_image_procs_formula(width, height, fx, fy, cx, cy, seed):
     np.testing.assert_array_equal(cloud["z"], depth)
 
 
-def test_a_point_by_hand():
+def test_point_matches_the_formula():
     depth = np.zeros((3, 4), np.float32)
     depth[2, 1] = 10
     cloud = cloud_of(depth, CameraModel(4, 3, 2.0, 5.0, 2.0, 0.5), *inputs(3, 4)[1:])
     assert cloud[2, 1].item()[:3] == ((1 - 2) * 10 / 2, (2 - 0.5) * 10 / 5, 10)
 
 
-def test_depth_that_is_no_number_has_no_point_but_color_and_label():
+def test_non_finite_depth_yields_nan_with_color_and_label():
     depth, image, labels = inputs(2, 4)
     depth[1] = (math.nan, math.inf, -math.inf, 5)
     cloud = cloud_of(depth, CameraModel(4, 2, 3.0, 3.0, 1.0, 1.0), image, labels)
@@ -62,8 +62,8 @@ def test_depth_that_is_no_number_has_no_point_but_color_and_label():
     assert (cloud["rgb"] & 255).tolist() == image[..., 2].tolist()
 
 
-def test_a_pixel_without_a_ray_has_no_point():
-    """The middle column's x would be 0 whatever the depth: no NaN must be lost by that."""
+def test_pixel_without_a_ray_yields_nan():
+    """NaN is preserved where the optical axis would make x zero for every depth."""
     depth = torch.ones(1, 3)
     rays = torch.tensor([[[0.0, 0.0], [math.nan, math.nan], [1.0, 2.0]]])
     points = backproject(depth, rays, torch.empty(1, 3, 3))[0]
@@ -72,7 +72,7 @@ def test_a_pixel_without_a_ray_has_no_point():
     assert points[2].tolist() == [1, 2, 1]
 
 
-def test_bytes_of_a_point():
+def test_layout_of_a_point():
     image = np.array([[[0x12, 0x34, 0xFE]]], np.uint8)
     cloud = cloud_of(np.full((1, 1), 4, np.float32), CameraModel(1, 1, 2, 2, 0, 0), image, np.array([[255]], np.uint8))
     assert CLOUD_DTYPE.itemsize == 20
@@ -81,7 +81,7 @@ def test_bytes_of_a_point():
     assert cloud.tobytes() == np.array([0, 0, 4], "<f4").tobytes() + bytes([0xFE, 0x34, 0x12, 0]) + bytes([255, 0, 0, 0])
 
 
-def test_what_was_in_the_buffer_is_gone():
+def test_previous_content_of_the_buffer_is_overwritten():
     depth, image, labels = inputs(5, 6)
     camera = CameraModel(6, 5, 3.0, 3.0, 1.0, 1.0)
     out = torch.full((5, 6, CLOUD_FLOATS), math.nan)

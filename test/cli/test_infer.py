@@ -133,7 +133,7 @@ def test_raw_images_are_undistorted(tmp_path, infer, pipe):
     assert_files_hold(tmp_path / "out", "a", pipe(Frame(image, lens)))
 
 
-def test_folder_with_parameters(tmp_path, infer):
+def test_every_image_of_a_folder_is_processed_with_the_parameters(tmp_path, infer):
     (tmp_path / "in").mkdir()
     for seed in range(2):
         write(tmp_path / "in" / f"{seed}.png", seed)
@@ -164,13 +164,13 @@ class TestFailures:
         assert re.fullmatch(r".* infer: .*bad\.png: damaged or not a supported image \(12 bytes\); supported: .*", lines[-1])
         assert sum("bad.png" in line for line in lines) == 1
 
-    def test_missing_image(self, tmp_path, infer):
+    def test_missing_image_fails(self, tmp_path, infer):
         assert infer(tmp_path / "none.png", "--out", tmp_path / "out") == (
             1,
             [f"mtl_perception infer: {tmp_path / 'none.png'}: no such image"],
         )
 
-    def test_empty_folder(self, tmp_path, infer):
+    def test_empty_folder_fails(self, tmp_path, infer):
         code, lines = infer(tmp_path, "--out", tmp_path / "out")
         assert (code, len(lines)) == (1, 1)
         assert "the folder contains no images" in lines[0]
@@ -184,7 +184,7 @@ class TestFailures:
         assert "2 images are named 'a'" in lines[0]
         assert not (tmp_path / "out").exists()
 
-    def test_output_folder_that_is_a_file(self, tmp_path, infer):
+    def test_output_folder_that_is_a_file_fails(self, tmp_path, infer):
         write(tmp_path / "a.png")
         code, lines = infer(tmp_path / "a.png", "--out", tmp_path / "a.png")
         assert code == 1

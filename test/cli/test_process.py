@@ -156,7 +156,7 @@ class TestErrors:
         assert process(source, "--out", tmp_path / "out.mcap", "--force")[0] == 0
         assert set(messages_of(tmp_path / "out.mcap")["types"]) == set(OUTPUTS)
 
-    def test_missing_bag(self, tmp_path, process):
+    def test_missing_bag_fails(self, tmp_path, process):
         code, _, line = process(tmp_path / "none.mcap", "--out", tmp_path / "out.mcap")
         assert code == 1
         assert line.startswith(f"mtl_perception process: {tmp_path / 'none.mcap'} does not exist")

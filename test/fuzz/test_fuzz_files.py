@@ -1,4 +1,4 @@
-"""Files that are damaged, foreign or hostile: pictures, calibrations, bags, weights."""
+"""Fuzz tests of file readers: images, calibrations, bags and weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from safetensors.torch import save
 from support.bad_input import anything, damaged, near_document, numbers, sometimes
 from support.bags import ROS2, START_NS, Messages, bag_image, drive, write_bag
 from support.fuzzing import attempt, fuzz
-from support.image_files import PICTURES
+from support.image_files import IMAGE_FILES
 
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import CameraModel
@@ -38,32 +38,32 @@ from mtl_perception.weights.files import load_network, read_weights
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all cases: each writes its file anew."""
+    """Folder shared by all cases; each case writes its file again."""
     return tmp_path_factory.mktemp("fuzz")
 
 
 def written(path: Path, data: bytes) -> Path:
-    # Not over the old one, which may still be mapped into memory.
+    # A new file each time, because the previous one may still be mapped into memory.
     path.unlink(missing_ok=True)
     path.write_bytes(data)
     return path
 
 
-# Pictures.
+# Images
 
 
-@given(data=damaged(list(PICTURES.values())) | st.sampled_from(list(PICTURES.values())))
-@fuzz("picture file", 0.08, mebibytes=512)
-def test_picture_file(folder: Path, data: bytes) -> None:
+@given(data=damaged(list(IMAGE_FILES.values())) | st.sampled_from(list(IMAGE_FILES.values())))
+@fuzz("image file", 0.08, mebibytes=512)
+def test_image_file_is_decoded_or_rejected(folder: Path, data: bytes) -> None:
     path = written(folder / "a.png", data)
-    frames = attempt("picture file", lambda: list(ImageSource([path], "a")), str(path), errors=FrameError)
+    frames = attempt("image file", lambda: list(ImageSource([path], "a")), str(path), errors=FrameError)
     for frame in frames or ():
         height, width = frame.image.shape[:2]
         assert frame.image.dtype == np.uint8 and frame.image.shape == (height, width, 3) and frame.image.size
         assert frame.camera is None
 
 
-# Calibrations.
+# Calibrations
 
 SHORT = yaml.safe_load(ROS_YAML)
 KITTI_WORDS = ["", "nan", "inf", "-inf", "1e400", "0", "-1", "1e-320", "0x10", "1_0", "٣", "S_rect_02:", "P2:", ":"]
@@ -71,7 +71,7 @@ KITTI_WORDS = ["", "nan", "inf", "-inf", "1e400", "0", "-1", "1e-320", "0x10", "
 
 @st.composite
 def kitti_file(draw: Any) -> bytes:
-    """A word or a line changed."""
+    """Draw a KITTI calibration file with up to two changed words."""
     lines = [line.split(" ") for line in draw(st.sampled_from([KITTI_RAW, KITTI_ODOMETRY])).splitlines()]
     for _ in range(draw(st.integers(0, 2))):
         line = draw(st.sampled_from(lines))
@@ -92,7 +92,7 @@ calibration_files = st.one_of(
 
 @given(data=calibration_files, size=st.sampled_from([None, (32, 24), (1242, 375)]))
 @fuzz("calibration file", 0.08)
-def test_calibration_file(folder: Path, data: bytes, size: tuple[int, int] | None) -> None:
+def test_calibration_file_is_loaded_or_rejected(folder: Path, data: bytes, size: tuple[int, int] | None) -> None:
     path = written(folder / "camera.yaml", data)
     calibration = attempt(
         "calibration file", lambda: load_calibration(path, size=size), f"calibration file {path}", errors=CameraError
@@ -103,28 +103,27 @@ def test_calibration_file(folder: Path, data: bytes, size: tuple[int, int] | Non
 
 
 @given(text=damaged([b"2011-09-26 13:02:25.964389445", b"2011-09-26 13:02:25"]))
-@fuzz("time stamp", 0.02)
-def test_time_stamp(folder: Path, text: bytes) -> None:
-    """A line of a KITTI drive's timestamps.txt."""
+@fuzz("timestamps.txt", 0.02)
+def test_line_of_timestamps_txt_is_parsed_or_rejected(folder: Path, text: bytes) -> None:
     data = folder / "2011_09_26_drive_0001_sync/image_02/data"
     data.mkdir(parents=True, exist_ok=True)
-    written(data / "0000000000.png", PICTURES["PNG, 1 x 1"])
+    written(data / "0000000000.png", IMAGE_FILES["PNG, 1 x 1"])
     stamps = written(data.parent / "timestamps.txt", text)
-    source = attempt("time stamp", lambda: open_source(data.parent), f"timestamps file {stamps}", errors=SourceError)
+    source = attempt("timestamps.txt", lambda: open_source(data.parent), f"timestamps file {stamps}", errors=SourceError)
     if source is not None:
         (frame,) = source
         assert isinstance(frame.stamp_ns, int)
         assert frame.stamp_ns == parse_stamp(text.decode().split("\n")[0])
 
 
-# Bags.
+# Bags
 
 
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
-    """Whole bags by suffix."""
+    """Intact bags by suffix."""
     folder = tmp_path_factory.mktemp("bags")
-    wholes: dict[str, list[bytes]] = {".bag": [], ".mcap": [], ".db3": []}
+    intact: dict[str, list[bytes]] = {".bag": [], ".mcap": [], ".db3": []}
     for kind, suffix, compressions in (
         ("ros1", ".bag", ("", "bz2", "lz4")),
         ("mcap", ".mcap", ("", "zstd")),
@@ -133,12 +132,12 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
         for compression in compressions:
             path = write_bag(folder / f"{kind}{compression}", kind, drive(kind, 2, (6, 8)), compression)
             file = path if path.is_file() else next(path.glob(f"*{suffix}"))
-            wholes[suffix].append(file.read_bytes())
-    wholes[".mcap"].append(_with_a_topic_of_two_types(folder / "two"))
-    return wholes
+            intact[suffix].append(file.read_bytes())
+    intact[".mcap"].append(_bag_with_two_types_on_one_topic(folder / "two"))
+    return intact
 
 
-def _with_a_topic_of_two_types(path: Path) -> bytes:
+def _bag_with_two_types_on_one_topic(path: Path) -> bytes:
     make = Messages()
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         messages = (make.image(bag_image(0, 6, 8), START_NS), make.compressed(bag_image(0, 6, 8), START_NS))
@@ -149,7 +148,7 @@ def _with_a_topic_of_two_types(path: Path) -> bytes:
 
 
 def read_bag(path: Path) -> None:
-    """All that a bag gives; each frame is whole."""
+    """Read all frames of a bag and check each."""
     for frame in BagSource(path):
         height, width = frame.image.shape[:2]
         assert frame.image.dtype == np.uint8 and frame.image.shape == (height, width, 3)
@@ -158,22 +157,22 @@ def read_bag(path: Path) -> None:
 
 @given(choice=st.data())
 @fuzz("bag", 0.05, mebibytes=512)
-def test_bag(folder: Path, bags: dict[str, list[bytes]], choice: Any) -> None:
-    """Damaged, foreign (of another kind than its name says), or empty."""
+def test_bag_is_read_or_rejected(folder: Path, bags: dict[str, list[bytes]], choice: Any) -> None:
+    """The bag is damaged, empty, or of another format than its suffix says."""
     suffix = choice.draw(st.sampled_from(sorted(bags)))
-    of = choice.draw(st.sampled_from([suffix] * 9 + sorted(bags)))
-    path = written(folder / f"a{suffix}", choice.draw(damaged([*bags[of]], at_most=4)))
+    actual = choice.draw(st.sampled_from([suffix] * 9 + sorted(bags)))
+    path = written(folder / f"a{suffix}", choice.draw(damaged(bags[actual], max_changes=4)))
     attempt("bag", lambda: read_bag(path), str(path), errors=SourceError)
 
 
-def test_the_wholes_can_be_read(folder: Path, bags: dict[str, list[bytes]]) -> None:
-    """Else the damage would be done to what is refused anyway."""
-    for suffix, wholes in bags.items():
-        for whole in wholes:
-            assert len(list(BagSource(written(folder / f"a{suffix}", whole)))) in (1, 2)
+def test_intact_bags_are_read(folder: Path, bags: dict[str, list[bytes]]) -> None:
+    """Otherwise the damaged bags above would be rejected for another reason."""
+    for suffix, intact in bags.items():
+        for data in intact:
+            assert len(list(BagSource(written(folder / f"a{suffix}", data)))) in (1, 2)
 
 
-# Weights.
+# Weights
 
 DESCRIPTION = Description("small", STREET.names, STREET.colors, depth_transform="exp", camera=KITTI_CAMERA, card={"seed": 1})
 
@@ -188,16 +187,16 @@ def with_header(header: object, data: bytes, length: int | None = None) -> bytes
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
-WHOLE = safetensors()
-HEADER = json.loads(WHOLE[8 : 8 + struct.unpack("<Q", WHOLE[:8])[0]])
-TENSORS = WHOLE[8 + struct.unpack("<Q", WHOLE[:8])[0] :]
+INTACT = safetensors()
+HEADER = json.loads(INTACT[8 : 8 + struct.unpack("<Q", INTACT[:8])[0]])
+TENSORS = INTACT[8 + struct.unpack("<Q", INTACT[:8])[0] :]
 headers = near_document(
     HEADER, st.sampled_from(["F32", "F16", "I64", "BOOL", "F8_E4M3", [0, 100 * 10**9], [24, 0], [2**62, 2]]) | anything
 )
 descriptions = near_document(json.loads(DESCRIPTION.to_json()))
 lengths = sometimes(st.none(), st.sampled_from([0, 1, 2, 8, 2**31, 100 * 10**9, 2**63, 2**64 - 1]))
 own_files = st.one_of(
-    damaged([WHOLE]),
+    damaged([INTACT]),
     st.builds(with_header, headers, st.just(TENSORS), lengths),
     descriptions.map(lambda value: safetensors(json.dumps(value))),
 )
@@ -205,8 +204,7 @@ own_files = st.one_of(
 
 @given(data=own_files)
 @fuzz("weights file", 0.07)
-def test_weights_file(folder: Path, data: bytes) -> None:
-    """Whatever the header says, the answer is a description that can be used, or a refusal."""
+def test_weights_file_yields_a_valid_description_or_is_rejected(folder: Path, data: bytes) -> None:
     path = written(folder / "a.safetensors", data)
     read = attempt("weights file", lambda: read_weights(path), str(path), errors=WeightsError)
     if read is None:
@@ -221,41 +219,41 @@ def test_weights_file(folder: Path, data: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def full(weights_file: Path) -> tuple[dict[str, Any], bytes]:
-    """Header and data of a whole network's file."""
+    """Header and data of a file with a complete network."""
     data = weights_file.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
 @given(choice=st.data())
-@fuzz("weights file, whole network", 0.005, mebibytes=512)
-def test_weights_of_a_whole_network(folder: Path, full: tuple[dict[str, Any], bytes], choice: Any) -> None:
-    """An entry of another shape, kind or name, missing, surplus, or not finite."""
+@fuzz("weights file, complete network", 0.005, mebibytes=512)
+def test_network_with_one_wrong_entry_is_rejected(folder: Path, full: tuple[dict[str, Any], bytes], choice: Any) -> None:
+    """One entry has another shape, dtype or name, is unexpected, or is non-finite."""
     header, data = json.loads(json.dumps(full[0])), bytearray(full[1])
     names = sorted(set(header) - {"__metadata__"})
     name = choice.draw(st.sampled_from(names))
-    kind = choice.draw(st.sampled_from(["shape", "kind", "name", "missing", "surplus", "nan"]))
+    kind = choice.draw(st.sampled_from(["shape", "dtype", "name", "missing", "unexpected", "nan"]))
     start = header[name]["data_offsets"][0]
     if kind == "shape":
         header[name]["shape"] = [1, *header[name]["shape"]]
-    elif kind == "kind":
+    elif kind == "dtype":
         header[name]["dtype"] = "I32" if header[name]["dtype"] == "F32" else "F64"
     elif kind == "name":
         header[f"{name}x"] = header.pop(name)
     elif kind == "missing":
-        return  # safetensors itself refuses a hole; the other way to lack one is "name"
-    elif kind == "surplus":
-        header["surplus"] = {"dtype": "F32", "shape": [0], "data_offsets": [len(data), len(data)]}
+        return  # safetensors itself rejects gaps in the data; "name" also yields a missing entry
+    elif kind == "unexpected":
+        header["unexpected"] = {"dtype": "F32", "shape": [0], "data_offsets": [len(data), len(data)]}
     else:
         data[start : start + 4] = struct.pack("<f", choice.draw(st.sampled_from([float("nan"), float("inf"), -float("inf")])))
         if header[name]["dtype"] != "F32":
             return
     path = written(folder / "full.safetensors", with_header(header, bytes(data)))
-    assert attempt("weights file, whole network", lambda: load_network(path), str(path), errors=WeightsError) is None
+    assert attempt("weights file, complete network", lambda: load_network(path), str(path), errors=WeightsError) is None
 
 
 class Hostile:
-    """Unpickled, it creates a folder."""
+    """Object whose unpickling creates a folder."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -281,22 +279,21 @@ def checkpoints() -> list[bytes]:
 
 @given(data=damaged(checkpoints()))
 @fuzz("checkpoint", 0.04)
-def test_checkpoint(folder: Path, data: bytes, monkeypatch_once: None) -> None:
-    """PyTorch's own files, with code in some of them, which never runs."""
+def test_checkpoint_is_rejected_without_running_its_code(folder: Path, data: bytes, in_folder: None) -> None:
     path = written(folder / "a.ckpt", data)
     attempt("checkpoint", lambda: load_network(path), str(path), errors=WeightsError)
     assert not Path(SENTINEL).exists()
 
 
 @pytest.fixture
-def monkeypatch_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code in a file would leave its trace here."""
+def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test in the folder, where code in a file would create SENTINEL."""
     monkeypatch.chdir(folder)
 
 
 @given(value=near_document({"name": "a", "classes": ["x"], "colors": [[1, 2, 3]], "camera": dict(KITTI_CAMERA)}) | anything)
 @fuzz("model description", 0.03)
-def test_description(value: Any) -> None:
+def test_model_description_is_parsed_or_rejected(value: Any) -> None:
     description = attempt(
         "model description", lambda: Description.from_json(json.dumps(value)), "model description", errors=WeightsError
     )

@@ -1,4 +1,4 @@
-"""Images, compressed images and calibrations that a driver, a bag or a stranger may send."""
+"""Fuzz tests of the decoding of Image, CompressedImage and CameraInfo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.bad_input import container, damaged, near, numbers, sometimes, unsigned, words
 from support.fuzzing import attempt, fuzz
-from support.image_files import PICTURES
+from support.image_files import IMAGE_FILES
 
 from mtl_perception.camera.model import Calibration
 from mtl_perception.camera.projection import backproject
@@ -25,7 +25,7 @@ from mtl_perception.messages.decode import (
 )
 from mtl_perception.messages.encode import camera_info_fields
 
-ODD_ENCODINGS = ["32FC1", "8UC2", "mono16 ", "Rgb8", "bayer_rggb32", "yuv422_", "nv12", "rgb", "16SC1", "jpeg"]
+UNSUPPORTED_ENCODINGS = ["32FC1", "8UC2", "mono16 ", "Rgb8", "bayer_rggb32", "yuv422_", "nv12", "rgb", "16SC1", "jpeg"]
 
 
 @st.composite
@@ -57,7 +57,7 @@ images = near(
         "header": headers,
         "height": unsigned | st.integers(0, 40),
         "width": unsigned | st.integers(0, 40),
-        "encoding": st.sampled_from([*ODD_ENCODINGS, *sorted(PIXEL_LAYOUTS)]) | words,
+        "encoding": st.sampled_from([*UNSUPPORTED_ENCODINGS, *sorted(PIXEL_LAYOUTS)]) | words,
         "is_bigendian": st.integers(0, 255),
         "step": unsigned | st.integers(0, 200),
         "data": st.binary(max_size=300).flatmap(lambda data: container.map(lambda kind: kind(data))),
@@ -67,31 +67,31 @@ images = near(
 
 @given(message=images)
 @fuzz("Image", 0.18)
-def test_image(message: SimpleNamespace) -> None:
-    """A picture of the announced size, whatever the padding of its rows; or what is wrong with which field."""
+def test_image_is_decoded_or_rejected(message: SimpleNamespace) -> None:
+    """A decoded image has the size of the message, and padding of its rows does not change it."""
     assert isinstance(stamp_ns(message.header), int)
-    picture = attempt("Image", lambda: decode_image(message), "image", errors=FrameError)
-    if picture is None:
+    decoded = attempt("Image", lambda: decode_image(message), "image", errors=FrameError)
+    if decoded is None:
         return
-    assert picture.shape == (message.height, message.width, 3)
-    assert picture.dtype == np.uint8
+    assert decoded.shape == (message.height, message.width, 3)
+    assert decoded.dtype == np.uint8
     layout = PIXEL_LAYOUTS[message.encoding]
-    tight = message.width * layout.channels * layout.item_bytes
-    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, :tight]
-    unpadded = SimpleNamespace(**{**vars(message), "step": tight, "data": rows.tobytes()})
-    np.testing.assert_array_equal(decode_image(unpadded), picture)
+    row_bytes = message.width * layout.channels * layout.item_bytes
+    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, :row_bytes]
+    unpadded = SimpleNamespace(**{**vars(message), "step": row_bytes, "data": rows.tobytes()})
+    np.testing.assert_array_equal(decode_image(unpadded), decoded)
 
 
 FORMATS = ["jpeg", "png", "rgb8; jpeg compressed bgr8", "mono16; png compressed ", "tiff", "16UC1; compressedDepth png", "JPG"]
 
 
-@given(data=damaged(list(PICTURES.values())), form=st.sampled_from(FORMATS) | words, kind=container)
+@given(data=damaged(list(IMAGE_FILES.values())), form=st.sampled_from(FORMATS) | words, kind=container)
 @fuzz("CompressedImage", 0.16, mebibytes=512)
-def test_compressed_image(data: bytes, form: str, kind: Any) -> None:
+def test_compressed_image_is_decoded_or_rejected(data: bytes, form: str, kind: Any) -> None:
     message = SimpleNamespace(header=header(), format=form, data=kind(data))
-    picture = attempt("CompressedImage", lambda: decode_compressed_image(message), "ompressed image", errors=FrameError)
-    if picture is not None:
-        assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and picture.size
+    decoded = attempt("CompressedImage", lambda: decode_compressed_image(message), "ompressed image", errors=FrameError)
+    if decoded is not None:
+        assert decoded.dtype == np.uint8 and decoded.ndim == 3 and decoded.shape[2] == 3 and decoded.size
 
 
 @st.composite
@@ -123,9 +123,9 @@ def region(x_offset: int = 0, y_offset: int = 0, height: int = 0, width: int = 0
 
 
 def matrix(count: int) -> st.SearchStrategy[Any]:
-    """Mostly of the right length, with odd numbers; else of another length."""
-    right = st.lists(numbers | st.sampled_from([1.0, 400.0]), min_size=count, max_size=count)
-    return right | right.map(np.array) | st.lists(numbers, max_size=20)
+    """Draw the values of a matrix, sometimes with a wrong length."""
+    valid = st.lists(numbers | st.sampled_from([1.0, 400.0]), min_size=count, max_size=count)
+    return valid | valid.map(np.array) | st.lists(numbers, max_size=20)
 
 
 models = st.sampled_from(["plumb_bob", "rational_polynomial", "equidistant", "fisheye", "", "none", "thin_prism", "PLUMB_BOB"])
@@ -150,8 +150,10 @@ infos = near(
 
 @given(message=infos, size=sometimes(st.none(), st.tuples(st.integers(1, 40), st.integers(1, 40))), rectified=st.booleans())
 @fuzz("CameraInfo", 0.18)
-def test_camera_info(message: SimpleNamespace, size: tuple[int, int] | None, rectified: bool) -> None:
-    """A calibration, of which a camera comes whose rays are finite, or NaN where a lens has no inverse; or what is wrong."""
+def test_camera_info_yields_finite_rays_or_is_rejected(
+    message: SimpleNamespace, size: tuple[int, int] | None, rectified: bool
+) -> None:
+    """Rays are NaN only where the distortion model has no inverse, and points of finite rays are finite."""
     calibration = attempt("CameraInfo", lambda: decode_camera_info(message), "camera", errors=CameraError)
     if calibration is None:
         return
@@ -165,10 +167,10 @@ def test_camera_info(message: SimpleNamespace, size: tuple[int, int] | None, rec
     assert not np.isinf(rays).any()
     assert camera.is_distorted or np.isfinite(rays).all()
     cloud = backproject(torch.full((height, width), 1000.0), torch.from_numpy(rays), torch.empty(height, width, 3)).numpy()
-    known = np.isfinite(rays).all(axis=-1)
-    assert np.isfinite(cloud[known]).all()
-    assert np.isnan(cloud[~known]).all()
-    for changed in (camera, camera.scaled(2 * width, 2 * height), camera.scaled(max(width // 3, 1), max(height // 3, 1))):
-        fields = camera_info_fields(Calibration.of(changed))
+    finite = np.isfinite(rays).all(axis=-1)
+    assert np.isfinite(cloud[finite]).all()
+    assert np.isnan(cloud[~finite]).all()
+    for scaled in (camera, camera.scaled(2 * width, 2 * height), camera.scaled(max(width // 3, 1), max(height // 3, 1))):
+        fields = camera_info_fields(Calibration.of(scaled))
         assert np.isfinite([*fields["k"], *fields["d"], *fields["r"], *fields["p"]]).all()
-        assert (fields["width"], fields["height"]) == (changed.width, changed.height)
+        assert (fields["width"], fields["height"]) == (scaled.width, scaled.height)

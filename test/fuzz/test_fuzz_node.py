@@ -1,4 +1,4 @@
-"""A real node that is sent nonsense: it counts and names what it refuses, and goes on."""
+"""Fuzz tests of a running node: it rejects, counts and reports malformed messages and parameters."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from support.bad_input import damaged, sometimes
-from support.fuzzing import REASONS, fuzz, refused
-from support.image_files import PICTURES
+from support.fuzzing import REASONS, fuzz, rejected
+from support.image_files import IMAGE_FILES
 from support.images import noise_image
 from support.node_in_process import node_inside
 from support.node_process import PATIENCE
@@ -36,7 +36,7 @@ TOPICS = ("segmentation/labels", "depth/camera_info", "points")
 
 
 class Sender:
-    """A camera of a node in this process."""
+    """Publisher of a camera that a node in this process subscribes to."""
 
     def __init__(self, node: PerceptionNode, topic: str, kind: type) -> None:
         self.node, self.client = node, Client()
@@ -44,15 +44,15 @@ class Sender:
         self.camera.publish_info(camera_info(16, 12))
 
     def send(self, message: Any) -> str:
-        """What became of a picture: the reason for which it was refused, or nothing."""
+        """Publish an image, wait for the node, and return the reason of a rejection, or an empty text."""
         statistics = self.node.session.cameras[0].statistics
-        before, refused_before = statistics.received, dict(statistics.rejected)
+        before, rejected_before = statistics.received, dict(statistics.rejected)
         self.camera.images.publish(message)
         wait_for(lambda: statistics.received > before and done(statistics) == statistics.received)
-        # Nobody reads them otherwise.
+        # Take the outputs from the queues of the subscriptions.
         self.client.spin_for(0.001)
         assert statistics.received == before + 1
-        reasons = [reason for reason, count in statistics.rejected.items() if count > refused_before.get(reason, 0)]
+        reasons = [reason for reason, count in statistics.rejected.items() if count > rejected_before.get(reason, 0)]
         return "".join(reasons)
 
 
@@ -63,7 +63,7 @@ def done(statistics: Any) -> int:
 def wait_for(condition: Any) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "the node has not done with a picture"
+        assert time.monotonic() < deadline, "the node did not process a message in time"
         time.sleep(0.002)
 
 
@@ -74,24 +74,24 @@ def sender(request: pytest.FixtureRequest, weights_file: Path) -> Iterator[Sende
     settings = {"image_transport": transport, "warm_up": False, "device": "cpu", "backend": "torch"}
     with node_inside(weights_file, lambda pipeline: pipeline, **settings) as node:
         sender = Sender(node, topic, kind)
-        good(sender)
+        assert_node_works(sender)
         yield sender
         sender.client.close()
 
 
-def good(sender: Sender) -> None:
-    """The node answers a picture and its calibration as ever."""
+def assert_node_works(sender: Sender) -> None:
+    """Check that the node processes a valid image and CameraInfo."""
     sender.camera.publish_info(camera_info(16, 12))
     message: Any = image(noise_image(12, 16))
     if sender.camera.topic != "/image":
-        message = set_data(CompressedImage(format="png"), PICTURES["PNG"])
+        message = set_data(CompressedImage(format="png"), IMAGE_FILES["PNG"])
     answers = sender.camera.connect(message)
     points = answers["points"]
     assert (points.width, points.height) == (16, 12)
 
 
 def as_message(kind: type, fields: SimpleNamespace) -> Any:
-    """The message of those fields, as far as ROS can send them; None where it cannot."""
+    """Return a message with these fields, or None if rclpy does not accept a value."""
     message = kind()
     for name, value in vars(fields).items():
         try:
@@ -113,18 +113,18 @@ def diagnostics_of(sender: Sender) -> list[Any]:
     return to_messages(evaluate(sender.node.snapshot()), "node")
 
 
-def assert_told_in_lines(sender: Sender) -> None:
-    """Whatever was sent, diagnostics say it in printable lines of bounded length."""
+def assert_diagnostics_are_short(sender: Sender) -> None:
+    """Check that diagnostics are printable lines of limited length."""
     for status in diagnostics_of(sender):
         for text in (status.message, *(value.value for value in status.values)):
             assert len(text) < 1000 and text.isprintable(), (status.name, text[:200])
 
 
-def as_before(sender: Sender) -> None:
-    """After all that, the node is as it was."""
+def assert_node_works_as_before(sender: Sender) -> None:
+    """Reset the parameters, and check that the node works and has counted every message."""
     for name, value in (("input_scale", 1.0), ("output_scale", 1.0), ("input_rectified", True), ("min_depth", 0.0)):
         assert sender.node.set_parameters([Parameter(name, value=value)])[0].successful
-    good(sender)
+    assert_node_works(sender)
     statistics = sender.node.session.cameras[0].statistics
     assert "internal" not in statistics.rejected, statistics.last_rejection
     assert done(statistics) == statistics.received
@@ -135,19 +135,18 @@ class TestRaw:
 
     @given(fields=images)
     @fuzz("Image, to the node", 0.03, mebibytes=512)
-    def test_images(self, sender: Sender, fields: SimpleNamespace) -> None:
+    def test_image_is_processed_or_rejected_with_a_reason(self, sender: Sender, fields: SimpleNamespace) -> None:
         message = as_message(Image, fields)
         if message is None:
             return
         reason = sender.send(message)
         assert reason in ("", *REASONS)
-        assert_told_in_lines(sender)
-        refused["Image, to the node"] += bool(reason)
+        assert_diagnostics_are_short(sender)
+        rejected["Image, to the node"] += bool(reason)
 
     @given(fields=infos, fits=st.booleans())
     @fuzz("CameraInfo, to the node", 0.02, mebibytes=512)
-    def test_camera_infos(self, sender: Sender, fields: SimpleNamespace, fits: bool) -> None:
-        """Whatever the calibration, a good picture is never refused for it; why there is no cloud is told."""
+    def test_camera_info_never_rejects_a_valid_image(self, sender: Sender, fields: SimpleNamespace, fits: bool) -> None:
         message = as_message(CameraInfo, fields)
         if message is None:
             return
@@ -158,42 +157,42 @@ class TestRaw:
         sender.camera.infos.publish(message)
         wait_for(lambda: calibrations.latest is not before)
         assert sender.send(image(noise_image(12, 16))) == ""
-        assert_told_in_lines(sender)
-        (told,) = [status for status in diagnostics_of(sender) if status.name.endswith(": camera")]
-        refused["CameraInfo, to the node"] += bool(told.level != told.OK and told.message)
+        assert_diagnostics_are_short(sender)
+        (status,) = [status for status in diagnostics_of(sender) if status.name.endswith(": camera")]
+        rejected["CameraInfo, to the node"] += bool(status.level != status.OK and status.message)
 
     @given(name=sometimes(st.sampled_from(NAMES), st.text(max_size=8)), value=values)
     @fuzz("parameters, to the node", 0.02)
-    def test_parameters(self, sender: Sender, name: str, value: Any) -> None:
-        """Refused with a reason, or taken; the set that is there is always one that could be started with."""
+    def test_parameter_is_accepted_or_refused_with_a_reason(self, sender: Sender, name: str, value: Any) -> None:
+        """The parameters of the node remain a valid configuration."""
         try:
             parameter = Parameter(name, value=value)
         except (TypeError, AssertionError):
-            return  # what ROS has no type for
+            return  # no ROS parameter type
         node = sender.node
         try:
             (result,) = node.set_parameters([parameter])
         except ParameterNotDeclaredException:
-            # What the service answers with a reason.
+            # The service would return this as a reason.
             return
         assert result.successful or result.reason
-        refused["parameters, to the node"] += not result.successful
+        rejected["parameters, to the node"] += not result.successful
         assert Config.from_mapping({known: node.get_parameter(known).value for known in NAMES})
 
-    def test_the_node_is_as_it_was(self, sender: Sender) -> None:
-        as_before(sender)
+    def test_node_still_works(self, sender: Sender) -> None:
+        assert_node_works_as_before(sender)
 
 
 class TestCompressed:
     transport = "compressed"
 
-    @given(data=damaged([data for data in PICTURES.values() if len(data) < 2000]), form=st.sampled_from(FORMATS))
+    @given(data=damaged([data for data in IMAGE_FILES.values() if len(data) < 2000]), form=st.sampled_from(FORMATS))
     @fuzz("CompressedImage, to the node", 0.02, mebibytes=512)
-    def test_compressed_images(self, sender: Sender, data: bytes, form: str) -> None:
+    def test_compressed_image_is_processed_or_rejected_with_a_reason(self, sender: Sender, data: bytes, form: str) -> None:
         reason = sender.send(set_data(CompressedImage(format=form), data))
         assert reason in ("", *REASONS)
-        assert_told_in_lines(sender)
-        refused["CompressedImage, to the node"] += bool(reason)
+        assert_diagnostics_are_short(sender)
+        rejected["CompressedImage, to the node"] += bool(reason)
 
-    def test_the_node_is_as_it_was(self, sender: Sender) -> None:
-        as_before(sender)
+    def test_node_still_works(self, sender: Sender) -> None:
+        assert_node_works_as_before(sender)

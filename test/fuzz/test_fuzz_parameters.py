@@ -1,4 +1,4 @@
-"""Parameters with wrong names, types and values: from Python, from files at start, and by service while the node runs."""
+"""Fuzz tests of parameters and label mappings: wrong names, types and values, from Python and from files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from support.bad_input import damaged, misspelt, near_document, numbers, sometimes, words
+from support.bad_input import damaged, misspelled, near_document, numbers, sometimes, words
 from support.fuzzing import attempt, fuzz
 
 from mtl_perception import config
@@ -36,7 +36,7 @@ values = st.one_of(
 
 @st.composite
 def settings_near(draw: Any) -> dict[str, Any]:
-    """Right values of some parameters, and up to two that may be wrong."""
+    """Draw valid values of some parameters, and up to two values that may be invalid."""
     chosen = {name: ros_value(ROWS[name]) for name in draw(st.lists(st.sampled_from(NAMES), max_size=4))}
     for name in draw(st.lists(st.sampled_from(NAMES), max_size=2)):
         chosen[name] = draw(values)
@@ -49,19 +49,18 @@ def ros_value(row: config.Parameter) -> Any:
 
 @given(chosen=settings_near())
 @fuzz("parameters from Python", 0.02)
-def test_values(chosen: dict[str, Any]) -> None:
-    """A value is taken as it is, or refused by a text that names its parameter."""
+def test_value_is_kept_or_rejected_with_its_name(chosen: dict[str, Any]) -> None:
     made = attempt("parameters from Python", lambda: Config.from_mapping(chosen), "parameter ", errors=ConfigError)
     for name, value in chosen.items() if made else ():
-        taken = getattr(made, name)
-        assert type(taken) is ROWS[name].type
-        assert list(taken) == [word for word in value or () if word] if ROWS[name].type is tuple else taken == value
+        kept = getattr(made, name)
+        assert type(kept) is ROWS[name].type
+        assert list(kept) == [word for word in value or () if word] if ROWS[name].type is tuple else kept == value
 
 
-@given(names=misspelt(NAMES))
-@fuzz("parameters, misspelt", 0.02)
-def test_a_misspelt_name(names: tuple[str, str]) -> None:
-    """The right name is told; where another is as near, that one."""
+@given(names=misspelled(NAMES))
+@fuzz("parameters, misspelled", 0.02)
+def test_misspelled_name_suggests_a_similar_one(names: tuple[str, str]) -> None:
+    """Another name may be as similar as the correct one."""
     wrong, _ = names
     if wrong in ROWS:
         return
@@ -76,7 +75,7 @@ MAPPING = {"ids": {0: "road", 1: 1, 2: None}, "to": "street", "source": "own", "
 
 @given(value=near_document(MAPPING))
 @fuzz("label mapping", 0.01)
-def test_label_mapping(value: Any) -> None:
+def test_label_mapping_is_parsed_or_rejected(value: Any) -> None:
     mapping = attempt("label mapping", lambda: parse_mapping(value, "file m.yaml"), "file m.yaml", errors=ConfigError)
     if mapping is not None:
         assert mapping.classes is STREET or mapping.classes.name in ("kitti6", "nyud40")
@@ -100,23 +99,24 @@ mtl_perception:
 
 
 class TestNode:
-    """With ROS's own reader of arguments and files."""
+    """Parameters read by rcl from arguments and files."""
 
     pytest.importorskip("rclpy", reason="needs rclpy")
 
     @pytest.fixture(autouse=True, scope="class")
     def imported(self) -> None:
-        """The node and all that it imports, before the first case, whose memory is measured."""
+        """Import the node before the first case, so that its memory does not count."""
         importlib.import_module("support.node_in_process")
 
     @given(
         chosen=settings_near(),
-        wrong=sometimes(st.none(), misspelt(NAMES)),
+        wrong=sometimes(st.none(), misspelled(NAMES)),
         section=st.sampled_from(["mtl_perception", "/mtl_perception", "/**", "/*", "/**/mtl_perception", "other"]),
     )
     @fuzz("parameters at start", 0.015)
-    def test_files_at_start(self, chosen: Any, wrong: Any, section: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-        """The node has what the file says, or says what is wrong with which parameter."""
+    def test_parameter_file_is_applied_or_rejected(
+        self, chosen: Any, wrong: Any, section: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
         from support.node_in_process import started
 
         if wrong:
@@ -132,18 +132,18 @@ class TestNode:
         if made is None:
             return
         if section != "other":
-            # As a file's only section, mostly of our names, `/**` means this node.
+            # `/**` as the only section, with mostly our names, is meant for this node.
             is_ours = section == "/**" and sum(name in NAMES for name in chosen) > 1
             assert ("*" in section.rpartition("/")[2] and not is_ours) or set(chosen) <= set(NAMES)
             for name in set(chosen) & set(NAMES):
-                # rcl knows no null: it is a word.
+                # rcl has no null and reads the text "null".
                 assert getattr(made, name) == ROWS[name].convert("null" if chosen[name] is None else chosen[name])
         else:
             assert made == Config()
 
     @given(data=damaged([Path(__file__).parents[2].joinpath("config/cpu-realtime.yaml").read_bytes()]))
     @fuzz("parameter file, damaged", 0.01)
-    def test_damaged_files(self, data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def test_damaged_parameter_file_is_read_or_rejected(self, data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
         from support.node_in_process import started
 
         path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
@@ -157,8 +157,8 @@ class TestNode:
 
     @given(data=damaged([TABBED]))
     @fuzz("parameter file with tabs", 0.01)
-    def test_names_are_found_where_rcl_finds_them(self, data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
-        """What rcl takes can be read here, too, and gives the same names."""
+    def test_found_names_are_those_of_rcl(self, data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+        """Every file that rcl accepts yields the same names in `find_overrides`."""
         import rclpy
         from rclpy.context import Context
         from rclpy.node import Node
@@ -186,10 +186,10 @@ class TestNode:
 
 
 def _as_at_start(start: Callable[[], Any]) -> Any:
-    """As `environment.initialize` does, of which this process could have only one: what rcl refuses is an error of ours."""
+    """Convert errors of rcl as `environment.initialize` does, which may run only once in a process."""
     from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
 
     try:
         return start()
     except (RCLError, UnknownROSArgsError) as error:
-        raise ConfigError("what rcl says of the file") from error
+        raise ConfigError("rcl rejected the file") from error

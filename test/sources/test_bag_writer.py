@@ -1,4 +1,4 @@
-"""Writing bags: what is in them, and that nothing is lost or overwritten."""
+"""Bag writer: content, QoS, existing files and interruptions."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class TestWriter:
             writer.write_message(topic, message, time_ns)
 
     @pytest.mark.parametrize("name", ["out.mcap", "out"])
-    def test_reads_back_the_same(self, tmp_path, name):
+    def test_written_bag_is_read_back_unchanged(self, tmp_path, name):
         path = tmp_path / "new" / name
         with BagWriter(path) as writer:
             self.fill(writer)
-            assert not path.exists(), "only a finished bag appears"
+            assert not path.exists(), "the bag appears only when it is complete"
         assert path.is_file() == (name == "out.mcap")
         assert writer.count == 6
         assert_drive(list(open_source(path)), 3)
-        assert [entry.name for entry in path.parent.iterdir()] == [name], "nothing else is left behind"
+        assert [entry.name for entry in path.parent.iterdir()] == [name], "no temporary file remains"
 
-    def test_folder_has_metadata_that_fits(self, tmp_path):
+    def test_bag_folder_has_matching_metadata(self, tmp_path):
         with BagWriter(tmp_path / "out") as writer:
             self.fill(writer)
         information = yaml.safe_load((tmp_path / "out" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
@@ -44,7 +44,7 @@ class TestWriter:
         assert (tmp_path / "out" / "out.mcap").is_file()
         assert (information["version"], information["storage_identifier"], information["message_count"]) == (9, "mcap", 6)
 
-    def test_bytes_are_kept_and_qos_is_offered(self, tmp_path):
+    def test_serialized_messages_and_qos_are_stored(self, tmp_path):
         message = ROS2.types["std_msgs/msg/String"]("x")
         data = bytes(ROS2.serialize_cdr(message, message.__msgtype__))
         with BagWriter(tmp_path / "out.mcap") as writer:
@@ -61,7 +61,7 @@ class TestWriter:
             (profile,) = qos[topic]
             assert (profile.depth, profile.reliability, profile.durability) == (1, QosReliability.RELIABLE, durability)
 
-    def test_types_that_ros_lacks_can_be_added(self, tmp_path):
+    def test_custom_message_types_can_be_added(self, tmp_path):
         with BagWriter(tmp_path / "out.mcap") as writer:
             with pytest.raises(SourceError, match="unknown message type own_msgs/msg/Two of /two"):
                 writer.add_topic("/two", "own_msgs/msg/Two")
@@ -74,7 +74,7 @@ class TestWriter:
             assert connection.msgtype == "own_msgs/msg/Two"
             assert "uint8 two" in connection.msgdef.data
 
-    def test_existing_output_is_not_touched(self, tmp_path):
+    def test_existing_output_is_kept(self, tmp_path):
         path = tmp_path / "out.mcap"
         path.write_text("precious")
         with pytest.raises(SourceError, match=r"out\.mcap already exists"):
@@ -87,7 +87,7 @@ class TestWriter:
         assert (tmp_path / "home" / "thesis").exists()
 
     @pytest.mark.parametrize("name", ["out.mcap", "out"])
-    def test_force_replaces_when_it_is_done(self, tmp_path, name):
+    def test_force_replaces_the_output_at_the_end(self, tmp_path, name):
         with BagWriter(tmp_path / name) as writer:
             self.fill(writer, 1)
         with BagWriter(tmp_path / name, force=True) as writer:
@@ -96,7 +96,7 @@ class TestWriter:
         assert len(open_source(tmp_path / name)) == 2
         assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
-    def test_output_that_comes_in_between_is_kept_too(self, tmp_path):
+    def test_output_created_meanwhile_is_kept(self, tmp_path):
         path = tmp_path / "out.mcap"
         writer = BagWriter(path).__enter__()
         self.fill(writer, 2)
@@ -107,7 +107,7 @@ class TestWriter:
         assert len(open_source(str(caught.value).rpartition(" ")[2])) == 2
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SourceError])
-    def test_what_was_written_before_an_error_is_kept(self, tmp_path, error):
+    def test_messages_before_an_error_are_kept(self, tmp_path, error):
         def write() -> None:
             with BagWriter(tmp_path / "out.mcap") as writer:
                 self.fill(writer, 2)
@@ -117,7 +117,7 @@ class TestWriter:
             write()
         assert_drive(list(open_source(tmp_path / "out.mcap")), 2)
 
-    def test_nothing_appears_when_nothing_was_written_before_an_error(self, tmp_path):
+    def test_error_before_the_first_message_leaves_no_file(self, tmp_path):
         def write() -> None:
             with BagWriter(tmp_path / "out.mcap") as writer:
                 writer.add_topic("/a", "std_msgs/msg/String")
@@ -127,7 +127,7 @@ class TestWriter:
             write()
         assert list(tmp_path.iterdir()) == []
 
-    def test_empty_bag_can_be_read(self, tmp_path):
+    def test_bag_without_messages_can_be_read(self, tmp_path):
         with BagWriter(tmp_path / "out.mcap") as writer:
             writer.add_topic("/a", "std_msgs/msg/String")
         with Reader(tmp_path / "out.mcap") as reader:
@@ -138,13 +138,13 @@ class TestWriter:
         with pytest.raises(SourceError, match=r"written as mcap; name it out\.mcap"):
             BagWriter(tmp_path / name)
 
-    def test_unwritable_place(self, tmp_path):
+    def test_unwritable_path_is_rejected(self, tmp_path):
         (tmp_path / "file").write_text("x")
         with pytest.raises(SourceError, match=r"out\.mcap cannot be written: "), BagWriter(tmp_path / "file" / "out.mcap"):
             pass
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-    def test_full_disk_is_told(self, tmp_path):
+    def test_full_disk_raises_an_error(self, tmp_path):
         writer = BagWriter(tmp_path / "out.mcap").__enter__()
         writer._writer.storage.bio.close()
         with open("/dev/full", "wb", buffering=0) as full:
@@ -155,14 +155,14 @@ class TestWriter:
                 writer.__exit__(None, None, None)
         assert not (tmp_path / "out.mcap").exists()
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent")
-    def test_ctrl_c_while_writing_leaves_whole_records(self, tmp_path):
-        """A real process, interrupted at any point of writing large messages."""
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+    def test_ctrl_c_leaves_complete_records(self, tmp_path):
+        """A process is interrupted while it writes large messages."""
         script = textwrap.dedent(
             """
             import signal
             import sys
-            # Ignored where the tests run in the background of a shell.
+            # A shell ignores SIGINT in its background jobs.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             from mtl_perception.sources.bag.writer import BagWriter
             with BagWriter(sys.argv[1]) as writer:
@@ -189,5 +189,5 @@ class TestWriter:
             records = [(time, len(raw)) for _, time, raw in reader.messages()]
             assert len(records) == reader.message_count >= 6
         assert [time for time, _ in records] == list(range(len(records)))
-        assert len({length for _, length in records}) == 1, "every record is whole"
+        assert len({length for _, length in records}) == 1, "every record is complete"
         assert records[0][1] > 3_000_000

@@ -38,7 +38,7 @@ KINDS = ("ros1", "db3", "mcap")
 
 @pytest.mark.parametrize("kind", KINDS)
 class TestKinds:
-    def test_pixels_stamps_and_intrinsics(self, tmp_path, kind):
+    def test_frames_have_pixels_stamps_and_intrinsics(self, tmp_path, kind):
         source = open_source(write_bag(tmp_path / "bag", kind, drive(kind)))
         assert source.name == ("bag.bag" if kind == "ros1" else "bag")
         assert len(source) == 4
@@ -48,7 +48,7 @@ class TestKinds:
         assert [time_ns for time_ns, _ in source.timed_frames()] == [START_NS + DELAY_NS + i * STEP_NS for i in range(4)]
         assert source.rejected == {}
 
-    def test_compressed_images(self, tmp_path, kind):
+    def test_compressed_images_are_read(self, tmp_path, kind):
         make = Messages(kind == "ros1")
         records = [
             ("/cam/camera_info", make.camera_info(40.0), 1),

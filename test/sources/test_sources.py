@@ -112,7 +112,7 @@ class TestImageFolder:
         assert source.rejected == {"unreadable": 1}
         assert "1.png" in caplog.text
 
-    def test_single_image(self, tmp_path):
+    def test_single_image_is_a_source(self, tmp_path):
         rgb = write_image(tmp_path / "one.jpeg", np.full((8, 8, 3), 90, np.uint8))
         source = open_source(tmp_path / "one.jpeg")
         (frame,) = source
@@ -147,7 +147,7 @@ class TestKitti:
         assert frames[0].frame_id == "camera_03_optical_frame"
         assert frames[0].camera.calibration.p[3] == -300.0
 
-    def test_relative_path(self, drive, monkeypatch):
+    def test_relative_path_is_accepted(self, drive, monkeypatch):
         monkeypatch.chdir(drive / "image_03" / "data")
         assert next(iter(open_source("."))).frame_id == "camera_03_optical_frame"
 
@@ -200,7 +200,7 @@ class TestKitti:
         assert parse_stamp(text) == stamp
 
     @pytest.mark.skipif(not DRIVES.is_dir(), reason="needs a KITTI drive in ../shared")
-    def test_real_drive(self):
+    def test_real_drive_is_read(self):
         source = open_source(DRIVES / "2011_09_26_drive_0009_sync")
         assert len(source) == 32
         assert source.rate_hz == pytest.approx(9.67, abs=0.02)
@@ -250,7 +250,7 @@ class TestOpen:
         with pytest.raises(SourceError, match=f"invalid source 'synthetic:{numbers}'(: |; )"):
             open_source(f"synthetic:{numbers}")
 
-    def test_synthetic(self):
+    def test_synthetic_source_has_its_own_camera(self):
         pytest.importorskip("mtl_perception.synthetic.drive", reason="needs the synthetic drive")
         source = open_source("synthetic:3:5")
         assert len(source) == 3

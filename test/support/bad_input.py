@@ -1,4 +1,4 @@
-"""Input that is nearly right, as Hypothesis strategies: something valid with a field or two made wrong, or bytes damaged."""
+"""Hypothesis strategies for almost valid input: up to two wrong fields, or damaged bytes."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4),
     max_leaves=6,
 )
-"""What a YAML or JSON file can hold."""
+"""Any value of a YAML or JSON file."""
 
 container = st.sampled_from([bytes, bytearray, lambda data: array.array("B", data), lambda data: np.frombuffer(data, np.uint8)])
-"""What `data` of a message can be: from a bag, from rclpy."""
+"""Types of `data` in messages of bags and of rclpy."""
 
 
 @st.composite
 def near(draw: Any, valid: st.SearchStrategy[dict[str, Any]], wrong: Mapping[str, st.SearchStrategy[Any]]) -> SimpleNamespace:
-    """A message with up to two fields wrong."""
+    """Draw a message with up to two wrong fields."""
     fields = draw(valid)
     for name in draw(st.lists(st.sampled_from(sorted(wrong)), max_size=2, unique=True)):
         fields[name] = draw(wrong[name])
@@ -55,82 +55,82 @@ def near(draw: Any, valid: st.SearchStrategy[dict[str, Any]], wrong: Mapping[str
 
 
 @st.composite
-def damaged(draw: Any, wholes: Sequence[bytes], at_most: int = 3) -> bytes:
-    """One of several files with some damage, rather at its front."""
-    data = bytearray(draw(st.sampled_from(wholes)))
-    for _ in range(draw(st.integers(0, at_most))):
-        front = draw(st.sampled_from([16, 64, 512, 10**9]))
-        place = draw(st.integers(0, max(min(len(data), front) - 1, 0)))
-        _damage(draw, data, place)
+def damaged(draw: Any, files: Sequence[bytes], max_changes: int = 3) -> bytes:
+    """Draw one of several files and change it in up to `max_changes` places, more often near its start."""
+    data = bytearray(draw(st.sampled_from(files)))
+    for _ in range(draw(st.integers(0, max_changes))):
+        end = draw(st.sampled_from([16, 64, 512, 10**9]))
+        offset = draw(st.integers(0, max(min(len(data), end) - 1, 0)))
+        _damage(draw, data, offset)
     return bytes(data)
 
 
-def _damage(draw: Any, data: bytearray, place: int) -> None:
+def _damage(draw: Any, data: bytearray, offset: int) -> None:
     kind = draw(st.sampled_from(["bit", "byte", "cut", "number", "insert", "remove", "repeat"]))
     if kind == "bit" and data:
-        data[place] ^= 1 << draw(st.integers(0, 7))
+        data[offset] ^= 1 << draw(st.integers(0, 7))
     elif kind == "byte" and data:
-        data[place] = draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFE, 0xFF]) | st.integers(0, 255))
+        data[offset] = draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFE, 0xFF]) | st.integers(0, 255))
     elif kind == "cut":
-        del data[place:]
+        del data[offset:]
     elif kind == "number":
         size = draw(st.sampled_from([1, 2, 4, 8]))
         value = draw(st.sampled_from([*LIMITS, 2**63 - 1, 2**64 - 1, 10**11])) % 256**size
-        data[place : place + size] = value.to_bytes(size, draw(st.sampled_from(["little", "big"])))
+        data[offset : offset + size] = value.to_bytes(size, draw(st.sampled_from(["little", "big"])))
     elif kind == "insert":
-        data[place:place] = draw(st.binary(min_size=1, max_size=8))
+        data[offset:offset] = draw(st.binary(min_size=1, max_size=8))
     elif kind == "remove":
-        del data[place : place + draw(st.sampled_from([1, 2, 4, 8, 100]))]
+        del data[offset : offset + draw(st.sampled_from([1, 2, 4, 8, 100]))]
     elif kind == "repeat":
-        data[place:place] = data[place : place + draw(st.sampled_from([1, 8, 64, 500]))]
+        data[offset:offset] = data[offset : offset + draw(st.sampled_from([1, 8, 64, 500]))]
 
 
 @st.composite
-def misspelt(draw: Any, names: Sequence[str]) -> tuple[str, str]:
-    """A name with one letter wrong, and the right one."""
+def misspelled(draw: Any, names: Sequence[str]) -> tuple[str, str]:
+    """Draw a name with one wrong letter, and the correct name."""
     name = draw(st.sampled_from(names))
-    place = draw(st.integers(0, len(name) - 1))
+    position = draw(st.integers(0, len(name) - 1))
     letter = draw(st.sampled_from(string.ascii_lowercase + "_"))
-    kind = draw(st.sampled_from(["left out", "put in", "another", "swapped"]))
-    if kind == "left out":
-        return name[:place] + name[place + 1 :], name
-    if kind == "put in":
-        return name[:place] + letter + name[place:], name
-    if kind == "another":
-        return name[:place] + letter + name[place + 1 :], name
-    return name[:place] + name[place : place + 2][::-1] + name[place + 2 :], name
+    kind = draw(st.sampled_from(["removed", "inserted", "replaced", "swapped"]))
+    if kind == "removed":
+        return name[:position] + name[position + 1 :], name
+    if kind == "inserted":
+        return name[:position] + letter + name[position:], name
+    if kind == "replaced":
+        return name[:position] + letter + name[position + 1 :], name
+    return name[:position] + name[position : position + 2][::-1] + name[position + 2 :], name
 
 
 @st.composite
 def near_document(draw: Any, valid: Mapping[str, Any], value: st.SearchStrategy[Any] = anything) -> dict[str, Any]:
-    """A nested document with up to two entries changed, left out or added, at any depth."""
+    """Draw a nested document with up to two entries replaced, removed or added, at any depth."""
     document = _copied(valid)
     for _ in range(draw(st.integers(0, 2))):
-        place = document
+        node = document
         while True:
-            keys = sorted(place, key=str) if isinstance(place, dict) else list(range(len(place)))
+            keys = sorted(node, key=str) if isinstance(node, dict) else list(range(len(node)))
             if not keys:
                 break
             key = draw(st.sampled_from(keys))
-            if isinstance(place[key], (dict, list)) and draw(st.booleans()):
-                place = place[key]
+            if isinstance(node[key], (dict, list)) and draw(st.booleans()):
+                node = node[key]
                 continue
-            _change(draw, place, key, value)
+            _change(draw, node, key, value)
             break
     return document
 
 
-def _change(draw: Any, place: Any, key: Any, value: st.SearchStrategy[Any]) -> None:
-    kind = draw(st.sampled_from(["another", "another", "left out", "added"]))
-    if kind == "another":
-        # A copy: the second change may be within what the first put there, which the strategy would give again.
-        place[key] = _copied(draw(value))
-    elif kind == "left out":
-        del place[key]
-    elif isinstance(place, dict):
-        place[draw(words)] = _copied(draw(value))
+def _change(draw: Any, node: Any, key: Any, value: st.SearchStrategy[Any]) -> None:
+    kind = draw(st.sampled_from(["replaced", "replaced", "removed", "added"]))
+    if kind == "replaced":
+        # A second change may modify the first value in place, and the strategy may draw the same object again.
+        node[key] = _copied(draw(value))
+    elif kind == "removed":
+        del node[key]
+    elif isinstance(node, dict):
+        node[draw(words)] = _copied(draw(value))
     else:
-        place.append(_copied(draw(value)))
+        node.append(_copied(draw(value)))
 
 
 def _copied(value: Any) -> Any:
@@ -140,8 +140,8 @@ def _copied(value: Any) -> Any:
 
 
 def sometimes(often: st.SearchStrategy[Any], rarely: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """The first, three times out of four."""
+    """Draw from the first strategy in three of four cases, otherwise from the second."""
     return st.sampled_from([often, often, often, rarely]).flatmap(_itself)
 
 
-_itself: Callable[[Any], Any] = lambda strategy: strategy  # noqa: E731 - named, so that Hypothesis shows it shortly
+_itself: Callable[[Any], Any] = lambda strategy: strategy  # noqa: E731 - Hypothesis prints a short name in its reports

@@ -1,4 +1,4 @@
-"""Bags for tests, made by rosbags itself."""
+"""Bags for tests, written by rosbags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROS2 = get_typestore(Stores.ROS2_JAZZY)
 START_NS = 1_700_000_000_123_456_789
 STEP_NS = 50_000_000
 DELAY_NS = 7_000_000
-"""From the exposure to the recording."""
+"""Delay between the stamp of an image and its time in the bag."""
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -27,7 +27,7 @@ def bag_image(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
 
 
 class Messages:
-    """Builds the messages of ROS 1 or ROS 2."""
+    """Factory of ROS 1 or ROS 2 messages."""
 
     def __init__(self, ros1: bool = False) -> None:
         self.ros1 = ros1
@@ -61,7 +61,7 @@ class Messages:
 
 
 def write_bag(path: Path, kind: str, records, compression: str = "") -> Path:
-    """A bag made by rosbags itself; `records` are (topic, message or (type, bytes), bag time)."""
+    """Write a bag with rosbags; `records` are (topic, message or (type, bytes), bag time in ns)."""
     messages = Messages(kind == "ros1")
     if kind == "ros1":
         path = path.with_suffix(".bag")
@@ -85,7 +85,7 @@ def write_bag(path: Path, kind: str, records, compression: str = "") -> Path:
 
 
 def drive(kind: str, count: int = 4, size: tuple[int, int] = (24, 32), topic: str = "/cam/image_raw"):
-    """`count` pictures with a camera_info before each."""
+    """Yield records of `count` images, each after its camera_info."""
     make = Messages(kind == "ros1")
     for i in range(count):
         stamp = START_NS + i * STEP_NS
@@ -105,6 +105,6 @@ def assert_drive(frames, count: int = 4, size: tuple[int, int] = (24, 32)) -> No
 
 
 def read_until_error(source, frames) -> None:
-    """Keeps the frames that came before an error."""
+    """Append the frames of the source to `frames`, so that those before an error are kept."""
     for frame in source:
         frames.append(frame)

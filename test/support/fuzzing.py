@@ -1,6 +1,6 @@
-"""How bad input is tried at scale: how many cases, within what bounds, and what a refusal must say.
+"""Settings of the fuzz tests: number of cases, limits of time and memory, and requirements on error messages.
 
-`make test` tries some 2,000 cases, the same each time; FUZZ_CASES=100000 (`make fuzz`) tries that many, other ones each time.
+`make test` runs about 2,000 cases that are the same in every run; FUZZ_CASES=100000 (`make fuzz`) runs that many random ones.
 """
 
 from __future__ import annotations
@@ -19,24 +19,30 @@ from hypothesis import HealthCheck, settings
 from mtl_perception.errors import PerceptionError
 
 CASES = int(os.environ.get("FUZZ_CASES") or 2000)
-IS_SAME_EACH_TIME = not os.environ.get("FUZZ_CASES")
+IS_DETERMINISTIC = not os.environ.get("FUZZ_CASES")
 SECONDS = 20.0
-"""Of the processor, for one case: none takes more than a few hundredths of it."""
+"""Limit of CPU time of one case; the slowest takes a few hundredths of it."""
 MEBIBYTES = 192
-"""That one case may fill beyond what was filled before; the largest pictures that are taken need more, and say so."""
-LONGEST = 1000
-"""Characters of a refusal: it becomes a line of a log."""
+"""Limit by which one case may raise the peak of memory; tests with large images set a higher one."""
+MAX_ERROR_LENGTH = 1000
+"""Limit of the number of characters of an error message, which becomes a line of a log."""
 REASONS = {"size", "encoding", "step", "data_length", "compressed", "unreadable", "message"}
-"""By which refused pictures are counted."""
+"""Reasons by which rejected images are counted."""
 
 tried: Counter[str] = Counter()
-refused: Counter[str] = Counter()
+rejected: Counter[str] = Counter()
 
 Result = TypeVar("Result")
 
 
 def fuzz(kind: str, share: float, mebibytes: int = MEBIBYTES) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A property of bad input of one kind, tried on its share of all cases; goes below `given`."""
+    """Configure a property test; the decorator goes below `given`.
+
+    Args:
+        kind: Kind of input, by which cases are counted.
+        share: Share of this test in the number of all cases.
+        mebibytes: Memory limit of one case.
+    """
 
     def decorate(check: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(check)
@@ -47,7 +53,7 @@ def fuzz(kind: str, share: float, mebibytes: int = MEBIBYTES) -> Callable[[Calla
 
         return settings(
             max_examples=max(round(CASES * share), 5),
-            derandomize=IS_SAME_EACH_TIME,
+            derandomize=IS_DETERMINISTIC,
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -59,48 +65,48 @@ def fuzz(kind: str, share: float, mebibytes: int = MEBIBYTES) -> Callable[[Calla
 def attempt(
     kind: str, call: Callable[[], Result], *words: str, errors: type[PerceptionError] = PerceptionError
 ) -> Result | None:
-    """What `call` gives, or None if it refuses its input as it should: with an error of ours that says what and where.
+    """Return the result of `call`, or None if it rejects its input with a documented error.
 
     Args:
-        kind: The kind of input, to count by.
-        call: Takes the input.
-        words: Each must be in the refusal: the place.
-        errors: The error that is documented.
+        kind: Kind of input, by which rejected inputs are counted.
+        call: Function that reads the input.
+        words: Texts that the error message must contain, such as the path.
+        errors: Documented exception.
     """
     try:
         return call()
     except errors as error:
-        refusal = error
-    text = str(refusal)
+        rejection = error
+    text = str(rejection)
     assert all(word in text for word in words), text
-    assert len(text.split()) >= 3 and len(text) < LONGEST, text[: 2 * LONGEST]
+    assert len(text.split()) >= 3 and len(text) < MAX_ERROR_LENGTH, text[: 2 * MAX_ERROR_LENGTH]
     assert text.isprintable(), repr(text)
-    assert getattr(refusal, "reason", "size") in REASONS, refusal
-    refused[kind] += 1
+    assert getattr(rejection, "reason", "size") in REASONS, rejection
+    rejected[kind] += 1
     return None
 
 
 @contextlib.contextmanager
 def bounded(mebibytes: int = MEBIBYTES) -> Iterator[None]:
-    """Fails when the block takes more time of the processor, or more memory, than it may."""
+    """Raise an error if the block exceeds the limit of CPU time or memory."""
 
     def on_signal(number: int, frame: object) -> None:
-        raise TimeoutError(f"still at it after {SECONDS:.0f} s of the processor")
+        raise TimeoutError(f"one case exceeded {SECONDS:.0f} s of CPU time")
 
     before = signal.signal(signal.SIGVTALRM, on_signal)
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
-    start = _forget_peak()
+    start = _reset_peak()
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
-    grown = (_peak() - start) >> 20
-    assert grown <= mebibytes, f"one case filled {grown} MiB"
+    used = (_peak() - start) >> 20
+    assert used <= mebibytes, f"one case used {used} MiB of memory; the limit is {mebibytes} MiB"
 
 
-def _forget_peak() -> int:
-    """Bytes of memory in use; they are the peak from here on."""
+def _reset_peak() -> int:
+    """Reset the peak of memory to the current use and return it in bytes."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_bytes(b"5")
     return _peak()
@@ -108,24 +114,24 @@ def _forget_peak() -> int:
 
 def _peak() -> int:
     status = Path("/proc/self/status").read_bytes()
-    place = status.index(b"VmHWM:") + 6
-    return int(status[place : status.index(b"kB", place)]) << 10
+    start = status.index(b"VmHWM:") + 6
+    return int(status[start : status.index(b"kB", start)]) << 10
 
 
 def counts() -> dict[str, dict[str, int]]:
-    """What this process tried, for another."""
-    return {"tried": dict(tried), "refused": dict(refused)}
+    """Return the counts of this process, to be sent to another one."""
+    return {"tried": dict(tried), "rejected": dict(rejected)}
 
 
 def add(others: dict[str, dict[str, int]]) -> None:
-    """What another process tried (`counts`)."""
+    """Add the `counts` of another process."""
     tried.update(others["tried"])
-    refused.update(others["refused"])
+    rejected.update(others["rejected"])
 
 
 def summary() -> list[str]:
-    """What was tried, for people."""
+    """Return a table of the counts as lines."""
     if not tried:
         return []
-    rows = [f"{kind:<34} {count:>8,} cases, {refused[kind]:>8,} refused" for kind, count in sorted(tried.items())]
-    return [*rows, f"{'in all':<34} {sum(tried.values()):>8,} cases, {sum(refused.values()):>8,} refused"]
+    rows = [f"{kind:<34} {count:>8,} cases, {rejected[kind]:>8,} rejected" for kind, count in sorted(tried.items())]
+    return [*rows, f"{'total':<34} {sum(tried.values()):>8,} cases, {sum(rejected.values()):>8,} rejected"]

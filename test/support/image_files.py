@@ -1,4 +1,4 @@
-"""Small picture files of every kind, and of odd ones."""
+"""Small image files of every supported format and its variants."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def _encoded(suffix: str, pixels: np.ndarray, *options: int) -> bytes:
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a PNG chunk with length and CRC."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
@@ -30,20 +31,20 @@ def animated_png(width: int = 8, height: int = 6, frames: int = 3) -> bytes:
 
 
 def animated_gif(width: int = 8, height: int = 6, frames: int = 3) -> bytes:
-    whole = _encoded(".gif", _smooth(height, width))
-    start = whole.index(b"!\xf9\x04") if b"!\xf9\x04" in whole else whole.index(b",")
-    return whole[:start] + (whole[start:-1] * frames) + b";"
+    data = _encoded(".gif", _smooth(height, width))
+    start = data.index(b"!\xf9\x04") if b"!\xf9\x04" in data else data.index(b",")
+    return data[:start] + (data[start:-1] * frames) + b";"
 
 
 def cmyk_jpeg(width: int = 16, height: int = 8) -> bytes:
-    """Four components, all blocks gray: the shortest that is complete."""
+    """Return a minimal JPEG of four components with gray blocks."""
     components = b"".join(bytes([number, 0x11, 0]) for number in range(1, 5))
     frame = struct.pack(">BHHB", 8, height, width, 4) + components
     scan = b"\4" + b"".join(bytes([number, 0]) for number in range(1, 5)) + b"\0\x3f\0"
     tables = b"\0" + b"\1" + bytes(15) + b"\0" + b"\x10" + b"\1" + bytes(15) + b"\0"
     segments = [(0xEE, b"Adobe\0\x64\0\0\0\0\0"), (0xDB, b"\0" + b"\1" * 64), (0xC0, frame), (0xC4, tables), (0xDA, scan)]
     head = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments)
-    # A bit says "no change" and one "no more": a byte for the four blocks.
+    # One bit encodes "DC unchanged" and one "end of block", so four blocks take one byte.
     return b"\xff\xd8" + head + bytes(-(-width // 8) * -(-height // 8)) + b"\xff\xd9"
 
 
@@ -63,9 +64,9 @@ def _smooth(height: int, width: int) -> np.ndarray:
     return np.stack([ramp * 3, ramp * 5, 255 - ramp], axis=-1).astype(np.uint8)
 
 
-def _pictures() -> dict[str, bytes]:
+def _images() -> dict[str, bytes]:
     small, deep = _smooth(12, 16), (_smooth(6, 8).astype(np.uint16) << 8)
-    pictures: dict[str, Any] = {
+    images: dict[str, Any] = {
         "JPEG": _encoded(".jpg", small),
         "JPEG, progressive": _encoded(".jpg", small, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
         "JPEG, restarts": _encoded(".jpg", small, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
@@ -90,10 +91,10 @@ def _pictures() -> dict[str, bytes]:
         "WebP, lossless": _encoded(".webp", small, cv2.IMWRITE_WEBP_QUALITY, 101),
     }
     if hasattr(cv2, "IMWRITE_GIF_LOOP"):
-        # OpenCV 4 before 4.11 knows none.
-        pictures |= {"GIF": _encoded(".gif", small), "GIF, animated": animated_gif()}
-    return pictures
+        # OpenCV 4 supports GIF since 4.11.
+        images |= {"GIF": _encoded(".gif", small), "GIF, animated": animated_gif()}
+    return images
 
 
-PICTURES = _pictures()
-"""Files by what is special about them; float and CMYK TIFF are whole, but not read by each OpenCV."""
+IMAGE_FILES = _images()
+"""Files by variant. Float and CMYK TIFF are valid, but not every OpenCV version reads them."""

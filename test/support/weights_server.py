@@ -1,4 +1,4 @@
-"""A server of weights on this machine that behaves as told, and a cache and shipped weights of the test's own, as fixtures."""
+"""Fixtures: a local HTTP server of weights with configurable faults, a cache folder and a folder of shipped weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENCODER_FILE = "mobilenet_v2-b0353104.pth"
 
 @dataclass
 class Behavior:
-    """What the server does, and what it saw."""
+    """Behavior of the server, and the requests that it received."""
 
     content: bytes = CONTENT
     status: int = 200
@@ -35,8 +35,8 @@ class Behavior:
     wrong_range: bool = False
     sends_length: bool = True
     redirect: str = ""
-    cuts: list[int] = field(default_factory=list)  # bytes sent before hanging up, one entry a request
-    ranges: list[str | None] = field(default_factory=list)  # the Range header of each request
+    cuts: list[int] = field(default_factory=list)  # bytes sent before the connection is closed, one entry per request
+    ranges: list[str | None] = field(default_factory=list)  # Range header of each request
     paths: list[str] = field(default_factory=list)
 
 
@@ -45,8 +45,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         behavior = self.behavior
-        asked = self.headers.get("Range")
-        behavior.ranges.append(asked)
+        requested = self.headers.get("Range")
+        behavior.ranges.append(requested)
         behavior.paths.append(self.path)
         if behavior.redirect and not self.path.startswith("/moved"):
             self.send_response(302)
@@ -57,8 +57,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(behavior.status)
             return
         body, start = behavior.content, 0
-        if asked and not behavior.ignores_range:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if requested and not behavior.ignores_range:
+            start = int(requested.removeprefix("bytes=").removesuffix("-"))
             if start >= len(body):
                 self.send_error(416)
                 return
@@ -76,11 +76,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silent: pytest shows what matters."""
+        """Log nothing."""
 
 
 def weights_fixtures() -> tuple[Any, Any, Any]:
-    """Fixtures, to be named `server`, `cache` and `shipped`."""
+    """Return the fixtures `server`, `cache` and `shipped`, to be assigned to these names."""
 
     @pytest.fixture
     def server(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Behavior]:
@@ -96,19 +96,19 @@ def weights_fixtures() -> tuple[Any, Any, Any]:
 
     @pytest.fixture
     def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """The weights cache, with CONTENT for what `kitti` and the encoder should be; no pauses between attempts."""
+        """Path of the weights cache; CONTENT is the expected file of `kitti` and of the encoder, and retries do not wait."""
         monkeypatch.setenv("MTL_PERCEPTION_CACHE", str(tmp_path / "cache"))
         checksums = {"kitti": Checksum("git blob", blob(CONTENT)), ENCODER: Checksum("SHA-256", CONTENT_SHA256[:8])}
         for name, checksum in checksums.items():
             monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], checksum=checksum))
         monkeypatch.setattr(fetching, "RETRY_WAITS_S", (0.0, 0.0))
-        # A proxy that answers nothing: addresses on this machine must not go through it.
+        # Nothing listens at this proxy: requests to this machine must bypass it.
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
         return tmp_path / "cache" / "weights"
 
     @pytest.fixture
     def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A folder of shipped weights with one name, `lane`."""
+        """Folder of shipped weights with one file, `lane`."""
         folder = tmp_path / "models"
         folder.mkdir()
         (folder / "lane.safetensors").touch()
@@ -119,14 +119,17 @@ def weights_fixtures() -> tuple[Any, Any, Any]:
 
 
 def blob(data: bytes) -> str:
+    """Return the git blob ID of data."""
     return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
 
 
 def free_port() -> int:
+    """Return a TCP port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def names_in(folder: Path) -> list[str]:
+    """Return the names of the files in the cache, without the lock file."""
     return sorted(path.name for path in folder.iterdir() if path.name != ".lock")

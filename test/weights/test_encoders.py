@@ -1,4 +1,4 @@
-"""Encoders to start a training from, of every form of file that holds one."""
+"""Pretrained encoders, from every supported file format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from mtl_perception.weights.encoders import load_encoder
 from mtl_perception.weights.files import load_network, save_weights
 from mtl_perception.weights.registry import PUBLISHED, Checksum
 
-# MobileNetV2 as its paper's table 2 has it, told anew: channels in, channels out, stride of each block after the first.
+# MobileNetV2, written independently from table 2 of its paper: input channels, output channels and stride of each block
+# after the first.
 BLOCKS = (
     [(16, 24, 2), (24, 24, 1)]
     + [(24, 32, 2), (32, 32, 1), (32, 32, 1)]
@@ -28,7 +29,7 @@ BLOCKS = (
     + [(96, 160, 2), (160, 160, 1), (160, 160, 1)]
     + [(160, 320, 1)]
 )
-# Their last blocks end torchvision's features of 24, 32, 64, 96, 160 and 320 channels.
+# Indices of torchvision's last blocks of 24, 32, 64, 96, 160 and 320 channels.
 ENDS = (3, 6, 10, 13, 16, 17)
 
 
@@ -48,8 +49,8 @@ def activated(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: i
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())
 
 
-class TorchvisionForm(nn.Module):
-    """The classifier with parameters named as in torchvision's file, and features taken on the way."""
+class TorchvisionMobileNet(nn.Module):
+    """Classifier with the parameter names of torchvision's file; its output is the intermediate features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,18 +72,18 @@ class TorchvisionForm(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         kept = []
-        for place, part in enumerate(self.features[:18]):
+        for index, part in enumerate(self.features[:18]):
             x = part(x)
-            if place in ENDS:
+            if index in ENDS:
                 kept.append(x)
         return kept
 
 
 @pytest.fixture(scope="module")
-def theirs() -> TorchvisionForm:
-    """Random weights and batch-norm statistics, such that features neither fade nor saturate."""
+def reference() -> TorchvisionMobileNet:
+    """Network with random weights and batch-norm statistics that keep features from vanishing and saturating."""
     torch.manual_seed(3)
-    model = TorchvisionForm()
+    model = TorchvisionMobileNet()
     for part in model.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight)
@@ -101,10 +102,10 @@ def theirs() -> TorchvisionForm:
 
 
 @pytest.fixture
-def torchvision_file(theirs: TorchvisionForm, tmp_path: Path) -> Path:
+def torchvision_file(reference: TorchvisionMobileNet, tmp_path: Path) -> Path:
     path = tmp_path / "mobilenet_v2.pth"
-    # The older of torchvision's files is of the form before zip files.
-    torch.save(theirs.state_dict(), path, _use_new_zipfile_serialization=False)
+    # The older of torchvision's files has PyTorch's legacy format, without zip.
+    torch.save(reference.state_dict(), path, _use_new_zipfile_serialization=False)
     return path
 
 
@@ -120,25 +121,27 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 
 
 def edited(path: Path, edit: Callable[[dict[str, Tensor]], object]) -> Path:
-    """The file with its state_dict changed in place by `edit`."""
+    """Change the state_dict in a file by `edit`, and return the path."""
     state = torch.load(path, weights_only=True)
     edit(state)
     torch.save(state, path)
     return path
 
 
-def test_torchvisions_encoder_computes_the_same_features(theirs: TorchvisionForm, torchvision_file: Path) -> None:
+def test_torchvision_encoder_computes_the_features_of_torchvision(
+    reference: TorchvisionMobileNet, torchvision_file: Path
+) -> None:
     encoder = encoder_of(load_encoder(torchvision_file))
-    picture = torch.randn(1, 3, 97, 161, generator=torch.Generator().manual_seed(4))
+    image = torch.randn(1, 3, 97, 161, generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
-        wanted, got = theirs(picture), encoder.encode(picture)
+        wanted, got = reference(image), encoder.encode(image)
     assert [feature.shape[1] for feature in wanted] == [24, 32, 64, 96, 160, 320]
     for a, b in zip(got, wanted, strict=True):
-        assert float(b.std()) > 0.1  # features that say nothing would agree too
+        assert float(b.std()) > 0.1  # constant features would agree trivially
         assert relative_difference(a, b) < 1e-5
 
 
-def test_torchvisions_first_block_gets_an_expansion_that_changes_nothing(torchvision_file: Path) -> None:
+def test_expansion_of_the_first_torchvision_block_is_the_identity(torchvision_file: Path) -> None:
     encoder = encoder_of(load_encoder(torchvision_file))
     x = torch.linspace(0, 6, 32 * 5 * 7).reshape(1, 32, 5, 7)
     with torch.inference_mode():
@@ -146,7 +149,7 @@ def test_torchvisions_first_block_gets_an_expansion_that_changes_nothing(torchvi
     assert relative_difference(y, x) < 2e-7
 
 
-def test_batch_norm_counters_are_kept_and_may_lack(torchvision_file: Path) -> None:
+def test_batch_norm_counters_are_kept_and_may_be_missing(torchvision_file: Path) -> None:
     state = load_encoder(torchvision_file)
     assert int(state["layer8.0.output.2.1.num_batches_tracked"]) == 7
     edited(torchvision_file, lambda entries: [entries.pop(name) for name in list(entries) if name.endswith("tracked")])
@@ -155,7 +158,7 @@ def test_batch_norm_counters_are_kept_and_may_lack(torchvision_file: Path) -> No
     assert int(without["layer8.0.output.2.1.num_batches_tracked"]) == 0
 
 
-def test_fetched_file_by_name(torchvision_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetched_encoder_is_loaded_by_name(torchvision_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTL_PERCEPTION_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match="run `mtl_perception weights fetch mobilenetv2-imagenet`"):
         load_encoder("imagenet")
@@ -172,7 +175,7 @@ def test_fetched_file_by_name(torchvision_file: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_encoder_alone_under_our_names(tmp_path: Path, prefix: str) -> None:
+def test_encoder_with_the_names_of_this_package_is_loaded(tmp_path: Path, prefix: str) -> None:
     torch.manual_seed(0)
     state = MobileNetV2().state_dict()
     torch.save({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "encoder.pt")
@@ -181,7 +184,7 @@ def test_encoder_alone_under_our_names(tmp_path: Path, prefix: str) -> None:
     assert all(torch.equal(got[name], tensor) for name, tensor in state.items())
 
 
-def test_shared_imagenet_encoder(shared_data: Path) -> None:
+def test_encoder_of_the_shared_data_is_loaded(shared_data: Path) -> None:
     path = shared_data / "mobilenetv2_imagenet" / "encoder.pt"
     got, wanted = load_encoder(path), torch.load(path, weights_only=True)
     assert got.keys() == wanted.keys()
@@ -189,7 +192,7 @@ def test_shared_imagenet_encoder(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["own", "published"])
-def test_encoder_of_a_whole_network(tmp_path: Path, form: str) -> None:
+def test_encoder_of_a_complete_network_is_loaded(tmp_path: Path, form: str) -> None:
     torch.manual_seed(0)
     description = published_description(6, 2)
     network = MultiTaskRefineNet(description)
@@ -205,7 +208,7 @@ def test_encoder_of_a_whole_network(tmp_path: Path, form: str) -> None:
     assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
 
 
-def test_shipped_name() -> None:
+def test_encoder_of_shipped_weights_is_loaded() -> None:
     state = load_encoder("street")
     loaded = load_network("street").state_dict()
     assert len(encoder_of(state).state_dict()) == len(state)
@@ -238,14 +241,16 @@ def test_shipped_name() -> None:
         (lambda s: s.update(epoch=3), "not a checkpoint: it has no 'state_dict' of tensors"),
     ],
 )
-def test_what_does_not_fit_is_named(torchvision_file: Path, edit: Callable[[dict[str, Tensor]], object], message: str) -> None:
+def test_error_names_the_mismatched_entry(
+    torchvision_file: Path, edit: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
     path = edited(torchvision_file, edit)
     with pytest.raises(WeightsError) as caught:
         load_encoder(path)
     assert str(caught.value) == f"{path}: {message}"
 
 
-def test_encoder_under_our_names_that_does_not_fit(tmp_path: Path) -> None:
+def test_mismatched_encoder_with_the_names_of_this_package_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "encoder.pt"
     torch.save(MobileNetV2().state_dict(), path)
     edited(path, lambda state: state.update({"layer9.0.weight": torch.zeros(3)}))
@@ -265,12 +270,12 @@ def test_encoder_under_our_names_that_does_not_fit(tmp_path: Path) -> None:
         (b"", "neither a safetensors file nor a PyTorch checkpoint"),
     ],
 )
-def test_files_of_another_kind(tmp_path: Path, content: bytes, message: str) -> None:
+def test_other_file_formats_are_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(WeightsError, match=message):
         load_encoder(tmp_path / "file")
 
 
-def test_unknown_name(tmp_path: Path) -> None:
+def test_unknown_name_suggests_the_closest(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"did you mean 'mobilenetv2-imagenet'\?"):
         load_encoder("mobilenet-imagenet")

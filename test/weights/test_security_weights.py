@@ -1,4 +1,4 @@
-"""What docs/security.md claims of weights: no file's code is run, no size is believed, and the cache is the user's alone."""
+"""Security of weights: no code of a file runs, claimed sizes are not allocated, and only the user can write the cache."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from mtl_perception.weights.registry import PUBLISHED, Checksum
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# Weights files with code in them.
+# Weights files that contain code
 
 
 class Hostile:
-    """Unpickled, it creates a file."""
+    """Object whose unpickling creates a file."""
 
     def __init__(self, sentinel: Path) -> None:
         self.sentinel = sentinel
@@ -51,7 +51,7 @@ def sentinel(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["plain", "legacy", "zip"])
 def hostile(request: pytest.FixtureRequest, tmp_path: Path, sentinel: Path) -> Path:
-    """A file in each form of PyTorch's; test_weights_files.py shows that each does its harm when read carelessly."""
+    """Hostile file in each PyTorch format; test_weights_files.py shows that an unsafe load runs its code."""
     buffer = io.BytesIO()
     if request.param == "plain":
         buffer.write(pickle.dumps(Hostile(sentinel), protocol=2))
@@ -64,14 +64,14 @@ def hostile(request: pytest.FixtureRequest, tmp_path: Path, sentinel: Path) -> P
 
 
 @pytest.mark.parametrize("read", [load_network, load_encoder, lambda path: Pipeline(weights=str(path))])
-def test_code_in_a_checkpoint_is_not_run_from_python(hostile: Path, sentinel: Path, read) -> None:
+def test_python_api_does_not_run_code_in_a_checkpoint(hostile: Path, sentinel: Path, read) -> None:
     with pytest.raises(WeightsError, match=r"cannot be read safely|not a checkpoint that can be read"):
         read(hostile)
     assert not sentinel.exists()
 
 
 @pytest.mark.parametrize("command", [("info",), ("convert", "out.safetensors")], ids=lambda command: command[0])
-def test_code_in_a_checkpoint_is_not_run_by_a_command(
+def test_command_does_not_run_code_in_a_checkpoint(
     hostile: Path, sentinel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
     action, *out = command
@@ -80,7 +80,7 @@ def test_code_in_a_checkpoint_is_not_run_by_a_command(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile.ckpt"]
 
 
-def test_code_in_a_checkpoint_is_not_run_by_the_node(hostile: Path, sentinel: Path) -> None:
+def test_node_does_not_run_code_in_a_checkpoint(hostile: Path, sentinel: Path) -> None:
     rclpy = pytest.importorskip("rclpy", reason="needs rclpy")
     from rclpy.lifecycle import TransitionCallbackReturn
 
@@ -99,9 +99,9 @@ def test_code_in_a_checkpoint_is_not_run_by_the_node(hostile: Path, sentinel: Pa
         context.try_shutdown()
 
 
-def test_nothing_in_the_package_runs_code_from_a_file() -> None:
-    """Calls that could are not there; `torch.load` is, and says `weights_only=True` each time."""
-    refused = {"eval", "exec", "os.system", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "torch.jit.load"}
+def test_package_contains_no_unsafe_loads() -> None:
+    """No call that could run code from a file exists, and each `torch.load` passes `weights_only=True`."""
+    banned = {"eval", "exec", "os.system", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "torch.jit.load"}
     found, loads = set(), 0
     for path in [*ROOT.glob("mtl_perception/**/*.py"), *ROOT.glob("launch/*.py")]:
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
@@ -111,13 +111,13 @@ def test_nothing_in_the_package_runs_code_from_a_file() -> None:
             if name == "torch.load":
                 loads += 1
                 unsafe = options.get("weights_only") != "True"
-            if name in refused or unsafe:
+            if name in banned or unsafe:
                 found.add(f"{path.name}:{call.lineno}: {name}")
     assert found == set()
     assert loads >= 1
 
 
-# Weights files that claim to be huge.
+# Weights files that claim huge sizes
 
 MEASURE = """
 import json, resource, sys, time
@@ -140,8 +140,8 @@ print(json.dumps({"reasons": reasons, "grown": grown}))
 """
 
 
-def test_sizes_that_a_header_claims_are_not_believed(tmp_path: Path, weights_file: Path) -> None:
-    """In a process that cannot get 256 MiB more: 100 GB of header, 100 GB of tensor, a header longer than the file."""
+def test_sizes_claimed_by_a_header_are_not_allocated(tmp_path: Path, weights_file: Path) -> None:
+    """A header of 100 GB, a tensor of 100 GB and a header longer than the file, in a process limited to 256 MiB more."""
     huge = 100 * 10**9
     header = json.dumps({"segm.weight": {"dtype": "F32", "shape": [huge // 4], "data_offsets": [0, huge]}}).encode()
     contents = {
@@ -161,14 +161,14 @@ def test_sizes_that_a_header_claims_are_not_believed(tmp_path: Path, weights_fil
     assert seen["grown"] < 32 * 1024  # KiB
 
 
-# The cache of fetched weights.
+# Cache of fetched weights
 
-CONTENT = b"what kitti's file holds in these tests"
+CONTENT = b"content of the kitti file in these tests"
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The weights' folder in the cache, not made yet; addresses are never asked."""
+    """Path of the weights cache, not created yet; no server is reachable."""
     monkeypatch.setenv("MTL_PERCEPTION_CACHE", str(tmp_path / "new" / "cache"))
     monkeypatch.setenv("MTL_PERCEPTION_WEIGHTS_URL", "http://127.0.0.1:9")
     path = tmp_path / "file"
@@ -179,7 +179,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def prepared(cache: Path) -> Path:
-    """As after a download that was broken off at its end: what is left to do needs no server."""
+    """Create the cache with a complete partial download, which needs no server to finish."""
     cache.mkdir(parents=True)
     for folder in (cache, cache.parent):
         folder.chmod(0o700)
@@ -188,7 +188,7 @@ def prepared(cache: Path) -> Path:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o022])
-def test_every_folder_made_is_the_users_alone_whatever_the_umask(cache: Path, tmp_path: Path, umask: int) -> None:
+def test_created_folders_have_mode_0700_for_any_umask(cache: Path, tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         with fetching._locked(cache):
@@ -203,15 +203,15 @@ def test_every_folder_made_is_the_users_alone_whatever_the_umask(cache: Path, tm
     [
         ("weights", 0o755, False, True),
         ("weights", 0o777, True, False),
-        ("weights", 0o1777, True, False),  # others could lay down a part, and change it after the check
-        ("weights", 0o775, True, True),  # umask 002, where each user has a group of their own
+        ("weights", 0o1777, True, False),  # others could place a partial file and change it after verification
+        ("weights", 0o775, True, True),  # umask 002 with private user groups
         ("weights", 0o775, False, False),
         ("cache", 0o1777, False, True),  # such as /tmp
         ("cache", 0o777, True, False),
         ("cache", 0o770, False, False),
     ],
 )
-def test_a_folder_that_others_can_write_is_refused(
+def test_folder_that_others_can_write_is_refused(
     cache: Path, monkeypatch: pytest.MonkeyPatch, level: str, mode: int, private_group: bool, accepted: bool
 ) -> None:
     user = SimpleNamespace(pw_name="ada", pw_gid=cache.parents[2].stat().st_gid)
@@ -231,14 +231,14 @@ def test_a_folder_that_others_can_write_is_refused(
 
 
 @pytest.mark.parametrize("level", ["weights", "cache"])
-def test_another_users_folder_is_refused(cache: Path, level: str) -> None:
+def test_folder_of_another_user_is_refused(cache: Path, level: str) -> None:
     folder = prepared(cache) if level == "weights" else prepared(cache).parent
     try:
         os.chown(folder, os.getuid() + 1, -1)
     except PermissionError:
-        pytest.skip("only root may give a folder away")
+        pytest.skip("only root can change the owner of a folder")
     if os.geteuid() != 0:
-        pytest.skip("a folder that was given away cannot be looked into")
+        pytest.skip("the folder of another user cannot be read")
     with pytest.raises(
         WeightsError, match=rf"{folder} is not trusted: it belongs to user {os.getuid() + 1}, who could change the weights"
     ):

@@ -20,7 +20,7 @@ from mtl_perception.weights.registry import PUBLISHED, Checksum, git_blob_id, sh
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of shipped weights with one network, `lane`."""
+    """Folder of shipped weights with one network, `lane`."""
     folder = tmp_path / "models"
     monkeypatch.setattr(store, "SHIPPED_DIR", folder)
     description = replace(published_description(6, 2), name="lane", license="CC BY 4.0", card={"metrics": {"mIoU": 0.5}})
@@ -29,7 +29,9 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_list(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_every_name_with_its_state(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MTL_PERCEPTION_CACHE", str(tmp_path / "cache"))
     cache = tmp_path / "cache" / "weights"
     cache.mkdir(parents=True)
@@ -55,7 +57,7 @@ def test_list(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert rows[8].startswith("mobilenetv2-imagenet-v2 - encoder not fetched BSD-3-Clause")
 
 
-def test_info(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_prints_the_description(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "info", "lane"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "name lane" in lines
@@ -66,7 +68,7 @@ def test_info(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[lines.index("metrics") + 1] == "mIoU 0.5"
 
 
-def test_info_as_json(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_prints_json(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "info", "lane", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["file"] == str(shipped / "lane.safetensors")
@@ -85,7 +87,7 @@ def test_info_prints_no_control_characters(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_convert_published_to_own(tmp_path: Path, capsys: pytest.CaptureFixture[str], half: bool) -> None:
+def test_convert_writes_a_published_network_as_own_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], half: bool) -> None:
     torch.manual_seed(0)
     state = MultiTaskRefineNet(published_description(46, 2)).state_dict()
     source, out = tmp_path / "published.ckpt", tmp_path / "own.safetensors"
@@ -111,7 +113,7 @@ def test_convert_replaces_only_with_force(shipped: Path, tmp_path: Path, capsys:
     assert "it is a directory; give a file name" in capsys.readouterr().err
 
 
-def test_convert_refuses_a_damaged_file_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_rejects_a_damaged_file_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").write_bytes(b"\x80\x02 no pickle")
     assert main(["weights", "convert", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Fetching weights from servers that behave and that do not; the server is one of our own on this machine."""
+"""Download of weights from a local server with configurable faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding weights: which names there are, what bytes each stands for, and which file a name means."""
+"""Weights registry: names, checksums and the file of a name."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mtl_perception.weights.registry import PUBLISHED, Checksum, git_blob_id, re
 server, cache, shipped = weights_fixtures()
 
 
-# Names and their bytes.
+# Names and checksums
 
 
-def test_blob_id_is_gits(tmp_path: Path) -> None:
+def test_blob_id_matches_git(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"hello\n")  # `echo hello | git hash-object --stdin`
     assert git_blob_id(tmp_path / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
-def test_sha256_is_the_standards(tmp_path: Path) -> None:
+def test_sha256_matches_the_standard(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     with pytest.raises(WeightsError, match="cannot be read"):
@@ -45,7 +45,7 @@ def test_published_files_come_from_the_pinned_commit() -> None:
     assert all(entry.description and entry.description.name == name for name, entry in networks.items())
 
 
-def test_encoders_are_torchvisions_files_known_by_the_digits_in_their_names() -> None:
+def test_encoders_are_torchvision_files_with_the_checksum_in_their_names() -> None:
     encoders = {name: entry for name, entry in PUBLISHED.items() if not entry.description}
     assert {name: (f"{entry.folder}/{entry.file}", entry.checksum) for name, entry in encoders.items()} == {
         "mobilenetv2-imagenet": (
@@ -59,10 +59,10 @@ def test_encoders_are_torchvisions_files_known_by_the_digits_in_their_names() ->
     }
 
 
-# Which file a name means.
+# File of a name
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/x")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.setenv("MTL_PERCEPTION_CACHE", "~/own")
@@ -75,13 +75,13 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights_cache() == Path("/home/x/.cache/mtl_perception/weights")
 
 
-def test_a_file_comes_before_a_shipped_name(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_has_priority_over_a_shipped_name(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setenv("HOME", str(work))
     assert resolve("lane") == shipped / "lane.safetensors"
-    Path("lane").mkdir()  # a folder of that name hides nothing
+    Path("lane").mkdir()  # a folder has no priority
     assert resolve("lane") == shipped / "lane.safetensors"
     Path("lane").rmdir()
     Path("lane").write_bytes(b"mine")
@@ -107,7 +107,7 @@ def test_a_file_comes_before_a_shipped_name(shipped: Path, tmp_path: Path, monke
         ("a\0b", "unknown weights 'a\\x00b'"),
     ],
 )
-def test_names_that_mean_no_file(shipped: Path, cache: Path, name: str, message: str) -> None:
+def test_name_without_a_file_is_rejected(shipped: Path, cache: Path, name: str, message: str) -> None:
     cache.mkdir(parents=True)
     with pytest.raises(WeightsError) as caught:
         resolve(name.replace("{cache}", str(cache)))
@@ -115,7 +115,7 @@ def test_names_that_mean_no_file(shipped: Path, cache: Path, name: str, message:
 
 
 @pytest.mark.parametrize("name", [ENCODER, "imagenet"])
-def test_encoder_is_no_network(shipped: Path, server: Behavior, cache: Path, name: str) -> None:
+def test_encoder_cannot_be_used_as_a_network(shipped: Path, server: Behavior, cache: Path, name: str) -> None:
     fetch(ENCODER)
     with pytest.raises(WeightsError) as caught:
         load_network(name)
@@ -125,7 +125,7 @@ def test_encoder_is_no_network(shipped: Path, server: Behavior, cache: Path, nam
     )
 
 
-def test_names_of_encoders_are_known_where_one_is_wanted(shipped: Path, cache: Path) -> None:
+def test_encoder_names_are_accepted_where_an_encoder_is_expected(shipped: Path, cache: Path) -> None:
     with pytest.raises(WeightsError, match=r"'mobilenetv2-imagenet' are not fetched .* fetch mobilenetv2-imagenet`"):
         resolve("imagenet", encoder=True)
     with pytest.raises(WeightsError, match=r"did you mean 'mobilenetv2-imagenet'\? \(available: lane, kitti, .*-imagenet-v2;"):
