@@ -86,7 +86,7 @@ def test_cloud_of_nonfinite_depth_is_a_device_failure(weights_file: Path, reques
     frames, outputs = [FRAME] * images, [wanted] * images
     found = recovery()
     assert np.isfinite(found.run(pipe, frames, outputs)[-1].cloud["z"]).any()
-    network = pipe._backend._network if device == "cuda" else pipe._backend.engine._network
+    network = pipe._backend._network.module if device == "cuda" else pipe._backend.engine._network
     with torch.no_grad():
         network.get_parameter("depth.bias").fill_(float("nan"))
     with pytest.raises(DeviceError, match="depth output is non-finite for every pixel"):
