@@ -1,4 +1,4 @@
-"""Concurrent requests, kept and dropped programs, and failures of the device, with a test double for the device."""
+"""CUDA backend with a test double for the device: concurrent requests, programs, and failures of the device."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CAMERA = CameraModel(WIDTH, HEIGHT, 5.0, 6.0, 4.0, 3.0)
 
 @dataclass(eq=False)
 class Op:
-    """Work in a stream."""
+    """Work that was submitted to a stream."""
 
     stream: Stream
     work: Any
@@ -42,7 +42,7 @@ class Op:
 
 
 class LateRuntime(HostRuntime):
-    """A device that works only when it must, or at random moments: the worst that a real one may do."""
+    """A device that defers work until it is waited for, or runs some of it at random: the worst case of a real one."""
 
     can_capture = True
 
@@ -93,7 +93,7 @@ class LateRuntime(HostRuntime):
 
 
 class Arithmetic:
-    """A program whose outputs tell what went in: labels are red, depth is made of green and the limits."""
+    """A program whose outputs identify the input: labels are the red channel, depth combines green and the limits."""
 
     def __init__(self, network, classes, spec) -> None:
         self.spec = spec
@@ -132,15 +132,15 @@ def make(network, monkeypatch):
 
 
 def request_of(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[str] | None = None, count: int = 1) -> Request:
-    """Noise, limits and a camera that all go with the seed."""
+    """Return a request whose images, limits and camera depend on the seed."""
     camera = CameraModel(size[1], size[0], 5.0, 6.0, 4.0 + seed, 3.0)
     frames = [Frame(noise_image(*size, seed=10 * seed + i), camera) for i in range(count)]
     outputs = frozenset(wanted or {"labels", "depth", "cloud"})
     return Request(frames, [outputs] * count, [1.0 + seed] * count, size, "exact", 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
 
 
-def assert_of(results: list[Outputs], done: Request) -> None:
-    """They are that job's, all of it."""
+def assert_results_of(results: list[Outputs], done: Request) -> None:
+    """Check that all results belong to the request."""
     for frame, result, factor in zip(done.frames, results, done.depth_factors, strict=True):
         depth = frame.image[..., 1].astype(np.float32) * np.float32(factor) + np.float32(done.min_depth)
         np.testing.assert_array_equal(result.labels, frame.image[..., 0])
@@ -150,27 +150,27 @@ def assert_of(results: list[Outputs], done: Request) -> None:
 
 @pytest.mark.parametrize("copies", [True, False])
 @pytest.mark.parametrize("seed", [None, *range(6)])
-def test_requests_do_not_mix_however_late_the_device_is(make, seed, copies):
+def test_requests_do_not_mix_whenever_the_device_runs_them(make, seed, copies):
     backend = make(LateRuntime(seed), copies=copies)
     order = random.Random(seed)
     waiting: list[tuple[Any, Request]] = []
     for number in range(16):
         new = request_of(number, count=1 + number // 12)
         if order.random() < 0.3:
-            assert_of(backend.infer([new])[0], new)
+            assert_results_of(backend.infer([new])[0], new)
         else:
             ticket = backend.submit(new)
             waiting.append((ticket, new))
-            # The image may be overwritten as soon as it was submitted.
+            # The image may be overwritten as soon as the request is submitted.
             given = [replace(frame, image=frame.image.copy()) for frame in new.frames]
             for frame in new.frames:
                 frame.image[:] = 0
             waiting[-1] = (ticket, replace(new, frames=given))
         while len(waiting) >= SLOTS or (waiting and order.random() < 0.4):
             ticket, done = waiting.pop(0)
-            assert_of(ticket.result(), done)
+            assert_results_of(ticket.result(), done)
     for ticket, done in waiting:
-        assert_of(ticket.result(), done)
+        assert_results_of(ticket.result(), done)
 
 
 def test_pending_results_are_kept(make):
@@ -178,34 +178,34 @@ def test_pending_results_are_kept(make):
     requests = [request_of(number) for number in range(5)]
     tickets = [backend.submit(each) for each in requests]
     for ticket, done in zip(tickets, requests, strict=True):
-        assert_of(ticket.result(), done)
+        assert_results_of(ticket.result(), done)
         assert ticket.result() is ticket.result()
 
 
-def test_results_are_valid_as_documented(make):
+def test_results_stay_valid_for_one_more_request_or_with_copies_for_good(make):
     for copies in (True, False):
         backend = make(LateRuntime(), copies=copies)
         first = backend.infer([request_of(1)])[0][0]
         before = first.labels.copy()
-        assert_of(backend.infer([request_of(2)])[0], request_of(2))
-        assert (first.labels == before).all(), "it may be published while the next is computed"
+        assert_results_of(backend.infer([request_of(2)])[0], request_of(2))
+        assert (first.labels == before).all(), "a result may be published while the next one is computed"
         third = backend.infer([request_of(3)])[0][0]
         assert np.shares_memory(first.labels, third.labels) != copies
         assert (first.labels == before).all() == copies
 
 
-def test_only_another_network_input_needs_another_graph(make):
+def test_requests_with_the_same_network_input_share_a_graph(make):
     runtime = LateRuntime()
     backend = make(runtime)
     backend.infer([request_of(0)])
-    assert runtime.captures == 0, "what comes only once is not worth it"
+    assert runtime.captures == 0, "a request that comes once is not captured"
     for number in range(4):
         backend.infer([request_of(number)])
     tickets = [backend.submit(request_of(number)) for number in range(4)]
     assert runtime.captures == backend.graphs == 1
     for ticket in tickets:
         ticket.result()
-    # Other subscribers need another program, but no other graph: none of their frames is late.
+    # Other outputs need another program but the same graph, so that a new subscriber causes no delay.
     for other in (
         request_of(1, wanted={"labels", "depth"}),
         request_of(1, wanted={"cloud"}),
@@ -235,13 +235,13 @@ def test_least_recently_used_program_is_dropped(make):
     kept_too = backend.submit(one, overlap=False)
     for _ in range(4):
         backend.infer([three])
-    # The test double remembers what it did, and with it the dropped networks.
+    # The test double holds references to executed work, which would keep dropped programs alive.
     runtime.release()
     runtime.queues = {stream: [] for stream in Stream}
-    assert_of(backend.infer([two])[0], two)
-    assert backend.graphs == 1, "that of the first went with its program, the third has its own"
-    assert_of(kept.result(), one)
-    assert_of(kept_too.result(), one)
+    assert_results_of(backend.infer([two])[0], two)
+    assert backend.graphs == 1, "the graph of the first program was dropped, that of the third is left"
+    assert_results_of(kept.result(), one)
+    assert_results_of(kept_too.result(), one)
     assert len(backend.notes) == 1 and backend.notes[0].startswith("more than 2 kinds of request")
 
 
@@ -250,25 +250,25 @@ def test_page_locked_memory_is_bounded(make, monkeypatch):
     requests = [request_of(1, size=(40, 10 + width)) for width in range(4)]
     monkeypatch.setattr(cuda_backend, "PINNED_BYTES", 3 * pinned_bytes(spec_of(requests[-1], ("segm", "depth"), 12), SLOTS))
     for each in requests:
-        assert_of(backend.infer([each])[0], each)
+        assert_results_of(backend.infer([each])[0], each)
     assert [spec.size for spec in backend._plans] == [(40, 11), (40, 12), (40, 13)]
     assert len(backend.notes) == 1 and "the oldest program was dropped" in backend.notes[0]
 
 
-def test_tensors_are_plain_whatever_mode_the_caller_is_in(make):
-    """Tensors of inference mode cannot be changed outside of it, and a capture inside it spoils others' graphs."""
+def test_tensors_are_never_created_in_inference_mode(make):
+    """Inference tensors cannot be modified outside inference mode, and a capture within it breaks other graphs."""
     runtime, modes = LateRuntime(), []
     capture = runtime.capture
     runtime.capture = lambda work: modes.append(torch.is_inference_mode_enabled()) or capture(work)
     backend = make(runtime)
     with torch.inference_mode():
         for number in range(3):
-            assert_of(backend.infer([request_of(number)])[0], request_of(number))
+            assert_results_of(backend.infer([request_of(number)])[0], request_of(number))
     assert modes == [False]
     plan = next(iter(backend._plans.values()))
     assert not any(tensor.is_inference() for tensor in (plan.rays, plan.stage.image, plan.stage.maps))
     plan.slots[0].upload()
-    assert_of(backend.infer([request_of(5)])[0], request_of(5))
+    assert_results_of(backend.infer([request_of(5)])[0], request_of(5))
 
 
 def test_failed_capture_falls_back_to_eager_with_a_note(make):
@@ -277,14 +277,14 @@ def test_failed_capture_falls_back_to_eager_with_a_note(make):
     assert backend.name == "cpu graph"
     runtime.faults.append(RuntimeError("operation not permitted when stream is capturing\nmore"))
     for number in (1, 2, 3):
-        assert_of(backend.infer([request_of(number)])[0], request_of(number))
+        assert_results_of(backend.infer([request_of(number)])[0], request_of(number))
     assert backend.name == "cpu eager"
     assert backend.notes == [
         "no graph of an image of 8x6 for labels, depth, cloud, and none from now on: "
         "operation not permitted when stream is capturing"
     ]
     for number in (1, 2, 3):
-        assert_of(backend.infer([request_of(number, size=(5, 5))])[0], request_of(number, size=(5, 5)))
+        assert_results_of(backend.infer([request_of(number, size=(5, 5))])[0], request_of(number, size=(5, 5)))
     assert (runtime.captures, backend.graphs) == (1, 0)
     assert make(LateRuntime(), use_graphs=False).name == make(HostRuntime()).name == "cpu eager"
 
@@ -296,20 +296,20 @@ def test_out_of_memory_frees_everything_and_continues_without_a_graph(make, faul
     runtime = LateRuntime()
     backend = make(runtime, copies=False)
     large = request_of(3, size=(20, 30))
-    assert_of(backend.infer([large])[0], large)
-    under_way = [backend.submit(request_of(number)) for number in (1, 2)]
+    assert_results_of(backend.infer([large])[0], large)
+    pending = [backend.submit(request_of(number)) for number in (1, 2)]
     runtime.faults.append(fault)
-    assert_of(backend.infer([large])[0], large)
+    assert_results_of(backend.infer([large])[0], large)
     assert runtime.releases == 1
     assert [spec.size for spec in backend._plans] == [(20, 30)]
-    for number, ticket in zip((1, 2), under_way, strict=True):
-        assert_of(ticket.result(), request_of(number))
+    for number, ticket in zip((1, 2), pending, strict=True):
+        assert_results_of(ticket.result(), request_of(number))
     for _ in range(3):
-        assert_of(backend.infer([large])[0], large)
-    assert backend.graphs == 0, "this one stays without"
+        assert_results_of(backend.infer([large])[0], large)
+    assert backend.graphs == 0, "no graph of this size after running out of memory"
     for number in (4, 5, 6):
         backend.infer([request_of(number)])
-    assert backend.graphs == 1, "others have theirs"
+    assert backend.graphs == 1, "other sizes still have graphs"
     assert backend.notes == [
         "out of memory: programs and graphs were freed; an image of 30x20 for labels, depth, cloud now runs without a graph"
     ]
@@ -329,7 +329,7 @@ def test_out_of_memory_twice_raises_a_device_error(make, monkeypatch):
             DeviceError, match="out of memory while processing an image of 50x40 for labels.*Tried to allocate 3 GiB"
         ):
             backend.infer([request_of(2, size=(40, 50))])
-    assert_of(backend.infer([request_of(3)])[0], request_of(3))
+    assert_results_of(backend.infer([request_of(3)])[0], request_of(3))
 
 
 def test_other_errors_are_not_mistaken_for_out_of_memory(make, monkeypatch):
@@ -343,7 +343,7 @@ def test_other_errors_are_not_mistaken_for_out_of_memory(make, monkeypatch):
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_several_sizes_at_once(make):
+def test_requests_of_several_sizes_do_not_mix(make):
     backend = make(LateRuntime(3), copies=False)
     requests = [
         request_of(1),
@@ -351,7 +351,7 @@ def test_several_sizes_at_once(make):
         request_of(3, wanted={"labels", "depth", "cloud", "image"}, size=(9, 9)),
     ]
     for results, done in zip(backend.infer(requests), requests, strict=True):
-        assert_of(results, done)
+        assert_results_of(results, done)
 
 
 @pytest.mark.parametrize("use_graphs", [True, False])
@@ -376,13 +376,13 @@ def test_gpu_preset_is_valid():
 
 @pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("bf16", False)])
 def test_a_pipeline_on_a_gpu_uses_this_backend(weights_file, monkeypatch, precision, exact):
-    runtime, asked = LateRuntime(), []
+    runtime, arguments = LateRuntime(), []
 
     monkeypatch.setattr(cuda_backend, "DeviceProgram", Arithmetic)
     monkeypatch.setattr(selection, "select_device", lambda name: torch.device("cuda", 0))
-    monkeypatch.setattr(selection, "CudaRuntime", lambda *args, **named: asked.append((args, named)) or runtime)
+    monkeypatch.setattr(selection, "CudaRuntime", lambda *args, **named: arguments.append((args, named)) or runtime)
     pipe = Pipeline(weights=weights_file, device="cpu", precision=precision, cudnn_benchmark=True, reuse_outputs=True)
-    assert asked == [((torch.device("cuda", 0), True), {"exact": exact})]
+    assert arguments == [((torch.device("cuda", 0), True), {"exact": exact})]
     assert runtime.captures == pipe._backend.graphs == 1, "the warm-up ends with a graph"
     frames = [Frame(noise_image(HEIGHT, WIDTH, seed), CAMERA) for seed in range(4)]
     for frame, result in zip(frames, pipe.stream(frames, {"labels"}), strict=True):
@@ -410,7 +410,7 @@ def test_stream_keeps_the_order_and_submits_one_request_ahead(make):
             yield request_of(number)
 
     for number, results in enumerate(backend.stream(requests())):
-        assert_of(results, request_of(number))
+        assert_results_of(results, request_of(number))
         assert read == list(range(min(number + 2, 5)))
     assert list(backend.stream([])) == []
 
@@ -423,7 +423,7 @@ def test_stream_yields_results_before_an_error_and_then_raises_it(make, monkeypa
         raise ValueError("no more frames")
 
     found = backend.stream(requests())
-    assert_of(next(found), request_of(1))
+    assert_results_of(next(found), request_of(1))
     with pytest.raises(ValueError, match="no more frames"):
         next(found)
 
@@ -431,9 +431,9 @@ def test_stream_yields_results_before_an_error_and_then_raises_it(make, monkeypa
 def test_other_requests_between_those_of_a_stream_do_not_mix(make):
     backend = make(LateRuntime(5), copies=False)
     for number, results in enumerate(backend.stream(request_of(number) for number in range(4))):
-        assert_of(results, request_of(number))
+        assert_results_of(results, request_of(number))
         for other in (10, 11, 12):
-            assert_of(backend.infer([request_of(other + number)])[0], request_of(other + number))
+            assert_results_of(backend.infer([request_of(other + number)])[0], request_of(other + number))
 
 
 @needs_cuda
@@ -452,12 +452,12 @@ def test_graph_and_eager_give_the_same_bytes_on_a_gpu(network, precision):
 
 
 @needs_cuda
-def test_a_capture_that_fails_on_a_gpu_does_no_harm(network):
-    class Unlucky(CudaRuntime):
+def test_a_failed_capture_on_a_gpu_falls_back_to_eager_with_the_same_results(network):
+    class FailingCapture(CudaRuntime):
         def capture(self, work):
             return super().capture(lambda: (work(), torch.zeros(1, device=self.device).item()))
 
-    backend = CudaBackend(network, Unlucky(torch.device("cuda")), "fp32", (0, 12))
+    backend = CudaBackend(network, FailingCapture(torch.device("cuda")), "fp32", (0, 12))
     eager = CudaBackend(network, CudaRuntime(torch.device("cuda")), "fp32", (0, 12), use_graphs=False)
     for number in range(3):
         each = request_of(number, size=(61, 90))

@@ -1,4 +1,4 @@
-"""What a GPU is given to do, done on CPU tensors: the same labels, meters and points as the pipeline's."""
+"""CUDA program on CPU tensors: the same labels, depth and points as the CPU backend."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLASSES = (0, len(STREET))
 
 
 def on_device(weights, reuse: bool = False, **parameters) -> Pipeline:
-    """A pipeline that takes the GPU's path, on CPU tensors."""
+    """Return a pipeline with the CUDA backend on CPU tensors."""
     pipe = Pipeline(weights=weights, device="cpu", backend="torch", warm_up=False, reuse_outputs=reuse, **parameters)
     _, first = pipe.description.class_set(pipe.config.classes)
     network, classes = load_network(weights), (first, len(pipe.class_set))
@@ -40,7 +40,7 @@ def on_device(weights, reuse: bool = False, **parameters) -> Pipeline:
 
 @pytest.fixture(scope="module")
 def both(weights_file):
-    """The pipeline on the GPU's path and the plain one, with these live parameters."""
+    """Return pipelines with the CUDA backend and the CPU backend and the given live parameters."""
     pipes = on_device(weights_file), Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
     before = pipes[0].config, pipes[1].config
 
@@ -54,7 +54,7 @@ def both(weights_file):
 
 
 def assert_agree(found: Outputs, expected: Outputs, ties: float = 1e-3, rtol: float = 2e-4) -> None:
-    """Labels but for ties, confidence to one level, depth and points but for what folded batch norms round differently."""
+    """Check labels except for ties, confidence to one level, depth and points up to rounding of folded batch norms."""
     for name in ("labels", "confidence", "depth", "cloud", "normals", "image"):
         a, b = getattr(found, name), getattr(expected, name)
         assert (a is None) == (b is None), name
@@ -80,13 +80,13 @@ def assert_agree(found: Outputs, expected: Outputs, ties: float = 1e-3, rtol: fl
 
 
 def assert_levels(found: np.ndarray, expected: np.ndarray) -> None:
-    """Equal, but for means that lie between two levels."""
+    """Check that levels are equal, except where a mean lies between two levels."""
     difference = np.abs(found.astype(int) - expected)
     assert difference.max() <= 1 and (difference > 0).mean() < 5e-3
 
 
 def assert_depth(found: np.ndarray, expected: np.ndarray, rtol: float) -> None:
-    """Numbers near, NaN and infinity at the same places but for a pixel on the very limit."""
+    """Check that finite values are close, with NaN and Inf at the same pixels except for depths at a limit."""
     finite = np.isfinite(found) & np.isfinite(expected)
     np.testing.assert_allclose(found[finite], expected[finite], rtol=rtol, atol=1e-6)
     kinds = [np.select([np.isnan(a), np.isposinf(a)], [1, 2], 0) for a in (found, expected)]
@@ -100,13 +100,13 @@ def assert_depth(found: np.ndarray, expected: np.ndarray, rtol: float) -> None:
         ({"upsampling": "bilinear"}, 2e-4),
         ({"min_depth": 15.0, "max_depth": 30.0, "min_confidence": 0.5}, 2e-4),
         ({"output_scale": 0.5}, 2e-4),
-        # A mean just between two levels may be rounded to either, and a random network makes much of it.
+        # A mean between two levels may be rounded to either, which a random network amplifies.
         ({"output_scale": 0.37, "input_scale": 0.6}, 0.03),
         ({"input_scale": 0.5, "min_confidence": 0.4}, 0.03),
     ],
     ids=str,
 )
-def test_results_equal_the_cpu_backends(both, parameters, rtol):
+def test_results_equal_those_of_the_cpu_backend(both, parameters, rtol):
     pipe, plain = both(**parameters)
     expected = plain(FRAME)
     result = pipe(FRAME)
@@ -116,7 +116,7 @@ def test_results_equal_the_cpu_backends(both, parameters, rtol):
     assert np.isfinite(expected.depth).any() and np.isfinite(expected.cloud["x"]).any()
 
 
-def test_with_identical_weights_only_ties_differ(weights_file):
+def test_only_ties_differ_without_folded_batch_norms(weights_file):
     pipe = on_device(weights_file)
     pipe._backend._network.module = load_network(weights_file).to(memory_format=torch.channels_last)
     expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(FRAME)
@@ -124,7 +124,7 @@ def test_with_identical_weights_only_ties_differ(weights_file):
 
 
 @pytest.mark.parametrize(("size", "scale"), [((1, 1), 0.1), ((3, 200), 1.0), ((200, 3), 0.1), ((33, 47), 1.0)], ids=str)
-def test_small_and_narrow_images(both, size, scale):
+def test_small_and_narrow_images_agree_with_the_cpu_backend(both, size, scale):
     frame = Frame(noise_image(*size), CameraModel(size[1], size[0], 50.0, 50.0, size[1] / 2, size[0] / 2))
     pipe, plain = both(input_scale=scale)
     assert_agree(pipe(frame), plain(frame), ties=0.02, rtol=0.03)
@@ -141,11 +141,11 @@ def test_only_requested_outputs_are_computed(both, wanted):
         assert [set(spec.outputs) for spec in pipe._backend._plans] == ([computed] if computed else [])
 
 
-@pytest.mark.parametrize("layout", ["padded rows", "BGR turned", "read-only"])
-def test_any_memory_layout_of_the_image(both, layout):
+@pytest.mark.parametrize("layout", ["padded rows", "reversed BGR", "read-only"])
+def test_any_memory_layout_of_the_image_gives_the_same_results(both, layout):
     image = {
         "padded rows": np.pad(FRAME.image, ((0, 0), (0, 7), (0, 0)))[:, :WIDTH],
-        "BGR turned": np.ascontiguousarray(FRAME.image[..., ::-1])[..., ::-1],
+        "reversed BGR": np.ascontiguousarray(FRAME.image[..., ::-1])[..., ::-1],
         "read-only": np.frombuffer(FRAME.image.tobytes(), np.uint8).reshape(FRAME.image.shape),
     }[layout]
     pipe, _ = both()
@@ -163,7 +163,7 @@ def test_non_finite_maps_give_invalid_outputs(weights_file, value):
     assert (pipe(FRAME, {"labels"}).labels == 255).all()
 
 
-def test_distorted_camera_and_focal_length(weights_file, tmp_path):
+def test_distorted_cameras_and_focal_lengths_agree_with_the_cpu_backend(weights_file, tmp_path):
     state, description = read_weights(weights_file)
     path = tmp_path / "metric.safetensors"
     save_weights(path, state, replace(description, depth_focal_length=100.0), half=False)
@@ -174,7 +174,7 @@ def test_distorted_camera_and_focal_length(weights_file, tmp_path):
         assert_agree(pipe(frame), expected(frame))
 
 
-def test_published_form_with_groups_and_normals(tmp_path):
+def test_published_networks_with_class_groups_and_normals_agree_with_the_cpu_backend(tmp_path):
     for number, (classes, tasks, group) in enumerate([(46, 2, "kitti6"), (40, 3, "")]):
         torch.manual_seed(3)
         path = tmp_path / f"{number}.safetensors"
@@ -182,7 +182,7 @@ def test_published_form_with_groups_and_normals(tmp_path):
             path, MultiTaskRefineNet(published_description(classes, tasks)).state_dict(), published_description(classes, tasks)
         )
         expected = Pipeline(weights=path, device="cpu", backend="torch", warm_up=False, classes=group)(FRAME)
-        # Meters are a magnitude here, and where it passes through 0 a ratio says nothing.
+        # Depth is a magnitude here, and ratios near 0 mean little.
         assert_agree(on_device(path, classes=group)(FRAME), expected, ties=0.02, rtol=0.02)
 
 
@@ -204,7 +204,7 @@ def test_images_of_a_batch_do_not_mix(both):
     assert sorted(spec.batch for spec in pipe._backend._plans) == [1, 4]
 
 
-def test_half_precision_agrees_mostly(both, weights_file):
+def test_bf16_agrees_with_fp32_on_most_pixels_of_the_program(both, weights_file):
     expected = both()[1](FRAME)
     result = on_device(weights_file, precision="bf16")(FRAME)
     assert (result.labels == expected.labels).mean() > 0.8, "a random network is less sure than a trained one"
@@ -213,7 +213,7 @@ def test_half_precision_agrees_mostly(both, weights_file):
 
 
 def test_program_has_no_synchronization_and_no_data_dependent_shape(weights_file):
-    """What a CUDA graph cannot hold. Tensors without data have no values to wait for, and mix with none of the host's."""
+    """A CUDA graph cannot capture either. Meta tensors raise an error where values or tensors of the CPU are needed."""
     meta = torch.device("meta")
     network = AtenNetwork(load_network(weights_file), meta, torch.float16)
     outputs = ("labels", "confidence", "depth", "cloud", "image")
@@ -221,20 +221,20 @@ def test_program_has_no_synchronization_and_no_data_dependent_shape(weights_file
         network, CLASSES, ProgramSpec(2, (48, 64), outputs, (36, 48), ResizeSpec((24, 32), (24, 32), "bicubic"), True)
     )
     layouts = program.spec.input_layout(), program.spec.output_layout()
-    given, out = (layout.views(torch.empty(layout.nbytes, dtype=torch.uint8, device=meta)) for layout in layouts)
+    inputs, out = (layout.views(torch.empty(layout.nbytes, dtype=torch.uint8, device=meta)) for layout in layouts)
     maps = program.allocate_maps()
     with torch.no_grad():
-        program.compute_maps(given["image"], maps)
-        program.write_outputs(maps, given["image"], given["limits"], torch.empty(2, 24, 32, 2, device=meta), out)
-        for waits in (lambda: out["depth"][out["labels"] == 1], lambda: out["depth"].max().item()):
+        program.compute_maps(inputs["image"], maps)
+        program.write_outputs(maps, inputs["image"], inputs["limits"], torch.empty(2, 24, 32, 2, device=meta), out)
+        for synchronizes in (lambda: out["depth"][out["labels"] == 1], lambda: out["depth"].max().item()):
             with pytest.raises((RuntimeError, NotImplementedError)):
-                waits()
+                synchronizes()
 
 
 @pytest.mark.parametrize(
     ("before", "after"), [((60, 90), (30, 45)), ((61, 91), (30, 55)), ((60, 90), (20, 30)), ((7, 5), (1, 5))]
 )
-def test_area_downsampling_equals_opencvs(before, after):
+def test_area_downsampling_equals_that_of_opencv(before, after):
     image = noise_image(*before)
     found = AreaDownsample(before, after, torch.device("cpu"))(torch.from_numpy(image)[None])[0].numpy()
     expected = cv2.resize(image, after[::-1], interpolation=cv2.INTER_AREA).reshape(found.shape)

@@ -1,4 +1,4 @@
-"""What is asked of CUDA, and in what order: with a test double for `torch.cuda` that writes it down."""
+"""Order of the calls to CUDA, recorded by a test double for `torch.cuda`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mtl_perception.inference.cuda.runtime import WARM_UPS, CudaRuntime, Stream,
 
 
 class FakeCuda:
-    """Streams, events and graphs by name; `calls` is what was asked for."""
+    """Named streams, events and graphs; `calls` records their use."""
 
     OutOfMemoryError = torch.cuda.OutOfMemoryError
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.current = "default"
-        self.made = {"stream": 0, "event": 0, "pool": 0}
+        self.counts = {"stream": 0, "event": 0, "pool": 0}
         self.fails = False
 
     def _number(self, kind: str) -> str:
-        self.made[kind] += 1
-        return f"{kind} {self.made[kind]}"
+        self.counts[kind] += 1
+        return f"{kind} {self.counts[kind]}"
 
     def current_device(self) -> int:
         return 0
@@ -69,7 +69,7 @@ class FakeCuda:
             yield
         finally:
             if self.fails:
-                # PyTorch's own leaves its stream as the current one then.
+                # In this case PyTorch leaves the stream of the capture as the current one.
                 self.current = "capture's"
                 raise RuntimeError("operation failed due to a previous error during capture")
         self.calls.append("captured")
@@ -96,9 +96,9 @@ def runtime(cuda):
     return CudaRuntime(torch.device("cuda"))
 
 
-def test_streams_and_events(cuda, runtime):
-    there = runtime.run(Stream.UPLOAD, lambda: cuda.calls.append(f"copy in {cuda.current}"))
-    done = runtime.run(Stream.COMPUTE, lambda: cuda.calls.append(f"work in {cuda.current}"), after=there)
+def test_work_waits_for_the_events_of_other_streams(cuda, runtime):
+    uploaded = runtime.run(Stream.UPLOAD, lambda: cuda.calls.append(f"copy in {cuda.current}"))
+    done = runtime.run(Stream.COMPUTE, lambda: cuda.calls.append(f"work in {cuda.current}"), after=uploaded)
     runtime.wait(done)
     assert cuda.calls == [
         "copy in stream 1",
@@ -133,7 +133,7 @@ def test_graphs_share_a_pool_while_one_exists(cuda, runtime):
     assert pool_of_a_capture()[1] == "capture into pool 1"
     del second
     runtime.release()
-    assert pool_of_a_capture()[1] == "capture into pool 2", "a pool dies with its last graph"
+    assert pool_of_a_capture()[1] == "capture into pool 2", "a pool is freed with its last graph"
 
 
 def test_failed_capture_restores_the_stream_and_abandons_the_pool(cuda, runtime):
@@ -150,7 +150,7 @@ def test_failed_capture_restores_the_stream_and_abandons_the_pool(cuda, runtime)
 
 
 def test_capture_that_runs_out_of_memory_is_recognized(cuda, runtime):
-    """It ends with an error that says nothing of memory: else graphs were given up for good, at all sizes."""
+    """The error of the capture does not mention memory; unrecognized, it would disable graphs for all sizes."""
 
     def large() -> None:
         if "capture into pool 1" in cuda.calls:
@@ -174,14 +174,14 @@ def test_memory_is_synchronized_when_built_and_freed_on_release(cuda, runtime):
 
 
 def test_page_locked_memory_is_allocated_on_the_runtimes_device(cuda, monkeypatch):
-    """On another device it would create a context, of hundreds of megabytes."""
+    """Allocating it on another device would create a context of hundreds of megabytes."""
     monkeypatch.setattr(torch, "zeros", lambda *size, **options: cuda.calls.append(f"zeros {size} {options['pin_memory']}"))
     CudaRuntime(torch.device("cuda:1")).pinned(5)
     assert cuda.calls == ["on cuda:1", "zeros (5,) True"]
 
 
 def test_captures_run_without_inference_mode(runtime):
-    """Inside it they would leave the random generator's state as inference tensors, on which other graphs fail."""
+    """Otherwise the state of the random generator would become inference tensors, on which other graphs fail."""
     seen = []
     with torch.inference_mode():
         runtime.capture(lambda: seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled())))
@@ -189,7 +189,7 @@ def test_captures_run_without_inference_mode(runtime):
 
 
 def test_flags_of_two_threads_do_not_mix(runtime):
-    """They belong to the process: the second thread waits for the first."""
+    """Flags are global to the process, so the second thread waits for the first."""
     inside, leave, order = threading.Event(), threading.Event(), []
 
     def first() -> None:
@@ -228,12 +228,12 @@ def test_cudnn_flags_are_set_and_restored(cuda, tuning):
     seen = []
     cudnn = torch.backends.cudnn
 
-    def look() -> None:
+    def record() -> None:
         seen.append((cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32))
 
     before = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32)
-    runtime.run(Stream.COMPUTE, runtime.eager(look))
-    runtime.capture(look)
+    runtime.run(Stream.COMPUTE, runtime.eager(record))
+    runtime.capture(record)
     assert set(seen) == {(tuning, not tuning, False)}
-    look()
+    record()
     assert seen[-1] == before

@@ -166,7 +166,7 @@ def test_command_writes_a_file_of_fixed_size_with_its_license(
     assert "exists already" in capsys.readouterr().err
 
 
-def test_published_network_with_a_group_of_classes(tmp_path: Path) -> None:
+def test_published_network_with_a_group_of_classes_agrees_with_the_pipeline(tmp_path: Path) -> None:
     from mtl_perception.network.model import MultiTaskRefineNet
 
     torch.manual_seed(3)
@@ -255,7 +255,7 @@ def test_a_file_that_differs_is_removed(
         (["--image", "none.png", "--size", "9x9"], "none.png", 1),
     ],
 )
-def test_invalid_options(
+def test_invalid_options_are_refused_and_no_file_is_written(
     arguments: list[str], message: str, code: int, weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(weights_file), "--out", str(tmp_path / "a.onnx"), *arguments]) == code

@@ -1,4 +1,4 @@
-"""Triton kernels, in Triton's interpreter on the CPU, against PyTorch's operators."""
+"""Triton kernels in the interpreter on the CPU, compared with the operators of PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-# Before the kernels are imported: what is decorated then runs in NumPy.
+# Must be set before the kernels are imported, so that they run in NumPy.
 os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -44,7 +44,7 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def planes(values: torch.Tensor) -> torch.Tensor:
-    """N x H x W x C to N x C x H x W."""
+    """Permute N x H x W x C to N x C x H x W."""
     return values.permute(0, 3, 1, 2)
 
 
@@ -115,7 +115,7 @@ def test_first_convolution_normalizes_and_pads_with_zeros_after_that(size, dtype
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 4), (9, 11)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_pooling_is_pytorchs_and_keeps_nan(size, dtype):
+def test_pooling_equals_that_of_pytorch_and_propagates_nan(size, dtype):
     x = randn(2, *size, 64).to(dtype)
     x[0, 0, 0, 3] = torch.nan
     x[1, -1, -1, 5] = torch.inf
@@ -153,14 +153,14 @@ def test_heads_are_scale_relu6_and_convolution(which):
 
 
 class Maps(AtenNetwork):
-    """A network whose maps are given, and whose outputs a kernel or PyTorch's operators write."""
+    """A network with given maps, whose outputs are written by a kernel or by operators of PyTorch."""
 
     def __init__(self, description, uses_kernels: bool) -> None:
         self.description, self.device, self.uses_kernels = description, torch.device("cpu"), uses_kernels
 
 
 def outputs_both_ways(network, size, outputs, mode="bicubic", classes=(0, 12), min_confidence=True, spoil=False):
-    """Outputs by the kernel and by operators, of the same random maps."""
+    """Return the outputs of the kernel and of the operators for the same random maps."""
     spec = ProgramSpec(
         2,
         size,
@@ -195,7 +195,7 @@ def outputs_both_ways(network, size, outputs, mode="bicubic", classes=(0, 12), m
 
 
 def assert_same_outputs(found, expected) -> None:
-    """Equal, but for ties of two scores and values on the very limit."""
+    """Check that outputs are equal, except for ties of two scores and values at a limit."""
     for name in found:
         a, b = found[name], expected[name]
         if name == "labels":
@@ -234,24 +234,24 @@ def test_kernel_chooses_among_a_group_of_classes(network, classes):
     assert_same_outputs(*outputs_both_ways(network, (9, 14), ("labels", "confidence", "cloud"), classes=classes))
 
 
-def test_magnitude_as_depth(network):
+def test_kernel_computes_depth_as_a_magnitude(network):
     plain = SimpleNamespace(description=replace(network.description, depth_transform="abs", depth_range=(0.1, 80.0)))
     assert_same_outputs(*outputs_both_ways(plain, (9, 14), ("depth",), spoil=True))
 
 
 def test_confidence_rounds_halves_to_even(network):
-    """Where scores are equal, a class of two has a probability of 0.5 and 127.5 levels."""
+    """Two equal scores have a probability of 0.5 each, which is 127.5 levels."""
     maps = torch.zeros(1, 1, 1, 16)
     out = {"confidence": torch.zeros(1, 4, 4, dtype=torch.uint8), "labels": torch.zeros(1, 4, 4, dtype=torch.uint8)}
     image = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
     options = {"depth_column": 12, "uncropped": (4, 4), "cubic": True, "exp": True, "with_probability": True}
     write_outputs(maps, image, None, torch.zeros(1, 4), out, classes=slice(0, 2), **options)
-    assert (out["confidence"] == 128).all() and (out["labels"] == 0).all(), "of equal scores the first class"
+    assert (out["confidence"] == 128).all() and (out["labels"] == 0).all(), "the first of two equal scores"
 
 
 @pytest.fixture
 def few_programs(monkeypatch):
-    """Blocks that hold whole maps: the interpreter takes a program after the other."""
+    """Use blocks that hold whole maps, because the interpreter runs programs one after another."""
     monkeypatch.setattr(convolution, "pointwise_tile", lambda *_, **__: Tile(64, 1024, 1024))
     monkeypatch.setattr(convolution, "depthwise_tile", lambda *_: Tile(128, 1024))
     monkeypatch.setattr(pooling, "pooling_tile", lambda *_: Tile(16, 256, 4))
@@ -273,8 +273,8 @@ def test_whole_network_agrees_with_the_operators(network, few_programs):
     torch.testing.assert_close(found[0][..., used], found[1][..., used], rtol=1e-4, atol=1e-4 * found[1].abs().max().item())
 
 
-def test_backend_with_kernels_gives_the_pipelines_results(network, weights_file, few_programs, monkeypatch):
-    monkeypatch.setattr(cuda_backend, "prepare_network", lambda *given: (FusedNetwork(*given), ""))
+def test_backend_with_kernels_agrees_with_the_cpu_backend(network, weights_file, few_programs, monkeypatch):
+    monkeypatch.setattr(cuda_backend, "prepare_network", lambda *args: (FusedNetwork(*args), ""))
     camera = CameraModel(30, 17, 20.0, 20.0, 15.0, 8.0)
     frame = Frame(noise_image(17, 30), camera)
     pipe = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
@@ -291,7 +291,7 @@ def test_backend_with_kernels_gives_the_pipelines_results(network, weights_file,
     assert only_depth.depth.tobytes() == found.depth.tobytes() and only_depth.labels is None
 
 
-def test_images_too_large_for_the_kernels_go_through_the_operators(network, monkeypatch):
+def test_images_too_large_for_the_kernels_fall_back_to_the_operators(network, monkeypatch):
     monkeypatch.setattr(fused_network, "LARGEST_MAP", 1000)
     monkeypatch.setattr(FusedNetwork, "shared", lambda *_: pytest.fail("the kernels address 32 bits"))
     one = FusedNetwork(network, torch.device("cpu"), torch.float32)

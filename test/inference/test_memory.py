@@ -76,9 +76,9 @@ def run(script: str, **environment: str) -> str:
 
 
 def test_trim_heap_returns_memory_between_used_blocks():
-    kept, given_back = map(int, run("memory.configure_malloc()\n" + HOLES).split())
+    kept, returned = map(int, run("memory.configure_malloc()\n" + HOLES).split())
     assert kept < 20
-    assert given_back > 40
+    assert returned > 40
 
 
 def test_a_configured_process_has_one_heap_for_all_threads():

@@ -86,22 +86,22 @@ def run_until_stored(engine: OpenVinoEngine, image: np.ndarray = IMAGE) -> list[
 
 class TestAgreement:
     @pytest.mark.parametrize("size", SIZES)
-    def test_two_tasks(self, network, cache, size):
+    def test_labels_and_depth_agree_with_pytorch(self, network, cache, size):
         image = random_image(*size)
         assert_same(OpenVinoEngine(network, cache=cache).forward(image), TorchEngine(network).forward(image))
 
     @pytest.mark.parametrize("form", [(6, 2), (46, 2), (40, 3)])
-    def test_published_forms(self, cache, form):
+    def test_published_networks_agree_with_pytorch(self, cache, form):
         torch.manual_seed(5)
         network = MultiTaskRefineNet(published_description(*form)).eval()
         assert_same(OpenVinoEngine(network, cache=cache).forward(IMAGE), TorchEngine(network).forward(IMAGE))
 
     @pytest.mark.parametrize("scale", [0.5, 0.1])
-    def test_input_scale(self, network, cache, scale):
+    def test_downsampled_input_agrees_with_pytorch(self, network, cache, scale):
         image = random_image(61, 90)
         assert_same(OpenVinoEngine(network, cache=cache).forward(image, scale), TorchEngine(network).forward(image, scale))
 
-    def test_any_layout(self, network, cache):
+    def test_any_memory_layout_gives_the_same_outputs(self, network, cache):
         engine = OpenVinoEngine(network, cache=cache)
         expected = [output.clone() for output in engine.forward(IMAGE)]
         for image in (np.ascontiguousarray(IMAGE[:, ::-1])[:, ::-1], np.asfortranarray(IMAGE)):
@@ -243,17 +243,17 @@ class TestFallback:
         assert done.stdout.startswith('(16, 24) torch ("PyTorch runs the network, several times slower')
         assert "pip install 'mtl_perception[openvino]'" in done.stdout
 
-    def test_requested_by_name_it_must_be_installed(self, network, monkeypatch):
+    def test_openvino_requested_by_name_must_be_installed(self, network, monkeypatch):
         monkeypatch.setitem(sys.modules, "openvino", None)
         with pytest.raises(ConfigError, match=r"backend openvino cannot be loaded.*pip install 'mtl_perception\[openvino\]'"):
             create_engine(network, "fp32", backend="openvino")
 
-    def test_it_is_refused_on_a_gpu(self, network, monkeypatch):
+    def test_openvino_is_refused_on_a_gpu(self, network, monkeypatch):
         monkeypatch.setattr("mtl_perception.inference.backend.select_device", torch.device)
         with pytest.raises(ConfigError, match="backend openvino runs on a CPU, not on device cuda"):
             create_backend(network, (0, 12), Config(device="cuda", backend="openvino"))
 
-    def test_pytorch_takes_over_where_compiling_fails(self, weights_file, monkeypatch):
+    def test_a_failed_compilation_falls_back_to_pytorch(self, weights_file, monkeypatch):
         def fail(*args: object) -> None:
             raise RuntimeError("no such operator\n on line 7")
 
@@ -280,7 +280,7 @@ class TestFallback:
         engine.forward(IMAGE)
         assert engine.name.startswith("openvino "), "OpenVINO is tried again after one failure"
 
-    def test_a_size_at_which_it_fails_falls_back_and_other_sizes_do_not(self, network, cache, monkeypatch):
+    def test_a_size_that_cannot_be_compiled_falls_back_and_other_sizes_do_not(self, network, cache, monkeypatch):
         engine = OpenVinoEngine(network, cache=cache)
         compiled, tried = engine._compile, []
 
@@ -309,8 +309,8 @@ class TestFallback:
             create_engine(network, "fp32", backend="openvino")
 
 
-class TestChoice:
-    def test_backends(self, network):
+class TestSelection:
+    def test_openvino_is_the_default_on_a_cpu(self, network):
         assert create_engine(network, "fp32").name.startswith("openvino ")
         assert create_engine(network, "fp32", backend="openvino").name.startswith("openvino ")
         assert type(create_engine(network, "fp32", backend="torch")) is TorchEngine
@@ -321,7 +321,7 @@ class TestChoice:
         with pytest.raises(DeviceError):
             create_backend(network, (0, 12), Config(device="cuda", backend="openvino"))
 
-    def test_threads(self, weights_file):
+    def test_cpu_threads_limits_the_threads_of_openvino(self, weights_file):
         code = (
             "import sys; from mtl_perception import Frame, Pipeline; import numpy as np\n"
             "pipe = Pipeline(weights=sys.argv[1], device='cpu', cpu_threads=1, warm_up=False)\n"

@@ -67,10 +67,10 @@ def test_normals_are_unit_vectors_with_the_components_last():
 def test_row_tiles_on_the_cpu_follow_the_rule(mode, min_confidence, with_confidence):
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(12, 23, 31, generator=generator)
-    growth = ResizeSpec((90, 121), (92, 124), mode)
+    resize_spec = ResizeSpec((90, 121), (92, 124), mode)
     postprocess = Postprocessor("abs", (0, 12))
-    labels, confidence = postprocess.segmentation(logits, growth, min_confidence, with_confidence)
-    expected, levels = labels_from_scores(resize(logits[None], growth), min_confidence, with_confidence=True)
+    labels, confidence = postprocess.segmentation(logits, resize_spec, min_confidence, with_confidence)
+    expected, levels = labels_from_scores(resize(logits[None], resize_spec), min_confidence, with_confidence=True)
     assert (labels != expected[0]).float().mean() < (1e-3 if min_confidence == 0 else 5e-3)
     assert (confidence is not None) == with_confidence
     if confidence is not None:

@@ -21,7 +21,7 @@ def centers(height: int, width: int, cell: int) -> torch.Tensor:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
 
 
-def grown(coarse: torch.Tensor, finer: torch.Tensor, grid: str) -> torch.Tensor:
+def upsampled(coarse: torch.Tensor, finer: torch.Tensor, grid: str) -> torch.Tensor:
     """Upsample a map to the next finer one, which has half its stride."""
     return upsample(2, coarse, finer.shape[2:], grid)
 
@@ -36,20 +36,20 @@ def displacement(found: torch.Tensor, expected: torch.Tensor, border: int) -> fl
 @pytest.mark.parametrize("stride", [32, 16, 8])
 def test_exact_grid_keeps_cells_aligned_when_upsampling(size, stride):
     coarse, finer = centers(*size, stride), centers(*size, stride // 2)
-    assert displacement(grown(coarse, finer, "exact"), finer, border=1) < 1e-3
-    assert grown(coarse, finer, "exact").shape == grown(coarse, finer, "stretched").shape == finer.shape
+    assert displacement(upsampled(coarse, finer, "exact"), finer, border=1) < 1e-3
+    assert upsampled(coarse, finer, "exact").shape == upsampled(coarse, finer, "stretched").shape == finer.shape
 
 
 def test_stretched_grid_displaces_maps_of_kitti_images():
     """By half a cell in this step of the rows; further steps add to it."""
     coarse, finer = centers(*KITTI, 16), centers(*KITTI, 8)
-    assert displacement(grown(coarse, finer, "stretched"), finer, border=1) > 7
+    assert displacement(upsampled(coarse, finer, "stretched"), finer, border=1) > 7
     # Both grids agree where all sides are multiples of 32.
     coarse, finer = centers(384, 1248, 16), centers(384, 1248, 8)
-    assert torch.equal(grown(coarse, finer, "stretched"), grown(coarse, finer, "exact"))
+    assert torch.equal(upsampled(coarse, finer, "stretched"), upsampled(coarse, finer, "exact"))
 
 
-def job(size: tuple[int, int], output_scale: float, input_scale: float, grid: str) -> Request:
+def make_request(size: tuple[int, int], output_scale: float, input_scale: float, grid: str) -> Request:
     output = max(round(size[0] * output_scale), 1), max(round(size[1] * output_scale), 1)
     frames = [Frame(np.zeros((*size, 3), np.uint8))]
     return Request(frames, [frozenset({"depth"})], [1.0], output, grid, input_scale, "bilinear", 0.0, 1e9, 0.0)
@@ -60,38 +60,40 @@ def job(size: tuple[int, int], output_scale: float, input_scale: float, grid: st
     ("output_scale", "input_scale"), [(1.0, 1.0), (0.5, 1.0), (0.37, 1.0), (1.0, 0.5), (0.5, 0.5), (1.0, 0.7)]
 )
 def test_output_pixels_are_aligned_with_the_image(mode, output_scale, input_scale):
-    whole = job(KITTI, output_scale, input_scale, "exact")
-    seen, output = whole.network_size, whole.output_size
-    growth = ResizeSpec(output, whole.resize_spec.uncropped, mode)
+    request = make_request(KITTI, output_scale, input_scale, "exact")
+    seen, output = request.network_size, request.output_size
+    resize_spec = ResizeSpec(output, request.resize_spec.uncropped, mode)
     columns = centers(*seen, STRIDE)[0, 1:]
-    depth = Postprocessor("abs", (0, 1)).depth(columns, growth, 0.0, 1e9)
+    depth = Postprocessor("abs", (0, 1)).depth(columns, resize_spec, 0.0, 1e9)
     assert depth.shape == output and depth.is_contiguous()
     expected = ((torch.arange(output[1]) + 0.5) * seen[1] / output[1]).expand(output)
     # OpenCV's cubic interpolation deviates from a line by up to a tenth of a cell.
     wave = 0.1 * STRIDE if mode == "bicubic" else 0.01
-    # Maps grow to whole pixels: half a one at most lies between that and what they should grow to.
+    # The size of the upsampled map is rounded to whole pixels, an error of up to half a pixel.
     is_even = (output_scale, input_scale) in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5))
     assert displacement(depth, expected, border=9) < wave + (0 if is_even else 0.5 * seen[1] / output[1])
 
 
-def test_labels_change_at_the_very_pixel():
-    """Two classes, the border between them at column 1200 of 1242: by stretching it would come two pixels early."""
+def test_label_borders_are_at_the_exact_pixel():
+    """The border between two classes is at column 1200 of 1242; the stretched grid displaces it by two pixels."""
     scores = torch.zeros(2, 94, 311)
     scores[0, :, :300], scores[1, :, 300:] = 1, 1
     for grid, column in (("exact", 1200), ("stretched", 1198)):
-        growth = ResizeSpec(KITTI, uncropped_size(KITTI, KITTI, grid), "bilinear")
-        labels, _ = Postprocessor("abs", (0, 2)).segmentation(scores, growth, 0.0, False)
+        resize_spec = ResizeSpec(KITTI, uncropped_size(KITTI, KITTI, grid), "bilinear")
+        labels, _ = Postprocessor("abs", (0, 2)).segmentation(scores, resize_spec, 0.0, False)
         assert int((labels[100] == 0).sum()) == column
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (33, 1)], ids=str)
 @pytest.mark.parametrize("scale", [1.0, 0.1])
-def test_the_smallest_pictures_are_covered(size, scale):
+def test_upsampled_maps_cover_the_smallest_images(size, scale):
     for output_scale in (1.0, 0.1):
-        growth = job(size, output_scale, scale, "exact").resize_spec
-        assert all(grown >= kept >= 1 for grown, kept in zip(growth.uncropped, growth.size, strict=True))
+        resize_spec = make_request(size, output_scale, scale, "exact").resize_spec
+        assert all(
+            uncropped >= cropped >= 1 for uncropped, cropped in zip(resize_spec.uncropped, resize_spec.size, strict=True)
+        )
 
 
-def test_published_networks_are_grown_to_the_very_size():
-    assert job(KITTI, 0.5, 1.0, "stretched").resize_spec == ResizeSpec((188, 621), (188, 621), "bilinear")
-    assert job(KITTI, 1.0, 1.0, "exact").resize_spec == ResizeSpec(KITTI, (376, 1244), "bilinear")
+def test_outputs_of_the_stretched_grid_are_upsampled_without_cropping():
+    assert make_request(KITTI, 0.5, 1.0, "stretched").resize_spec == ResizeSpec((188, 621), (188, 621), "bilinear")
+    assert make_request(KITTI, 1.0, 1.0, "exact").resize_spec == ResizeSpec(KITTI, (376, 1244), "bilinear")

@@ -63,9 +63,9 @@ def test_conversion_to_safetensors_preserves_the_outputs(tmp_path: Path, half: b
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("wrapped", [True, False], ids=["state_dict", "bare"])
 def test_published_checkpoints_load_unchanged(tmp_path: Path, name: str, wrapped: bool) -> None:
-    made = random_network(published_description(*FAMILY[name]))
+    original = random_network(published_description(*FAMILY[name]))
     path = tmp_path / "published.ckpt"
-    state = made.state_dict()
+    state = original.state_dict()
     torch.save({"state_dict": state} if wrapped else state, path, _use_new_zipfile_serialization=False)
     assert path.read_bytes()[:2] == b"\x80\x02"  # Legacy pickle instead of a zip archive.
 
@@ -74,7 +74,7 @@ def test_published_checkpoints_load_unchanged(tmp_path: Path, name: str, wrapped
     assert not network.training
     x = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
-        outputs, wanted = network(x), made(x)
+        outputs, wanted = network(x), original(x)
     classes, tasks = FAMILY[name]
     assert [tuple(output.shape) for output in outputs] == [(1, channels, 16, 24) for channels in (classes, 1, 3)[:tasks]]
     for output, other in zip(outputs, wanted, strict=True):
@@ -82,12 +82,12 @@ def test_published_checkpoints_load_unchanged(tmp_path: Path, name: str, wrapped
 
 
 def test_zip_format_and_data_parallel_prefix_are_read(tmp_path: Path) -> None:
-    made = random_network(published_description(6, 2))
+    original = random_network(published_description(6, 2))
     path = tmp_path / "trained.pth"
-    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in made.state_dict().items()}}, path)
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in original.state_dict().items()}}, path)
     assert path.read_bytes()[:2] == b"PK"
     network = load_network(path)
-    assert torch.equal(network.state_dict()["layer5.2.output.1.0.weight"], made.state_dict()["layer5.2.output.1.0.weight"])
+    assert torch.equal(network.state_dict()["layer5.2.output.1.0.weight"], original.state_dict()["layer5.2.output.1.0.weight"])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 4), (31, 33), (37, 50), (64, 96), (97, 2)])

@@ -114,7 +114,7 @@ class TestValidation:
             np.zeros((5, 0, 3), np.uint8),
         ],
     )
-    def test_invalid_image(self, pipe, image):
+    def test_an_invalid_image_is_refused(self, pipe, image):
         with pytest.raises(FrameError, match="image") as caught:
             pipe(Frame(image))
         assert caught.value.reason in ("format", "size")
@@ -125,7 +125,7 @@ class TestValidation:
         with pytest.raises(CameraError, match=expected):
             pipe(Frame(IMAGE, CameraModel(*size, 70.0, 71.0, 44.5, 30.5)))
 
-    def test_unknown_weights(self):
+    def test_unknown_weights_are_refused(self):
         with pytest.raises(WeightsError, match="'kity': did you mean 'kitti'"):
             Pipeline(weights="kity", device="cpu")
         with pytest.raises(WeightsError, match=r"no such weights file: /nowhere/x\.safetensors"):

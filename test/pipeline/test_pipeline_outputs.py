@@ -37,7 +37,7 @@ make, pipe, tuned, full = pipeline_fixtures()
 
 class TestParity:
     @pytest.mark.skipif(not (REFERENCE / "kitti6.npz").is_file(), reason=f"the reference outputs are not in {REFERENCE}")
-    def test_published_outputs(self):
+    def test_outputs_equal_those_of_the_published_network(self):
         reference = np.load(REFERENCE / "kitti6.npz")
         pipe = Pipeline(weights=REFERENCE / "kitti6.ckpt", device="cpu", warm_up=False, max_depth=1000.0)
         result = pipe(Frame(reference["image"]), ("labels", "depth"))
@@ -46,7 +46,7 @@ class TestParity:
         assert np.abs(result.depth - depth).max() < 1e-4 * depth.max()
         assert pipe.class_set.names == KITTI6.names
 
-    def test_an_independent_implementation(self, weights_file, full):
+    def test_outputs_equal_an_independent_implementation(self, weights_file, full):
         """Compare with the network, a resize and an argmax written without the inference package."""
         network = load_network(weights_file)
         mean, std = (np.array(values, np.float32) for values in (network.description.mean, network.description.std))
@@ -71,11 +71,11 @@ class TestParity:
 
 
 class TestOutputs:
-    def test_types_and_sizes(self, full):
+    def test_outputs_have_the_documented_types_and_sizes(self, full):
         assert (full.labels.shape, full.labels.dtype) == ((HEIGHT, WIDTH), np.uint8)
         assert (full.confidence.shape, full.confidence.dtype) == ((HEIGHT, WIDTH), np.uint8)
         assert (full.depth.shape, full.depth.dtype) == ((HEIGHT, WIDTH), np.float32)
-        assert full.normals is None, "this network has none"
+        assert full.normals is None, "this network has no head for normals"
         assert full.camera == CAMERA
         assert len(np.unique(full.labels)) >= 3
         assert set(np.unique(full.labels)) <= set(range(len(STREET)))
@@ -88,7 +88,7 @@ class TestOutputs:
         assert same(getattr(alone, name), getattr(full, name))
         assert all(getattr(alone, other) is None for other in OUTPUTS if other != name)
 
-    def test_no_outputs(self, pipe):
+    def test_no_outputs_are_computed_if_none_is_requested(self, pipe):
         result = pipe(FRAME, ())
         assert all(getattr(result, name) is None for name in OUTPUTS)
         assert result.camera == CAMERA
@@ -100,11 +100,11 @@ class TestOutputs:
         assert full.scores is None and result.labels is None
 
     @pytest.mark.parametrize("outputs", [{"label"}, "labels", ["depth", "points"]])
-    def test_unknown_output(self, pipe, outputs):
+    def test_an_unknown_output_is_refused(self, pipe, outputs):
         with pytest.raises(ConfigError, match="labels, confidence, depth, cloud, normals"):
             pipe(FRAME, outputs)
 
-    def test_no_cloud_without_a_camera(self, pipe, full):
+    def test_no_cloud_is_computed_without_a_camera(self, pipe, full):
         result = pipe(Frame(IMAGE))
         assert result.cloud is None
         assert result.camera is None
@@ -118,7 +118,7 @@ class TestOutputs:
 
 class TestSizes:
     @pytest.mark.parametrize("scale", [0.5, 0.37, 0.05])
-    def test_output_scale(self, tuned, scale):
+    def test_output_scale_changes_the_size_and_the_intrinsics(self, tuned, scale):
         result = tuned(output_scale=scale)(FRAME)
         height, width = round(HEIGHT * scale), round(WIDTH * scale)
         assert result.depth.shape == result.confidence.shape == (height, width)
@@ -128,7 +128,7 @@ class TestSizes:
         assert (camera.fy, camera.cy) == pytest.approx((71 * height / HEIGHT, 30.5 * height / HEIGHT))
         assert_cloud_belongs_to(result)
 
-    def test_input_scale(self, tuned, full):
+    def test_input_scale_downsamples_the_network_input_only(self, tuned, full):
         result = tuned(input_scale=0.5)(FRAME)
         assert result.labels.shape == (HEIGHT, WIDTH)
         assert not same(result.depth, full.depth)
@@ -138,7 +138,7 @@ class TestSizes:
         coarse = cv2.resize(result.confidence, (45, 30), interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(coarse - small.confidence).mean() < 12, "the network saw the downsampled image"
 
-    def test_bilinear_upsampling(self, tuned, full):
+    def test_bilinear_upsampling_changes_depth_and_keeps_most_labels(self, tuned, full):
         result = tuned(upsampling="bilinear")(FRAME)
         assert not same(result.depth, full.depth)
         assert (result.labels == full.labels).mean() > 0.9
@@ -146,7 +146,7 @@ class TestSizes:
 
     @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (2, 2), (32, 33)])
     @pytest.mark.parametrize("scale", [1.0, 0.1])
-    def test_extreme_sizes(self, tuned, size, scale):
+    def test_extreme_sizes_are_processed(self, tuned, size, scale):
         camera = CameraModel(size[1], size[0], 50.0, 50.0, size[1] / 2, size[0] / 2)
         result = tuned(input_scale=scale)(Frame(noise_image(*size), camera))
         assert result.labels.shape == result.depth.shape == result.cloud.shape == size
@@ -154,7 +154,7 @@ class TestSizes:
 
 
 class TestRules:
-    def test_min_confidence(self, tuned, full):
+    def test_labels_below_min_confidence_are_unlabeled(self, tuned, full):
         result = tuned(min_confidence=0.6)(FRAME)
         sure = full.confidence >= 154
         unsure = full.confidence < 152
@@ -166,7 +166,7 @@ class TestRules:
         assert same(tuned(min_confidence=0.6)(FRAME, {"labels"}).labels, result.labels)
         assert_cloud_belongs_to(result)
 
-    def test_depth_range(self, tuned, full):
+    def test_depth_below_the_range_is_nan_and_beyond_it_inf(self, tuned, full):
         result = tuned(min_depth=15.0, max_depth=30.0)(FRAME)
         near, far = full.depth < 15, full.depth > 30
         assert near.any()
@@ -195,7 +195,7 @@ class TestRules:
         assert (result.confidence == 0).all()
         assert (pipe(FRAME, {"labels"}).labels == 255).all()
 
-    def test_distorted_camera(self, pipe):
+    def test_points_of_a_distorted_camera_project_to_their_pixels(self, pipe):
         lens = CameraModel(WIDTH, HEIGHT, 70.0, 71.0, 44.5, 30.5, "plumb_bob", (-0.2, 0.05, 0.001, 0.002, 0.0))
         result = pipe(Frame(IMAGE, lens))
         finite = np.isfinite(result.cloud["z"])
@@ -211,7 +211,7 @@ def save_random(path: Path, description: Description) -> Path:
 
 
 class TestNetworks:
-    def test_class_groups(self, tmp_path):
+    def test_labels_are_chosen_within_the_class_group(self, tmp_path):
         path = save_random(tmp_path / "both.safetensors", published_description(46, 2))
         for group, classes in (("", KITTI6), ("nyud40", NYUD40)):
             pipe = Pipeline(weights=path, device="cpu", warm_up=False, classes=group)
@@ -225,7 +225,7 @@ class TestNetworks:
         with pytest.raises(WeightsError, match="no class group 'cityscapes'"):
             Pipeline(weights=path, device="cpu", warm_up=False, classes="cityscapes")
 
-    def test_normals(self, tmp_path):
+    def test_normals_are_unit_vectors_along_the_network_output(self, tmp_path):
         path = save_random(tmp_path / "three.safetensors", published_description(40, 3))
         pipe = Pipeline(weights=path, device="cpu", warm_up=False)
         result = pipe(FRAME)
