@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help=f"train only these: {', '.join(RUNS)}"
     )
-    parser.add_argument("--beside", nargs="*", default=[], metavar="WEIGHTS", help="further weights to evaluate")
+    parser.add_argument("--weights", nargs="*", default=[], metavar="WEIGHTS", help="further weights to evaluate")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--input-scale", default="1.0", help="input scale of the evaluation")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="passed to `train` for all runs")
@@ -51,7 +51,7 @@ def main() -> int:
         weights.append(str(path))
     data = [part for name in ("street-heldout", "street-drive") for part in ("--data", str(CONFIGS / "data" / f"{name}.yaml"))]
     out = ["--out", str(args.out / "comparison"), "--worst", "0"]
-    run("eval", "--weights", *args.beside, *weights, *data, *out, "--device", args.device, "--input-scale", args.input_scale)
+    run("eval", "--weights", *args.weights, *weights, *data, *out, "--device", args.device, "--input-scale", args.input_scale)
     return 0
 
 
