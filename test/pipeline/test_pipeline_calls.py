@@ -126,7 +126,7 @@ class TestValidation:
             pipe(Frame(IMAGE, CameraModel(*size, 70.0, 71.0, 44.5, 30.5)))
 
     def test_unknown_weights_are_refused(self):
-        with pytest.raises(WeightsError, match="'kity': did you mean 'kitti'"):
+        with pytest.raises(WeightsError, match="unknown weights 'kity'; did you mean 'kitti'"):
             Pipeline(weights="kity", device="cpu")
         with pytest.raises(WeightsError, match=r"no such weights file: /nowhere/x\.safetensors"):
             Pipeline(weights="/nowhere/x.safetensors", device="cpu")
