@@ -169,7 +169,7 @@ def published_description(classes: int, tasks: int) -> Description:
     """
     card = {"source": _PUBLISHED_SOURCE}
     if (classes, tasks) == (6, 2):
-        card["limits"] = "has no classes for people, poles, signs and fences: it does not detect pedestrians"
+        card["limits"] = "has no person, pole, sign and fence classes: it does not detect pedestrians"
         return Description("kitti", KITTI6.names, KITTI6.colors, camera=KITTI_CAMERA, license=_PUBLISHED_LICENSE, card=card)
     if (classes, tasks) in ((40, 2), (40, 3)):
         return Description(

@@ -72,7 +72,7 @@ def test_each_camera_has_its_diagnostics(cameras: dict[str, Camera], client: Cli
 def test_malformed_image_of_one_camera_does_not_affect_the_others(cameras: dict[str, Camera], client: Client) -> None:
     before = {name: client.counts(f"{name}: frames") for name in NAMES}
     for camera in cameras.values():
-        camera.settle()
+        camera.wait_until_idle()
     stamps = {}
     for name, camera in cameras.items():
         stamps[name] = camera.publish(image(IMAGES[name], "hyperspectral8" if name == "left" else "rgb8"))
@@ -99,7 +99,7 @@ def test_flood_of_one_camera_does_not_starve_another(cameras: dict[str, Camera],
         client.spin_for(0.02)
         if turn % 20 == 19:
             cameras["front"].answers(stamps[-1])
-    cameras["left"].settle()
+    cameras["left"].wait_until_idle()
     after = {name: client.counts(f"{name}: frames") for name in NAMES}
     assert all(stamp in cameras["front"].received["front/segmentation/labels"] for stamp in stamps)
     assert after["left"]["replaced"] > before["left"]["replaced"]

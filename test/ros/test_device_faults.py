@@ -70,7 +70,7 @@ def publish_until(at, part: str, condition: Callable) -> SimpleNamespace:
 
     def so():
         stamps.append(at.camera.publish(image(PIXELS)))
-        at.camera.settle()
+        at.camera.wait_until_idle()
         status = at.client.status(part)
         return status if condition(status) else None
 
@@ -178,7 +178,7 @@ def test_all_cameras_recover_together(gpu: Gpu, start) -> None:
         for camera in cameras:
             camera.publish(image(PIXELS))
         for camera in cameras:
-            camera.settle()
+            camera.wait_until_idle()
         return True
 
     at.client.spin_until(lambda: publish() and "attempt" in network(at).message)
@@ -220,7 +220,7 @@ def test_stop_policy_ends_unconfigured_and_allows_configuration(gpu: Gpu, start)
 def test_weights_are_reloaded_after_nonfinite_outputs(start) -> None:
     at = start(backend="torch")
     at.node.session.pipeline._backend.engine._network.get_parameter("depth.bias").fill_(float("nan"))
-    lost = [at.camera.publish(image(PIXELS)) for _ in range(2) if at.camera.settle() is None]
+    lost = [at.camera.publish(image(PIXELS)) for _ in range(2) if at.camera.wait_until_idle() is None]
     status = at.client.wait_status("frames", lambda s: values_of(s).get("rejected: not_finite") == "2")
     assert status.level == status.ERROR
     assert "device cpu, fp32: depth output is non-finite for every pixel" in status.message

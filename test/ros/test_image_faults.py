@@ -86,7 +86,7 @@ def test_silence_is_reported_before_the_next_period(weights_file: Path) -> None:
 
 
 def test_only_the_newest_image_of_a_burst_is_processed(feed: Feed, client: Client, node, pipeline: Pipeline) -> None:
-    feed.camera.settle()
+    feed.camera.wait_until_idle()
     before = client.counts()
     gate = node.session.pipeline
     gate.reached.clear()
@@ -99,7 +99,7 @@ def test_only_the_newest_image_of_a_burst_is_processed(feed: Feed, client: Clien
         client.spin_until(lambda n=number: client.counts()["received"] == before["received"] + n + 2)
     gate.open.set()
     assert_labels(feed.camera.answers(sent[-1]), pixels, pipeline)
-    feed.camera.settle()
+    feed.camera.wait_until_idle()
     after = client.counts()
     assert (after["processed"] - before["processed"], after["replaced"] - before["replaced"]) == (2, 4)
     assert not set(sent[1:-1]) & set(feed.camera.order[LABELS])
@@ -167,7 +167,7 @@ def test_size_that_does_not_match_the_calibration_drops_the_cloud_only(feed: Fee
     assert_labels(outputs, pixels, pipeline)
     status = client.wait_status("camera", lambda s: s.level == ERROR)
     assert "no point cloud: the calibration is for 64x48, the image has 48x48" in status.message
-    feed.camera.settle()
+    feed.camera.wait_until_idle()
     client.spin_for(0.1)
     assert feed.camera.order[LABELS][-1] not in feed.camera.order[POINTS]
 

@@ -90,7 +90,7 @@ def test_only_subscribed_outputs_are_computed(node, client: Client, topics: list
     camera.publish_info(camera_info(WIDTH, HEIGHT))
     camera.connect(image(PIXELS))
     # Images sent by connect() may still be in progress.
-    camera.settle()
+    camera.wait_until_idle()
     node.session.pipeline.asked.clear()
     camera.exchange(image(PIXELS))
     assert node.session.pipeline.asked == [asked]

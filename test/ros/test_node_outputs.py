@@ -221,7 +221,7 @@ def test_image_with_another_aspect_ratio_has_no_cloud(camera: Camera, client: Cl
     status = client.wait_status("camera", lambda s: "no point cloud" in s.message)
     assert "160x96" in status.message
     assert "96x96" in status.message
-    camera.settle()
+    camera.wait_until_idle()
     client.spin_for(0.2)
     assert stamp not in camera.received["points"]
     assert stamp not in camera.received["depth/camera_info"]

@@ -103,7 +103,7 @@ def test_malformed_images_are_dropped_and_counted_by_reason(camera: Camera, clie
         outputs = camera.exchange(image(PIXELS))
         assert_same(outputs, good)
         assert all(bad not in camera.received[topic] for topic in OUTPUTS), name
-    camera.settle()
+    camera.wait_until_idle()
     after = client.counts()
     assert {name: count for name, count in after.items() if name.startswith("rejected: ")} == expected
     assert after["rejected"] - before["rejected"] == len(BAD)
@@ -122,7 +122,7 @@ def test_dropped_frames_are_logged_with_throttling(camera: Camera, client: Clien
     for _ in range(50):
         camera.publish(image(PIXELS, "hyperspectral8"))
         client.spin_for(0.01)
-    camera.settle()
+    camera.wait_until_idle()
     assert 1 <= named() - before < 10
     assert "Traceback" not in node.output
 
@@ -151,7 +151,7 @@ def test_unusable_calibration_drops_the_cloud_only(camera: Camera, client: Clien
     status = client.wait_status("camera", lambda s: words in s.message)
     assert status.level == status.ERROR
     assert "no point cloud" in status.message
-    camera.settle()
+    camera.wait_until_idle()
     client.spin_for(0.1)
     assert stamp not in camera.received["points"]
     camera.publish_info(INFO)
@@ -179,7 +179,7 @@ def test_fast_camera_keeps_order_and_the_last_image_is_processed(camera: Camera,
     width, height = 1280, 720
     large = noise_image(height, width)
     camera.publish_info(camera_info(width, height))
-    camera.settle()
+    camera.wait_until_idle()
     before = client.counts()
     for topic in OUTPUTS:
         camera.order[topic].clear()
@@ -189,7 +189,7 @@ def test_fast_camera_keeps_order_and_the_last_image_is_processed(camera: Camera,
         sent.append(camera.publish(message))
         client.spin_for(1 / 30)
     camera.answers(sent[-1])
-    camera.settle()
+    camera.wait_until_idle()
     after = client.counts()
     gained = {name: after[name] - before.get(name, 0) for name in after}
     assert gained["received"] == gained["processed"] + gained["replaced"] + gained["rejected"] + gained["without subscriber"]
@@ -240,12 +240,12 @@ def test_outputs_without_subscribers_are_not_computed(camera: Camera, client: Cl
         node = client.node
         client.spin_until(lambda: not any(node.count_subscribers(f"/mtl_perception/{topic}") for topic in OUTPUTS))
         client.spin_for(0.3)  # Until the node has discovered it, too.
-        camera.settle()
+        camera.wait_until_idle()
         before = client.counts()
         for _ in range(5):
             camera.publish(image(PIXELS))
             client.spin_for(0.05)
-        camera.settle()
+        camera.wait_until_idle()
         after = client.counts()
         assert after["without subscriber"] > before["without subscriber"]
         assert after["processed"] == before["processed"]

@@ -79,7 +79,7 @@ class Feed:
         """Publish images until a condition is true, and return its value."""
         deadline = time.monotonic() + 60
         while not (value := what()):
-            assert time.monotonic() < deadline, f"in vain, last: {self.client.statuses}"
+            assert time.monotonic() < deadline, f"without success, last: {self.client.statuses}"
             (send or self.send)()
             self.client.spin_for(0.05)
         return value
@@ -87,11 +87,11 @@ class Feed:
     def wait_for_status(self, part: str, level: bytes, words: str, send: Callable[[], Any] | None = None) -> DiagnosticStatus:
         """Publish images until a status has a level and contains words, and return it."""
 
-        def said() -> DiagnosticStatus | None:
+        def matching_status() -> DiagnosticStatus | None:
             status = self.client.statuses.get(part)
             return status if status is not None and status.level == level and words in status.message else None
 
-        return self.until(said, send)
+        return self.until(matching_status, send)
 
     def wait_until_ok(self) -> None:
         """Publish images until no findings of the previous test are left."""

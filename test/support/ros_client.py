@@ -59,7 +59,7 @@ class Client:
         """Spin until a condition is true, and return its value."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
-            assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what or 'a condition'}"
+            assert time.monotonic() < deadline, f"waited {seconds:.0f} s without success for {what or 'a condition'}"
             self._executor.spin_once(timeout_sec=0.05)
         return value
 
@@ -132,7 +132,7 @@ class Client:
     ) -> DiagnosticStatus:
         deadline = time.monotonic() + seconds
         while not condition(status := self.status(part)):
-            assert time.monotonic() < deadline, f"waited in vain, last: {status}"
+            assert time.monotonic() < deadline, f"timed out, last: {status}"
         return status
 
     def values(self, part: str = "frames") -> dict[str, str]:
@@ -245,11 +245,11 @@ class Camera:
                 self.client.spin_for(0.02)
                 for stamp in stamps:
                     if all(stamp in self.received[topic] for topic in wanted):
-                        self.settle()
+                        self.wait_until_idle()
                         return {topic: self.received[topic][stamp] for topic in wanted}
             assert time.monotonic() < deadline, "the node does not answer"
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until the node has finished all received images."""
 
         def done() -> bool:
