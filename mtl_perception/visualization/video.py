@@ -22,7 +22,7 @@ STACKING_ASPECT_RATIO = 2.0
 class VideoWriter:
     """Writer of RGB images to a video; a context manager.
 
-    The first image sets the size, padded to even sides; images of another size are letterboxed. The file appears when the block
+    The first image sets the size, padded to even sides; other sizes are letterboxed. The file appears when the block
     succeeds. After an error, or without images, no file is written.
 
     Args:

@@ -75,7 +75,7 @@ def test_pointwise_convolution_with_bias_residual_and_activation(inputs, outputs
 def test_pointwise_convolution_adds_a_coarser_map_upsampled_as_pytorch_does(size, low, uncropped):
     x, weight, coarse = randn(2, *size, 24), randn(24, 32, seed=1), randn(2, *low, 32, seed=2)
     out = torch.empty(2, *size, 32)
-    convolution.pointwise(x, weight, low=coarse, grown=uncropped, out=out)
+    convolution.pointwise(x, weight, low=coarse, uncropped=uncropped, out=out)
     upsampled = F.interpolate(planes(coarse), size=uncropped, mode="bilinear", align_corners=False)
     expected = x @ weight + upsampled[..., : size[0], : size[1]].permute(0, 2, 3, 1)
     torch.testing.assert_close(out, expected, **EXACT)

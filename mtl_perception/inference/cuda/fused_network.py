@@ -117,8 +117,8 @@ class FusedNetwork(AtenNetwork):
             weight = self._projections[number]
             out = _like(feature, weight)
             added = low if is_last else None
-            grown = None if added is None else upsampled_size(added.shape[1:3], 2, size, self.description.grid)
-            pointwise(feature, weight, residual=total, low=added, grown=grown, out=out, relu6=is_last)
+            uncropped = None if added is None else upsampled_size(added.shape[1:3], 2, size, self.description.grid)
+            pointwise(feature, weight, residual=total, low=added, uncropped=uncropped, out=out, relu6=is_last)
             total = out
         assert total is not None
         stages = self._pooling[level]

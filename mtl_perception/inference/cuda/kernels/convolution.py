@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mtl_perception.inference.cuda.kernels.launch import STEM_TILE, Tile, depthwise_tile, pointwise_tile
 
-# Sizes are not specialized: an image of another size is not worth another compilation.
+# Sizes are not specialized: a new image size is not worth a compilation.
 
 
 @triton.jit
@@ -24,10 +24,10 @@ def relu6(x):
 
 
 @triton.jit
-def _bilinear(low, n, y, x, channels, mask, h, w, grown_h, grown_w, C: tl.constexpr):
+def _bilinear(low, n, y, x, channels, mask, h, w, uncropped_h, uncropped_w, C: tl.constexpr):
     """Bilinear samples with half-pixel centers, as torch.nn.functional.interpolate with align_corners=False."""
-    sy = tl.maximum((y.to(tl.float32) + 0.5) * (h.to(tl.float32) / grown_h) - 0.5, 0.0)
-    sx = tl.maximum((x.to(tl.float32) + 0.5) * (w.to(tl.float32) / grown_w) - 0.5, 0.0)
+    sy = tl.maximum((y.to(tl.float32) + 0.5) * (h.to(tl.float32) / uncropped_h) - 0.5, 0.0)
+    sx = tl.maximum((x.to(tl.float32) + 0.5) * (w.to(tl.float32) / uncropped_w) - 0.5, 0.0)
     y0 = tl.minimum(sy.to(tl.int32), h - 1)
     x0 = tl.minimum(sx.to(tl.int32), w - 1)
     y1 = tl.minimum(y0 + 1, h - 1)
@@ -45,7 +45,7 @@ def _bilinear(low, n, y, x, channels, mask, h, w, grown_h, grown_w, C: tl.conste
     return (1.0 - fy) * ((1.0 - fx) * a + fx * b) + fy * ((1.0 - fx) * c + fx * d)
 
 
-@triton.jit(do_not_specialize=["rows", "H", "W", "low_h", "low_w", "grown_h", "grown_w"])
+@triton.jit(do_not_specialize=["rows", "H", "W", "low_h", "low_w", "uncropped_h", "uncropped_w"])
 def pointwise_kernel(
     x,
     weight,
@@ -59,8 +59,8 @@ def pointwise_kernel(
     W,
     low_h,
     low_w,
-    grown_h,
-    grown_w,
+    uncropped_h,
+    uncropped_w,
     K: tl.constexpr,
     N: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -101,7 +101,7 @@ def pointwise_kernel(
         accumulator += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
     if HAS_LOW:
         pixel = m % (H * W)
-        accumulator += _bilinear(low, m // (H * W), pixel // W, pixel % W, n, mask, low_h, low_w, grown_h, grown_w, N)
+        accumulator += _bilinear(low, m // (H * W), pixel // W, pixel % W, n, mask, low_h, low_w, uncropped_h, uncropped_w, N)
     if RELU6:
         accumulator = relu6(accumulator)
     if HAS_OUT:
@@ -120,7 +120,7 @@ def pointwise(
     *,
     residual: Tensor | None = None,
     low: Tensor | None = None,
-    grown: tuple[int, int] | None = None,
+    uncropped: tuple[int, int] | None = None,
     total: Tensor | None = None,
     out: Tensor | None = None,
     relu6: bool = False,
@@ -133,8 +133,8 @@ def pointwise(
         weight: K x C.
         bias: C float32.
         residual: N x H x W x C.
-        low: N x h x w x C, a coarser map, upsampled bilinearly to `grown`, of which the first H x W are used.
-        grown: Height and width that `low` is upsampled to.
+        low: N x h x w x C, a coarser map, upsampled bilinearly to `uncropped`, of which the first H x W are used.
+        uncropped: Height and width that `low` is upsampled to.
         total: N x H x W x C, to which y is added in place.
         out: N x H x W x C, overwritten with y; None: y is only added to `total`.
         relu6: Apply ReLU6.
@@ -145,7 +145,7 @@ def pointwise(
     rows = n * height * width
     tile = tile or pointwise_tile(rows, inputs, outputs, upsamples=low is not None)
     low_h, low_w = (1, 1) if low is None else (low.shape[1], low.shape[2])
-    grown_h, grown_w = grown or (1, 1)
+    uncropped_h, uncropped_w = uncropped or (1, 1)
     grid = (triton.cdiv(rows, tile.m) * triton.cdiv(outputs, tile.n),)
     pointwise_kernel[grid](
         x,
@@ -160,8 +160,8 @@ def pointwise(
         width,
         low_h,
         low_w,
-        grown_h,
-        grown_w,
+        uncropped_h,
+        uncropped_w,
         K=inputs,
         N=outputs,
         HAS_BIAS=bias is not None,

@@ -33,7 +33,7 @@ def _is_finite(x):
     return tl.abs(x) < float("inf")
 
 
-@triton.jit(do_not_specialize=["h", "w", "H", "W", "grown_h", "grown_w"])
+@triton.jit(do_not_specialize=["h", "w", "H", "W", "uncropped_h", "uncropped_w"])
 def outputs_kernel(
     maps,
     image,
@@ -47,8 +47,8 @@ def outputs_kernel(
     w,
     H,
     W,
-    grown_h,
-    grown_w,
+    uncropped_h,
+    uncropped_w,
     P: tl.constexpr,
     FIRST: tl.constexpr,
     CLASSES: tl.constexpr,
@@ -71,8 +71,8 @@ def outputs_kernel(
     n = tl.program_id(2)
     inside = x < W
     # Half-pixel centers, as align_corners=False.
-    sy = (y.to(tl.float32) + 0.5) * (h.to(tl.float32) / grown_h) - 0.5
-    sx = (x.to(tl.float32) + 0.5) * (w.to(tl.float32) / grown_w) - 0.5
+    sy = (y.to(tl.float32) + 0.5) * (h.to(tl.float32) / uncropped_h) - 0.5
+    sx = (x.to(tl.float32) + 0.5) * (w.to(tl.float32) / uncropped_w) - 0.5
     if not CUBIC:
         sy = tl.maximum(sy, 0.0)
         sx = tl.maximum(sx, 0.0)
