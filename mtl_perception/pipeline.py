@@ -171,6 +171,8 @@ class Pipeline:
         # Another thread may change the configuration of the next frames meanwhile.
         config = self.config
         valid = [_to_frame(frame) for frame in _check_several(frames)]
+        if len(outputs) != len(valid):
+            raise ConfigError(f"outputs: give one collection for each of the {len(valid)} frames, not {len(outputs)}")
         sizes: dict[tuple[int, ...], list[int]] = {}
         for index, frame in enumerate(valid):
             sizes.setdefault(frame.image.shape, []).append(index)

@@ -66,6 +66,11 @@ class TestBatch:
         with pytest.raises(FrameError, match="H x W x 3"):
             pipe.batch([FRAME, Frame(IMAGE[..., 0])], [OUTPUTS, OUTPUTS])
 
+    @pytest.mark.parametrize("outputs", [[], [OUTPUTS], [OUTPUTS] * 3])
+    def test_each_frame_needs_its_outputs(self, pipe, outputs):
+        with pytest.raises(ConfigError, match=f"one collection for each of the 2 frames, not {len(outputs)}"):
+            pipe.batch([FRAME, FRAME], outputs)
+
     def test_a_cpu_processes_frames_one_by_one(self, pipe):
         assert (pipe.batch_limit, pipe.result_sets, pipe.notes) == (1, 1, ())
 
