@@ -128,8 +128,9 @@ def prove_failed_capture(bench: Bench, report: Report) -> None:
     broken = _raises(RuntimeError("forced: no capture")) if bench.on_cpu else _broken_capture(pipe)
     pipe._backend.runtime.capture = broken  # type: ignore[method-assign]
     answers = [kept(pipe(frame, OUTPUTS)) for frame in frames * 2 * SLOTS]
-    held = all(map(same, answers, expected * 2 * SLOTS)) and pipe.backend.endswith("eager")
-    report.prove("a capture fails: eager, same bytes, and it says so", held and len(pipe.notes) == 1, "; ".join(pipe.notes))
+    held = all(map(same, answers, expected * 2 * SLOTS)) and pipe.backend == eager.backend
+    detail = f"{pipe.backend}: {'; '.join(pipe.notes)}"
+    report.prove("a capture fails: eager, same bytes, and it says so", held and len(pipe.notes) == 1, detail)
 
 
 def _raises(error: Exception) -> Callable[..., Any]:
