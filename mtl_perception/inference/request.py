@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.network.grid import ResizeSpec, uncropped_size
@@ -38,7 +39,7 @@ class Request:
     max_depth: float
     min_confidence: float
 
-    @property
+    @cached_property
     def cameras(self) -> list[CameraModel | None]:
         """The outputs' cameras."""
         height, width = self.output_size
@@ -46,25 +47,26 @@ class Request:
 
     def outputs(self, index: int) -> frozenset[str]:
         """Return the names of the outputs of frame `index`: a cloud only if it has a camera."""
-        return self.wanted[index] - (frozenset() if self.frames[index].camera else {"cloud"})
+        wanted = self.wanted[index]
+        return wanted if self.frames[index].camera else wanted - {"cloud"}
 
     def predictions(self, index: int) -> frozenset[str]:
         """Return the names of what the network must predict for frame `index`: a cloud needs labels and depth."""
         outputs = self.outputs(index)
         return (outputs | {"labels", "depth"} if "cloud" in outputs else outputs) - {"cloud", "image"}
 
-    @property
+    @cached_property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images."""
         height, width = self.frames[0].image.shape[:2]
         return int(height), int(width)
 
-    @property
+    @cached_property
     def network_size(self) -> tuple[int, int]:
         """Height and width of the network's input."""
         return scaled_size(*self.image_size, self.input_scale)
 
-    @property
+    @cached_property
     def resize_spec(self) -> ResizeSpec:
         """How the network's outputs are resized to those of the request."""
         return ResizeSpec(self.output_size, uncropped_size(self.network_size, self.output_size, self.grid), self.upsampling)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -49,6 +50,7 @@ def upsampled_size(cells: Sequence[int], factor: int, size: Sequence[int], grid:
     return factor * cells[0], factor * cells[1]
 
 
+@lru_cache
 def uncropped_size(network_size: tuple[int, int], output_size: tuple[int, int], grid: str) -> tuple[int, int]:
     """Return the height and width that the network's outputs are interpolated to before they are cropped to `output_size`.
 

@@ -59,17 +59,20 @@ class Ticket:
         return self._take(self._backend.copies) if self._results is None else self._results
 
     def _start(self, slot: Slot, overlap: bool) -> None:
-        self._event = slot.start(self._backend.runtime, overlap)
+        self._event = slot.start(self._backend.runtime, self._request, overlap)
         self._slot = slot
         slot.collect = lambda: self._take(copy=True)
 
     def _take(self, copy: bool) -> list[Outputs]:
         slot = self._slot
+        arrays = [{} for _ in self._request.frames] if slot is None else slot.arrays
+        # Views of the arrays are made while the device still works.
+        views = None if copy else results_of(self._request, arrays, copy=False)
         if slot is not None:
             with device_errors(self._backend.device, "waiting for results"):
                 self._backend.runtime.wait(self._event)
             slot.collect = self._slot = None
-        self._results = results_of(self._request, {} if slot is None else slot.arrays, copy)
+        self._results = results_of(self._request, arrays, copy=True) if views is None else views
         return self._results
 
 
@@ -205,7 +208,6 @@ class CudaBackend:
         plan = self._plan(spec, use_graph)
         slot = self._slot(plan)
         self._capture(plan)
-        slot.stage(request)
         if plan.rays is not None:
             self._aim(plan, request)
         ticket._start(slot, overlap)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mtl_perception.camera.model import CameraModel
+from mtl_perception.inference.cuda import staging
 from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec
 from mtl_perception.inference.cuda.runtime import HostRuntime, Stream
 from mtl_perception.inference.request import Request
@@ -47,7 +49,9 @@ class NetworkStage:
         use_graph: Capture it.
 
     Attributes:
-        image: N x H x W x 3 uint8 on the device.
+        block: Images and limits of the request that runs, on the device; see `ProgramSpec.input_layout`.
+        image: The images in it, N x H x W x 3 uint8.
+        limits: The limits in it.
         maps: What the network writes.
         work: The network on this memory.
         execute: `work`, or a graph of it, for the compute stream.
@@ -57,8 +61,10 @@ class NetworkStage:
     """
 
     def __init__(self, runtime: HostRuntime, program: DeviceProgram, use_graph: bool) -> None:
-        shape = (program.spec.batch, *program.spec.size, 3)
-        self.image = runtime.make(lambda: torch.zeros(shape, dtype=torch.uint8, device=runtime.device))
+        layout = program.spec.input_layout()
+        self.block = runtime.make(lambda: torch.zeros(layout.nbytes, dtype=torch.uint8, device=runtime.device))
+        inputs = layout.views(self.block)
+        self.image, self.limits = inputs["image"], inputs["limits"]
         self.maps = runtime.make(program.allocate_maps)
         # Not a method of this object: a reference cycle would keep its memory until the next garbage collection.
         self.work: Callable[[], None] = partial(program.compute_maps, self.image, self.maps)
@@ -76,57 +82,84 @@ class Slot:
         plan: The slot's plan.
 
     Attributes:
-        arrays: The outputs on the host, by name, N first.
-        execute: Compute the outputs of the uploaded images, in the compute stream.
+        arrays: The outputs on the host, by name, for each frame.
         collect: Copy the last request's results out of the slot's memory; None: no results are pending.
     """
 
     def __init__(self, runtime: HostRuntime, plan: Plan) -> None:
-        program, stage, rays = plan.program, plan.stage, plan.rays
+        program = plan.program
         above, below = program.spec.input_layout(), program.spec.output_layout()
+        self._plan = plan.program, plan.stage, plan.rays
         self._host_in, self._host_out = runtime.pinned(above.nbytes), runtime.pinned(below.nbytes)
         self._device_in, self._device_out = runtime.make(
             lambda: tuple(torch.zeros(n, dtype=torch.uint8, device=runtime.device) for n in (above.nbytes, below.nbytes))
         )
         staged = above.views(self._host_in)
-        self._image, self._limits = staged["image"].numpy(), staged["limits"].numpy()
-        self.arrays = {name: tensor.numpy() for name, tensor in below.views(self._host_out).items()}
-        inputs, outputs = above.views(self._device_in), below.views(self._device_out)
-
-        def execute() -> None:
-            stage.image.copy_(inputs["image"])
-            stage.execute()
-            program.write_outputs(stage.maps, inputs["image"], inputs["limits"], rays, outputs)
-
-        self.execute = execute
+        self._images, self._limits = staged["image"].numpy(), staged["limits"].numpy()
+        # One copy an image, so that it is under way while the next image is staged; the last one takes the limits along.
+        size = self._images[0].nbytes
+        ends = [*range(size, size * program.spec.batch, size), above.nbytes]
+        self._pieces = [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+        outputs = {name: tensor.numpy() for name, tensor in below.views(self._host_out).items()}
+        if "cloud" in outputs:
+            outputs["cloud"] = outputs["cloud"].view(CLOUD_DTYPE)[..., 0]
+        self.arrays = [{name: array[index] for name, array in outputs.items()} for index in range(program.spec.batch)]
+        self._outputs = below.views(self._device_out)
         self.collect: Callable[[], object] | None = None
 
-    def stage(self, request: Request) -> None:
-        """Copy a request's images and limits to page-locked memory. The slot's last request must have finished."""
-        for place, frame in zip(self._image, request.frames, strict=True):
-            np.copyto(place, frame.image)
+    def start(self, runtime: HostRuntime, request: Request, overlap: bool) -> Any:
+        """Start a request, and return the event of its end. The slot's last request must have finished.
+
+        Args:
+            runtime: The device.
+            request: Its images may change once this returns.
+            overlap: Let its copies run beside the work of other requests.
+        """
         limits = request.min_depth, request.max_depth, request.min_confidence
         self._limits[:] = [(*limits, factor) for factor in request.depth_factors]
+        copies = [(target, frame.image) for target, frame in zip(self._images, request.frames, strict=True)]
+        if len(copies) == 1:
+            copies = staging.split(copies[0], staging.THREADS)
+        last = len(self._pieces) - 1
+        # Without overlap, all is in one stream: it waits for no events, and the images need no memory of their own.
+        stream = Stream.UPLOAD if overlap else Stream.COMPUTE
+        with staging.copied(copies) as finished:
+            for index in range(last):
+                next(finished)
+                runtime.run(stream, partial(self._upload, index, overlap))
+            deque(finished, maxlen=0)
+        if not overlap:
+            return runtime.run(Stream.COMPUTE, self._finish)
+        uploaded = runtime.run(Stream.UPLOAD, partial(self._upload, last, overlap))
+        computed = runtime.run(Stream.COMPUTE, self._take_and_execute, after=uploaded)
+        return runtime.run(Stream.DOWNLOAD, self.download, after=computed)
 
     def upload(self) -> None:
-        """Copy images and limits to the device."""
-        self._device_in.copy_(self._host_in, non_blocking=True)
+        """Copy images and limits to the network's input."""
+        for index in range(len(self._pieces)):
+            self._upload(index, overlap=False)
+
+    def execute(self) -> None:
+        """Compute the outputs of the network's input, in the compute stream."""
+        program, stage, rays = self._plan
+        stage.execute()
+        program.write_outputs(stage.maps, stage.image, stage.limits, rays, self._outputs)
 
     def download(self) -> None:
         """Copy the outputs to the host."""
         self._host_out.copy_(self._device_out, non_blocking=True)
 
-    def start(self, runtime: HostRuntime, overlap: bool) -> Any:
-        """Start what was staged, and return the event of its end."""
-        if overlap:
-            uploaded = runtime.run(Stream.UPLOAD, self.upload)
-            computed = runtime.run(Stream.COMPUTE, self.execute, after=uploaded)
-            return runtime.run(Stream.DOWNLOAD, self.download, after=computed)
-        # One stream has no events to wait for: the lowest latency of a single frame.
-        return runtime.run(Stream.COMPUTE, self._run_in_order)
+    def _upload(self, index: int, overlap: bool) -> None:
+        piece = self._pieces[index]
+        target = self._device_in if overlap else self._plan[1].block
+        target[piece].copy_(self._host_in[piece], non_blocking=True)
 
-    def _run_in_order(self) -> None:
-        self.upload()
+    def _take_and_execute(self) -> None:
+        self._plan[1].block.copy_(self._device_in)
+        self.execute()
+
+    def _finish(self) -> None:
+        self._upload(len(self._pieces) - 1, overlap=False)
         self.execute()
         self.download()
 
@@ -163,23 +196,21 @@ def pinned_bytes(spec: ProgramSpec, slots: int) -> int:
     return slots * (spec.input_layout().nbytes + spec.output_layout().nbytes)
 
 
-def results_of(request: Request, arrays: Mapping[str, np.ndarray], copy: bool) -> list[Outputs]:
+def results_of(request: Request, arrays: Sequence[Mapping[str, np.ndarray]], copy: bool) -> list[Outputs]:
     """Return the outputs of each frame.
 
     Args:
-        request: The finished request.
+        request: The request; unless `copy`, it need not have finished.
         arrays: Its outputs; see `Slot.arrays`.
         copy: Copy the arrays instead of returning views.
     """
     results = []
     for index, (frame, camera) in enumerate(zip(request.frames, request.cameras, strict=True)):
         wanted = request.outputs(index)
-        values = {name: array[index] for name, array in arrays.items() if name in wanted}
+        values = {name: array for name, array in arrays[index].items() if name in wanted}
         if copy:
             values = {name: array.copy() for name, array in values.items()}
-        if "cloud" in values:
-            values["cloud"] = values["cloud"].view(CLOUD_DTYPE)[..., 0]
-        if "image" in wanted and request.output_size == frame.image.shape[:2]:
+        if "image" in wanted and request.output_size == request.image_size:
             values["image"] = frame.image
         results.append(Outputs(**values, camera=camera))
     return results
