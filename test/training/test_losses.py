@@ -88,6 +88,22 @@ def test_images_with_sparse_and_dense_depth_have_the_same_weight() -> None:
     assert float(total) == pytest.approx(0.5 * 0.6 + 0.1 * 100)
 
 
+def test_dense_pseudo_depth_does_not_outweigh_sparse_ground_truth() -> None:
+    depth = torch.full((2, 20, 50), 10.0)
+    pseudo = torch.ones_like(depth, dtype=torch.bool)
+    pseudo[0, 0, :40] = False  # 40 pixels of ground truth, 960 of pseudo-depth
+    depth[1, 1:] = math.nan
+    pseudo[1, :, 5:] = False  # 45 pixels of ground truth, 5 of pseudo-depth
+    log_depth = torch.full_like(depth, 10.0).log()
+    log_depth[pseudo] += 0.2
+    log_depth[~pseudo] += 0.1
+    weight = torch.where(pseudo, 0.5, 1.0)
+    total, count = depth_loss(log_depth, depth, weight, DepthTarget("log_l1"), pseudo)
+    # Five pixels have half the weight of as many with ground truth, not of all of them.
+    assert float(count) == pytest.approx((1 + 0.5) + (1 + 0.5 * 5 / 45))
+    assert float(total) == pytest.approx((0.1 + 0.5 * 0.2) + (0.1 + 0.5 * 0.2 * 5 / 45), rel=1e-5)
+
+
 def test_task_balance_is_fixed_or_learned_from_uncertainty() -> None:
     losses = [torch.tensor(2.0), torch.tensor(3.0)]
     assert float(TaskBalance("fixed", (1.0, 0.5))(losses)) == 3.5

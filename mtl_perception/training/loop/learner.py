@@ -101,8 +101,9 @@ class Learner(nn.Module):
         if "depth" in self._config.tasks:
             target = self._config.depth
             log_depth = upsample(STRIDE, raw.float(), size, grid)[:, 0]
-            weight = torch.where((batch.pseudo & PSEUDO_DEPTH) > 0, pseudo_weight, 1.0)
-            sums["depth"] = depth_loss(log_depth, batch.depth, weight, target)
+            pseudo = (batch.pseudo & PSEUDO_DEPTH) > 0
+            weight = torch.where(pseudo, pseudo_weight, 1.0)
+            sums["depth"] = depth_loss(log_depth, batch.depth, weight, target, pseudo)
             if target.sky > 0:
                 sky = (batch.labels == self._sky) | torch.isinf(batch.depth)
                 sums["sky"] = sky_loss(log_depth, sky, target.sky)

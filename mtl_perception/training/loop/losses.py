@@ -84,7 +84,7 @@ def overlap_loss(sums: Tensor, totals: Tensor, parts: int) -> Tensor:
     return loss
 
 
-def normalize_per_image(weight: Tensor, known: Tensor) -> Tensor:
+def normalize_per_image(weight: Tensor, known: Tensor, pseudo: Tensor | None = None) -> Tensor:
     """Scale weights so that every image contributes equally, however few of its pixels are known.
 
     Rendered depth covers all pixels, stereo a fifth, a LiDAR sweep a twenty-fifth: a mean over all pixels of a batch would
@@ -92,17 +92,23 @@ def normalize_per_image(weight: Tensor, known: Tensor) -> Tensor:
 
     Args:
         weight: N x H x W float32, weight of each pixel.
-        known: N x H x W bool, pixels with ground truth.
+        known: N x H x W bool, pixels with depth.
+        pseudo: N x H x W bool, those of them that are not ground truth; None: none. They are normalized on their own, so that
+            dense pseudo-depth does not outweigh sparse LiDAR, but none has more weight than one with ground truth.
 
     Returns:
-        N x H x W float32, zero where nothing is known. An image of weight 1 sums to 1, or to less if fewer than MIN_KNOWN_SHARE
-        of its pixels are known.
+        N x H x W float32, zero where nothing is known. The pixels with ground truth of an image of weight 1 sum to 1, or to
+        less if they are fewer than MIN_KNOWN_SHARE of its pixels; so do those with pseudo-depth.
     """
-    pixels = known.sum(dim=(1, 2), keepdim=True).clamp(min=MIN_KNOWN_SHARE * known[0].numel())
-    return weight * known / pixels
+    pseudo = torch.zeros_like(known) if pseudo is None else pseudo
+    pixels = (known & ~pseudo).sum(dim=(1, 2), keepdim=True).clamp(min=MIN_KNOWN_SHARE * known[0].numel())
+    pseudo_pixels = (known & pseudo).sum(dim=(1, 2), keepdim=True).maximum(pixels)
+    return weight * known / torch.where(pseudo, pseudo_pixels, pixels)
 
 
-def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTarget) -> tuple[Tensor, Tensor]:
+def depth_loss(
+    log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTarget, pseudo: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Compute the loss `target.loss` on log depth, where depth is known and in the range of the target.
 
     log_l1: mean |e|, with e the difference of the logarithms. berhu (Laina et al., 3DV 2016): |e| up to c, (e² + c²) / 2c
@@ -113,13 +119,14 @@ def depth_loss(log_depth: Tensor, depth: Tensor, weight: Tensor, target: DepthTa
         depth: N x H x W float32, m, NaN = unknown, +Inf = the sky.
         weight: N x H x W float32; normalized per image (`normalize_per_image`).
         target: Loss and range.
+        pseudo: N x H x W bool, pixels whose depth is not ground truth; None: none.
 
     Returns:
         The sum, and the sum of the weights.
     """
     known = (depth >= target.range[0] * 0.5) & (depth <= target.range[1] * 2.0)
     error = (log_depth - depth.where(known, 1.0).log()).where(known, 0.0)
-    pixel = normalize_per_image(weight, known)
+    pixel = normalize_per_image(weight, known, pseudo)
     if target.loss == "berhu":
         size = error.abs()
         limit = (BERHU_SHARE * size.max()).detach().clamp(min=1e-6)
