@@ -45,7 +45,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         shares = np.cumsum([entry.share for entry in self._sets])
         self._bounds = shares / shares[-1]
         self._augment = Augmenter(config, classes)
-        self._paste = Paster(self._sets, classes) if config.augmentation.paste > 0 else None
+        self._paste = Paster(sets, classes) if config.augmentation.paste > 0 else None
 
     def __getitem__(self, index: tuple[int, bool]) -> dict[str, Tensor]:
         sample = self.sample(*index)

@@ -14,7 +14,7 @@ from mtl_perception.pipeline import Pipeline
 from mtl_perception.training.augmentation.crop import Augmenter, flip, resize, window
 from mtl_perception.training.augmentation.paste import CAMERA_HEIGHT, Paster
 from mtl_perception.training.augmentation.sample import PSEUDO_DEPTH, PSEUDO_LABELS, TrainingSample, merge
-from mtl_perception.training.config import DepthTarget, Teacher, TrainConfig
+from mtl_perception.training.config import Augmentation, DepthTarget, Teacher, TrainConfig
 from mtl_perception.training.config_file import read_config
 from mtl_perception.training.data.dataset import Subset
 from mtl_perception.training.data.training_set import open_training_sets
@@ -116,6 +116,15 @@ def test_pasted_people_stand_on_the_ground_with_a_plausible_height_and_depth(dat
         assert np.array_equal(changed.depth[untouched], bare.depth[untouched], equal_nan=True)
     assert len(heights) >= 5
     assert 1.4 < np.median(heights) < 2.0
+
+
+def test_a_set_without_a_share_of_the_batches_still_provides_people_to_paste(data: Path) -> None:
+    entries = [{"path": "depth", "format": "folder", "name": "bare"}, {"path": "both", "format": "folder", "share": 0.0}]
+    augmentation = Augmentation((80.0, 130.0), (), paste=1.0)
+    config = replace(read_config(write_config(data, "sources")), augmentation=augmentation)
+    samples = TrainingSamples(config, STREET, open_training_sets(entries, data))
+    assert samples._paste is not None and len(samples._paste.instances[PERSON]) == 4
+    assert all((samples.sample(number).labels == UNLABELED).all() for number in range(12))
 
 
 # Pseudo-labels.

@@ -29,6 +29,8 @@ MIN_PIXELS = 500
 MIN_HEIGHT, MAX_HEIGHT = 16, 0.9
 """Pasted height: smallest in pixels, largest as a share of the image height."""
 MAX_COUNT = 3
+MAX_CUT_OUTS = 1024
+"""Cut-out instances that a worker keeps in memory: decoding the image of one takes longer than pasting it."""
 BRIGHTNESS = (0.35, 1.15)
 """Range of the brightness factor: many people stand in the shade, few of those that are cut out do."""
 
@@ -66,6 +68,7 @@ class Paster:
     def __init__(self, sets: Sequence[TrainingSet], classes: ClassSet) -> None:
         self._sets = sets
         self._classes = classes
+        self._cut_outs: dict[Instance, tuple[np.ndarray, np.ndarray]] = {}
         self._labels = {name: classes.names.index(name) for name in HEIGHTS if name in classes.names}
         self._ground = [classes.names.index(name) for name in GROUND if name in classes.names]
         found = [instance for number, entry in enumerate(sets) if entry.paste_source for instance in self._find(number, entry)]
@@ -112,15 +115,25 @@ class Paster:
 
     def _cut_out(self, instance: Instance, height: int) -> tuple[np.ndarray, np.ndarray]:
         """Return an instance at this height: h x w x 3 float32 colors and h x w float32 opacity, soft at the edge."""
+        image, mask = self._load(instance)
+        h, w = mask.shape
+        size = (max(round(w * height / h), 1), height)
+        method = cv2.INTER_AREA if height < h else cv2.INTER_LINEAR
+        colors = cv2.resize(image.astype(np.float32), size, interpolation=method)
+        return np.asarray(colors), np.clip(cv2.resize(mask.astype(np.float32), size, interpolation=method), 0, 1)
+
+    def _load(self, instance: Instance) -> tuple[np.ndarray, np.ndarray]:
+        """Return the box of an instance: h x w x 3 uint8 colors and h x w bool mask."""
+        if instance in self._cut_outs:
+            return self._cut_outs[instance]
         sample = self._sets[instance.entry].dataset[instance.index]
         assert sample.labels is not None, "only labeled samples have instances"
         x, y, w, h = instance.box
         components = cv2.connectedComponents((sample.labels == instance.label).astype(np.uint8))[1]
-        mask = (components[y : y + h, x : x + w] == instance.component).astype(np.float32)
-        size = (max(round(w * height / h), 1), height)
-        method = cv2.INTER_AREA if height < h else cv2.INTER_LINEAR
-        colors = cv2.resize(sample.frame.image[y : y + h, x : x + w].astype(np.float32), size, interpolation=method)
-        return np.asarray(colors), np.clip(cv2.resize(mask, size, interpolation=method), 0, 1)
+        found = sample.frame.image[y : y + h, x : x + w].copy(), components[y : y + h, x : x + w] == instance.component
+        if len(self._cut_outs) < MAX_CUT_OUTS:
+            self._cut_outs[instance] = found
+        return found
 
     def _find(self, number: int, entry: TrainingSet) -> list[Instance]:
         found: list[Instance] = []
