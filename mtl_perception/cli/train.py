@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; with torchrun, one GPU per process")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to resume from (default: the newest in --out)")
     parser.add_argument("--check", action="store_true", help="only validate the configuration and all files of its data sets")
+    parser.add_argument("--teach", action="store_true", help="only write the teacher's pseudo-labels, for a later run")
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="end within M minutes, including start and final files (default: no limit)"
     )
@@ -56,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         for name, count in training.check().items():
             print(f"{name}: {count} samples, all valid")
+        return 0
+    if args.teach:
+        print(training.write_pseudo_labels())
         return 0
     path = training.train()
     if path is not None:

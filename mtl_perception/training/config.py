@@ -13,6 +13,7 @@ TASKS = ("segmentation", "depth")
 DEPTH_LOSSES = ("log_l1", "berhu", "silog")
 BALANCES = ("fixed", "uncertainty")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEPTH_FORMS = ("meters", "log", "inverse")
 MIN_CROP = 64
 """Smallest side of a crop, pixels: two cells of the coarsest feature map."""
 KITTI_FOCAL_LENGTH = KITTI_CAMERA["fx"]
@@ -104,18 +105,70 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """Trained network that provides pseudo-labels for missing labels and depth.
+class OnnxTeacher:
+    """Network in an ONNX file that provides pseudo-labels. Its input is 1 x 3 x height x width float32, RGB.
 
     Attributes:
-        weights: Name or file of its weights; empty: no teacher.
+        file: The file, relative to the configuration; empty: none.
+        size: Width and height of its input, to which images are resized.
+        mean: Mean that is subtracted from RGB / 255.
+        std: Standard deviation that it is then divided by.
+        mirror: Also process the mirror image, and use the mean of both outputs.
+        depth: Name of the output with depth, 1 x 1 x h x w; empty: none.
+        form: What that output is after `depth_scale`: depth in meters, its logarithm, or its inverse (disparity).
+        depth_scale: Offset and factor of that output: `form` = offset + factor x output.
+        focal_length: Focal length of the resized image at which that depth is metric, pixels; depth of other cameras is
+            converted. 0: it is metric in any case.
+        labels: Name of the output with class scores, 1 x C x h x w; empty: none. They replace the labels of `Teacher.weights`.
+        mapping: Label mapping from the index of a score to the classes of the run (docs/data.md); empty: they are the same.
+    """
+
+    file: str = ""
+    size: tuple[int, int] = (640, 192)
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mirror: bool = False
+    depth: str = ""
+    form: str = "meters"
+    depth_scale: tuple[float, float] = (0.0, 1.0)
+    focal_length: float = 0.0
+    labels: str = ""
+    mapping: str = ""
+
+    def __post_init__(self) -> None:
+        _check_choice("teacher.onnx.form", self.form, DEPTH_FORMS)
+        _check(min(self.size) > 0, f"teacher.onnx.size {list(self.size)}: give pixels above 0")
+        _check(min(self.std) > 0, f"teacher.onnx.std {list(self.std)}: give values above 0")
+        _check(self.focal_length >= 0, f"teacher.onnx.focal_length {self.focal_length:g}: give pixels above 0, or 0")
+        named = bool(self.depth or self.labels)
+        _check(named == bool(self.file), "teacher.onnx: give a file and at least one of its outputs, as `depth` or `labels`")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Trained networks that provide pseudo-labels for missing labels and depth.
+
+    With depth from both `weights` and `onnx`, pseudo-depth is their geometric mean where they agree.
+
+    Attributes:
+        weights: Name or file of weights; empty: none.
+        onnx: Network in an ONNX file, see `OnnxTeacher`.
+        folder: Folder of the pseudo-labels, relative to the configuration; empty: `teacher` in the folder of the run. A
+            run whose pseudo-labels are all there needs neither network.
+        agreement: Largest ratio of the two depths at which their mean is used.
+        far: Depths between which the mean gives way to the depth of `weights` alone, m; 0, 0: never.
         confidence: Lowest confidence of a label that is kept, 0..1.
         sparse: Also fill unlabeled pixels of samples that have labels or depth.
-        weight: Loss weight of a pseudo-labeled pixel; a labeled one has 1.
+        weight: Loss weight of a pseudo-labeled pixel; a labeled one has 1. In an image with both true depth and
+            pseudo-depth, of all pixels with pseudo-depth together.
         tasks: Tasks that get pseudo-labels: segmentation, depth or both.
     """
 
     weights: str = ""
+    onnx: OnnxTeacher = field(default_factory=OnnxTeacher)
+    folder: str = ""
+    agreement: float = 2.0
+    far: tuple[float, float] = (0.0, 0.0)
     confidence: float = 0.7
     sparse: bool = True
     weight: float = 0.5
@@ -123,7 +176,14 @@ class Teacher:
 
     def __post_init__(self) -> None:
         _check(0 <= self.confidence <= 1, f"teacher.confidence {self.confidence}: give 0 to 1")
+        _check(self.far == (0, 0) or 0 <= self.far[0] < self.far[1], f"teacher.far {list(self.far)}: nearer depth first")
+        _check(self.agreement > 1, f"teacher.agreement {self.agreement:g}: give a ratio above 1")
         _check_tasks("teacher.tasks", self.tasks)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Weights and files of the networks; empty without a teacher."""
+        return tuple(name for name in (self.weights, self.onnx.file) if name)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mtl_perception.inference.machine import device_name
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar
-from mtl_perception.training.config import TrainConfig
+from mtl_perception.training.config import Teacher, TrainConfig
 from mtl_perception.training.data.dataset import Dataset
 from mtl_perception.training.data.training_set import TrainingSet
 from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation
@@ -69,7 +69,7 @@ def finalize(
         "metrics": evaluate_weights(path, held_out, device, end),
         "depth_calibration": round(factor, 4),
         "started_from": name_with_license(config.start) if config.start else f"encoder {config.encoder}",
-        "teacher": name_with_license(config.teacher.weights) if config.teacher.weights else "none",
+        "teacher": " and ".join(_teacher_names(config.teacher)) or "none",
         "seed": config.seed,
         **run,
         "machine": f"{device_name(select_device(device))}, Python {platform.python_version()}, PyTorch {torch.__version__}",
@@ -149,6 +149,13 @@ def _until(end: float, items: Iterable[T]) -> Iterator[T]:
         if time.monotonic() >= end:
             return
         yield item
+
+
+def _teacher_names(teacher: Teacher) -> Iterator[str]:
+    if teacher.weights:
+        yield name_with_license(teacher.weights)
+    if teacher.onnx.file:
+        yield Path(teacher.onnx.file).name
 
 
 def name_with_license(weights: str) -> str:

@@ -1,4 +1,4 @@
-"""Pseudo-labels: a trained network fills in missing labels and depth (hard distillation, Nekrasov et al., ICRA 2019)."""
+"""Pseudo-labels: trained networks fill in missing labels and depth (hard distillation, Nekrasov et al., ICRA 2019)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import Teacher
 from mtl_perception.training.data.formats.files import DEPTH_INF, DEPTH_SCALE, read_depth_values, read_labels
 from mtl_perception.training.data.training_set import TrainingSet
-from mtl_perception.types import Frame, Sample
+from mtl_perception.training.data.writer import encode_depth
+from mtl_perception.training.onnx_teacher import OnnxNetwork
+from mtl_perception.types import UNLABELED, Frame, Sample
 from mtl_perception.visualization.files import replacing
 
 
@@ -57,23 +59,86 @@ class PseudoLabels(Sequence[Sample]):
         return self._folder / "label" / f"{key}.png", self._folder / "depth" / f"{key}.png"
 
 
-def write_pseudo_labels(sets: Sequence[TrainingSet], teacher: Teacher, out: Path, device: str = "auto") -> list[TrainingSet]:
+class TeacherNetworks:
+    """The networks of a teacher.
+
+    Args:
+        teacher: The teacher.
+        base: Folder that relative paths start from.
+        device: Device of `teacher.weights`.
+
+    Raises:
+        PerceptionError: A network cannot be loaded.
+    """
+
+    def __init__(self, teacher: Teacher, base: Path, device: str) -> None:
+        self._teacher = teacher
+        self._pipeline: Pipeline | None = None
+        if teacher.weights:
+            self._pipeline = Pipeline(teacher.weights, device, min_confidence=teacher.confidence, warm_up=False)
+        self._onnx = OnnxNetwork(teacher.onnx, base) if teacher.onnx.file else None
+
+    def __call__(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels (H x W uint8, 255 = unlabeled) and depth (H x W float32, m, NaN = unknown, +Inf = sky)."""
+        labels = np.full(frame.image.shape[:2], UNLABELED, np.uint8)
+        depth = np.full(labels.shape, np.nan, np.float32)
+        if self._pipeline is not None:
+            result = self._pipeline(frame, outputs={"labels", "depth"})
+            assert result.labels is not None
+            assert result.depth is not None
+            labels, depth = result.labels, result.depth
+            # Only the sky is infinitely far; the depth of anything else beyond the range is unknown.
+            sky = labels == self._pipeline.class_set.names.index("sky")
+            depth = np.where(np.isinf(depth) & ~sky, np.float32(np.nan), depth)
+        if self._onnx is None:
+            return labels, depth
+        other_labels, other_depth = self._onnx(frame, self._teacher.confidence)
+        if other_labels is not None:
+            labels = other_labels
+        if other_depth is not None:
+            depth = other_depth if self._pipeline is None else mean_depth(depth, other_depth, self._teacher)
+        return labels, depth
+
+
+def mean_depth(first: np.ndarray, second: np.ndarray, teacher: Teacher) -> np.ndarray:
+    """Return the geometric mean of two depths; far away, the first alone.
+
+    Args:
+        first: H x W float32, m, NaN = unknown, +Inf = the sky, which the result keeps.
+        second: H x W float32, m, NaN = unknown.
+        teacher: Largest ratio of the two, `agreement`, beyond which the result is NaN, and the range `far`.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log(second / first)
+        share = np.full_like(first, 0.5)
+        if teacher.far[1] > 0:
+            near, far = teacher.far
+            share *= np.clip((far - first) / (far - near), 0, 1)
+        mean = np.where(np.abs(ratio) <= np.log(teacher.agreement), first * np.exp(share * ratio), np.nan)
+    return np.where(np.isinf(first), first, mean).astype(np.float32)
+
+
+def write_pseudo_labels(
+    sets: Sequence[TrainingSet], teacher: Teacher, out: Path, device: str = "auto", base: Path = Path()
+) -> list[TrainingSet]:
     """Write pseudo-labels for samples without labels or depth; existing files are kept.
 
     Args:
         sets: Training sets.
-        teacher: The network and its options.
+        teacher: The networks and their options; they are only loaded if a file is missing.
         out: Target folder: `<set>/label/*.png`, `<set>/depth/*.png` (uint16, meters x 256, 0 = unknown, 65535 = sky).
-        device: Device of the teacher.
+        device: Device of `teacher.weights`.
+        base: Folder that relative paths in `teacher.onnx` start from.
 
     Returns:
         The sets with `pseudo_labels`; sets with `teach: false` are unchanged.
 
     Raises:
         WeightsError: The weights of the teacher cannot be used.
+        ConfigError: The ONNX file cannot be used.
         SourceError: A file cannot be read or written.
     """
-    pipeline = Pipeline(teacher.weights, device, min_confidence=teacher.confidence, warm_up=False)
+    networks: TeacherNetworks | None = None
     completed = []
     for entry in sets:
         if not entry.teach:
@@ -83,9 +148,13 @@ def write_pseudo_labels(sets: Sequence[TrainingSet], teacher: Teacher, out: Path
         needed = [i for i in range(len(keys)) if teacher.sparse or _is_incomplete(entry, i, teacher.tasks)]
         pseudo_labels = PseudoLabels(out / entry.dataset.name, keys, needed)
         missing = [i for i in needed if not all(path.is_file() for path in pseudo_labels.files(keys[i]))]
+        if missing and networks is None:
+            networks = TeacherNetworks(teacher, base, device)
         bar = progress_bar(missing, desc=f"teacher: {entry.dataset.name}", unit="image", disable=None if missing else True)
         for index in bar:
-            _write(pipeline, entry.sample(index), *pseudo_labels.files(keys[index]))
+            assert networks is not None
+            labels, depth = networks(entry.sample(index).frame)
+            _write(labels, encode_depth(depth), *pseudo_labels.files(keys[index]))
         completed.append(replace(entry, pseudo_labels=pseudo_labels))
     return completed
 
@@ -96,17 +165,9 @@ def _is_incomplete(entry: TrainingSet, index: int, tasks: Collection[str]) -> bo
     return any(not has[task](index) for task in tasks)
 
 
-def _write(pipeline: Pipeline, sample: Sample, label_path: Path, depth_path: Path) -> None:
-    result = pipeline(sample.frame, outputs={"labels", "depth"})
-    assert result.labels is not None
-    assert result.depth is not None
-    sky = result.labels == pipeline.class_set.names.index("sky")
-    depth = np.where(np.isfinite(result.depth), result.depth, 0)
-    values = np.clip(np.rint(depth * DEPTH_SCALE), 0, DEPTH_INF - 1).astype(np.uint16)
-    # Only the sky is infinitely far; the depth of anything else beyond the range is unknown.
-    values[sky] = np.where(np.isinf(result.depth[sky]), DEPTH_INF, 0)
+def _write(labels: np.ndarray, depth: np.ndarray, label_path: Path, depth_path: Path) -> None:
     # Labels come last: a sample is complete if both files exist.
-    for path, image in ((depth_path, values), (label_path, result.labels)):
+    for path, image in ((depth_path, depth), (label_path, labels)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part:

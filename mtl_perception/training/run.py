@@ -75,6 +75,28 @@ class Run:
         sets, held_out = self._open()
         return {dataset.name: validate(dataset) for dataset in (*(entry.dataset for entry in sets), *held_out)}
 
+    def write_pseudo_labels(self) -> Path:
+        """Write the pseudo-labels of the training sets without training, for a run on a machine without the teacher.
+
+        Returns:
+            Their folder.
+
+        Raises:
+            PerceptionError: There is no teacher, or the configuration, the data or a network is faulty.
+        """
+        if not self.config.teacher.names:
+            raise ConfigError("pseudo-labels need a teacher: set teacher.weights or teacher.onnx")
+        self._teach(self._open()[0])
+        return self._teacher_folder
+
+    @property
+    def _teacher_folder(self) -> Path:
+        folder = self.config.teacher.folder
+        return self.base / Path(folder).expanduser() if folder else self.out / "teacher"
+
+    def _teach(self, sets: list[TrainingSet]) -> list[TrainingSet]:
+        return write_pseudo_labels(sets, self.config.teacher, self._teacher_folder, self.device, self.base)
+
     def _open(self) -> tuple[list[TrainingSet], list[Dataset]]:
         sets = open_training_sets(self.config.sets, self.base)
         held_out = open_sets(list(self.config.held_out), self.base) if self.config.held_out else []
@@ -87,11 +109,11 @@ class Run:
         config = self.config
         limit = TimeLimit(config.minutes, self.started)
         sets, held_out = self._open()
-        if config.teacher.weights:
+        if config.teacher.names:
             if processes.first:
-                write_pseudo_labels(sets, config.teacher, self.out / "teacher", self.device)
+                self._teach(sets)
             processes.wait()
-            sets = write_pseudo_labels(sets, config.teacher, self.out / "teacher", self.device)
+            sets = self._teach(sets)
         samples = TrainingSamples(config, class_set(config), sets)
         trainer = Trainer(config, initialize_network(config), samples, self.out, processes, limit)
         if processes.first:
