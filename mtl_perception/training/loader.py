@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -106,8 +107,11 @@ class BatchNumbers:
             yield [(number, late) for number in range(first, first + self._part)]
 
 
-def load(samples: TrainingSamples, batches: BatchNumbers, config: TrainConfig, pin: bool) -> DataLoader[Any]:
+def load(samples: TrainingSamples, batches: BatchNumbers, config: TrainConfig, pin: bool) -> Iterable[dict[str, Tensor]]:
     """Return a loader of batches.
+
+    Workers pass batches in shared memory. Where there is too little of it, as in containers with Docker's 64 MB, they would
+    die of a bus error, so they send copies instead.
 
     Args:
         samples: Training samples.
@@ -115,25 +119,48 @@ def load(samples: TrainingSamples, batches: BatchNumbers, config: TrainConfig, p
         config: States the number of workers.
         pin: Use page-locked memory, so that copies to a GPU overlap with its work.
     """
-    return DataLoader(
+    batch = config.batch * config.crop[0] * config.crop[1] * BYTES_PER_PIXEL
+    free = _free_shared_memory()
+    copy = 2 * config.workers * batch > free
+    loader: DataLoader[Any] = DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=config.workers,
         pin_memory=pin,
         persistent_workers=config.workers > 0,
-        prefetch_factor=_choose_prefetch(config) if config.workers else None,
+        prefetch_factor=int(np.clip(free / 2 / (config.workers * batch), 1, MAX_PREFETCH)) if config.workers else None,
         worker_init_fn=_start_worker,
+        collate_fn=_stack_arrays if copy and config.workers else None,
     )
+    return _Tensors(loader) if copy and config.workers else loader
 
 
-def _choose_prefetch(config: TrainConfig) -> int:
-    """Return the number of batches that each worker prepares: fewer with little shared memory, as in many containers."""
+def _free_shared_memory() -> float:
+    """Return the free shared memory in bytes; +Inf if it is unknown."""
     try:
-        free = shutil.disk_usage("/dev/shm").free
+        return shutil.disk_usage("/dev/shm").free
     except OSError:
-        return MAX_PREFETCH
-    batch = config.batch * config.crop[0] * config.crop[1] * BYTES_PER_PIXEL
-    return int(np.clip(free / 2 / (config.workers * batch), 1, MAX_PREFETCH))
+        return math.inf
+
+
+def _stack_arrays(samples: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+    """Return a batch as arrays, which are copied between processes, unlike tensors, which are shared."""
+    return {name: np.stack([sample[name].numpy() for sample in samples]) for name in samples[0]}
+
+
+class _Tensors:
+    """Batches of arrays as batches of tensors.
+
+    Args:
+        batches: Batches of arrays.
+    """
+
+    def __init__(self, batches: Iterable[dict[str, np.ndarray]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for batch in self._batches:
+            yield {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def _start_worker(_: int) -> None:

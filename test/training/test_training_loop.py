@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl_perception.errors import PerceptionError
 from mtl_perception.labels import STREET
+from mtl_perception.training import loader as loader_module
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.config_file import read_config
 from mtl_perception.training.data.training_set import open_training_sets
@@ -186,6 +187,20 @@ def test_checkpoints_are_written_by_time_with_usable_weights(data: Path, tmp_pat
     latest = load_network(tmp_path / "tiny-latest.safetensors")
     assert latest.description.card == {"step": 3, "complete": False}
     assert latest.description.classes == STREET.names
+
+
+def test_workers_send_the_same_batches_with_little_shared_memory(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read_config(write_config(data, "shared", steps=3, workers=2))
+    samples = TrainingSamples(config, STREET, open_training_sets(config.sets, data))
+    batches = BatchNumbers(config, 0, 0, 1, lambda: 0.0)
+    shared = list(load(samples, batches, config, pin=False))
+    monkeypatch.setattr(loader_module, "_free_shared_memory", lambda: 64 * 1024.0)
+    copied = list(load(samples, batches, config, pin=False))
+    assert len(shared) == len(copied) == 3
+    for one, other in zip(shared, copied, strict=True):
+        assert one["image"].is_shared() and not other["image"].is_shared()
+        for name, values in one.items():
+            assert values.dtype == other[name].dtype and torch.equal(values.nan_to_num(), other[name].nan_to_num()), name
 
 
 def test_sample_sheet_shows_few_images(data: Path, tmp_path: Path) -> None:
