@@ -21,7 +21,7 @@ from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.host.preprocess import Preprocessor
 from mtl_perception.messages.decode import decode_image
 from mtl_perception.messages.encode import MessageEncoder, image_fields
-from mtl_perception.messages.topics import OUTPUT_TOPICS
+from mtl_perception.messages.topics import OUTPUT_TOPICS, RECORDED_TOPICS
 from mtl_perception.network.grid import ResizeSpec, uncropped_size
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame
@@ -45,6 +45,7 @@ def time_stages(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str, d
     message = SimpleNamespace(**image_fields(image, "bgr8"))
     encoder = MessageEncoder(pipeline.class_set, pipeline.config.overlay_opacity)
     result = pipeline(frame)
+    rows = [row for row in OUTPUT_TOPICS if row.name in RECORDED_TOPICS]
     stages: dict[str, Callable[[], Any]] = {"decode bgr8": lambda: decode_image(message)}
     if pipeline.backend.startswith("torch"):
         # Other backends normalize within the forward pass.
@@ -55,12 +56,12 @@ def time_stages(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str, d
 
     def total() -> None:
         result = pipeline(Frame(decode_image(message), frame.camera))
-        for row in OUTPUT_TOPICS:
+        for row in rows:
             row.encode(encoder, result)
 
     stages |= {
         "labels, depth, cloud": lambda: pipeline(frame, ("labels", "depth", "cloud")),
-        "message fields": lambda: [row.encode(encoder, result) for row in OUTPUT_TOPICS],
+        "message fields": lambda: [row.encode(encoder, result) for row in rows],
         TOTAL: total,
     }
     return {name: summarize(milliseconds) for name, milliseconds in time_interleaved(stages, runs).items()}

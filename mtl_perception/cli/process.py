@@ -10,13 +10,14 @@ from typing import Any
 from mtl_perception.cli.options import add_parameters, config_from, print_license, print_notes
 from mtl_perception.errors import PerceptionError, SourceError, require
 from mtl_perception.messages.encode import MessageEncoder
-from mtl_perception.messages.topics import OUTPUT_TOPICS, needed_results
+from mtl_perception.messages.topics import OUTPUT_TOPICS, RECORDED_TOPICS, needed_results
 from mtl_perception.progress import progress_bar
 from mtl_perception.types import Frame
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add source, output bag, topics and calibration."""
+    omitted = [row.name for row in OUTPUT_TOPICS if row.redundant]
     parser.add_argument(
         "source", metavar="SOURCE", help="ROS 1 or ROS 2 bag, KITTI raw drive, image folder, or synthetic:FRAMES:SEED"
     )
@@ -27,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--camera", type=Path, metavar="FILE", help="calibration file that replaces the source's CameraInfo")
     parser.add_argument("--with-input", action="store_true", help="also write the images and their CameraInfo")
+    parser.add_argument(
+        "--topics",
+        nargs="+",
+        default=RECORDED_TOPICS,
+        choices=[row.name for row in OUTPUT_TOPICS],
+        metavar="TOPIC",
+        help=f"outputs to write, such as segmentation/labels (default: all except {', '.join(omitted)})",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing bag")
     add_parameters(parser)
 
@@ -50,9 +59,9 @@ def run(args: argparse.Namespace) -> None:
 
     pipeline = Pipeline(config=config, reuse_outputs=True)
     print_license(pipeline.description)
-    outputs = needed_results([row.name for row in OUTPUT_TOPICS])
+    outputs = needed_results(args.topics)
     with BagWriter(args.out, force=args.force) as bag:
-        writer = ResultWriter(bag, MessageEncoder(pipeline.class_set, config.overlay_opacity), args.with_input)
+        writer = ResultWriter(bag, MessageEncoder(pipeline.class_set, config.overlay_opacity), args.with_input, args.topics)
         try:
             for time_ns, frame in progress_bar(_timed_frames(source), total=len(source), unit="frame"):
                 writer.write(time_ns, frame, pipeline(frame, outputs))

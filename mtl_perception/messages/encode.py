@@ -40,6 +40,8 @@ class MessageEncoder:
     def __init__(self, class_set: ClassSet, overlay_opacity: float = 0.5) -> None:
         self.class_set = class_set
         self.overlay_opacity = overlay_opacity
+        palette = class_set.palette().astype(np.uint32)
+        self._packed_palette = palette[:, 0] << 16 | palette[:, 1] << 8 | palette[:, 2]
         self._colors_of: tuple[Outputs | None, np.ndarray] = (None, np.empty(0))
 
     def segmentation_image(self, result: Outputs) -> Fields | None:
@@ -61,6 +63,17 @@ class MessageEncoder:
     def segmentation_confidence(self, result: Outputs) -> Fields | None:
         """Encode the softmax maximum as mono8."""
         return None if result.confidence is None else image_fields(result.confidence, "mono8")
+
+    def segmentation_points(self, result: Outputs) -> Fields | None:
+        """Encode the labeled cloud with the color of each point's class, black for unlabeled points.
+
+        RViz colors points by `rgb` or by a rainbow over the range of a field, which cannot show the class colors.
+        """
+        if result.cloud is None:
+            return None
+        cloud = result.cloud.copy()
+        cloud["rgb"] = self._packed_palette[cloud["label"]]
+        return cloud_fields(cloud)
 
     def label_info(self, result: Outputs | None = None) -> Fields:
         """Return the fields of a vision_msgs/LabelInfo with the classes by id; they depend on no result."""

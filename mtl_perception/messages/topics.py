@@ -28,6 +28,7 @@ class OutputTopic:
         encode: Returns the message's fields, or None when the result lacks what the topic needs.
         needs: Results that the topic is made from; see types.OUTPUTS.
         latched: Published once with transient local durability instead of with every frame.
+        redundant: The content of other topics for viewers; `record` and `process` omit it unless it is requested.
     """
 
     name: str
@@ -36,6 +37,7 @@ class OutputTopic:
     encode: Callable[[MessageEncoder, Outputs], Fields | None]
     needs: frozenset[str] = frozenset()
     latched: bool = False
+    redundant: bool = False
 
 
 OUTPUT_TOPICS = (
@@ -69,6 +71,14 @@ OUTPUT_TOPICS = (
         latched=True,
     ),
     OutputTopic(
+        "segmentation/points",
+        POINT_CLOUD,
+        "`~/points` with rgb = class color",
+        MessageEncoder.segmentation_points,
+        frozenset({"cloud"}),
+        redundant=True,
+    ),
+    OutputTopic(
         "depth/image",
         IMAGE,
         "32FC1, meters along the optical Z axis; NaN = invalid, +Inf = beyond max_depth",
@@ -84,6 +94,9 @@ OUTPUT_TOPICS = (
         frozenset({"cloud"}),
     ),
 )
+
+RECORDED_TOPICS = tuple(row.name for row in OUTPUT_TOPICS if not row.redundant)
+"""Names of the outputs that `record` and `process` write by default."""
 
 
 def needed_results(topics: Collection[str]) -> frozenset[str]:

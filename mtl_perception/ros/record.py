@@ -15,13 +15,15 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy
 
 from mtl_perception.errors import SourceError
-from mtl_perception.messages.topics import NODE_NAME
+from mtl_perception.messages.topics import NODE_NAME, OUTPUT_TOPICS
 from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.qos import matching_profile
 from mtl_perception.ros.signals import Answer, StopSignals
 from mtl_perception.sources.bag.writer import BagWriter
 
 DEFAULT_TOPICS = ("/image", "/camera_info", f"/{NODE_NAME}/", "/diagnostics")
+REDUNDANT_SUFFIXES = tuple(f"/{row.name}" for row in OUTPUT_TOPICS if row.redundant)
+"""Ends of the topics that a prefix does not select."""
 DISCOVERY_PERIOD = 0.2
 """Seconds between two checks for new topics."""
 QUEUE_SIZE = 50
@@ -76,7 +78,10 @@ class Recorder:
         self.node.create_timer(DISCOVERY_PERIOD, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _is_selected(self, topic: str) -> bool:
-        return any(topic == name or (name.endswith("/") and topic.startswith(name)) for name in self._topics)
+        if topic in self._topics:
+            return True
+        prefixes = tuple(name for name in self._topics if name.endswith("/"))
+        return topic.startswith(prefixes) and not topic.endswith(REDUNDANT_SUFFIXES)
 
     def _discover(self) -> None:
         for topic, kinds in self.node.get_topic_names_and_types():

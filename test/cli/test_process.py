@@ -109,6 +109,20 @@ def test_offered_qos_is_that_of_the_node(tmp_path, process):
         assert profile.reliability == QosReliability.RELIABLE
 
 
+def test_only_selected_topics_are_written(tmp_path, process):
+    source = write_bag(tmp_path / "in", "mcap", drive("mcap", 2, SIZE))
+    assert process(source, "--out", tmp_path / "out.mcap", "--topics", "segmentation/points", "segmentation/labels")[0] == 0
+    found = messages_of(tmp_path / "out.mcap")
+    topics = [f"/mtl_perception/segmentation/{name}" for name in ("points", "labels")]
+    assert set(found["types"]) == set(topics)
+    points, labels = ([message for _, message in found[topic]] for topic in topics)
+    assert len(points) == len(labels) == 2
+    cloud = decode_cloud(points[1])
+    np.testing.assert_array_equal(cloud["label"], decode_image(labels[1])[..., 0])
+    colors = STREET.palette().astype(int)[cloud["label"]]
+    np.testing.assert_array_equal(cloud["rgb"], colors @ [65536, 256, 1])
+
+
 def test_input_is_copied_and_outputs_are_scaled(tmp_path, process):
     source = write_bag(tmp_path / "in", "db3", drive("db3", 2, SIZE))
     assert process(source, "--out", tmp_path / "out.mcap", "--with-input", "--output-scale", 0.5)[0] == 0

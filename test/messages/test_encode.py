@@ -104,6 +104,17 @@ class TestCloud:
         assert fields["is_bigendian"] is False
         assert fields["data"].tobytes() == result.cloud.tobytes()
 
+    def test_class_colored_cloud_differs_only_in_rgb(self, result):
+        before = result.cloud.tobytes()
+        fields = encode("segmentation/points", result)
+        cloud = fields["data"].view(result.cloud.dtype).reshape(2, 3)
+        sky, building, road, sidewalk, car = 0x808080, 0x800000, 0x804080, 0x0000C0, 0x400080
+        assert cloud["rgb"].tolist() == [[sky, building, 0], [car, road, sidewalk]], "0: unlabeled"
+        for name in ("x", "y", "z", "label"):
+            assert cloud[name].tobytes() == result.cloud[name].tobytes()
+        assert result.cloud.tobytes() == before
+        assert {**fields, "data": None} == {**encode("points", result), "data": None}
+
     def test_cloud_with_nan_is_not_dense(self, result):
         assert encode("points", result)["is_dense"] is False
         assert encode("points", result_of([[1, 2]], [[0, 0]]))["is_dense"] is True
@@ -156,6 +167,7 @@ def test_needed_results_of_topics():
     assert needed_results([]) == frozenset()
     assert needed_results(["depth/image"]) == {"depth"}
     assert needed_results(["segmentation/overlay", "segmentation/confidence"]) == {"labels", "confidence", "image"}
+    assert needed_results(["segmentation/points"]) == {"cloud"}
     assert needed_results(["points", "depth/camera_info", "segmentation/label_info"]) == {"cloud"}
     assert needed_results(ALL) == {"labels", "confidence", "depth", "cloud", "image"}
 
@@ -167,6 +179,7 @@ def test_topics_and_types_are_fixed():
         "segmentation/labels": ("sensor_msgs/msg/Image", False),
         "segmentation/confidence": ("sensor_msgs/msg/Image", False),
         "segmentation/label_info": ("vision_msgs/msg/LabelInfo", True),
+        "segmentation/points": ("sensor_msgs/msg/PointCloud2", False),
         "depth/image": ("sensor_msgs/msg/Image", False),
         "depth/camera_info": ("sensor_msgs/msg/CameraInfo", False),
         "points": ("sensor_msgs/msg/PointCloud2", False),

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import PointCloud2
 from support.bags import Messages, write_bag
 from support.images import noise_image
 from support.node_process import node_process
@@ -21,6 +22,7 @@ from support.ros_messages import OUTPUTS, camera_info, image, stamp_of
 FRAMES = 5
 SIZES = [(64, 96)] * 3 + [(48, 72)] * 2
 """Images whose size changes, with the same aspect ratio."""
+TOPICS = {**OUTPUTS, "segmentation/points": PointCloud2}
 SETTINGS = {"output_scale": 0.5, "max_depth": 60.0, "min_confidence": 0.3, "overlay_opacity": 0.7, "input_rectified": False}
 
 
@@ -51,9 +53,9 @@ def offline(recording: Path, weights: Path, out: Path) -> dict[str, dict[int, ob
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items() if value is not False]
     arguments += [f"--no-{name.replace('_', '-')}" for name, value in SETTINGS.items() if value is False]
     command = [sys.executable, "-m", "mtl_perception", "process", str(recording), "--out", str(out), f"--weights={weights}"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([*command, *arguments, "--topics", *TOPICS], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    messages: dict[str, dict[int, object]] = {topic: {} for topic in OUTPUTS}
+    messages: dict[str, dict[int, object]] = {topic: {} for topic in TOPICS}
     with AnyReader([out], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
         for connection, _, data in reader.messages():
             topic = connection.topic.removeprefix("/mtl_perception/")
@@ -67,7 +69,7 @@ def live(weights: Path, log: Path) -> dict[str, dict[int, object]]:
     settings = [word for name, value in SETTINGS.items() for word in ("-p", f"{name}:={value}")]
     with node_process(log, "-p", f"weights:={weights}", "-p", "diagnostics_period:=0.1", *settings):
         client = Client(start_ns=1)
-        camera = Camera(client)
+        camera = Camera(client, outputs=TOPICS)
         info = camera_info(96, 64, **info_values())
         camera.publish_info(info, "front_optical")
         camera.connect(image(source_images()[0]))
@@ -104,7 +106,7 @@ def differences(offline: object, live: object, path: str = "") -> list[str]:
 def test_live_and_offline_outputs_are_identical(tmp_path: Path, weights_file: Path) -> None:
     expected = offline(write_recording(tmp_path), weights_file, tmp_path / "processed")
     found = live(weights_file, tmp_path / "node.log")
-    for topic in OUTPUTS:
+    for topic in TOPICS:
         assert list(expected[topic]) == sorted(found[topic]) == [START_NS + i * 10**8 for i in range(FRAMES)], topic
         for stamp, message in expected[topic].items():
             assert differences(message, found[topic][stamp]) == [], topic

@@ -21,6 +21,8 @@ from support.node_process import Process
 from support.ros_client import Client, profile
 from support.ros_messages import camera_info, image, put_header, stamp_of
 
+from mtl_perception.ros.record import DEFAULT_TOPICS, Recorder
+
 
 class Listener:
     """Subscriptions to all topics of the player."""
@@ -201,3 +203,13 @@ def test_existing_recording_is_not_overwritten(tmp_path: Path) -> None:
     assert process.wait() == 1
     assert "already exists" in process.output
     assert out.read_bytes() == b"precious"
+
+
+def test_prefix_selects_no_redundant_output() -> None:
+    recorder = Recorder.__new__(Recorder)
+    recorder._topics = DEFAULT_TOPICS
+    selected = {"/image", "/mtl_perception/points", "/mtl_perception/front/points", "/diagnostics"}
+    others = {"/image2", "/mtl_perception/segmentation/points", "/mtl_perception/front/segmentation/points"}
+    assert {topic for topic in selected | others if recorder._is_selected(topic)} == selected
+    recorder._topics = ("/mtl_perception/segmentation/points",)
+    assert recorder._is_selected("/mtl_perception/segmentation/points")
