@@ -102,7 +102,9 @@ def _run_processes(drive: str, out: Path, config: Config, rate: float, timeout: 
         play.append("--preload")
     children: list[Child] = []
     try:
-        recorder = Child("recorder", ["record", "--out", str(out / "recording.mcap"), "--force"], log, env)
+        # The node needs seconds to load, during which there are only diagnostics.
+        record = ["record", "--out", str(out / "recording.mcap"), "--force", "--start-on", "/image"]
+        recorder = Child("recorder", record, log, env)
         children.append(recorder)
         node = Child("node", ["node", "--ros-args", *settings], log, env)
         children.append(node)

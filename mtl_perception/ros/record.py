@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="BAG", help="output: NAME.mcap, or a bag folder")
     parser.add_argument("--force", action="store_true", help="overwrite an existing bag")
+    parser.add_argument(
+        "--start-on",
+        default="",
+        metavar="TOPIC",
+        help="start with the first message on TOPIC; of the other topics, the latest message before it is included",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         initialize([sys.argv[0], *args.ros_arguments])
         with BagWriter(args.out, force=args.force) as writer:
-            recorder = Recorder(writer, args.topics or DEFAULT_TOPICS)
+            recorder = Recorder(writer, args.topics or DEFAULT_TOPICS, args.start_on)
             executor = SingleThreadedExecutor()
             executor.add_node(recorder.node)
             # From here on a signal ends spinning instead of interrupting a write.
@@ -68,10 +74,14 @@ class Recorder:
     Args:
         writer: An open BagWriter.
         topics: Full names, or prefixes that end in a slash.
+        start_on: Topic whose first message starts the recording; empty: it starts at once.
     """
 
-    def __init__(self, writer: BagWriter, topics: tuple[str, ...] | list[str]) -> None:
+    def __init__(self, writer: BagWriter, topics: tuple[str, ...] | list[str], start_on: str = "") -> None:
         self._writer = writer
+        self._start_on = start_on
+        # Class names, transforms and calibration often arrive before the first image and only once.
+        self._earlier: dict[str, tuple[str, bytes]] = {}
         self._topics = tuple(topics)
         self._subscribed: set[str] = set()
         self.node = rclpy.create_node("recorder")
@@ -105,4 +115,11 @@ class Recorder:
         self.node.get_logger().info(f"recording {topic}")
 
     def _write(self, topic: str, kind: str, data: bytes) -> None:
-        self._writer.write(topic, kind, data, time.time_ns())
+        if self._start_on and topic != self._start_on:
+            self._earlier[topic] = kind, data
+            return
+        self._start_on, now = "", time.time_ns()
+        for name, (earlier_kind, earlier) in self._earlier.items():
+            self._writer.write(name, earlier_kind, earlier, now)
+        self._earlier.clear()
+        self._writer.write(topic, kind, data, now)

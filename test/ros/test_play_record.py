@@ -183,6 +183,50 @@ def test_recording_reads_back_equal(tmp_path: Path, number: signal.Signals) -> N
     assert kept["/camera_info"][0].durability.name == "TRANSIENT_LOCAL"
 
 
+def test_recording_starts_on_the_first_message_of_a_topic(tmp_path: Path) -> None:
+    out = tmp_path / "recording.mcap"
+    arguments = ["/image", "/camera_info", "/extra/", "--start-on", "/image", "--out", str(out)]
+    process = Process(["record", *arguments], tmp_path / "record.log")
+    client = Client("source")
+    try:
+        images = client.node.create_publisher(Image, "/image", profile())
+        infos = client.node.create_publisher(CameraInfo, "/camera_info", profile())
+        words = client.node.create_publisher(String, "/extra/words", profile())
+        for publisher in (images, infos, words):
+            client.spin_until(lambda publisher=publisher: publisher.get_subscription_count() == 1, publisher.topic_name)
+        for topic in ("/image", "/camera_info", "/extra/words"):
+            process.wait_for_output(f"recording {topic}")
+        client.spin_for(0.5)
+        info = camera_info(32, 24)
+        put_header(info, 7, "front")
+        infos.publish(info)
+        for i in range(10):
+            words.publish(String(data=f"before {i}"))
+            client.spin_for(0.05)
+        client.spin_for(0.5)
+        for i in range(3):
+            message = image(bag_image(i))
+            put_header(message, BAG_START_NS + i, "front")
+            images.publish(message)
+            client.spin_for(0.2)
+            words.publish(String(data=f"after {i}"))
+            client.spin_for(0.2)
+        assert process.stop() == 0, process.output
+    finally:
+        process.stop()
+        client.close()
+    records: list[tuple[str, int, object]] = []
+    with AnyReader([out], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        for connection, time_ns, data in reader.messages():
+            records.append((connection.topic, time_ns, reader.deserialize(data, connection.msgtype)))
+    start = next(time_ns for topic, time_ns, _ in records if topic == "/image")
+    assert min(time_ns for _, time_ns, _ in records) == start
+    texts = [message.data for topic, _, message in records if topic == "/extra/words"]
+    assert texts == ["before 9", "after 0", "after 1", "after 2"]
+    assert [stamp_of(message) for topic, _, message in records if topic == "/camera_info"] == [7]
+    assert [stamp_of(message) for topic, _, message in records if topic == "/image"] == [BAG_START_NS + i for i in range(3)]
+
+
 def test_recording_without_topics_leaves_an_empty_bag_or_none(tmp_path: Path) -> None:
     out = tmp_path / "recording.mcap"
     process = Process(["record", "/nothing", "--out", str(out)], tmp_path / "record.log")
