@@ -1,15 +1,13 @@
-"""Calibration files: ROS camera_calibration YAML, KITTI raw calib_cam_to_cam.txt, KITTI odometry and object calib.txt."""
+"""Calibration files: ROS YAML, KITTI raw calib_cam_to_cam.txt, KITTI odometry and object calib.txt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from mtl_perception.camera.model import MAX_SIDE, Calibration, calibration_from_camera_info
-from mtl_perception.errors import CameraError, truncated_repr
+from mtl_perception.camera.yaml_file import parse_yaml
+from mtl_perception.errors import CameraError
 
 MAX_BYTES = 2**20
 """Limit of a calibration file's size."""
@@ -21,7 +19,7 @@ def load_calibration(path: str | Path, camera: str = "02", size: tuple[int, int]
     The calibration of a KITTI file describes the rectified images: K is the left part of P, without distortion.
 
     Args:
-        path: YAML file of ROS camera_calibration, or KITTI's calib_cam_to_cam.txt or calib.txt.
+        path: YAML file of ROS camera_calibration or of `ros2 topic echo`, or KITTI's calib_cam_to_cam.txt or calib.txt.
         camera: Camera of a KITTI file: "00" to "03".
         size: Width and height of the images, for files without a size (KITTI calib.txt); ignored otherwise.
 
@@ -39,7 +37,7 @@ def load_calibration(path: str | Path, camera: str = "02", size: tuple[int, int]
             return _checked(_from_kitti_odometry(kitti[f"P{number}"], number, size))
         if any(key.startswith("P_rect_") or key in ("P0", "P1", "P2", "P3") for key in kitti):
             raise CameraError(f"P_rect_{camera} (or P{number}) is missing")
-        return _checked(_from_yaml(text))
+        return _checked(parse_yaml(text))
     except CameraError as error:
         raise CameraError(f"calibration file {path}: {error}") from None
 
@@ -104,48 +102,6 @@ def _from_kitti_odometry(row: str, number: str, size: tuple[int, int] | None) ->
 def _rectified(size: tuple[int, int], p: Sequence[float]) -> Calibration:
     k = (*p[0:3], *p[4:7], *p[8:11])
     return calibration_from_camera_info(*size, k, (0.0,) * 5, "plumb_bob", (0.0,) * 9, p)
-
-
-def _from_yaml(text: str) -> Calibration:
-    try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        # ValueError: an invalid date, or a number with too many digits.
-        document = None
-    if not isinstance(document, dict):
-        raise CameraError("neither ROS camera_calibration YAML nor KITTI's calib_cam_to_cam.txt or calib.txt")
-    model = document.get("distortion_model", "")
-    if not isinstance(model, str):
-        raise CameraError("distortion_model is not a name")
-    d = _data(document, "distortion_coefficients") if "distortion_coefficients" in document else []
-    r = _data(document, "rectification_matrix", 9) if "rectification_matrix" in document else (0.0,) * 9
-    p = _data(document, "projection_matrix", 12) if "projection_matrix" in document else ()
-    width, height = _size(document, "image_width"), _size(document, "image_height")
-    return calibration_from_camera_info(width, height, _data(document, "camera_matrix", 9), d, model or "plumb_bob", r, p)
-
-
-def _size(document: dict[Any, Any], key: str) -> int:
-    if key not in document:
-        raise CameraError(f"{key} is missing")
-    value = document[key]
-    if type(value) is not int or not 1 <= value <= MAX_SIDE:
-        raise CameraError(f"{key} is {truncated_repr(value)}, not a number of pixels")
-    return value
-
-
-def _data(document: dict[Any, Any], key: str, count: int | None = None) -> list[float]:
-    """Return the values of `KEY: {rows, cols, data: [...]}`."""
-    block = document.get(key)
-    if not isinstance(block, dict) or not isinstance(block.get("data"), list):
-        raise CameraError(f"{key}.data is missing")
-    values = block["data"]
-    if count is not None and len(values) != count:
-        raise CameraError(f"{key}.data has {len(values)} values, not {count}")
-    try:
-        # PyYAML parses 1e-3 (without a decimal point) as a string.
-        return [float(value) for value in values]
-    except (TypeError, ValueError, OverflowError):
-        raise CameraError(f"{key}.data has non-numeric values") from None
 
 
 def _checked(calibration: Calibration) -> Calibration:

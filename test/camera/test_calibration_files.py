@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,124 @@ def test_invalid_yaml_raises_a_one_line_error_with_the_path(write, old, new, mes
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+MODEL = "distortion_model: plumb_bob"
+FISHEYE = ROS_YAML.replace("[-0.3, 0.1, 1e-3, -0.002, 0.]", "[0.17, -0.03, 0.0004, -0.0007]")
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "model"),
+    [
+        (FISHEYE, "camera_model: fisheye", "fisheye"),  # As the fisheye calibrator of ROS 1 Melodic writes.
+        (FISHEYE, "camera_model: Fisheye", "fisheye"),
+        (FISHEYE, "camera_model: equidistant", "equidistant"),
+        (FISHEYE, "camera_model: fisheye\ndistortion_model: equidistant", "equidistant"),
+        (ROS_YAML, "camera_model: pinhole", "plumb_bob"),
+        (ROS_YAML.replace("0.]\nrect", "0., 0.1, 0.1, 0.1]\nrect"), "camera_model: pinhole", "rational_polynomial"),
+        (ROS_YAML, "camera_model: pinhole\ndistortion_model: plumb_bob", "plumb_bob"),
+    ],
+)
+def test_camera_model_of_older_calibrators_is_the_distortion_model(write, text, lines, model):
+    assert load_calibration(write(text.replace(MODEL, lines))).camera(rectified=False).distortion_model == model
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (MODEL, "camera_model: fisheye\n" + MODEL, "camera_model 'fisheye' contradicts distortion_model 'plumb_bob'"),
+        (MODEL, "", "distortion_model is missing, but distortion_coefficients has values other than 0"),
+        (MODEL, "distorsion_model: plumb_bob", "unknown key 'distorsion_model'; did you mean 'distortion_model'?"),
+        (
+            "distortion_coefficients",
+            "distortion_coefficents",
+            "unknown key 'distortion_coefficents'; did you mean 'distortion_coefficients'?",
+        ),
+        ("distortion_coefficients", "d", "distortion_coefficients is missing, but the distortion model is 'plumb_bob'"),
+        ("rectification_matrix", "rectification_matirx", "did you mean 'rectification_matrix'?"),
+        ("projection_matrix", "Projection_matrix", "did you mean 'projection_matrix'?"),
+        ("image_width", "image_with", "did you mean 'image_width'?"),
+    ],
+)
+def test_incomplete_distortion_and_misspelled_keys_are_refused(write, old, new, message):
+    with pytest.raises(CameraError) as caught:
+        load_calibration(write(ROS_YAML.replace(old, new, 1)))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("extra", ["date: 2020-01-01", "distortion_coefficients_before: {data: [0.1]}", "3: 4"])
+def test_other_keys_are_ignored(write, extra):
+    assert load_calibration(write(ROS_YAML + extra + "\n")) == load_calibration(write(ROS_YAML, "plain.yaml"))
+
+
+@pytest.mark.parametrize("d", ["[0.0, 0.0, 0.0, 0.0, 0.0]", "[]"])
+def test_file_without_distortion_needs_no_model(write, d):
+    text = ROS_YAML.replace("[-0.3, 0.1, 1e-3, -0.002, 0.]", d).replace(MODEL, "")
+    assert not load_calibration(write(text)).camera(rectified=False).is_distorted
+
+
+ROS2_ECHO = """header:
+  stamp:
+    sec: 12
+    nanosec: 500000000
+  frame_id: camera
+height: 480
+width: 640
+distortion_model: plumb_bob
+d: [-0.3, 0.1, 0.001, -0.002, 0.0]
+k:
+- 500.5
+- 0.0
+- 320.25
+- 0.0
+- 501.0
+- 240.75
+- 0.0
+- 0.0
+- 1.0
+r: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+p: [450.0, 0.0, 318.0, 0.0, 0.0, 460.0, 239.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+binning_x: 0
+binning_y: 0
+roi:
+  x_offset: 0
+  y_offset: 0
+  height: 0
+  width: 0
+  do_rectify: false
+---
+"""
+ROS1_ECHO = re.sub(r"^([dkrp]):", lambda match: match[0].upper(), ROS2_ECHO, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", [ROS2_ECHO, ROS1_ECHO, 3 * ROS2_ECHO, "---\n" + ROS2_ECHO.removesuffix("---\n")])
+def test_echo_of_a_camera_info_topic_is_a_calibration(write, text):
+    assert load_calibration(write(text)) == load_calibration(write(ROS_YAML, "file.yaml"))
+
+
+def test_region_and_binning_of_an_echoed_camera_info_are_applied(write):
+    text = ROS2_ECHO.replace("binning_x: 0", "binning_x: 2").replace("binning_y: 0", "binning_y: 2")
+    text = text.replace("x_offset: 0", "x_offset: 18").replace("  height: 0\n  width: 0", "  height: 400\n  width: 600")
+    camera = load_calibration(write(text)).camera(rectified=True)
+    assert (camera.width, camera.height, camera.fx, camera.cx, camera.cy) == (300, 200, 225, 150, 119.5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("d: [", "dd: [", "d is missing"),
+        ("p: [450.0,", "p: [", "p has 11 values, not 12"),
+        ("p: [450.0,", "p: ['...',", "p has non-numeric values"),
+        ("width: 640", "", "width is missing"),
+        ("  width: 0", "  width: -4", "width is -4, not a number of pixels"),
+        ("roi:", "roi: 3\nroi_:", "roi is 3, not a mapping"),
+        ("---", "---\n" + ROS2_ECHO.replace("450.0", "455.0"), "it has 2 different calibrations; keep the one to use"),
+    ],
+)
+def test_malformed_echo_is_refused(write, old, new, message):
+    with pytest.raises(CameraError) as caught:
+        load_calibration(write(ROS2_ECHO.replace(old, new, 1)))
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
