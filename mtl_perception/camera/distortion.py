@@ -19,6 +19,19 @@ TOLERANCE = 1e-3
 """Largest round-trip error of undistorting and distorting a pixel, pixels; beyond it the model has no inverse there."""
 
 
+def is_distorted(model: str, coefficients: tuple[float, ...]) -> bool:
+    """Return whether images are distorted; fisheye images are even if all coefficients are 0."""
+    return model in FISHEYE_MODELS or (model not in ("", "none") and any(coefficients))
+
+
+def trim_coefficients(model: str, coefficients: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the coefficients without surplus zeros, which some drivers send: Orbbec eight, RealSense T265 five."""
+    for count in sorted(DISTORTION_MODELS.get(model, ()), reverse=True):
+        if len(coefficients) >= count:
+            return coefficients if any(coefficients[count:]) else coefficients[:count]
+    return coefficients
+
+
 @dataclass(frozen=True)
 class Distortion:
     """Lens model between rays, given by their slopes X / Z and Y / Z, and pixels.

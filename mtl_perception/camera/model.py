@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mtl_perception.camera.distortion import DISTORTION_MODELS, FISHEYE_MODELS, Distortion
+from mtl_perception.camera.distortion import DISTORTION_MODELS, FISHEYE_MODELS, Distortion, is_distorted, trim_coefficients
 from mtl_perception.errors import CameraError, truncated_repr
 
 MAX_SIDE = 2**32 - 1
@@ -17,6 +17,8 @@ LARGEST = 1e12
 """Limit of calibration values; larger ones could become infinite when scaled."""
 STEEPEST = 1e6
 """Limit of a ray's slope; points along steeper rays could be infinite in float32."""
+USING_P = "K in camera_info is 0; using P"
+"""Remark on a calibration that lacks K."""
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -81,7 +83,7 @@ class CameraModel:
     @property
     def is_distorted(self) -> bool:
         """Whether the images are distorted; fisheye images are even if all coefficients are 0."""
-        return self.distortion_model in FISHEYE_MODELS or (self.distortion_model not in ("", "none") and any(self.distortion))
+        return is_distorted(self.distortion_model, self.distortion)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -191,21 +193,36 @@ class Calibration:
         """Return the camera model for the images.
 
         Args:
-            rectified: Whether the images are rectified: use P (K if P has no focal length); otherwise K and the distortion.
+            rectified: Whether the images are rectified: use P (K if P has no focal length), also where K is empty; otherwise K
+                and the distortion.
 
         Raises:
             CameraError: The camera is uncalibrated (K[0] is 0), or the values are implausible.
         """
+        if self.lacks_k and rectified:
+            # P describes the rectified images completely, and K[0] of 0 would mark the published camera_info as uncalibrated.
+            return replace(self, k=(*self.p[0:3], *self.p[4:7], *self.p[8:11])).camera(rectified)
         if self.k[0] == 0:
-            raise CameraError("camera is uncalibrated: K[0] is 0; calibrate it to get a point cloud")
+            only_p = " and only P is set, which describes rectified images" if self.lacks_k else ""
+            raise CameraError(f"camera is uncalibrated: K[0] is 0{only_p}; calibrate it to get a point cloud")
         if rectified:
             p = self.projection
             return CameraModel(self.width, self.height, p[0], p[5], p[2], p[6], calibration=self)
         k = self.k
-        model, coefficients = self.distortion_model, self.d
-        if model not in FISHEYE_MODELS and not any(coefficients):
+        model, coefficients = self.distortion_model, trim_coefficients(self.distortion_model, self.d)
+        if not any(coefficients) and model not in FISHEYE_MODELS:
             model, coefficients = "", ()
         return CameraModel(self.width, self.height, k[0], k[4], k[2], k[5], model, coefficients, calibration=self)
+
+    @property
+    def is_distorted(self) -> bool:
+        """Whether the raw images are distorted."""
+        return is_distorted(self.distortion_model, self.d)
+
+    @property
+    def lacks_k(self) -> bool:
+        """Whether K has no focal lengths although P has: the camera_info of some drivers of rectified images."""
+        return self.k[0] == self.k[4] == 0 and bool(self.p) and self.p[0] > 0 and self.p[5] > 0
 
     @property
     def projection(self) -> tuple[float, ...]:

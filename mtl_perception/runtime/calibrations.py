@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from mtl_perception.camera.model import Calibration, CameraModel
+from mtl_perception.camera.model import USING_P, Calibration, CameraModel
 from mtl_perception.errors import CameraError
 
 CACHE_SIZE = 32
@@ -18,12 +19,12 @@ class CameraState:
     Attributes:
         model: None while no CameraInfo was received, or if it is unusable.
         error: Why CameraInfo is unusable; empty if it is not.
-        note: Remark on a usable CameraInfo; usually empty.
+        notes: Remarks on a usable CameraInfo by stable names; usually empty.
     """
 
     model: CameraModel | None = None
     error: str = ""
-    note: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,10 @@ def _derive(calibration: Calibration, width: int, height: int, rectified: bool) 
         model = calibration.for_image(width, height).camera(rectified)
     except CameraError as error:
         return CameraState(error=str(error))
-    if (calibration.width, calibration.height) == (width, height):
-        return CameraState(model)
-    note = f"camera_info is for {calibration.width}x{calibration.height}; intrinsics are scaled to the image's {width}x{height}"
-    return CameraState(model, note=note)
+    notes = {}
+    if (calibration.width, calibration.height) != (width, height):
+        size = f"{calibration.width}x{calibration.height}"
+        notes["scaled"] = f"camera_info is for {size}; intrinsics are scaled to the image's {width}x{height}"
+    if calibration.lacks_k:
+        notes["no K"] = USING_P
+    return CameraState(model, notes=notes)

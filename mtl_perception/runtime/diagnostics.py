@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mtl_perception.errors import one_line, truncated_repr
+from mtl_perception.messages.raw_input import describe_raw_input
 from mtl_perception.runtime.calibrations import CameraState
 from mtl_perception.runtime.recovery import NOT_FINITE
 from mtl_perception.runtime.statistics import StatisticsSnapshot
@@ -241,24 +242,37 @@ def _camera(snapshot: Snapshot, camera: CameraSnapshot) -> Status:
             values["image frame_id"] = one_line(source.image_frame_id) if source.image_frame_id else ""
         return values
 
-    findings = [*_calibration_findings(source), *_topic_findings(source)]
+    findings = [*_calibration_findings(source, snapshot.input_rectified), *_frame_findings(source), *_topic_findings(source)]
     return Status(_name(camera, "camera"), findings, "using camera_info", values)
 
 
-def _calibration_findings(source: InputSnapshot) -> list[Finding]:
-    findings, state = [], source.state
+def _calibration_findings(source: InputSnapshot, rectified: bool) -> list[Finding]:
+    state = source.state
     if state.error:
-        findings.append(Finding(Level.ERROR, "no model", f"no point cloud: {state.error}"))
-    elif state.model is None:
+        return [Finding(Level.ERROR, "no model", f"no point cloud: {state.error}")]
+    if state.model is None:
         reason = source.camera_info.silence
-        findings.append(Finding(Level.WARN, "no camera_info", f"no point cloud: no camera_info received yet: {reason}"))
-    elif state.note:
-        findings.append(Finding(Level.WARN, "scaled", state.note))
+        return [Finding(Level.WARN, "no camera_info", f"no point cloud: no camera_info received yet: {reason}")]
+    findings = [Finding(Level.WARN, name, text) for name, text in state.notes.items()]
+    if text := describe_raw_input(source.image.name, state.model.calibration, rectified):
+        findings.append(Finding(Level.WARN, "raw images", text))
+    return findings
+
+
+def _frame_findings(source: InputSnapshot) -> list[Finding]:
     image_frame, info_frame = source.image_frame_id, source.info_frame_id
+    if image_frame is None:
+        return []
     if image_frame == "":
         text = "images have no frame_id: outputs cannot be transformed to other frames"
-        findings.append(Finding(Level.WARN, "no frame_id", text))
-    elif image_frame is not None and info_frame is not None and image_frame != info_frame:
+        return [Finding(Level.WARN, "no frame_id", text)]
+    findings = []
+    if image_frame.startswith("/"):
+        text = (
+            f"frame_id {truncated_repr(image_frame)} of images starts with a slash, which tf2 refuses: change it in the driver"
+        )
+        findings.append(Finding(Level.WARN, "frame_id with a slash", text))
+    if info_frame is not None and image_frame != info_frame:
         text = f"frame_id of camera_info is {truncated_repr(info_frame)}, that of images is {truncated_repr(image_frame)}"
         findings.append(Finding(Level.WARN, "frame_id", text))
     return findings

@@ -10,8 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from mtl_perception.camera.model import Calibration, CameraModel
+from mtl_perception.camera.model import USING_P, Calibration, CameraModel
 from mtl_perception.errors import CameraError
+from mtl_perception.messages.raw_input import describe_raw_input
 from mtl_perception.types import Frame
 
 DEFAULT_RATE_HZ = 10.0
@@ -39,16 +40,18 @@ class Source(Protocol):
 
 
 class CameraResolver:
-    """Makes camera models for images of any size from calibrations; warns once for each reason why it cannot.
+    """Makes camera models for images of any size from calibrations; warns once for each reason why it cannot or should not.
 
     Args:
         name: Name of the source, for the warning.
         rectified: Whether the images are rectified: use P; otherwise K and the distortion.
+        topic: Topic of the images, if they have one.
     """
 
-    def __init__(self, name: str, rectified: bool) -> None:
+    def __init__(self, name: str, rectified: bool, topic: str = "") -> None:
         self.name = name
         self.rectified = rectified
+        self.topic = topic
         self._warned: set[str] = set()
         self._key: tuple[Calibration, int, int] | None = None
         self._camera: CameraModel | None = None
@@ -64,6 +67,11 @@ class CameraResolver:
                 self._camera = calibration.for_image(width, height).camera(self.rectified)
             except CameraError as error:
                 self.warn(f"no camera for images of {width}x{height}: {error}")
+            else:
+                if calibration.lacks_k:
+                    self.warn(USING_P)
+                if text := describe_raw_input(self.topic, calibration, self.rectified):
+                    self.warn(text)
         return self._camera
 
     def warn(self, text: str) -> None:

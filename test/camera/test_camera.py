@@ -181,6 +181,31 @@ class TestRectification:
         assert not camera.is_distorted
         assert calibration.projection == (721.5, 0, 609.5, 0, 0, 722.5, 172.8, 0, 0, 0, 1, 0)
 
+    @pytest.mark.parametrize("k", [(0.0,) * 9, (0.0,) * 8 + (1.0,)])
+    def test_rectified_camera_without_k_uses_p(self, k):
+        calibration = Calibration(1242, 375, k, D, "plumb_bob", EYE, P)
+        camera = calibration.camera(rectified=True)
+        assert (camera.fx, camera.fy, camera.cx, camera.cy) == (700, 701, 600, 170)
+        published = Calibration.of(camera)
+        assert (published.k, published.p) == ((700, 0, 600, 0, 701, 170, 0, 0, 1), P)
+        with pytest.raises(CameraError, match="K.0. is 0 and only P is set, which describes rectified images"):
+            calibration.camera(rectified=False)
+
+    @pytest.mark.parametrize(
+        ("model", "coefficients", "used"),
+        [
+            ("plumb_bob", (*D, 0.0, 0.0, 0.0), D),  # Orbbec
+            ("plumb_bob", (*D[:4], 0.0), (*D[:4], 0.0)),
+            ("equidistant", (0.08, -0.03, 0.01, -0.002, 0.0), (0.08, -0.03, 0.01, -0.002)),  # RealSense T265
+            ("rational_polynomial", (*LENSES["rational 8"][1], 0.0), LENSES["rational 8"][1]),
+            ("plumb_bob", (0.0,) * 8, ()),
+        ],
+    )
+    def test_surplus_coefficients_of_zero_are_ignored(self, model, coefficients, used):
+        camera = Calibration(1242, 375, K, coefficients, model, EYE, P).camera(rectified=False)
+        assert camera.distortion == used
+        assert camera.rays().shape == (375, 1242, 2)
+
     def test_unknown_model_with_zero_coefficients_is_accepted(self):
         camera = Calibration(1242, 375, K, (0.0,) * 5, "some_vendor", EYE, P).camera(rectified=False)
         assert not camera.is_distorted
@@ -200,6 +225,8 @@ class TestInvalid:
         for rectified in (True, False):
             with pytest.raises(CameraError, match="uncalibrated"):
                 Calibration(640, 480, (0.0,) * 9).camera(rectified)
+            with pytest.raises(CameraError, match="uncalibrated"):
+                Calibration(640, 480, (0.0, *K[1:]), p=P).camera(rectified)
 
     @pytest.mark.parametrize("name", ["k", "d", "r", "p"])
     @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -246,6 +273,7 @@ class TestInvalid:
         ("model", "count", "text"),
         [
             ("plumb_bob", 8, "4 or 5"),
+            ("plumb_bob", 3, "4 or 5"),
             ("rational_polynomial", 5, "8 or 12 or 14"),
             ("equidistant", 5, "has 4"),
             ("pinhole", 5, "known"),

@@ -131,7 +131,7 @@ def test_dropped_frames_are_logged_with_throttling(camera: Camera, client: Clien
     ("change", "words"),
     [
         ({"k": [0.0] * 9, "p": [0.0] * 12}, "uncalibrated"),
-        ({"k": [0.0] * 9}, "uncalibrated"),
+        ({"k": [0.0, 0.0, 47.0, 0.0, 60.0, 31.0, 0.0, 0.0, 1.0]}, "uncalibrated"),
         ({"p": [float("nan")] * 12}, "non-finite"),
         ({"k": [60.0, 0.0, float("inf"), 0.0, 60.0, 30.0, 0.0, 0.0, 1.0]}, "non-finite"),
         ({"d": [float("nan")] * 5}, "non-finite"),

@@ -24,10 +24,13 @@ from support.camera_faults import (
     camera_fixtures,
     other_node,
 )
+from support.images import noise_image
 from support.ros_client import Camera, Client, profile
 from support.ros_messages import camera_info, cloud_of, image, put_header, values_of
 
 from mtl_perception import Pipeline
+
+PIXELS = noise_image(HEIGHT, WIDTH)
 
 short_memory, pipeline, node, client, connected, feed = camera_fixtures()
 
@@ -64,7 +67,7 @@ def test_two_image_publishers_are_reported(feed: Feed, other: Client, pipeline: 
 
 def test_two_camera_info_publishers_are_reported(feed: Feed, other: Client, pipeline: Pipeline) -> None:
     second = Camera(other, info="/camera_info", outputs={})
-    second.publish_info(camera_info(WIDTH, HEIGHT, k=[0.0] * 9))
+    second.publish_info(camera_info(WIDTH, HEIGHT, k=[0.0] * 9, p=[0.0] * 12))
     status = feed.wait_for_status(
         "camera", ERROR, "/camera_info has 2 publishers (/client, /second_camera); their calibrations are mixed"
     )
@@ -81,6 +84,42 @@ def test_missing_frame_id_is_reported(feed: Feed, client: Client) -> None:
     assert all(output.header.frame_id == "" for output in feed.camera.answers(stamp).values())
     status = client.wait_status("camera", lambda s: s.level == WARN)
     assert status.message == "images have no frame_id: outputs cannot be transformed to other frames"
+
+
+def test_frame_id_with_a_leading_slash_is_reported(feed: Feed, client: Client) -> None:
+    info = camera_info(WIDTH, HEIGHT)
+    feed.camera.publish_info(info, frame_id="/camera_optical")
+    stamp = feed.send(frame_id="/camera_optical")
+    assert all(output.header.frame_id == "/camera_optical" for output in feed.camera.answers(stamp).values())
+    status = client.wait_status("camera", lambda s: s.level == WARN)
+    assert status.message == (
+        "frame_id '/camera_optical' of images starts with a slash, which tf2 refuses: change it in the driver"
+    )
+    feed.camera.publish_info(info)
+
+
+def test_missing_k_beside_a_valid_p_is_reported(feed: Feed, client: Client) -> None:
+    expected = feed.exchange(image(PIXELS))[POINTS].data
+    feed.camera.publish_info(camera_info(WIDTH, HEIGHT, k=[0.0] * 9))
+    client.wait_status("camera", lambda s: s.level == WARN and s.message == "K in camera_info is 0; using P")
+    assert feed.exchange(image(PIXELS))[POINTS].data == expected
+    feed.camera.publish_info(camera_info(WIDTH, HEIGHT))
+
+
+def test_raw_images_taken_for_rectified_ones_are_reported(weights_file: Path) -> None:
+    words = (
+        "images of /cam/image_raw seem to be raw, but input_rectified is true and camera_info has distortion: "
+        "use the topic of rectified images, or set input_rectified to false"
+    )
+    with other_node(weights_file, remap=("image:=/cam/image_raw",)) as client:
+        camera = Camera(client, "/cam/image_raw", "/cam/camera_info", outputs={LABELS: Image})
+        camera.publish_info(camera_info(WIDTH, HEIGHT))
+        camera.connect(image(PIXELS), LABELS)
+        client.wait_status("camera", lambda s: s.level == OK)
+        camera.publish_info(camera_info(WIDTH, HEIGHT, d=[-0.3, 0.1, 0.0, 0.0, 0.0]))
+        client.wait_status("camera", lambda s: s.level == WARN and s.message == words)
+        assert client.set(input_rectified=False)[0].successful
+        client.wait_status("camera", lambda s: s.level == OK)
 
 
 def test_latest_camera_info_is_used(feed: Feed, client: Client) -> None:

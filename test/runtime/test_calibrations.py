@@ -17,9 +17,18 @@ def test_model_is_scaled_to_the_image_with_a_note() -> None:
     cache = CalibrationCache()
     cache.update(DecodedCameraInfo(CALIBRATION))
     same, half = cache.state(None, rectified=True), cache.state((16, 12), rectified=True)
-    assert same.model is not None and (same.model.width, same.model.fx, same.note) == (32, 40.0, "")
+    assert same.model is not None and (same.model.width, same.model.fx, same.notes) == (32, 40.0, {})
     assert half.model is not None and (half.model.width, half.model.fx) == (16, 20.0)
-    assert half.note == "camera_info is for 32x24; intrinsics are scaled to the image's 16x12"
+    assert half.notes == {"scaled": "camera_info is for 32x24; intrinsics are scaled to the image's 16x12"}
+
+
+def test_use_of_p_in_place_of_a_missing_k_is_noted() -> None:
+    cache = CalibrationCache()
+    cache.update(DecodedCameraInfo(Calibration(32, 24, (0.0,) * 9, p=(*K[:3], 0.0, *K[3:6], 0.0, *K[6:], 0.0))))
+    state = cache.state(None, rectified=True)
+    assert state.model is not None and state.model.fx == 40.0
+    assert state.notes == {"no K": "K in camera_info is 0; using P"}
+    assert cache.state(None, rectified=False).error.startswith("camera is uncalibrated: K[0] is 0 and only P is set")
 
 
 def test_unusable_camera_info_replaces_the_calibration() -> None:

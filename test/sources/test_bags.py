@@ -301,14 +301,24 @@ class TestTopics:
         with pytest.raises(CameraError, match=r"calib\.txt"):
             open_source(bag, camera_file=calib)
 
-    def test_raw_images_use_k_and_distortion(self, tmp_path):
+    def test_raw_images_use_k_and_distortion(self, tmp_path, caplog):
         make = Messages()
         info = make.camera_info(40.0)
         info.d, info.p = np.array([-0.2, 0.1, 0, 0, 0]), info.p * 2
         bag = write_bag(tmp_path / "bag", "mcap", [("/camera_info", info, 0), ("/image_raw", make.image(bag_image(0), 1), 1)])
         camera = next(iter(open_source(bag, rectified=False))).camera
         assert (camera.fx, camera.distortion) == (40, (-0.2, 0.1, 0, 0, 0))
+        assert not caplog.text
         assert next(iter(open_source(bag))).camera.fx == 80
+        assert "images of /image_raw seem to be raw, but input_rectified is true" in caplog.text
+
+    def test_missing_k_beside_a_valid_p_is_a_warning(self, tmp_path, caplog):
+        make = Messages()
+        info = make.camera_info(40.0)
+        info.k = info.k * 0
+        bag = write_bag(tmp_path / "bag", "mcap", [("/camera_info", info, 0), ("/image", make.image(bag_image(0), 1), 1)])
+        assert next(iter(open_source(bag))).camera.fx == 40
+        assert caplog.text.count("K in camera_info is 0; using P") == 1
 
     def test_rate_is_from_bag_times_where_stamps_are_unset(self, tmp_path):
         make = Messages()

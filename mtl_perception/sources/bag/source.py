@@ -96,7 +96,7 @@ class BagSource:
             SourceError: The bag is damaged; raised after the frames before the damage.
         """
         self.rejected.clear()
-        cameras = CameraResolver(self.name, self.rectified)
+        cameras = CameraResolver(self.name, self.rectified, self.image_topic)
         calibration = self._calibration or self._first_calibration(cameras)
         for message in self._bag.messages({self.image_topic, self.camera_info_topic}):
             if message.topic == self.camera_info_topic:
