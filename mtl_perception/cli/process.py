@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
     print_license(pipeline.description)
     outputs = needed_results(args.topics)
     with BagWriter(args.out, force=args.force) as bag:
-        writer = ResultWriter(bag, MessageEncoder(pipeline.class_set, config.overlay_opacity), args.with_input, args.topics)
+        encoder = MessageEncoder(pipeline.class_set, config.overlay_opacity, config.min_confidence)
+        writer = ResultWriter(bag, encoder, args.with_input, args.topics)
         try:
             for time_ns, frame in progress_bar(_timed_frames(source), total=len(source), unit="frame"):
                 writer.write(time_ns, frame, pipeline(frame, outputs))

@@ -35,11 +35,13 @@ class MessageEncoder:
     Args:
         class_set: Classes with their colors.
         overlay_opacity: Weight of the class colors in the overlay, 0 to 1.
+        min_confidence: Confidence below which pixels are unlabeled, 0 to 1: the threshold in LabelInfo.
     """
 
-    def __init__(self, class_set: ClassSet, overlay_opacity: float = 0.5) -> None:
+    def __init__(self, class_set: ClassSet, overlay_opacity: float = 0.5, min_confidence: float = 0.0) -> None:
         self.class_set = class_set
         self.overlay_opacity = overlay_opacity
+        self.min_confidence = min_confidence
         palette = class_set.palette().astype(np.uint32)
         self._packed_palette = palette[:, 0] << 16 | palette[:, 1] << 8 | palette[:, 2]
         self._colors_of: tuple[Outputs | None, np.ndarray] = (None, np.empty(0))
@@ -78,7 +80,7 @@ class MessageEncoder:
     def label_info(self, result: Outputs | None = None) -> Fields:
         """Return the fields of a vision_msgs/LabelInfo with the classes by id; they depend on no result."""
         classes = [{"class_id": i, "class_name": name} for i, name in enumerate(self.class_set.names)]
-        return {"class_map": classes, "threshold": 0.0}
+        return {"class_map": classes, "threshold": self.min_confidence}
 
     def depth_image(self, result: Outputs) -> Fields | None:
         """Encode the depth in meters as 32FC1."""

@@ -66,7 +66,7 @@ OUTPUT_TOPICS = (
     OutputTopic(
         "segmentation/label_info",
         LABEL_INFO,
-        "class id to name, transient local; only where vision_msgs is installed",
+        "classes by id, min_confidence; transient local; only where vision_msgs is installed",
         MessageEncoder.label_info,
         latched=True,
     ),

@@ -226,5 +226,9 @@ class PerceptionNode(LifecycleNode):
     def _apply(self, changes: dict[str, Any]) -> None:
         """Apply parameters that can change at any time."""
         if self.session is not None:
+            threshold = self.session.encoder.min_confidence
             self.session.update(**changes)
             self.config = self.session.config
+            if self.session.encoder.min_confidence != threshold:
+                for camera in self.session.cameras:
+                    camera.publish_latched(self.session.encoder)

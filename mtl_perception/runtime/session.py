@@ -30,7 +30,7 @@ class Session(Generic[CameraT]):
 
     def __init__(self, config: Config, cameras: Sequence[CameraT], on_stop: Callable[[str], None], log: Logger) -> None:
         self.pipeline = Pipeline(config=config, reuse_outputs=True)
-        self.encoder = MessageEncoder(self.pipeline.class_set, config.overlay_opacity)
+        self.encoder = MessageEncoder(self.pipeline.class_set, config.overlay_opacity, config.min_confidence)
         self.recovery = Recovery(config.on_device_error, on_stop, log)
         self.cameras = list(cameras)
 
@@ -52,6 +52,7 @@ class Session(Generic[CameraT]):
         """
         self.pipeline.update(**changes)
         self.encoder.overlay_opacity = self.config.overlay_opacity
+        self.encoder.min_confidence = self.config.min_confidence
         self.recovery.policy = self.config.on_device_error
 
     def network_snapshot(self) -> NetworkSnapshot:

@@ -95,6 +95,7 @@ def test_messages_have_the_values_stamps_and_topics_of_the_node(tmp_path, proces
         assert decode_camera_info(one["depth/camera_info"]).camera(rectified=True).matrix.tolist() == camera.matrix.tolist()
         classes = one["segmentation/label_info"].class_map
         assert [(entry.class_id, entry.class_name) for entry in classes] == list(enumerate(STREET.names))
+        assert one["segmentation/label_info"].threshold == 0
 
 
 def test_offered_qos_is_that_of_the_node(tmp_path, process):

@@ -156,6 +156,7 @@ def test_label_info_lists_the_classes(result):
     fields = encode("segmentation/label_info", result)
     assert [(entry["class_id"], entry["class_name"]) for entry in fields["class_map"]] == list(enumerate(KITTI6.names))
     assert fields["threshold"] == 0
+    assert MessageEncoder(KITTI6, min_confidence=0.25).label_info()["threshold"] == 0.25
 
 
 @pytest.mark.parametrize("topic", sorted(ALL - {"segmentation/label_info"}))

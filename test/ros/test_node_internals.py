@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -21,14 +22,16 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 from support.images import noise_image
 from support.node_in_process import in_its_executor, node_inside
-from support.ros_client import Camera, Client
+from support.ros_client import Camera, Client, profile
 from support.ros_messages import OUTPUTS, camera_info, image, labels_of
 
 from mtl_perception.errors import FrameError
+from mtl_perception.messages import topics
 from mtl_perception.messages.encode import cloud_fields, image_fields
+from mtl_perception.ros import camera as camera_module
 from mtl_perception.ros import compat, convert
 from mtl_perception.ros.diagnostics import to_messages
 from mtl_perception.ros.node import PerceptionNode
@@ -285,6 +288,33 @@ def test_frame_with_a_failing_message_is_not_published_partially(node, client: C
     assert stamp not in camera.order["segmentation/labels"]
     monkeypatch.undo()
     camera.exchange(image(PIXELS))
+
+
+def test_label_info_follows_min_confidence(weights_file: Path, monkeypatch) -> None:
+    """A string takes the place of vision_msgs/LabelInfo, which the test environment lacks."""
+    monkeypatch.setitem(convert.MESSAGE_TYPES, topics.LABEL_INFO, String)
+    build = camera_module.to_message
+
+    def to_message(kind, fields, header):
+        return String(data=json.dumps(fields)) if kind == topics.LABEL_INFO else build(kind, fields, header)
+
+    monkeypatch.setattr(camera_module, "to_message", to_message)
+    with node_inside(weights_file, Spy, min_confidence=0.25):
+        client, received = Client(), []
+        client.node.create_subscription(
+            String,
+            "/mtl_perception/segmentation/label_info",
+            lambda message: received.append(json.loads(message.data)),
+            profile(latched=True, depth=1),
+        )
+        client.spin_until(lambda: received)
+        assert received[0]["threshold"] == 0.25
+        client.set(overlay_opacity=0.75, max_depth=20.0)
+        client.set(min_confidence=0.5)
+        client.spin_until(lambda: len(received) > 1)
+        assert [fields["threshold"] for fields in received] == [0.25, 0.5]
+        assert received[1]["class_map"] == received[0]["class_map"] != []
+        client.close()
 
 
 def test_uncalibrated_camera_is_reported_without_subscribers(node, client: Client) -> None:
