@@ -13,7 +13,7 @@ import torch
 
 from mtl_perception.inference.cuda.backend import CudaBackend
 from tools.gpu import __main__ as tool
-from tools.gpu import proofs
+from tools.gpu import node, proofs
 from tools.gpu.report import Report
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,37 @@ def test_on_cpu_tensors_every_proof_holds_and_every_part_ends(tmp_path, capsys, 
     assert any("conv" in row["kernel"] for row in written["kernels"])
     text = (tmp_path / "report.md").read_text()
     assert "| memory stays flat | holds |" in text and "| kernel |" in text
+
+
+def test_the_node_is_timed_at_each_rate(tmp_path, capsys, monkeypatch):
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        topic = {"sent": 30, "lost": 2, "median_ms": 4.5, "p99_ms": 6.0}
+        counts = {"processed": 29, "replaced": 1}
+        rates = [{"rate_hz": rate, "topics": {"/points": topic}, "node": {"camera": counts}} for rate in (10.0, 30.0)]
+        Path(command[command.index("--json") + 1]).write_text(json.dumps({"results": {"rates": rates}}))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(node, "find_spec", lambda name: object())
+    monkeypatch.setattr(node.subprocess, "run", run)
+    options = ["--device", "cpu", "--only", "node", "--node", "10", "30", "--out", str(tmp_path)]
+    assert tool.main(options) == 0
+    (command,) = commands
+    assert command[command.index("--rate") + 1 :][:2] == ["10.0", "30.0"] and "1242x375" in command
+    assert "| 30.0 | /points | 30 | 29 | 1 | 2 | 4.5 | 6.0 |" in (tmp_path / "report.md").read_text()
+    failed = subprocess.CompletedProcess([], 1, "", "Traceback\ntimed out after 60 s\n")
+    monkeypatch.setattr(node.subprocess, "run", lambda command, **_: failed)
+    assert tool.main(options) == 1
+    assert read(tmp_path)["failures"] == ["node: exit code 1: timed out after 60 s"]
+
+
+def test_the_node_is_skipped_without_rclpy(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(node, "find_spec", lambda name: None)
+    assert tool.main([*SMALL, "--only", "node", "--out", str(tmp_path)]) == 0
+    assert read(tmp_path)["skipped"] == ["node: rclpy is not installed"]
+    assert "| node | skipped | rclpy is not installed |" in (tmp_path / "report.md").read_text()
 
 
 def test_a_failed_proof_and_a_failed_part_are_reported_and_the_rest_runs(tmp_path, capsys, monkeypatch, weights_file):

@@ -52,8 +52,10 @@ def main() -> None:
     path.add_argument("--frames", type=int, default=60, help="measured frames (default: %(default)s)")
     path.add_argument("--pause", type=float, default=0.3, help="seconds between frames (default: %(default)s)")
     stream = kinds.add_parser("stream", help="losses and latencies of a best-effort subscriber")
-    stream.add_argument("--rate", type=float, default=10.0, help="rate of each camera, Hz (default: %(default)s)")
-    stream.add_argument("--seconds", type=float, default=60.0, help="duration (default: %(default)s)")
+    stream.add_argument(
+        "--rate", type=float, nargs="+", default=[10.0], help="rate of each camera, Hz; several are measured in turn"
+    )
+    stream.add_argument("--seconds", type=float, default=60.0, help="duration at each rate (default: %(default)s)")
     stream.add_argument("--cameras", type=int, default=1, help=f"number of cameras, 1 to {len(NAMES)} (default: %(default)s)")
     for each in (path, stream):
         each.add_argument("--size", default="1242x375", help="image size (default: %(default)s)")
@@ -168,12 +170,13 @@ def measure_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     kinds = [type_of(output) for _ in names for output in outputs]
     listener = child("listen", "--topics", *topics, "--kinds", *kinds, "--out", str(folder / "received.json"))
     images = [f"/{under[name]}image" for name in names]
-    camera_arguments = ("--topics", *images, "--size", args.size, "--rate", str(args.rate))
     cameras: list[subprocess.Popen[bytes]] = []
 
-    def play(count: int, out: Path) -> dict[str, list[int]]:
-        cameras.append(child("camera", *camera_arguments, "--count", str(count), "--out", str(out)))
-        wait(executor, lambda: cameras[-1].poll() is not None, TIMEOUT + 2 * count / args.rate)
+    def play(count: int, rate: float) -> dict[str, list[int]]:
+        out = folder / "sent.json"
+        arguments = ("--topics", *images, "--size", args.size, "--rate", str(rate), "--count", str(count), "--out", str(out))
+        cameras.append(child("camera", *arguments))
+        wait(executor, lambda: cameras[-1].poll() is not None, TIMEOUT + 2 * count / rate)
         settled = len(seen)
         # Diagnostics that include the last frame.
         wait(executor, lambda: len(seen) >= settled + 3)
@@ -189,27 +192,36 @@ def measure_stream(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if node.poll() is not None:
             raise SystemExit(log.read_text())
         # Fills caches and completes discovery.
-        play(20, folder / "warm.json")
-        before = counts()
-        sent = play(round(args.rate * args.seconds), folder / "sent.json")
-        after = counts()
+        play(20, 10.0)
+        played = []
+        for rate in args.rate:
+            before = counts()
+            sent = play(round(rate * args.seconds), rate)
+            played.append((rate, sent, before, counts()))
     finally:
         end(*cameras, listener, node)
         rclpy.try_shutdown()
     received = json.loads((folder / "received.json").read_text())
-    results: dict[str, Any] = {"topics": {}, "node": {}, "network": statuses.get("network", {})}
-    print(f"\n{'topic':<44}{'sent':>7}{'lost':>7}{'median':>10}{'p99':>10}{'p99/median':>12}   latency in ms, stamp to arrival")
-    for topic in topics:
-        name = next(name for name in names if topic.startswith(f"/{NODE_NAME}/{under[name]}"))
-        row = delivery(sent[f"/{under[name]}image"], received[topic])
-        results["topics"][topic] = row
+    results: dict[str, Any] = {"rates": [], "network": statuses.get("network", {})}
+    for rate, sent, before, after in played:
+        measured: dict[str, Any] = {"rate_hz": rate, "topics": {}, "node": {}}
+        title = f"{rate:g} Hz"
         print(
-            f"{topic:<44}{row['sent']:>7}{row['lost']:>7}{row['median_ms']:>10}{row['p99_ms']:>10}{row['p99_over_median']:>12}"
+            f"\n{title:<44}{'sent':>7}{'lost':>7}{'median':>10}{'p99':>10}{'p99/median':>12}   latency in ms, stamp to arrival"
         )
-    for name in names:
-        row = {key: after[name][key] - before[name][key] for key in after[name]}
-        results["node"][name or "camera"] = row
-        print(f"node, {name or 'the camera'}: " + ", ".join(f"{value} {key}" for key, value in row.items()))
+        for topic in topics:
+            name = next(name for name in names if topic.startswith(f"/{NODE_NAME}/{under[name]}"))
+            row = delivery(sent[f"/{under[name]}image"], received[topic])
+            measured["topics"][topic] = row
+            print(
+                f"{topic:<44}{row['sent']:>7}{row['lost']:>7}{row['median_ms']:>10}{row['p99_ms']:>10}"
+                f"{row['p99_over_median']:>12}"
+            )
+        for name in names:
+            row = {key: after[name][key] - before[name][key] for key in after[name]}
+            measured["node"][name or "camera"] = row
+            print(f"node, {name or 'the camera'}: " + ", ".join(f"{value} {key}" for key, value in row.items()))
+        results["rates"].append(measured)
     return results
 
 

@@ -96,7 +96,8 @@ def delivery(sent: list[int], received: list[tuple[int, int]]) -> dict[str, Any]
         sent: Stamps of the published images, nanoseconds.
         received: Stamp and arrival time of each received message, nanoseconds.
     """
-    arrivals = {stamp: arrival for stamp, arrival in received if stamp in set(sent)}
+    stamps = set(sent)
+    arrivals = {stamp: arrival for stamp, arrival in received if stamp in stamps}
     latencies = sorted((arrival - stamp) / 1e6 for stamp, arrival in arrivals.items())
     row: dict[str, Any] = {"sent": len(sent), "lost": len(sent) - len(arrivals)}
     if not latencies:

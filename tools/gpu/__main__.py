@@ -1,11 +1,11 @@
 """Prove, time and profile the CUDA backend on this machine's GPU, and train on it for the rest of the time, in one command.
 
     python -m tools.gpu --out build/gpu --limit 300
-    python -m tools.gpu --out build/gpu --limit 590 --train config.yaml
+    python -m tools.gpu --out build/gpu --limit 590 --node --train config.yaml
 
-It needs PyTorch, NumPy, OpenCV, safetensors and PyYAML, and for the kernels Triton. report.json and report.md are written
-after every row, so a run that is killed leaves what it has; a part that fails is reported, and the next one begins. The exit
-code is 1 if a proof fails, a part does not end, or there is no GPU; a missed target is no failure.
+It needs PyTorch, NumPy, OpenCV, safetensors and PyYAML, for the kernels Triton, and for `--node` rclpy. report.json and
+report.md are written after every row, so a run that is killed leaves what it has; a part that fails is reported, and the next
+one begins. The exit code is 1 if a proof fails, a part does not end, or there is no GPU; a missed target is no failure.
 
 `--device cpu --small` takes CPU tensors and small images, to try the tool itself: its times mean nothing.
 """
@@ -23,7 +23,7 @@ import torch
 
 from mtl_perception.errors import PerceptionError, one_line
 from mtl_perception.inference.machine import device_name
-from tools.gpu import proofs, times
+from tools.gpu import node, proofs, times
 from tools.gpu.bench import Bench
 from tools.gpu.report import Report
 
@@ -40,6 +40,7 @@ PARTS: dict[str, Part] = {
     # Last: PyTorch keeps the memory of a capture that failed, and some versions are not quite well after it.
     "failed capture": proofs.prove_failed_capture,
 }
+NODE: dict[str, Part] = {"node": node.time_node}
 ONLY_CUDA = {"device"}
 TRAINING_SECONDS = 60
 """Less than this is not worth the start of a training."""
@@ -48,7 +49,9 @@ TRAINING_SECONDS = 60
 def run_parts(bench: Bench, report: Report, ends: float) -> None:
     """Run one part after the other until the time is over."""
     print(f"  {'host to host, ms':<60}{'median':>9}{'iqr':>9}{'p99':>9}")
-    for name, part in PARTS.items():
+    parts = PARTS | NODE
+    for name in bench.args.only or (PARTS if bench.args.node is None else parts):
+        part = parts[name]
         if bench.on_cpu and name in ONLY_CUDA:
             continue
         if time.monotonic() > ends:
@@ -91,6 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=1000, help="frames of the proof that memory stays flat; default 1000")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="with the parameter cudnn_benchmark")
     parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="begin no part after this; default 600")
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, *NODE], metavar="PART", help=f"of {', '.join(PARTS | NODE)}")
+    parser.add_argument(
+        "--node", type=float, nargs="*", metavar="HZ", help="also time the node among other processes, at these image rates"
+    )
     parser.add_argument("--train", type=Path, metavar="CONFIG", help="then train by this configuration until the limit")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the training's configuration")
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), metavar="DIR")

@@ -33,7 +33,9 @@ class Report:
         self.proofs: list[dict[str, Any]] = []
         self.times: list[dict[str, Any]] = []
         self.kernels: list[dict[str, Any]] = []
+        self.deliveries: list[dict[str, Any]] = []
         self.failures: list[str] = []
+        self.skipped: list[str] = []
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._write()
@@ -65,6 +67,20 @@ class Report:
         print(f"  {program:<12}{microseconds:>9.1f} us  x{launches:<5g} {name}", flush=True)
         self._write()
 
+    def delivery(self, rate: float, topic: str, row: dict[str, Any], node: dict[str, int]) -> None:
+        """Add a topic of the node: messages and latencies of a subscriber, and what the node counted."""
+        row = {"rate_hz": rate, "topic": topic, **row, "processed": node["processed"], "replaced": node["replaced"]}
+        self.deliveries.append(row)
+        shown = ", ".join(f"{name} {row[name]}" for name in ("sent", "processed", "replaced", "lost", "median_ms", "p99_ms"))
+        print(f"  {rate:g} Hz {topic}: {shown}", flush=True)
+        self._write()
+
+    def skip(self, part: str, reason: str) -> None:
+        """Add a part that cannot run here; that is no failure."""
+        self.skipped.append(f"{part}: {reason}")
+        print(f"  skipped  {part}: {reason}", flush=True)
+        self._write()
+
     def fail(self, part: str, reason: str) -> None:
         """Add a part that did not end."""
         self.failures.append(f"{part}: {reason}")
@@ -72,7 +88,9 @@ class Report:
         self._write()
 
     def _write(self) -> None:
-        content = {name: getattr(self, name) for name in ("machine", "proofs", "times", "kernels", "failures")}
+        content = {
+            name: getattr(self, name) for name in ("machine", "proofs", "times", "kernels", "deliveries", "failures", "skipped")
+        }
         for name, text in (("report.json", json.dumps(content, indent=1) + "\n"), ("report.md", self._markdown())):
             part = self._folder / f"{name}.part"
             part.write_text(text, encoding="utf-8")
@@ -85,6 +103,7 @@ class Report:
         lines += [
             f"| {failure.partition(':')[0]} | **did not end** | {failure.partition(': ')[2]} |" for failure in self.failures
         ]
+        lines += [f"| {part.partition(':')[0]} | skipped | {part.partition(': ')[2]} |" for part in self.skipped]
         lines += ["", "| host to host | median ms | iqr | p99 | target |", "|---|---|---|---|---|"]
         lines += [
             f"| {row['what']} | {row['median_ms']} | {row['iqr_ms']} | {row['p99_ms']} | {_against(row)} |"
@@ -92,6 +111,16 @@ class Report:
         ]
         lines += ["", "| program | kernel | launches a frame | us a frame |", "|---|---|---|---|"]
         lines += [f"| {row['program']} | `{row['kernel']}` | {row['launches']:g} | {row['us']} |" for row in self.kernels]
+        if self.deliveries:
+            columns = ("rate_hz", "topic", "sent", "processed", "replaced", "lost", "median_ms", "p99_ms")
+            lines += [
+                "",
+                "From image stamp to arrival:",
+                "",
+                f"| {' | '.join(columns)} |",
+                "|---" * 8 + "|",
+            ]
+            lines += [f"| {' | '.join(str(row[column]) for column in columns)} |" for row in self.deliveries]
         return "\n".join(lines) + "\n"
 
 
