@@ -51,6 +51,12 @@ class Config:
 
     weights: str = _parameter("street", "Network weights: a shipped or downloaded name, or the path of a file", when=CONFIGURE)
     classes: str = _parameter("", "Class set, for weights with several; empty: the last one of the weights", when=CONFIGURE)
+    class_groups: tuple[str, ...] = _parameter(
+        (),
+        "Groups that replace the classes in all outputs, each `name: class, class` or `name: *` for the remaining classes; "
+        "ids are positions in the list; empty: the classes themselves",
+        when=CONFIGURE,
+    )
     device: str = _parameter(
         "auto", "Inference device: auto (cuda if available, else cpu), cpu, cuda or cuda:N", when=CONFIGURE
     )
@@ -205,7 +211,7 @@ class Parameter:
 
     Attributes:
         name: Name of the ROS parameter.
-        type: str, bool, int, float, or tuple for a list of names.
+        type: str, bool, int, float, or tuple for a list of strings.
         default: Default value.
         doc: Description, one sentence without a final period.
         when: LIVE, CONFIGURE or START.
@@ -228,14 +234,14 @@ class Parameter:
     node_only: bool
 
     def convert(self, value: Any) -> Any:
-        """Convert an int to float, or a list to a tuple of names, where this parameter's type needs it.
+        """Convert an int to float, or a list to a tuple of strings, where this parameter's type needs it.
 
         ROS has no empty list of strings: `[]` arrives as None, and `[""]` is written instead of it.
         """
         if self.type is float and type(value) is int and abs(value) < 2**53:
             return float(value)
         if self.type is tuple and (value is None or isinstance(value, list)):
-            return tuple(name for name in value or () if name != "")
+            return tuple(text for text in value or () if text != "")
         return value
 
     def check(self, value: Any) -> None:
@@ -247,7 +253,10 @@ class Parameter:
         # Not isinstance(): a bool must not pass for an int.
         found: type = type(value)
         if self.type is tuple:
-            self._check_names(value)
+            if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+                raise ConfigError(f"parameter {self.name}: {truncated_repr(value)} is not a list of strings")
+            if self.name == "cameras":
+                _check_camera_names(value)
             return
         if found is not self.type:
             raise ConfigError(f"parameter {self.name}: {truncated_repr(value)} is not a {self.type.__name__}")
@@ -265,16 +274,6 @@ class Parameter:
             if kind != "cuda" or not (index.isascii() and index.isdigit()):
                 raise ConfigError(f"parameter device: {truncated_repr(value)} is not one of auto, cpu, cuda, cuda:N")
 
-    def _check_names(self, value: Any) -> None:
-        if not isinstance(value, tuple) or not all(isinstance(name, str) for name in value):
-            raise ConfigError(f"parameter {self.name}: {truncated_repr(value)} is not a list of names")
-        for name in value:
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name):
-                rule = "use letters, digits and single underscores"
-                raise ConfigError(f"parameter {self.name}: {truncated_repr(name)} is not valid in a topic name; {rule}")
-            if value.count(name) > 1:
-                raise ConfigError(f"parameter {self.name}: {truncated_repr(name)} occurs {value.count(name)} times")
-
     def range_text(self) -> str:
         """Return the range or choices, with the unit, as human-readable text."""
         if self.choices:
@@ -282,6 +281,15 @@ class Parameter:
         if self.low is None:
             return self.unit
         return f"{self.low:g} to {self.high:g} {self.unit}".rstrip()
+
+
+def _check_camera_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name):
+            rule = "use letters, digits and single underscores"
+            raise ConfigError(f"parameter cameras: {truncated_repr(name)} is not valid in a topic name; {rule}")
+        if names.count(name) > 1:
+            raise ConfigError(f"parameter cameras: {truncated_repr(name)} occurs {names.count(name)} times")
 
 
 def parameters() -> Iterator[Parameter]:

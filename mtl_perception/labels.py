@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,8 @@ NYUD40 = ClassSet("nyud40", tuple(_NYUD40_NAMES), tuple(colormap(i + 1) for i in
 
 CLASS_SETS = {classes.name: classes for classes in (STREET, KITTI6, NYUD40)}
 """Class sets by name."""
+
+_GROUP = re.compile(r"(?P<name>[^:#]{0,63}[^:#\s])\s*(#(?P<color>[0-9a-fA-F]{6})\s*)?:(?P<classes>.+)")
 
 MAPPINGS_DIR = Path(__file__).resolve().parent / "mappings"
 """Folder of the mappings shipped with the package."""
@@ -220,6 +223,50 @@ def parse_mapping(values: object, where: str, *, name: str = "own", classes: Cla
     )
 
 
+def parse_groups(entries: Sequence[str], classes: ClassSet) -> LabelMapping:
+    """Parse the parameter class_groups.
+
+    Args:
+        entries: A group each; the id is the position. `name: class, class`, or `name: *` for the classes that no other group
+            lists. A color may follow the name, as in `drivable #00c000: road`; the default is that of the first class.
+        classes: The classes to group.
+
+    Returns:
+        Mapping from every class id to a class set of the groups.
+
+    Raises:
+        ConfigError: An entry is malformed, a class is unknown, or a class is in no group or in two.
+    """
+    where = "parameter class_groups"
+    names: list[str] = []
+    colors: list[tuple[int, int, int] | None] = []
+    group_of: dict[str, int] = {}
+    for entry in entries:
+        match = _GROUP.fullmatch(entry.strip())
+        if match is None:
+            raise ConfigError(f"{where}: {truncated_repr(entry)} is malformed; write `name: class, class` or `name: *`")
+        if match["name"] in names:
+            raise ConfigError(f"{where}: two groups are named {truncated_repr(match['name'])}")
+        for word in map(str.strip, match["classes"].split(",")):
+            if word != "*":
+                _class_id(word, classes, f"{where}: {match['name']}")
+            if group_of.setdefault(word, len(names)) != len(names):
+                raise ConfigError(f"{where}: {word} is in two groups: {names[group_of[word]]} and {match['name']}")
+        names.append(match["name"])
+        colors.append(_rgb(match["color"]) if match["color"] else None)
+    missing = [name for name in classes.names if name not in group_of]
+    if missing and "*" not in group_of:
+        raise ConfigError(f"{where}: no group has {', '.join(missing)}; list them, or add `other: *` for the remaining classes")
+    group_of.update(dict.fromkeys(missing, group_of.pop("*", 0)))
+    ids = {classes.names.index(name): group for name, group in group_of.items()}
+    # Reversed, so that the first class of a group comes last and remains.
+    defaults = {group: classes.colors[number] for number, group in reversed(ids.items())}
+    groups = ClassSet(
+        "class_groups", tuple(names), tuple(color or defaults.get(group, (0, 0, 0)) for group, color in enumerate(colors))
+    )
+    return LabelMapping(groups.name, classes.name, groups, ids, dict(enumerate(classes.names)))
+
+
 def _text(value: object) -> str:
     """Return a name that YAML may have parsed as another type."""
     return value if isinstance(value, str) else truncated_repr(value)
@@ -233,6 +280,11 @@ def _class_id(value: object, classes: ClassSet, where: str) -> int:
     close = difflib.get_close_matches(value, classes.names, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {close[0]!r}?" if close else f" ({', '.join(classes.names)})"
     raise ConfigError(f"{where}: {truncated_repr(value)} is not a class of {classes.name}{hint}")
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(color)
+    return red, green, blue
 
 
 def lookup(mapping: Mapping[int, int]) -> np.ndarray:

@@ -20,9 +20,9 @@ from mtl_perception.errors import CameraError, ConfigError, DeviceError, FrameEr
 from mtl_perception.image.files import read_image_file
 from mtl_perception.inference.backend import Backend, create_backend
 from mtl_perception.inference.request import Request, scaled_size
-from mtl_perception.labels import ClassSet
+from mtl_perception.labels import ClassSet, parse_groups
 from mtl_perception.network.description import KITTI_CAMERA as DEFAULT_CAMERA
-from mtl_perception.result import Result
+from mtl_perception.result import Result, relabel
 from mtl_perception.types import ALL_OUTPUTS, OUTPUTS, Frame, Outputs
 from mtl_perception.weights.files import load_network
 
@@ -69,6 +69,10 @@ class Pipeline:
         self.class_set: ClassSet
         self.class_set, first = self.description.class_set(self.config.classes)
         self._classes = (first, len(self.class_set))
+        self._group_of: np.ndarray | None = None
+        if self.config.class_groups:
+            mapping = parse_groups(self.config.class_groups, self.class_set)
+            self.class_set, self._group_of = mapping.classes, mapping.table()
         self._copies = not reuse_outputs
         self._backend = self._create_backend(self.config)
 
@@ -230,6 +234,8 @@ class Pipeline:
 
     def _result(self, outputs: Outputs, frame: FrameLike, config: Config) -> Result:
         stem = Path(frame).stem if isinstance(frame, (str, os.PathLike)) else Result.stem
+        if self._group_of is not None:
+            outputs = relabel(outputs, self._group_of)
         return Result(**vars(outputs), class_set=self.class_set, overlay_opacity=config.overlay_opacity, stem=stem)
 
     def _warm_up(self, backend: Backend) -> None:

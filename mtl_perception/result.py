@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -82,3 +82,16 @@ class Result(Outputs):
                 f"{action} failed: the result has no {' and no '.join(missing)}; request outputs {', '.join(names)}"
             )
         return [getattr(self, name) for name in names]
+
+
+def relabel(outputs: Outputs, table: np.ndarray) -> Outputs:
+    """Return outputs with other label ids; the cloud is changed in place.
+
+    Args:
+        outputs: Outputs of a backend.
+        table: New label by label, 256 uint8.
+    """
+    if outputs.cloud is not None:
+        # Through uint8: OpenCV's lookup is three times as fast as NumPy's.
+        outputs.cloud["label"] = cv2.LUT(outputs.cloud["label"].astype(np.uint8), table)
+    return outputs if outputs.labels is None else replace(outputs, labels=np.asarray(cv2.LUT(outputs.labels, table)))

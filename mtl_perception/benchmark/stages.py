@@ -113,8 +113,8 @@ def cpu_stages(pipeline: Pipeline, frame: Frame) -> dict[str, Callable[[], Any]]
     config, description, image, camera = pipeline.config, pipeline.description, frame.image, frame.camera
     assert camera is not None
     engine = create_engine(load_network(config.weights), pipeline.precision, config.cpu_threads, config.backend)
-    _, first = description.class_set(config.classes)
-    post = Postprocessor(description.depth_transform, (first, len(pipeline.class_set)))
+    classes, first = description.class_set(config.classes)
+    post = Postprocessor(description.depth_transform, (first, len(classes)))
     size = image.shape[0], image.shape[1]
     spec = ResizeSpec(size, uncropped_size(size, size, description.grid), config.upsampling)
     with torch.inference_mode():

@@ -32,6 +32,8 @@ def add_parameters(parser: argparse.ArgumentParser, only: Collection[str] = ()) 
         option = f"--{row.name.replace('_', '-')}"
         if row.type is bool:
             group.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif row.type is tuple:
+            group.add_argument(option, nargs="+", default=None, metavar="TEXT", help=text)
         else:
             metavar = None if row.choices else {str: "NAME", int: "N", float: "X"}[row.type]
             group.add_argument(option, type=row.type, default=None, choices=row.choices or None, metavar=metavar, help=text)

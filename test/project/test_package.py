@@ -131,8 +131,9 @@ def test_configuration_file_is_the_generated_one(capsys: pytest.CaptureFixture[s
 def test_configuration_file_holds_every_default() -> None:
     values = yaml.safe_load((ROOT / "config/perception.yaml").read_text())["/**"]["ros__parameters"]
     # ROS's word for no names.
-    assert values.pop("cameras") == [""]
-    rows = [row for row in config.parameters() if row.name != "cameras"]
+    lists = ("cameras", "class_groups")
+    assert [values.pop(name) for name in lists] == [[""], [""]]
+    rows = [row for row in config.parameters() if row.name not in lists]
     assert values == {row.name: row.default for row in rows}
     assert {name: type(value) for name, value in values.items()} == {row.name: row.type for row in rows}
 

@@ -65,6 +65,7 @@ def test_every_parameter_is_described(client: Client) -> None:
         # By name: the range, or the choices.
         "weights": None,
         "classes": None,
+        "class_groups": None,
         "device": None,
         "precision": "auto, fp32, fp16, bf16",
         "cpu_threads": (0, 256),
