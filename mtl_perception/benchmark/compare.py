@@ -164,9 +164,9 @@ def _ours(config: Config, image: np.ndarray, camera: CameraModel) -> Implementat
 
 
 def _require_bfloat16() -> None:
-    from mtl_perception.inference.openvino.engine import import_openvino
+    from mtl_perception.inference.openvino.runtime import shared_core
 
-    if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise PerceptionError("this processor does not support bfloat16")
 
 

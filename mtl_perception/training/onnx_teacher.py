@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from mtl_perception.errors import ConfigError, SourceError, one_line, require
+from mtl_perception.inference.openvino.runtime import shared_core
 from mtl_perception.labels import LabelMapping, load_mapping
 from mtl_perception.training.config import OnnxTeacher
 from mtl_perception.types import UNLABELED, Frame
@@ -39,15 +40,13 @@ class OnnxNetwork:
 
     def __init__(self, teacher: OnnxTeacher, base: Path) -> None:
         require("openvino", extra="openvino", purpose="a teacher in an ONNX file")
-        import openvino
-
         self.teacher = teacher
         self.path = base / Path(teacher.file).expanduser()
         if not self.path.is_file():
             raise SourceError(f"teacher.onnx.file: {self.path} does not exist")
         width, height = teacher.size
         try:
-            core = openvino.Core()
+            core = shared_core()
             model = core.read_model(self.path)
             model.reshape([1, 3, height, width])
             self._model: Any = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

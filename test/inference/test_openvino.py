@@ -27,6 +27,7 @@ from mtl_perception.inference.openvino import engine as openvino_engine
 from mtl_perception.inference.openvino import graph as openvino_graph
 from mtl_perception.inference.openvino.cache import ModelCache
 from mtl_perception.inference.openvino.engine import KEPT_SIZES, STORED_AT, OpenVinoEngine
+from mtl_perception.inference.openvino.runtime import shared_core
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.description import published_description
 from mtl_perception.network.model import MultiTaskRefineNet
@@ -108,7 +109,7 @@ class TestAgreement:
             assert all(torch.equal(a, b) for a, b in zip(engine.forward(image), expected, strict=True))
 
     def test_bf16_differs_from_fp32(self, network, cache):
-        if "BF16" not in openvino_engine.import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this processor does not compute bfloat16")
         rough = OpenVinoEngine(network, "bf16", cache=cache).forward(IMAGE)[0].clone()
         exact = TorchEngine(network).forward(IMAGE)[0]
@@ -302,11 +303,26 @@ class TestFallback:
         def broken() -> None:
             raise RuntimeError("no plugin for CPU")
 
-        monkeypatch.setattr(openvino_engine.import_openvino(), "Core", broken)
+        monkeypatch.setattr(openvino_engine, "shared_core", broken)
         engine = create_engine(network, "fp32")
         assert engine.name.startswith("torch ") and "no plugin for CPU" in engine.notes[0]
         with pytest.raises(ConfigError, match="does not work here.*no plugin for CPU"):
             create_engine(network, "fp32", backend="openvino")
+
+
+def test_signals_are_handled_after_engines_are_freed_in_any_order(weights_file):
+    # A node that rebuilds its pipeline frees the older one first; Ctrl+C must then end it, not crash it.
+    code = (
+        "import os, signal, sys; from mtl_perception import Pipeline\n"
+        "first = Pipeline(weights=sys.argv[1], device='cpu', backend='openvino', warm_up=False)\n"
+        "second = Pipeline(weights=sys.argv[1], device='cpu', backend='openvino', warm_up=False)\n"
+        "del first\n"
+        "del second\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(weights_file)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 class TestSelection:

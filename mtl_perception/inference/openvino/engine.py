@@ -17,6 +17,7 @@ from mtl_perception.errors import ConfigError, one_line
 from mtl_perception.inference.host.preprocess import downsample
 from mtl_perception.inference.memory import trim_heap
 from mtl_perception.inference.openvino.cache import ModelCache
+from mtl_perception.inference.openvino.runtime import import_openvino, shared_core
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.version import __version__
@@ -30,22 +31,6 @@ ATTEMPTS = 2
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
 GRAPH_VERSION = 1
 """Increase it with each change of `graph.py` that changes its models: networks compiled from others are not reused."""
-
-
-def import_openvino() -> Any:
-    """Return the package.
-
-    Raises:
-        ConfigError: It is not installed, or does not load.
-    """
-    try:
-        import openvino
-    except ImportError as error:
-        raise ConfigError(
-            f"backend openvino cannot be loaded: {one_line(error)}; install it with: pip install 'mtl_perception[openvino]', "
-            "or use backend auto or torch"
-        ) from error
-    return openvino
 
 
 class OpenVinoEngine(TorchEngine):
@@ -68,7 +53,7 @@ class OpenVinoEngine(TorchEngine):
         super().__init__(network, precision, threads)
         self._source = network
         try:
-            self._core = self._openvino.Core()
+            self._core = shared_core()
             processor = self._core.get_property("CPU", "FULL_DEVICE_NAME")
             version = self._openvino.get_version()
         except Exception as error:  # OpenVINO has no common base of errors
