@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ROS ?= jazzy
 TORCH ?= -r requirements/torch.txt
-PROCESSES ?= 0
+PROCESSES ?= logical
 PYTEST_ARGS ?=
 DRIVE ?=
 FUZZ_CASES ?= 100000
@@ -28,7 +28,7 @@ Variables, for example `make setup PYTHON=python3.12`:
   ROS           jazzy or kilted: ROS 2 as wheels; none: the sourced ROS 2 installation
   TORCH         pip arguments that install PyTorch, for example
                 TORCH='-r requirements/torch.txt --index-url https://download.pytorch.org/whl/cpu'
-  PROCESSES     test processes of pytest-xdist, such as 2 or logical (default 0: none)
+  PROCESSES     test processes (default: one per core, at most 4); tests with ROS run in one, afterwards
   PYTEST_ARGS   further pytest arguments, for example PYTEST_ARGS='-k cloud -x'
   DRIVE         input of the demo: KITTI raw drive, image folder or bag (default: a synthetic drive)
   FUZZ_CASES    malformed inputs of `make fuzz`
@@ -53,9 +53,10 @@ PARALLEL = -n $(PROCESSES) --maxprocesses 4 --dist loadgroup
 
 test: setup ## run all tests
 	@mkdir -p build/ros_log
-	@status=0; for tests in "not ros" ros; do \
-	    $(PYTEST) -m "$$tests" $(PARALLEL) $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
-	done; exit $$status
+	@status=0; \
+	$(PYTEST) -m "not ros" $(PARALLEL) $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
+	$(PYTEST) -m ros $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
+	exit $$status
 
 coverage: setup ## run all tests and measure line coverage: build/coverage/html/index.html
 	@mkdir -p build/ros_log
