@@ -103,9 +103,14 @@ def truncated_repr(value: object) -> str:
 
 
 def one_line(error: object, limit: int = 200) -> str:
-    """Return the message of another library's error on one line of at most `limit` characters, or its type's name."""
+    """Return a text, or the message of another library's error, on one line of at most `limit` characters.
+
+    An exception without a message is described by the name of its type.
+    """
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)[: 10 * limit]).split())
-    return _truncate(text or type(error).__name__, limit)
+    if not text and isinstance(error, BaseException):
+        text = type(error).__name__
+    return _truncate(text, limit)
 
 
 def _truncate(text: str, limit: int) -> str:

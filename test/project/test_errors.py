@@ -31,3 +31,7 @@ def test_one_line_drops_control_characters_and_truncates():
     assert one_line(ValueError("a\nb\x1b[0m")) == "a b [0m"
     assert one_line(ValueError()) == "ValueError"
     assert one_line("x" * 300, 10) == "x" * 9 + "…"
+
+
+def test_one_line_of_an_empty_text_is_empty():
+    assert one_line("") == one_line("\n") == ""

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import Writer
 from support.bags import (
     DELAY_NS,
     IMAGE,
+    ROS2,
     START_NS,
     STEP_NS,
     Messages,
@@ -278,6 +280,17 @@ class TestTopics:
         ):
             open_source(bag, camera_info_topic="/a/image_raw")
         assert next(iter(open_source(bag, camera_info_topic="/b/camera_info"))).camera.fx == 5
+
+    def test_topics_without_messages_are_named_as_such(self, tmp_path):
+        """A recorder whose camera never published."""
+        with Writer(tmp_path / "bag", version=9) as writer:
+            writer.add_connection("/cam/image_raw", IMAGE, typestore=ROS2)
+        with pytest.raises(SourceError, match=r"bag has no images: nothing was recorded on /cam/image_raw$"):
+            open_source(tmp_path / "bag")
+        with pytest.raises(
+            SourceError, match=r"bag has no messages on /cam/image_raw: nothing was recorded; candidates for --image: none$"
+        ):
+            open_source(tmp_path / "bag", image_topic="cam/image_raw")
 
     def test_missing_camera_info_is_a_warning(self, tmp_path, caplog):
         source = open_source(self.bag(tmp_path / "bag", {"/a/image_raw": "rgb8", "/b/camera_info": 5.0}))

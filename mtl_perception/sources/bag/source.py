@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,19 +14,15 @@ import numpy as np
 
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration
-from mtl_perception.errors import CameraError, FrameError, SourceError, one_line
+from mtl_perception.errors import CameraError, FrameError, SourceError
 from mtl_perception.messages.decode import decode_camera_info, decode_compressed_image, decode_image, stamp_ns
-from mtl_perception.messages.topics import CAMERA_INFO, IMAGE, NODE_NAME
-from mtl_perception.sources.bag.reader import Bag, deserialize, open_bag
+from mtl_perception.messages.topics import CAMERA_INFO, IMAGE
+from mtl_perception.sources.bag.reader import deserialize, open_bag
 from mtl_perception.sources.bag.scan import BagMessage
+from mtl_perception.sources.bag.topics import COMPRESSED_IMAGE, base_topic, choose_image_topic, find_topic
 from mtl_perception.sources.base import CameraResolver, median_rate_hz
 from mtl_perception.types import Frame
 
-COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
-PREFERRED_NAMES = ("image_rect_color", "image_rect", "image_raw", "color")
-DEPTH_NAMES = ("depth", "disparity")
-DEPTH_ENCODINGS = ("mono16", "16UC1", "16SC1", "32FC1", "32SC1", "64FC1")
-OWN_TOPICS = f"/{NODE_NAME}/"
 RATE_SAMPLES = 10
 
 logger = logging.getLogger(__name__)
@@ -71,9 +67,9 @@ class BagSource:
         self.rectified = rectified
         self.rejected: Counter[str] = Counter()
         self._bag = open_bag(path)
-        self.image_topic = _find_topic(path, self._bag, image_topic, (IMAGE, COMPRESSED_IMAGE), "--image")
+        self.image_topic = find_topic(path, self._bag, image_topic, (IMAGE, COMPRESSED_IMAGE), "--image")
         self.image_topic = self.image_topic or choose_image_topic(path, self._bag)
-        self.camera_info_topic = _find_topic(path, self._bag, camera_info_topic, (CAMERA_INFO,), "--camera-info")
+        self.camera_info_topic = find_topic(path, self._bag, camera_info_topic, (CAMERA_INFO,), "--camera-info")
         self._calibration: Calibration | None = None
         if camera_file is not None:
             self._calibration = load_calibration(camera_file, size=self._first_size())
@@ -177,69 +173,3 @@ class BagSource:
 
 def _decode(type_name: str, message: Any) -> np.ndarray:
     return decode_image(message) if type_name == IMAGE else decode_compressed_image(message)
-
-
-def base_topic(topic: str) -> str:
-    """Return an image topic without its transport: /camera/image_raw for /camera/image_raw/compressed."""
-    return topic.removesuffix("/compressed")
-
-
-def choose_image_topic(path: Path, bag: Bag) -> str:
-    """Select the topic of color or gray images.
-
-    Depth topics (by name or encoding) and topics of this package are ignored. The best name of `PREFERRED_NAMES` wins, then a
-    name with "color" in it, then raw over compressed.
-
-    Raises:
-        SourceError: There is no such topic, or several are equally good; the message lists them.
-    """
-    topics = {name: topic for name, topic in bag.topics.items() if topic.type in (IMAGE, COMPRESSED_IMAGE)}
-    if not topics:
-        found = one_line(", ".join(sorted({topic.type for topic in bag.topics.values()})[:5]) or "no messages")
-        raise SourceError(f"bag {path} has no images (sensor_msgs Image or CompressedImage), but {found}")
-    candidates = [name for name, topic in topics.items() if topic.count and OWN_TOPICS not in name and not _is_depth(bag, name)]
-    if not candidates:
-        raise SourceError(f"bag {path} has no color or gray images, but {_list(topics)}; select one with --image TOPIC")
-    best = min(map(_rank, candidates))
-    chosen = [name for name in candidates if _rank(name) == best]
-    if len({base_topic(name) for name in chosen}) > 1:
-        raise SourceError(f"bag {path} has images of several cameras: {_list(candidates)}; select one with --image TOPIC")
-    return min(chosen, key=lambda name: topics[name].type != IMAGE)
-
-
-def _rank(topic: str) -> tuple[int, bool]:
-    name = next((i for i, name in enumerate(PREFERRED_NAMES) if name in topic), len(PREFERRED_NAMES))
-    return name, "color" not in topic
-
-
-def _is_depth(bag: Bag, topic: str) -> bool:
-    """Return whether a topic carries depth, by its name or its first message's encoding."""
-    if any(name in topic.lower() for name in DEPTH_NAMES):
-        return True
-    if bag.topics[topic].type == COMPRESSED_IMAGE:
-        return False
-    try:
-        message = deserialize(next(bag.messages([topic])), bag.is_ros1)
-    except (FrameError, SourceError, StopIteration):
-        return False
-    return message.encoding in DEPTH_ENCODINGS
-
-
-def _find_topic(path: Path, bag: Bag, topic: str, types: tuple[str, ...], option: str) -> str:
-    """Return the bag's name of a topic that the user gave; "" if none was given.
-
-    Raises:
-        SourceError: The bag has no messages of these types on it.
-    """
-    if not topic:
-        return ""
-    for name in (topic, "/" + topic, topic.lstrip("/")):
-        if name in bag.topics and bag.topics[name].type in types and bag.topics[name].count:
-            return name
-    candidates = [name for name, found in bag.topics.items() if found.type in types and found.count]
-    kind = " or ".join(name.rpartition("/")[2] for name in types)
-    raise SourceError(f"bag {path} has no {kind} messages on {topic}; candidates for {option}: {_list(candidates) or 'none'}")
-
-
-def _list(topics: Iterable[str]) -> str:
-    return one_line(", ".join(sorted(topics)), 400)
