@@ -225,7 +225,7 @@ class TestTopics:
         records = []
         for i, (topic, value) in enumerate(topics.items()):
             if isinstance(value, str):
-                channels = {"rgb8": 3, "mono16": 2, "16UC1": 2, "32FC1": 4}[value]
+                channels = {"rgb8": 3, "mono8": 1, "mono16": 2, "16UC1": 2, "32FC1": 4}[value]
                 message = make.image(np.zeros((24, 32, channels), np.uint8), 1, value)
             elif isinstance(value, float):
                 message = make.camera_info(value)
@@ -246,10 +246,45 @@ class TestTopics:
             ({"/thermal/image_raw": "mono16", "/b/view": "rgb8"}, "/b/view"),
             ({"/a/image_raw/compressed": None, "/a/image_raw": "rgb8"}, "/a/image_raw"),
             ({"/mtl_perception/segmentation/image": "rgb8", "/view": "rgb8"}, "/view"),
+            # RealSense: the infrared images are rectified, the color images are named raw.
+            (
+                {
+                    "/d435/infra1/image_rect_raw": "mono8",
+                    "/d435/infra2/image_rect_raw": "mono8",
+                    "/d435/color/image_raw": "rgb8",
+                },
+                "/d435/color/image_raw",
+            ),
+            ({"/kinect/ir/image_raw": "rgb8", "/kinect/rgb/image_raw": "rgb8"}, "/kinect/rgb/image_raw"),
+            ({"/thermal/image_rect_color": "rgb8", "/b/view": "rgb8"}, "/b/view"),
+            # OAK-D: rectified gray cameras beside an unrectified color camera.
+            (
+                {"/oak/left/image_rect": "mono8", "/oak/right/image_rect": "mono8", "/oak/rgb/image_raw": "rgb8"},
+                "/oak/rgb/image_raw",
+            ),
+            # Of one camera the rectified topic is preferred, also in gray.
+            ({"/a/image_raw": "rgb8", "/a/image_rect": "mono8"}, "/a/image_rect"),
+            ({"/infra1/image_rect_raw": "mono8"}, "/infra1/image_rect_raw"),
+            ({"/fair/image_raw": "rgb8", "/z/other": "rgb8"}, "/fair/image_raw"),
         ],
     )
     def test_image_topic_is_selected_by_type_and_name(self, tmp_path, topics, chosen):
         assert BagSource(self.bag(tmp_path / "bag", topics)).image_topic == chosen
+
+    def test_warning_names_the_selected_and_the_other_topics(self, tmp_path, caplog):
+        topics = {
+            "/color/image_raw": "rgb8",
+            "/color/image_raw/compressed": None,
+            "/infra1/image_raw": "mono8",
+            "/depth/image": "16UC1",
+        }
+        BagSource(self.bag(tmp_path / "drive", topics))
+        line = "drive: reading /color/image_raw; other image topics for --image: /infra1/image_raw"
+        assert [record.getMessage() for record in caplog.records if "reading" in record.getMessage()] == [line]
+        caplog.clear()
+        BagSource(self.bag(tmp_path / "one", {"/color/image_raw": "rgb8"}))
+        BagSource(tmp_path / "drive", image_topic="/infra1/image_raw")
+        assert "other image topics" not in caplog.text
 
     def test_one_of_several_cameras_must_be_selected(self, tmp_path):
         bag = self.bag(tmp_path / "bag", {"/left/image_raw": "rgb8", "/right/image_raw": "rgb8", "/right/camera_info": 9.0})

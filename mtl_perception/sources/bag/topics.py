@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +15,12 @@ COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 PREFERRED_NAMES = ("image_rect_color", "image_rect", "image_raw", "color")
 DEPTH_NAMES = ("depth", "disparity")
 DEPTH_ENCODINGS = ("mono16", "16UC1", "16SC1", "32FC1", "32SC1", "64FC1")
+GRAY_ENCODINGS = ("mono8", "8UC1")
+COLOR_WORDS = frozenset(("color", "colour", "rgb"))
+INFRARED_WORDS = frozenset(("infra", "infrared", "ir", "nir", "swir", "lwir", "thermal"))
 OWN_TOPICS = f"/{NODE_NAME}/"
+
+logger = logging.getLogger(__name__)
 
 
 def base_topic(topic: str) -> str:
@@ -22,10 +29,11 @@ def base_topic(topic: str) -> str:
 
 
 def choose_image_topic(path: Path, bag: Bag) -> str:
-    """Select the topic of color or gray images.
+    """Select the topic of color or gray images; a warning lists the others, if there are any.
 
-    Depth topics (by name or encoding) and topics of this package are ignored. The best name of `PREFERRED_NAMES` wins, then a
-    name with "color" in it, then raw over compressed.
+    Depth topics (by name or encoding) and topics of this package are ignored. A camera (namespace) with color images wins over
+    one with gray images only, and both over an infrared camera; then the best name of `PREFERRED_NAMES`, then a name with
+    "color" or "rgb" in it, then raw over compressed.
 
     Raises:
         SourceError: There is no such topic, or several are equally good; the message lists them.
@@ -37,14 +45,20 @@ def choose_image_topic(path: Path, bag: Bag) -> str:
     filled = {name: topic for name, topic in topics.items() if topic.count}
     if not filled:
         raise SourceError(f"bag {path} has no images: nothing was recorded on {join_topics(topics)}")
-    candidates = [name for name in filled if OWN_TOPICS not in name and not _is_depth(bag, name)]
+    encodings = {name: _first_encoding(bag, name) for name in filled if OWN_TOPICS not in name and not _is_named_depth(name)}
+    candidates = [name for name, encoding in encodings.items() if encoding not in DEPTH_ENCODINGS]
     if not candidates:
         raise SourceError(f"bag {path} has no color or gray images, but {join_topics(filled)}; select one with --image TOPIC")
-    best = min(map(_rank, candidates))
-    chosen = [name for name in candidates if _rank(name) == best]
+    color_cameras = {_namespace(name) for name in candidates if encodings[name] not in GRAY_ENCODINGS}
+    ranks = {name: _rank(name, _namespace(name) in color_cameras) for name in candidates}
+    chosen = [name for name in candidates if ranks[name] == min(ranks.values())]
     if len({base_topic(name) for name in chosen}) > 1:
         raise SourceError(f"bag {path} has images of several cameras: {join_topics(candidates)}; select one with --image TOPIC")
-    return min(chosen, key=lambda name: topics[name].type != IMAGE)
+    topic = min(chosen, key=lambda name: topics[name].type != IMAGE)
+    others = [name for name in candidates if base_topic(name) != base_topic(topic)]
+    if others:
+        logger.warning("%s: reading %s; other image topics for --image: %s", path.absolute().name, topic, join_topics(others))
+    return topic
 
 
 def find_topic(path: Path, bag: Bag, topic: str, types: tuple[str, ...], option: str) -> str:
@@ -70,19 +84,27 @@ def join_topics(topics: Iterable[str]) -> str:
     return one_line(", ".join(sorted(topics)), 400)
 
 
-def _rank(topic: str) -> tuple[int, bool]:
+def _rank(topic: str, is_color_camera: bool) -> tuple[bool, bool, int, bool]:
+    words = {word.rstrip("0123456789") for word in re.split(r"[/_]", topic.lower())}
     name = next((i for i, name in enumerate(PREFERRED_NAMES) if name in topic), len(PREFERRED_NAMES))
-    return name, "color" not in topic
+    return bool(words & INFRARED_WORDS), not is_color_camera, name, not words & COLOR_WORDS
 
 
-def _is_depth(bag: Bag, topic: str) -> bool:
-    """Return whether a topic carries depth, by its name or its first message's encoding."""
-    if any(name in topic.lower() for name in DEPTH_NAMES):
-        return True
-    if bag.topics[topic].type == COMPRESSED_IMAGE:
-        return False
+def _namespace(topic: str) -> str:
+    return base_topic(topic).rpartition("/")[0]
+
+
+def _is_named_depth(topic: str) -> bool:
+    return any(name in topic.lower() for name in DEPTH_NAMES)
+
+
+def _first_encoding(bag: Bag, topic: str) -> str:
+    """Return the encoding of a topic's first message; "" if it cannot be read."""
     try:
-        message = deserialize(next(bag.messages([topic])), bag.is_ros1)
+        record = next(bag.messages([topic]))
+        message = deserialize(record, bag.is_ros1)
     except (FrameError, SourceError, StopIteration):
-        return False
-    return message.encoding in DEPTH_ENCODINGS
+        return ""
+    # The format of a compressed image begins with the encoding of the original, as in "mono8; jpeg compressed mono8".
+    encoding: str = message.encoding if record.type == IMAGE else message.format.partition(";")[0].strip()
+    return encoding
