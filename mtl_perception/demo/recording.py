@@ -59,7 +59,7 @@ class Recording:
 
     def _messages(self, *topics: str) -> Iterator[tuple[str, int, Any]]:
         for record in self._bag.messages(set(topics) & set(self._bag.topics)):
-            yield record.topic, record.time_ns, deserialize(record, self._bag.is_ros1)
+            yield record.topic, record.time_ns, deserialize(record)
 
     def frames(self) -> Iterator[RecordedFrame]:
         """Yield the frames whose image, overlay and depth were all recorded, in the order of their stamps."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from mtl_perception.errors import SourceError
+from mtl_perception.sources.bag.reader import METADATA, is_bag_file
 from mtl_perception.sources.bag.source import BagSource
 from mtl_perception.sources.base import Source
 from mtl_perception.sources.images import SUFFIXES, ImageSource, is_image_file, list_images
 from mtl_perception.sources.kitti import find_camera_folder, open_drive
 
-BAG_SUFFIXES = (".bag", ".mcap", ".db3")
 ACCEPTED = (
     "a KITTI raw drive (…_drive_NNNN_sync), an image folder, an image, a ROS 1 .bag, "
-    "a ROS 2 bag (folder with metadata.yaml, .mcap or .db3), or synthetic[:FRAMES[:SEED]]"
+    "a ROS 2 bag (folder, .mcap or .db3), or synthetic[:FRAMES[:SEED]]"
 )
 
 
@@ -62,9 +62,14 @@ def open_source(
 
 
 def _is_bag(path: Path) -> bool:
-    if path.is_dir():
-        return (path / "metadata.yaml").is_file()
-    return path.suffix in BAG_SUFFIXES and path.exists()
+    """Return whether the path is a bag: a file of one, or a folder with metadata.yaml or without images but with such files."""
+    if not path.is_dir():
+        return is_bag_file(path)
+    if (path / METADATA).is_file():
+        return True
+    if find_camera_folder(path.absolute()) is not None or list_images(path):
+        return False
+    return any(is_bag_file(entry) for entry in path.iterdir())
 
 
 def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Source:
@@ -74,16 +79,7 @@ def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Sourc
     images = list_images(path)
     if images:
         return ImageSource(images, path.absolute().name, rectified=rectified, camera_file=camera_file)
-    try:
-        names = sorted(entry.name for entry in path.iterdir())
-    except OSError as error:
-        raise SourceError(f"folder {path} cannot be read: {error.strerror}") from None
-    bags = [name for name in names if Path(name).suffix in BAG_SUFFIXES]
-    if bags:
-        raise SourceError(
-            f"folder {path} is not a ROS 2 bag: metadata.yaml is missing; "
-            f"give the file {path / bags[0]}, or run ros2 bag reindex"
-        )
+    names = sorted(entry.name for entry in path.iterdir())
     drives = [name for name in names if find_camera_folder(path / name) is not None]
     if drives:
         raise SourceError(f"folder {path} contains several KITTI drives; give one of them: {', '.join(drives[:5])}")

@@ -120,7 +120,7 @@ class TestKinds:
     def test_empty_file_is_refused(self, tmp_path, kind):
         path = tmp_path / f"none.{'bag' if kind == 'ros1' else kind}"
         path.write_bytes(b"")
-        with pytest.raises(SourceError, match=rf"none\.{path.suffix[1:]} is empty \(0 bytes\)"):
+        with pytest.raises(SourceError, match=rf"none\.{path.suffix[1:]} cannot be read: it is empty \(0 bytes\)$"):
             open_source(path)
 
     @pytest.mark.parametrize("content", [b"GIF89a" + bytes(500), bytes(range(256)) * 4, b"\n"])
@@ -181,7 +181,7 @@ class TestDamage:
         file.write_bytes(content)
         source = BagSource(bag)
         frames = []
-        with pytest.raises(SourceError, match=r"bag .* cannot be read: .*; the messages before the damage were read"):
+        with pytest.raises(SourceError, match=r"bag .* is damaged: .*; the messages before the damage were read"):
             read_until_error(source, frames)
         assert 3 <= len(frames) < 8
         assert_drive(frames, len(frames), (300, 400))
@@ -194,12 +194,6 @@ class TestDamage:
             metadata.write_text(text)
             with pytest.raises(SourceError, match=r"bag .*bag cannot be read: "):
                 open_source(bag)
-        metadata.unlink()
-        with pytest.raises(SourceError, match=r"metadata\.yaml is missing; give the file .*bag\.db3"):
-            open_source(bag)
-        with pytest.raises(SourceError, match=r"metadata\.yaml is missing"):
-            BagSource(bag)
-        assert_drive(list(open_source(bag / "bag.db3")))
 
     def test_random_damage_raises_source_error_only(self, tmp_path):
         rng = np.random.default_rng(0)
@@ -413,7 +407,7 @@ def test_chunk_that_decompresses_to_gigabytes_is_refused(tmp_path, monkeypatch, 
     packed = pack(bytes(2**22), compression)
     assert len(packed) < 2**16
     (tmp_path / f"a{suffix}").write_bytes(magic + chunk(packed, compression.encode()))
-    with pytest.raises(DamageError, match=f"a chunk of {len(packed)} bytes decompresses to 1 MiB or more"):
+    with pytest.raises(DamageError, match=f"{len(packed)} bytes decompress to 1 MiB or more"):
         list(scan(tmp_path / f"a{suffix}"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -81,6 +83,60 @@ def write_bag(path: Path, kind: str, records, compression: str = "") -> Path:
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, msgtype, **options)
             writer.write(connections[topic], time_ns, data)
+    return path
+
+
+def write_mcap(path: Path, encoding: str, records, chunked: bool = True) -> Path:
+    """Write an .mcap file whose messages have another encoding, with a chunk for each message or without chunks and index.
+
+    Args:
+        path: The file.
+        encoding: "ros1", or the encoding to claim for messages in CDR.
+        records: As for `write_bag`.
+        chunked: Whether there are chunks with an index.
+    """
+    messages = Messages(encoding == "ros1")
+
+    def text(value: str) -> bytes:
+        return struct.pack("<I", len(value.encode())) + value.encode()
+
+    def record(opcode: int, content: bytes) -> bytes:
+        return struct.pack("<BQ", opcode, len(content)) + content
+
+    def number_map(numbers: dict[int, int]) -> bytes:
+        return struct.pack("<I", 10 * len(numbers)) + b"".join(struct.pack("<HQ", *entry) for entry in numbers.items())
+
+    magic = b"\x89MCAP0\r\n"
+    data = magic + record(0x01, text("ros1" if messages.ros1 else "") + text("test"))
+    channels: dict[str, int] = {}
+    counts: Counter[int] = Counter()
+    declared, indexes = b"", b""
+    for topic, message, time_ns in records:
+        new = b""
+        if topic not in channels:
+            number = channels[topic] = len(channels) + 1
+            name = message.__msgtype__.replace("/msg/", "/") if messages.ros1 else message.__msgtype__
+            new = record(0x03, struct.pack("<H", number) + text(name) + text("ros1msg") + text(""))
+            new += record(0x04, struct.pack("<HH", number, number) + text(topic) + text(encoding) + number_map({}))
+        number = channels[topic]
+        counts[number] += 1
+        declared += new
+        new += record(0x05, struct.pack("<HIQQ", number, 0, time_ns, time_ns) + messages.serialize(message))
+        if chunked:
+            chunk = record(
+                0x06, struct.pack("<QQQI", time_ns, time_ns, len(new), 0) + text("") + struct.pack("<Q", len(new)) + new
+            )
+            place = struct.pack("<QQQQ", time_ns, time_ns, len(data), len(chunk))
+            indexes += record(0x08, place + number_map({number: 0}) + struct.pack("<Q", 0) + text("") + bytes(16))
+            new = chunk
+        data += new
+    data += record(0x0F, bytes(4))
+    start = len(data) if chunked else 0
+    if chunked:
+        statistics = struct.pack("<QHIIIIQQ", counts.total(), len(channels), len(channels), 0, 0, counts.total(), 0, 0)
+        data += declared + indexes + record(0x0B, statistics + number_map(counts))
+    data += record(0x02, struct.pack("<QQI", start, 0, 0)) + magic
+    path.write_bytes(data)
     return path
 
 

@@ -3,93 +3,246 @@
 from __future__ import annotations
 
 import logging
+import re
+import shutil
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+import yaml
+
 from mtl_perception.errors import FrameError, SourceError, one_line, require
-from mtl_perception.sources.bag.scan import BagMessage, DamageError, can_scan, scan
+from mtl_perception.sources.bag.mcap import McapFile, NoIndexError
+from mtl_perception.sources.bag.scan import (
+    MCAP_MAGIC,
+    ROS1,
+    ROS1_MAGIC,
+    BagMessage,
+    Channel,
+    DamageError,
+    Topic,
+    count_messages,
+    decompress,
+    import_zstd,
+    scan,
+)
+from mtl_perception.sources.bag.sqlite import SQLITE_MAGIC, SqliteFile
 from mtl_perception.sources.base import natural_key
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+MAGICS = (ROS1_MAGIC, MCAP_MAGIC, SQLITE_MAGIC, ZSTD_MAGIC)
+SUFFIXES = (".bag", ".mcap", ".db3")
+METADATA = "metadata.yaml"
+MAX_METADATA_BYTES = 2**24
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Topic:
-    """A topic of a bag.
+class BagFile(Protocol):
+    """One file of a bag.
 
     Attributes:
-        type: Message type as named in ROS 2; the first one if the topic has several.
-        count: Number of messages of that type.
+        path: The file.
+        topics: Topics by name.
     """
 
-    type: str
-    count: int
+    path: Path
+    topics: dict[str, Topic]
+
+    def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
+        """Return an iterator over the messages of some topics; each call starts at the beginning.
+
+        Raises:
+            DamageError: After the last message before the damage.
+        """
 
 
-class Bag(Protocol):
-    """A readable bag.
+class Bag:
+    """A readable bag of one or more files.
+
+    Args:
+        path: File or folder.
+        files: Its files in order of time.
 
     Attributes:
         topics: Topics by name.
-        is_ros1: Messages are in ROS 1 serialization instead of CDR.
     """
 
-    topics: dict[str, Topic]
-    is_ros1: bool
+    def __init__(self, path: Path, files: list[BagFile]) -> None:
+        self.path = path
+        self._files = files
+        self.topics: dict[str, Topic] = {}
+        for file in files:
+            for name, topic in file.topics.items():
+                count_messages(self.topics, Channel(name, topic.type), topic.count)
 
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
         """Return an iterator over the messages of some topics in order of bag time; each call starts at the beginning.
 
+        A topic has messages of one type; others are left out.
+
         Raises:
             SourceError: After the last message before the damage.
         """
+        wanted = {topic for topic in topics if topic in self.topics}
+        damage = ""
+        for file in self._files:
+            try:
+                for message in file.messages(wanted):
+                    if message.type == self.topics[message.topic].type:
+                        yield message
+            except (DamageError, OSError) as error:
+                damage = damage or f"bag {file.path} is damaged: {_reason(error)}; the messages before the damage were read"
+        if damage:
+            raise SourceError(damage)
+
+
+def is_bag_file(path: Path) -> bool:
+    """Return whether a file begins as a bag or a compressed one does, or is named like a bag."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SQLITE_MAGIC)).startswith(MAGICS)
+    except OSError:
+        return False
 
 
 def open_bag(path: Path) -> Bag:
-    """Open a ROS 1 .bag, a ROS 2 bag folder, or a bare .mcap or .db3.
+    """Open a ROS 1 bag, a ROS 2 bag folder, or one file of it; the content decides, not the name.
 
-    A truncated .bag or .mcap is read up to the damage, with a warning.
+    A truncated ROS 1 bag or .mcap is read up to the damage, with a warning. A folder without metadata.yaml, which the recorder
+    writes last, is read in the order of its numbered files, with a warning.
 
     Raises:
         SourceError: The path is not a bag, or nothing in it can be read.
         DependencyError: rosbags is not installed.
     """
     require("rosbags", extra="bags", purpose=f"reading bag {path}")
-    if path.is_file() and path.stat().st_size == 0:
-        raise SourceError(f"bag {path} is empty (0 bytes)")
-    if path.is_dir() and not (path / "metadata.yaml").is_file():
-        raise SourceError(
-            f"folder {path} is not a ROS 2 bag: metadata.yaml is missing; give a file in it, or run ros2 bag reindex"
-        )
     try:
-        return _IndexedBag(path)
-    except SourceError as error:
-        files = [path] if path.is_file() else sorted(path.glob("*.mcap"), key=natural_key)
-        files = [file for file in files if can_scan(file)]
-        if not files:
-            raise
+        paths = _files_of(path) if path.is_dir() else [path]
+    except (DamageError, OSError) as error:
+        raise SourceError(f"bag {path} cannot be read: {_reason(error)}") from error
+    files: list[BagFile] = []
+    for file in paths:
+        try:
+            files.append(_open_file(file))
+        except (DamageError, OSError) as error:
+            files.append(_UnreadableFile(file, _reason(error)))
+    unreadable = [file for file in files if isinstance(file, _UnreadableFile)]
+    if len(unreadable) == len(files):
+        raise SourceError(f"bag {unreadable[0].path} cannot be read: {unreadable[0].reason}")
+    return Bag(path, files)
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files of a bag folder in order of time."""
+    metadata = folder / METADATA
+    if not metadata.is_file():
+        files = bag_files(folder)
+        logger.warning("%s: %s is missing; reading %s", folder.name, METADATA, ", ".join(file.name for file in files))
+        return files
+    try:
+        with metadata.open("rb") as stream:
+            document = yaml.safe_load(stream.read(MAX_METADATA_BYTES))
+        names = [PurePosixPath(name).name for name in document["rosbag2_bagfile_information"]["relative_file_paths"]]
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamageError(f"{METADATA} is invalid ({type(error).__name__}: {one_line(error)})") from error
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing or not names:
+        raise DamageError(f"{METADATA} lists no files" if not names else f"{missing[0]} is missing, which {METADATA} lists")
+    return [folder / name for name in names]
+
+
+def bag_files(folder: Path) -> list[Path]:
+    """Return the files of a ROS 2 bag folder without metadata.yaml in order of time.
+
+    A recorder numbers the files of a bag: NAME_0.mcap, NAME_1.mcap.
+
+    Raises:
+        DamageError: There is none, or they are several bags.
+    """
+    files = sorted(filter(is_bag_file, folder.iterdir()), key=natural_key)
+    if not files:
+        raise DamageError(f"there is no bag in the folder, and no {METADATA}")
+    numbered = [re.fullmatch(r"(.*)_([0-9]+)", file.name.partition(".")[0]) for file in files]
+    names = [(match[1], int(match[2])) for match in numbered if match]
+    if len(files) > 1 and names != [(names[0][0] if names else "", i) for i in range(len(files))]:
+        raise DamageError(f"{METADATA} is missing; give one of the files: {', '.join(file.name for file in files[:5])}")
+    return files
+
+
+def _open_file(path: Path) -> BagFile:
+    with path.open("rb") as stream:
+        head = stream.read(2**12)
+    if not head:
+        raise DamageError("it is empty (0 bytes)")
+    if head.startswith(ZSTD_MAGIC):
+        return _CompressedFile(path)
+    if head.startswith(SQLITE_MAGIC):
+        return SqliteFile(path)
+    try:
+        if head.startswith(MCAP_MAGIC):
+            return McapFile(path)
+        if head.startswith(b"#ROSBAG"):
+            return _Ros1File(path)
+    except NoIndexError:
+        return _ScannedFile(path)
+    except DamageError as error:
         with suppress(OSError):
-            bag = _ScannedBag(path, files)
-            if bag.topics:
-                logger.warning("%s; reading it without its index", error)
-                return bag
+            scanned = _ScannedFile(path)
+            if scanned.topics:
+                logger.warning("%s: %s; reading it without its index", path.name, error)
+                return scanned
         raise
+    raise DamageError("it is neither a ROS 1 bag nor an MCAP or SQLite file")
 
 
-def deserialize(message: BagMessage, is_ros1: bool) -> Any:
+class _CompressedFile:
+    """A file of a bag that was recorded with --compression-mode file, decompressed to the folder for temporary files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._folder = tempfile.TemporaryDirectory(prefix="mtl_perception_")
+        copy = Path(self._folder.name) / path.name.removesuffix(".zstd")
+        try:
+            with import_zstd().open(path, "rb") as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        except Exception as error:
+            # The library has its own error class.
+            raise DamageError(f"it cannot be decompressed to {copy.parent}: {one_line(error)}") from error
+        self._file = _open_file(copy)
+        self.topics = self._file.topics
+
+    def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
+        return self._file.messages(topics)
+
+
+def deserialize(message: BagMessage) -> Any:
     """Return the message as an object with its fields as attributes.
+
+    A message that was recorded with --compression-mode message is decompressed.
 
     Raises:
         FrameError: The bytes are not such a message (reason "message").
     """
+    data = message.data
     try:
-        if is_ros1:
-            return _typestore(is_ros1=True).deserialize_ros1(message.data, message.type)
-        return _typestore(is_ros1=False).deserialize_cdr(message.data, message.type)
+        if message.encoding == ROS1:
+            return _typestore(is_ros1=True).deserialize_ros1(data, message.type)
+        # The first byte of a message in CDR is 0.
+        if data.startswith(ZSTD_MAGIC):
+            data = bytes(decompress("zstd", memoryview(data)))
+        return _typestore(is_ros1=False).deserialize_cdr(data, message.type)
     except Exception as error:
         # The generated code fails in many ways on damaged bytes.
         cause = f"{type(error).__name__}: {one_line(error)}"
@@ -110,77 +263,69 @@ def _typestore(is_ros1: bool) -> Any:
     return get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.ROS2_JAZZY)
 
 
-class _IndexedBag:
-    """A bag read by rosbags, which uses the index at the end of the file."""
+class _Ros1File:
+    """A ROS 1 bag read by rosbags, which uses the index at the end of the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_ros1 = path.suffix == ".bag"
         self.topics: dict[str, Topic] = {}
         try:
             with self._reader() as reader:
                 for connection in reader.connections:
-                    topic = self.topics.setdefault(connection.topic, Topic(connection.msgtype, 0))
-                    if connection.msgtype == topic.type:
-                        topic.count += connection.msgcount
+                    count_messages(self.topics, Channel(connection.topic, connection.msgtype), connection.msgcount)
         except Exception as error:
-            raise self._wrap(error) from error
+            # rosbags raises many kinds of errors on a damaged file.
+            raise DamageError(one_line(error).rstrip(".")) from error
 
     def _reader(self) -> Any:
-        from rosbags import rosbag1, rosbag2
+        from rosbags import rosbag1
 
-        return rosbag1.Reader(self.path) if self.is_ros1 else rosbag2.Reader(self.path)
-
-    def _wrap(self, error: Exception) -> SourceError:
-        """Return the error for whatever rosbags raises on a damaged file."""
-        return SourceError(f"bag {self.path} cannot be read: {one_line(error).rstrip('.')}")
+        return rosbag1.Reader(self.path)
 
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
         reader = self._reader()
         try:
             reader.open()
-        except Exception as error:
-            raise self._wrap(error) from error
-        try:
-            wanted = {(topic, self.topics[topic].type) for topic in topics if topic in self.topics}
-            connections = [connection for connection in reader.connections if (connection.topic, connection.msgtype) in wanted]
+            connections = [connection for connection in reader.connections if connection.topic in topics]
             messages = iter(reader.messages(connections)) if connections else iter(())
+        except Exception as error:
+            raise DamageError(one_line(error).rstrip(".")) from error
+        try:
             while True:
                 try:
                     connection, time_ns, data = next(messages)
                 except StopIteration:
                     return
                 except Exception as error:
-                    raise SourceError(f"{self._wrap(error)}; the messages before the damage were read") from error
-                yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
+                    raise DamageError(one_line(error).rstrip(".")) from error
+                yield BagMessage(connection.topic, connection.msgtype, time_ns, data, ROS1)
         finally:
             reader.close()
 
 
-class _ScannedBag:
-    """A bag without a usable index, read from front to back; each read ends in SourceError where it is damaged."""
+class _UnreadableFile:
+    """One of several files that cannot be opened; the others are read."""
 
-    def __init__(self, path: Path, files: list[Path]) -> None:
+    def __init__(self, path: Path, reason: str) -> None:
         self.path = path
-        self.files = files
-        self.is_ros1 = path.suffix == ".bag"
+        self.reason = reason
         self.topics: dict[str, Topic] = {}
-        with suppress(SourceError):
-            for message in self._all():
-                topic = self.topics.setdefault(message.topic, Topic(message.type, 0))
-                topic.count += message.type == topic.type
-
-    def _all(self) -> Iterator[BagMessage]:
-        damage = ""
-        for file in self.files:
-            try:
-                yield from scan(file)
-            except DamageError as error:
-                damage = damage or f"bag {file} is damaged: {error}; the messages before the damage were read"
-        if damage:
-            raise SourceError(damage)
 
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
-        for message in self._all():
-            if message.topic in topics and message.type == self.topics[message.topic].type:
+        raise DamageError(self.reason)
+
+
+class _ScannedFile:
+    """A file without a usable index, read from front to back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.topics: dict[str, Topic] = {}
+        with suppress(DamageError):
+            for message in scan(path):
+                count_messages(self.topics, Channel(message.topic, message.type), 1)
+
+    def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
+        for message in scan(self.path):
+            if message.topic in topics:
                 yield message

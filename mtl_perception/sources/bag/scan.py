@@ -11,6 +11,7 @@ import mmap
 import struct
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from mtl_perception.errors import one_line, truncated_repr
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 ROS1_MAGIC = b"#ROSBAG V2.0\n"
+CDR, ROS1 = "cdr", "ros1"
+"""Encodings of messages."""
 MAX_CHUNK_BYTES = 2**28
 """Limit of a decompressed chunk; recorders write chunks of 1 MB or one message, and the largest accepted image has 100 MB."""
 
@@ -30,13 +33,15 @@ class BagMessage(NamedTuple):
         topic: Topic name.
         type: Message type as named in ROS 2 (`package/msg/Name`).
         time_ns: Bag time, nanoseconds.
-        data: The message in CDR, or in ROS 1 serialization.
+        data: The serialized message.
+        encoding: CDR or ROS1; the type of a message in another encoding has the encoding appended.
     """
 
     topic: str
     type: str
     time_ns: int
     data: bytes
+    encoding: str = CDR
 
 
 class DamageError(Exception):
@@ -44,9 +49,32 @@ class DamageError(Exception):
 
 
 @dataclass(frozen=True)
-class _Topic:
-    name: str
+class Channel:
+    """Topic, type and encoding of messages; see BagMessage."""
+
+    topic: str
     type: str
+    encoding: str = CDR
+
+
+@dataclass
+class Topic:
+    """A topic of a bag.
+
+    Attributes:
+        type: Message type; the first one if the topic has several.
+        count: Number of messages of that type.
+    """
+
+    type: str
+    count: int
+
+
+def count_messages(topics: dict[str, Topic], channel: Channel, count: int) -> None:
+    """Add a channel's topic to `topics`, and the number of its messages if they are of the topic's type."""
+    topic = topics.setdefault(channel.topic, Topic(channel.type, 0))
+    if channel.type == topic.type:
+        topic.count += count
 
 
 def can_scan(path: Path) -> bool:
@@ -62,30 +90,51 @@ def can_scan(path: Path) -> bool:
 def scan(path: Path) -> Iterator[BagMessage]:
     """Return an iterator over the messages of a file that `can_scan` accepts, in the order in which they were written.
 
-    The encoding is appended to the type of a message that is not in CDR (in a .bag: in ROS 1 serialization).
-
     Raises:
         DamageError: After the last message before the damage.
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
-        # The map is closed with its last view; messages may outlive this function.
-        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    is_mcap = view[: len(MCAP_MAGIC)] == MCAP_MAGIC
+    view = map_file(path)
     finished = False
-    try:
-        if is_mcap:
-            finished = yield from _mcap_messages(view[len(MCAP_MAGIC) :], {}, {})
+    with invalid_records_as_damage():
+        if view[: len(MCAP_MAGIC)] == MCAP_MAGIC:
+            finished = yield from mcap_messages(view[len(MCAP_MAGIC) :], {}, {})
         else:
             yield from _ros1_messages(view[len(ROS1_MAGIC) :], {})
-    except (struct.error, KeyError, UnicodeDecodeError) as error:
-        raise DamageError(f"invalid record ({type(error).__name__}: {one_line(error)})") from error
     if not finished:
         raise DamageError("the recording was not finished")
 
 
-def _decompress(name: str, data: memoryview) -> memoryview:
-    """Decompress as much as possible of a chunk that may be truncated."""
+def map_file(path: Path) -> memoryview:
+    """Return the content of a file, which is loaded as it is read.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        # The map is closed with its last view; messages may outlive this function.
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+@contextmanager
+def invalid_records_as_damage() -> Iterator[None]:
+    """Raise DamageError for records that cannot be parsed."""
+    try:
+        yield
+    except (struct.error, KeyError, UnicodeDecodeError) as error:
+        raise DamageError(f"invalid record ({type(error).__name__}: {one_line(error)})") from error
+
+
+def decompress(name: str, data: memoryview) -> memoryview:
+    """Decompress as much as possible of data that may be truncated.
+
+    Args:
+        name: "", "none", "bz2", "lz4" or "zstd".
+        data: A chunk or a message.
+
+    Raises:
+        DamageError: The compression is unknown, the data are damaged, or decompress to MAX_CHUNK_BYTES or more.
+    """
     decompressor: Any
     if name in ("", "none"):
         return data
@@ -94,27 +143,56 @@ def _decompress(name: str, data: memoryview) -> memoryview:
     elif name == "lz4":
         decompressor = importlib.import_module("lz4.frame").LZ4FrameDecompressor()
     elif name == "zstd":
-        module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-        decompressor = importlib.import_module(module).ZstdDecompressor()
+        decompressor = import_zstd().ZstdDecompressor()
     else:
-        raise DamageError(f"unknown compression {truncated_repr(name)} of a chunk")
+        raise DamageError(f"unknown compression {truncated_repr(name)}")
     try:
         decompressed = decompressor.decompress(bytes(data), max_length=MAX_CHUNK_BYTES)
     except Exception as error:
         # Each library has its own error class.
-        raise DamageError(f"a chunk cannot be decompressed: {one_line(error)}") from error
+        raise DamageError(f"{name} data cannot be decompressed: {one_line(error)}") from error
     if len(decompressed) == MAX_CHUNK_BYTES:
-        raise DamageError(f"a chunk of {len(data)} bytes decompresses to {MAX_CHUNK_BYTES >> 20} MiB or more")
+        raise DamageError(f"{len(data)} bytes decompress to {MAX_CHUNK_BYTES >> 20} MiB or more")
     return memoryview(decompressed)
 
 
-def _mcap_messages(
-    buffer: memoryview, schemas: dict[int, str], topics: dict[int, _Topic], in_chunk: bool = False
+def import_zstd() -> Any:
+    """Return the module for zstd, which comes with Python 3.14 or with rosbags."""
+    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+
+
+def mcap_messages(
+    buffer: memoryview, schemas: dict[int, str], channels: dict[int, Channel], in_chunk: bool = False
 ) -> Generator[BagMessage, None, bool]:
-    """Parse records of https://mcap.dev/spec: opcode (1 byte), length (8 bytes), content; little endian.
+    """Return an iterator over the messages among MCAP records; `schemas` and `channels` are extended by those found.
 
     Returns:
         Whether the record that ends the messages was found.
+    """
+    for opcode, content, whole in mcap_records(buffer):
+        if opcode == 0x06 and in_chunk:
+            raise DamageError("chunk inside a chunk")
+        if opcode == 0x06 and len(content) >= 32:
+            (name_length,) = struct.unpack_from("<I", content, 28)
+            compression = str(content[32 : 32 + name_length], "utf-8")
+            yield from mcap_messages(decompress(compression, content[32 + name_length + 8 :]), schemas, channels, True)
+        if not whole:
+            raise DamageError("the file ends within a record")
+        if opcode in (0x03, 0x04):
+            add_mcap_channel(opcode, content, schemas, channels)
+        elif opcode == 0x05:
+            number, _, time_ns = struct.unpack_from("<HIQ", content)
+            channel = channels[number]
+            yield BagMessage(channel.topic, channel.type, time_ns, bytes(content[22:]), channel.encoding)
+        elif opcode in (0x0F, 0x02):
+            return True
+    return False
+
+
+def mcap_records(buffer: memoryview) -> Iterator[tuple[int, memoryview, bool]]:
+    """Return an iterator over MCAP records (https://mcap.dev/spec): opcode, content, and whether the content is complete.
+
+    A record is opcode (1 byte), length (8 bytes), content; little endian.
     """
     position = 0
     while position < len(buffer):
@@ -122,30 +200,27 @@ def _mcap_messages(
             raise DamageError("the file ends within a record")
         opcode, length = struct.unpack_from("<BQ", buffer, position)
         content = buffer[position + 9 : position + 9 + length]
-        whole = len(content) == length
+        yield opcode, content, len(content) == length
         position += 9 + length
-        if opcode == 0x06 and in_chunk:
-            raise DamageError("chunk inside a chunk")
-        if opcode == 0x06 and len(content) >= 32:
-            (name_length,) = struct.unpack_from("<I", content, 28)
-            compression = str(content[32 : 32 + name_length], "utf-8")
-            yield from _mcap_messages(_decompress(compression, content[32 + name_length + 8 :]), schemas, topics, True)
-        if not whole:
-            raise DamageError("the file ends within a record")
-        if opcode == 0x03:
-            (number,) = struct.unpack_from("<H", content)
-            schemas[number] = _string(content, 2)[0]
-        elif opcode == 0x04:
-            number, schema = struct.unpack_from("<HH", content)
-            name, end = _string(content, 4)
-            encoding, _ = _string(content, end)
-            topics[number] = _Topic(name, schemas.get(schema, "") + (f" ({encoding})" if encoding != "cdr" else ""))
-        elif opcode == 0x05:
-            number, _, time_ns = struct.unpack_from("<HIQ", content)
-            yield BagMessage(topics[number].name, topics[number].type, time_ns, bytes(content[22:]))
-        elif opcode in (0x0F, 0x02):
-            return True
-    return False
+
+
+def add_mcap_channel(opcode: int, content: memoryview, schemas: dict[int, str], channels: dict[int, Channel]) -> None:
+    """Add the schema (opcode 3) or channel (opcode 4) of a record."""
+    if opcode == 0x03:
+        (number,) = struct.unpack_from("<H", content)
+        schemas[number] = _string(content, 2)[0]
+        return
+    number, schema = struct.unpack_from("<HH", content)
+    topic, end = _string(content, 4)
+    encoding, _ = _string(content, end)
+    channels[number] = channel_of(topic, schemas.get(schema, ""), encoding)
+
+
+def channel_of(topic: str, type_name: str, encoding: str) -> Channel:
+    """Return a channel, with the ROS 2 name of the type and with the encoding appended to it if it is neither CDR nor ROS1."""
+    if encoding == ROS1:
+        return Channel(topic, _ros2_type(type_name), ROS1)
+    return Channel(topic, type_name if encoding == CDR else f"{type_name} ({encoding})")
 
 
 def _string(buffer: memoryview, position: int) -> tuple[str, int]:
@@ -154,7 +229,7 @@ def _string(buffer: memoryview, position: int) -> tuple[str, int]:
     return str(buffer[position + 4 : end], "utf-8"), end
 
 
-def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic], in_chunk: bool = False) -> Iterator[BagMessage]:
+def _ros1_messages(buffer: memoryview, channels: dict[int, Channel], in_chunk: bool = False) -> Iterator[BagMessage]:
     """Parse records of http://wiki.ros.org/Bags/Format/2.0: header length (4 bytes), header, data length (4 bytes), data."""
     position = 0
     while position < len(buffer):
@@ -172,17 +247,17 @@ def _ros1_messages(buffer: memoryview, topics: dict[int, _Topic], in_chunk: bool
         if opcode == 0x05:
             if in_chunk:
                 raise DamageError("chunk inside a chunk")
-            yield from _ros1_messages(_decompress(header["compression"].decode(), data), topics, True)
+            yield from _ros1_messages(decompress(header["compression"].decode(), data), channels, True)
         if len(data) < length:
             raise DamageError("the file ends within a record")
         if opcode == 0x07:
             (number,) = struct.unpack("<I", header["conn"])
-            topics[number] = _Topic(_ros1_topic(header["topic"].decode()), _ros2_type(_ros1_fields(data)["type"].decode()))
+            channels[number] = channel_of(_ros1_topic(header["topic"].decode()), _ros1_fields(data)["type"].decode(), ROS1)
         elif opcode == 0x02:
             (number,) = struct.unpack("<I", header["conn"])
             seconds, nanoseconds = struct.unpack("<II", header["time"])
-            topic = topics[number]
-            yield BagMessage(topic.name, topic.type, seconds * 1_000_000_000 + nanoseconds, bytes(data))
+            channel = channels[number]
+            yield BagMessage(channel.topic, channel.type, seconds * 1_000_000_000 + nanoseconds, bytes(data), ROS1)
 
 
 def _ros1_fields(buffer: memoryview) -> dict[str, bytes]:

@@ -109,12 +109,12 @@ class BagSource:
             yield message.time_ns, replace(frame, camera=cameras.camera(calibration, width, height))
 
     def _read_frame(self, record: BagMessage) -> Frame:
-        message = deserialize(record, self._bag.is_ros1)
+        message = deserialize(record)
         return Frame(_decode(record.type, message), None, stamp_ns(message.header), message.header.frame_id)
 
     def _read_calibration(self, message: BagMessage, cameras: CameraResolver) -> Calibration | None:
         try:
-            return decode_camera_info(deserialize(message, self._bag.is_ros1))
+            return decode_camera_info(deserialize(message))
         except (CameraError, FrameError) as error:
             cameras.warn(f"frames have no camera until the next camera_info: {error}")
             return None
@@ -147,7 +147,7 @@ class BagSource:
         try:
             for record in self._bag.messages([self.image_topic]):
                 try:
-                    yield record, deserialize(record, self._bag.is_ros1)
+                    yield record, deserialize(record)
                 except FrameError as error:
                     logger.debug("%s: %s", self.name, error)
         except SourceError as error:

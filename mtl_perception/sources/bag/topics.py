@@ -16,7 +16,7 @@ PREFERRED_NAMES = ("image_rect_color", "image_rect", "image_raw", "color")
 DEPTH_NAMES = ("depth", "disparity")
 DEPTH_ENCODINGS = ("mono16", "16UC1", "16SC1", "32FC1", "32SC1", "64FC1")
 GRAY_ENCODINGS = ("mono8", "8UC1")
-COLOR_WORDS = frozenset(("color", "colour", "rgb"))
+COLOR_WORDS = frozenset(("color", "rgb"))
 INFRARED_WORDS = frozenset(("infra", "infrared", "ir", "nir", "swir", "lwir", "thermal"))
 OWN_TOPICS = f"/{NODE_NAME}/"
 
@@ -102,7 +102,7 @@ def _first_encoding(bag: Bag, topic: str) -> str:
     """Return the encoding of a topic's first message; "" if it cannot be read."""
     try:
         record = next(bag.messages([topic]))
-        message = deserialize(record, bag.is_ros1)
+        message = deserialize(record)
     except (FrameError, SourceError, StopIteration):
         return ""
     # The format of a compressed image begins with the encoding of the original, as in "mono8; jpeg compressed mono8".
