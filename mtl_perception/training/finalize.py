@@ -23,7 +23,6 @@ from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import Teacher, TrainConfig
 from mtl_perception.training.data.dataset import Dataset
 from mtl_perception.training.data.training_set import TrainingSet
-from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation
 from mtl_perception.version import __version__
 from mtl_perception.weights.files import read_description, save_weights
 from mtl_perception.weights.registry import resolve
@@ -132,6 +131,9 @@ def evaluate_weights(weights: Path, held_out: Sequence[Dataset], device: str, en
     """
     if not held_out:
         return {}
+    # A run without held-out sets does not need torchmetrics.
+    from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation
+
     config = Config.from_mapping({"weights": str(weights), "device": device, "warm_up": False, **PIPELINE})
     pipeline = Pipeline(config=config, reuse_outputs=True)
     metrics = {}
