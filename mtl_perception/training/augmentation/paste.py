@@ -7,7 +7,9 @@ depth and focal length cancel. So the pasted height follows from the position, a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -136,21 +138,24 @@ class Paster:
         return found
 
     def _find(self, number: int, entry: TrainingSet) -> list[Instance]:
+        labeled = [index for index in range(len(entry.dataset)) if entry.dataset.has_labels(index)]
+        # OpenCV decodes without holding Python's lock.
+        with ThreadPoolExecutor() as pool:
+            return [instance for found in pool.map(partial(self._find_in, number, entry), labeled) for instance in found]
+
+    def _find_in(self, number: int, entry: TrainingSet, index: int) -> list[Instance]:
         found: list[Instance] = []
-        for index in range(len(entry.dataset)):
-            if not entry.dataset.has_labels(index):
+        labels = entry.dataset[index].labels
+        assert labels is not None
+        for name, label in self._labels.items():
+            mask = (labels == label).astype(np.uint8)
+            if int(mask.sum()) < MIN_PIXELS:
                 continue
-            labels = entry.dataset[index].labels
-            assert labels is not None
-            for name, label in self._labels.items():
-                mask = (labels == label).astype(np.uint8)
-                if int(mask.sum()) < MIN_PIXELS:
-                    continue
-                count, _, boxes, _ = cv2.connectedComponentsWithStats(mask)
-                for component in range(1, count):
-                    x, y, w, h, area = (int(value) for value in boxes[component])
-                    complete = x > 0 and y > 0 and x + w < labels.shape[1] and y + h < labels.shape[0]
-                    low, high = SHAPES[name]
-                    if complete and area >= MIN_PIXELS and low <= h / w <= high and area > 0.3 * w * h:
-                        found.append(Instance(number, index, label, (x, y, w, h), component))
+            count, _, boxes, _ = cv2.connectedComponentsWithStats(mask)
+            for component in range(1, count):
+                x, y, w, h, area = (int(value) for value in boxes[component])
+                complete = x > 0 and y > 0 and x + w < labels.shape[1] and y + h < labels.shape[0]
+                low, high = SHAPES[name]
+                if complete and area >= MIN_PIXELS and low <= h / w <= high and area > 0.3 * w * h:
+                    found.append(Instance(number, index, label, (x, y, w, h), component))
         return found
