@@ -120,6 +120,22 @@ class Config:
     min_confidence: float = _parameter(
         0.0, "Minimum confidence; pixels below it get label 255 (unlabeled)", when=LIVE, low=0.0, high=1.0
     )
+    points_edge_filter: float = _parameter(
+        0.0,
+        "Relative depth jump between neighboring cells of the depth map (4 pixels apart) above which their points become NaN; "
+        "0: keep the points between foreground and background",
+        when=LIVE,
+        low=0.0,
+        high=10.0,
+    )
+    points_stride: int = _parameter(
+        1,
+        "Step of the rows and columns of the depth image that have a point: point (v, u) belongs to pixel (n v, n u)",
+        when=LIVE,
+        unit="pixels",
+        low=1,
+        high=100,
+    )
     overlay_opacity: float = _parameter(0.5, "Opacity of the class colors in the overlay image", when=LIVE, low=0.0, high=1.0)
     input_rectified: bool = _parameter(
         True, "Whether input images are rectified; true: use P, false: use K and the distortion coefficients", when=LIVE

@@ -230,6 +230,8 @@ class Pipeline:
             config.min_depth,
             self._max_depth(config),
             config.min_confidence,
+            config.points_edge_filter,
+            config.points_stride,
         )
 
     def _result(self, outputs: Outputs, frame: FrameLike, config: Config) -> Result:

@@ -67,8 +67,9 @@ class Outputs:
         confidence: H x W uint8, the softmax maximum scaled to 0..255.
         depth: H x W float32 meters along the optical Z axis (REP 118), NaN = invalid, +Inf = beyond `max_depth` (REP 117).
         normals: H x W x 3 float32 unit vectors; only from networks with that task.
-        cloud: H x W structured array of CLOUD_DTYPE; point (v, u) belongs to pixel (v, u); x, y, z are NaN where depth is
-            NaN or Inf. None without a camera.
+        cloud: ceil(H / n) x ceil(W / n) structured array of CLOUD_DTYPE, n = `points_stride`; point (v, u) belongs to pixel
+            (n v, n u); x, y, z are NaN where depth is NaN or Inf and at depth edges (`points_edge_filter`). None without a
+            camera.
         camera: The camera of the outputs: the frame's, scaled to H x W. None without one.
         image: H x W x 3 uint8 RGB, the frame's image at the output size; if that is its own, the frame's array itself.
         scores: C x H x W float32 logits of the classes.

@@ -124,17 +124,21 @@ class CameraModel:
         calibration = None if self.calibration is None else self.calibration.cropped(x, y, width, height)
         return replace(self, width=width, height=height, cx=self.cx - x, cy=self.cy - y, calibration=calibration)
 
-    def rays(self) -> np.ndarray:
+    def rays(self, stride: int = 1) -> np.ndarray:
         """Compute the undistorted direction of every pixel: X / Z and Y / Z.
 
+        Args:
+            stride: Step of the rows and columns, pixels; the first ones are always included.
+
         Returns:
-            height x width x 2 float32; NaN where the distortion model has no inverse. The result is not cached.
+            ceil(height / stride) x ceil(width / stride) x 2 float32; NaN where the distortion model has no inverse. The result
+            is not cached.
         """
-        u, v = np.meshgrid(np.arange(self.width, dtype=np.float64), np.arange(self.height, dtype=np.float64))
+        u, v = np.meshgrid(*(np.arange(0, side, stride, dtype=np.float64) for side in (self.width, self.height)))
         if not self.is_distorted:
             return np.stack([(u - self.cx) / self.fx, (v - self.cy) / self.fy], axis=-1).astype(np.float32)
         slopes = self._lens.undistort(np.stack([u, v], axis=-1).reshape(-1, 2))
-        return slopes.reshape(self.height, self.width, 2).astype(np.float32)
+        return slopes.reshape(*u.shape, 2).astype(np.float32)
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Project points in the optical frame to pixels.

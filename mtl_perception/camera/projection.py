@@ -9,7 +9,7 @@ CLOUD_FLOATS = 5
 """Number of 32-bit words of a point: x, y, z, rgb, label; see types.CLOUD_DTYPE."""
 
 
-def backproject(depth: Tensor, rays: Tensor, out: Tensor) -> Tensor:
+def backproject(depth: Tensor, rays: Tensor, out: Tensor, edges: Tensor | None = None) -> Tensor:
     """Back-project a depth image to points in the camera's optical frame: X = x Z, Y = y Z.
 
     With x = (u - cx) / fx and y = (v - cy) / fy this is the formula of depth_image_proc (depth_conversions.hpp).
@@ -18,18 +18,21 @@ def backproject(depth: Tensor, rays: Tensor, out: Tensor) -> Tensor:
         depth: H x W float32, meters along Z.
         rays: H x W x 2 float32, (x, y) of each pixel at Z = 1; see CameraModel.rays.
         out: H x W x 3 or more float32; the first three of each pixel are written.
+        edges: H x W bool, pixels at depth discontinuities; None: there are none.
 
     Returns:
-        `out`. All three are NaN where depth or ray is NaN, or depth is Inf.
+        `out`. All three are NaN where depth or ray is NaN, depth is Inf, or the pixel is at an edge.
     """
     valid = torch.isfinite(depth) & torch.isfinite(rays[..., 0])
+    if edges is not None:
+        valid &= ~edges
     z = torch.where(valid, depth, torch.nan)
     torch.mul(rays, z[..., None], out=out[..., :2])
     out[..., 2] = z
     return out
 
 
-def pack_cloud(depth: Tensor, rays: Tensor, image: Tensor, labels: Tensor, out: Tensor) -> Tensor:
+def pack_cloud(depth: Tensor, rays: Tensor, image: Tensor, labels: Tensor, out: Tensor, edges: Tensor | None = None) -> Tensor:
     """Write an organized cloud in the memory layout of the PointCloud2.
 
     Args:
@@ -38,11 +41,12 @@ def pack_cloud(depth: Tensor, rays: Tensor, image: Tensor, labels: Tensor, out: 
         image: H x W x 3 uint8, RGB.
         labels: H x W uint8.
         out: H x W x 5 float32, contiguous: 20 bytes per point.
+        edges: H x W bool, pixels at depth discontinuities, which have no point; None: there are none.
 
     Returns:
         `out`: x, y, z, then the bits of 0x00RRGGBB, then the bits of the label as uint32.
     """
-    backproject(depth, rays, out)
+    backproject(depth, rays, out, edges)
     bits = out.view(torch.int32)
     rgb = bits[..., 3]
     rgb.copy_(image[..., 0])

@@ -1,11 +1,14 @@
-"""The rule that turns network outputs into labels, confidence, depth and normals.
+"""The rule that turns network outputs into labels, confidence, depth, normals and depth edges.
 
-Every backend applies it after upsampling. Nothing here waits for a value on the device, so the functions can be captured in a
-CUDA graph, and they use only operators that every ONNX runtime has.
+Every backend applies it: to depth edges before upsampling, to the others after it. Nothing here waits for a value on the
+device, so the functions can be captured in a CUDA graph, and they use only operators that every ONNX runtime has.
 """
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -68,6 +71,49 @@ def depth_from_raw(
     valid = valid & (depth > 0) & (depth >= min_depth)
     depth.masked_fill_(depth > max_depth, torch.inf)
     return depth.masked_fill_(~valid, torch.nan)
+
+
+def depth_edges(raw: Tensor, transform: str, max_jump: float | Tensor) -> Tensor:
+    """Find the cells at depth discontinuities, where interpolated depth lies between two surfaces.
+
+    A pair of neighboring cells of a row or column is broken if their depths differ by a ratio above the limit, and by more than
+    the limit beyond the jump of the next pair, on at least one side, in the same direction. Both cells of the pair are edges.
+    In logarithms: |j| > m and (|j| - j_before > m or |j| - j_after > m), where j is the pair's difference and the other two
+    count as positive in its direction. The first part is the jump test of range images, as for the borders of Steder et al.,
+    Point Feature Extraction on 3D Range Scans Taking into Account Object Boundaries, ICRA 2011. The second part keeps inclined
+    planes: in log depth, the jumps of a ground plane k cells below the horizon differ by 1 / k^2 only, but are 1 / k large.
+
+    Cells beyond the border replicate the border. Comparisons with NaN are false. With the transform "exp" all engines get
+    the same edges from the same values: there are only subtractions and comparisons.
+
+    Args:
+        raw: ... x h x w float32, the depth head's output.
+        transform: The description's `depth_transform`: "abs" or "exp".
+        max_jump: Largest difference of log depth within a surface, as of `log_jump`; a number, or a tensor that broadcasts to
+            ... x h x w.
+
+    Returns:
+        ... x h x w bool.
+    """
+    log_depth = raw if transform == "exp" else raw.abs().log()
+    edges = torch.zeros_like(log_depth, dtype=torch.bool)
+    for dim in (-2, -1):
+        size = log_depth.shape[dim]
+        if size > 1:
+            jumps = log_depth.diff(dim=dim)
+            zero = torch.zeros_like(jumps.narrow(dim, 0, 1))
+            before = torch.cat([zero, jumps.narrow(dim, 0, size - 2)], dim)
+            after = torch.cat([jumps.narrow(dim, 1, size - 2), zero], dim)
+            jump, sign = jumps.abs(), jumps.sign()
+            broken = (jump > max_jump) & ((jump - before * sign > max_jump) | (jump - after * sign > max_jump))
+            edges.narrow(dim, 0, size - 1).logical_or_(broken)
+            edges.narrow(dim, 1, size - 1).logical_or_(broken)
+    return edges
+
+
+def log_jump(relative: float) -> float:
+    """Return the difference of log depth of a relative depth jump, (far - near) / near, rounded to float32."""
+    return float(np.float32(math.log1p(relative)))
 
 
 def normals_from_raw(raw: Tensor) -> Tensor:

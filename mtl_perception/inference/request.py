@@ -26,6 +26,8 @@ class Request:
         min_depth: Meters.
         max_depth: Meters.
         min_confidence: 0 to 1.
+        points_edge_filter: Relative depth jump from which on points are removed; 0: keep all.
+        points_stride: Step of the rows and columns of the outputs that have points.
     """
 
     frames: Sequence[Frame]
@@ -38,6 +40,8 @@ class Request:
     min_depth: float
     max_depth: float
     min_confidence: float
+    points_edge_filter: float = 0.0
+    points_stride: int = 1
 
     @cached_property
     def cameras(self) -> list[CameraModel | None]:

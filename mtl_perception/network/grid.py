@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,6 +69,25 @@ def resize(planes: Tensor, spec: ResizeSpec) -> Tensor:
     """Interpolate N x C x h x w to N x C x H x W; pixel centers as with PyTorch's align_corners=False."""
     resized = F.interpolate(planes, size=spec.uncropped, mode=spec.mode, align_corners=False)
     return resized[:, :, : spec.size[0], : spec.size[1]]
+
+
+def nearest_cells(spec: ResizeSpec, cells: Sequence[int], stride: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the row and the column of the cell under every `stride`-th row and column of the result.
+
+    Args:
+        spec: How the cells are interpolated to the result.
+        cells: Height and width of the map.
+        stride: Step of rows and columns, pixels, from the first one on.
+
+    Returns:
+        Two int64 vectors of ceil(H / stride) and ceil(W / stride) indices.
+    """
+    rows, columns = (
+        # Integers, so that every engine finds the same cells.
+        (2 * torch.arange(0, size, stride) + 1) * count // (2 * whole)
+        for size, count, whole in zip(spec.size, cells, spec.uncropped, strict=True)
+    )
+    return rows, columns
 
 
 def upsample(factor: int, planes: Tensor, size: Sequence[int], grid: str, mode: str = "bilinear") -> Tensor:

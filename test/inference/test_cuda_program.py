@@ -98,6 +98,8 @@ def assert_depth(found: np.ndarray, expected: np.ndarray, rtol: float) -> None:
     [
         ({}, 2e-4),
         ({"upsampling": "bilinear"}, 2e-4),
+        ({"points_edge_filter": 2.0, "points_stride": 3}, 2e-4),
+        ({"points_edge_filter": 2.0, "output_scale": 0.37}, 2e-4),
         ({"min_depth": 15.0, "max_depth": 30.0, "min_confidence": 0.5}, 2e-4),
         ({"output_scale": 0.5}, 2e-4),
         # A mean between two levels may be rounded to either, which a random network amplifies.
@@ -218,7 +220,7 @@ def test_program_has_no_synchronization_and_no_data_dependent_shape(weights_file
     network = AtenNetwork(load_network(weights_file), meta, torch.float16)
     outputs = ("labels", "confidence", "depth", "cloud", "image")
     program = DeviceProgram(
-        network, CLASSES, ProgramSpec(2, (48, 64), outputs, (36, 48), ResizeSpec((24, 32), (24, 32), "bicubic"), True)
+        network, CLASSES, ProgramSpec(2, (48, 64), outputs, (36, 48), ResizeSpec((24, 32), (24, 32), "bicubic"), True, 0, True)
     )
     layouts = program.spec.input_layout(), program.spec.output_layout()
     inputs, out = (layout.views(torch.empty(layout.nbytes, dtype=torch.uint8, device=meta)) for layout in layouts)

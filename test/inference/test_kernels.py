@@ -35,7 +35,7 @@ from mtl_perception.inference.cuda.runtime import HostRuntime
 from mtl_perception.network.grid import ResizeSpec, uncropped_size
 
 ROOT = Path(__file__).parents[2]
-LIMITS = torch.tensor([[2.0, 60.0, 0.3, 1.1], [3.0, 40.0, 0.0, 0.9]])
+LIMITS = torch.tensor([[2.0, 60.0, 0.3, 1.1, 5.0], [3.0, 40.0, 0.0, 0.9, 3.0]])
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -159,7 +159,7 @@ class Maps(AtenNetwork):
         self.description, self.device, self.uses_kernels = description, torch.device("cpu"), uses_kernels
 
 
-def outputs_both_ways(network, size, outputs, mode="bicubic", classes=(0, 12), min_confidence=True, spoil=False):
+def outputs_both_ways(network, size, outputs, mode="bicubic", classes=(0, 12), min_confidence=True, spoil=False, **points):
     """Return the outputs of the kernel and of the operators for the same random maps."""
     spec = ProgramSpec(
         2,
@@ -168,12 +168,14 @@ def outputs_both_ways(network, size, outputs, mode="bicubic", classes=(0, 12), m
         size,
         ResizeSpec(size, uncropped_size(size, size, "exact"), mode),
         "confidence" in outputs or min_confidence,
+        **points,
     )
     limits = LIMITS.clone()
     if not min_confidence:
         limits[:, 2] = 0
     image = torch.stack([torch.from_numpy(noise_image(*size, seed=seed)) for seed in range(2)])
-    rays = torch.from_numpy(CameraModel(size[1], size[0], 30.0, 31.0, size[1] / 2, size[0] / 2).rays()).repeat(2, 1, 1, 1)
+    rays = torch.from_numpy(CameraModel(size[1], size[0], 30.0, 31.0, size[1] / 2, size[0] / 2).rays(spec.points_stride))
+    rays = rays.repeat(2, 1, 1, 1)
     rays[0, 0, 0, 0] = torch.nan
     found = []
     for uses_kernels in (True, False):
@@ -236,7 +238,28 @@ def test_kernel_chooses_among_a_group_of_classes(network, classes):
 
 def test_kernel_computes_depth_as_a_magnitude(network):
     plain = SimpleNamespace(description=replace(network.description, depth_transform="abs", depth_range=(0.1, 80.0)))
-    assert_same_outputs(*outputs_both_ways(plain, (9, 14), ("depth",), spoil=True))
+    assert_same_outputs(*outputs_both_ways(plain, (9, 14), ("depth", "cloud"), spoil=True, filters_edges=True))
+
+
+@pytest.mark.parametrize("spoil", [False, True], ids=["finite", "non-finite"])
+@pytest.mark.parametrize("size", [(1, 1), (17, 40)], ids=str)
+def test_kernel_removes_exactly_the_points_at_depth_edges(network, size, spoil):
+    found, expected = outputs_both_ways(network, size, ("depth", "cloud"), spoil=spoil, filters_edges=True)
+    assert_same_outputs(found, expected)
+    missing = [out["cloud"][..., 2].isnan() & out["depth"].isfinite() for out in (found, expected)]
+    assert torch.equal(*missing)
+    if size != (1, 1):
+        assert 0.1 < missing[0].float().mean() < 0.9
+
+
+def test_kernel_writes_every_nth_point(network):
+    size = (9, 14)
+    dense = outputs_both_ways(network, size, ("cloud",), filters_edges=True)[0]["cloud"].view(torch.int32)
+    for stride, outputs in ((2, ("cloud",)), (3, ("labels", "cloud")), (50, ("cloud",))):
+        found, expected = outputs_both_ways(network, size, outputs, filters_edges=True, points_stride=stride)
+        assert_same_outputs(found, expected)
+        # NaN is compared by its bits.
+        assert torch.equal(found["cloud"].view(torch.int32), dense[:, ::stride, ::stride])
 
 
 def test_confidence_rounds_halves_to_even(network):
@@ -244,8 +267,8 @@ def test_confidence_rounds_halves_to_even(network):
     maps = torch.zeros(1, 1, 1, 16)
     out = {"confidence": torch.zeros(1, 4, 4, dtype=torch.uint8), "labels": torch.zeros(1, 4, 4, dtype=torch.uint8)}
     image = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
-    options = {"depth_column": 12, "uncropped": (4, 4), "cubic": True, "exp": True, "with_probability": True}
-    write_outputs(maps, image, None, torch.zeros(1, 4), out, classes=slice(0, 2), **options)
+    options = {"depth_column": 12, "size": (4, 4), "uncropped": (4, 4), "cubic": True, "exp": True, "with_probability": True}
+    write_outputs(maps, image, None, torch.zeros(1, 5), out, classes=slice(0, 2), **options)
     assert (out["confidence"] == 128).all() and (out["labels"] == 0).all(), "the first of two equal scores"
 
 

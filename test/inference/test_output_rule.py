@@ -1,4 +1,4 @@
-"""The rule for labels, confidence, depth and normals."""
+"""The rule for labels, confidence, depth, normals and depth edges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mtl_perception.inference.host.postprocess import Postprocessor
-from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
+from mtl_perception.inference.outputs import depth_edges, depth_from_raw, labels_from_scores, log_jump, normals_from_raw
 from mtl_perception.network.grid import ResizeSpec, resize
 
 NAN, INF = math.nan, math.inf
@@ -75,3 +75,55 @@ def test_row_tiles_on_the_cpu_follow_the_rule(mode, min_confidence, with_confide
     assert (confidence is not None) == with_confidence
     if confidence is not None:
         assert (confidence.int() - levels[0]).abs().max() <= 1
+
+
+class TestDepthEdges:
+    """Maps of log depth, as of a network with the transform "exp"."""
+
+    def test_a_step_between_two_surfaces_is_an_edge_on_both_sides(self):
+        raw = torch.zeros(5, 8)
+        raw[:, 4:] = 0.5
+        edges = depth_edges(raw, "exp", 0.4)
+        assert edges.nonzero()[:, 1].unique().tolist() == [3, 4] and edges[:, 3:5].all()
+        assert not depth_edges(raw, "exp", 0.6).any()
+        assert torch.equal(depth_edges(raw.T, "exp", 0.4), edges.T)
+        assert torch.equal(depth_edges(-raw, "exp", 0.4), edges)
+
+    def test_all_of_a_smooth_transition_between_two_surfaces_is_an_edge(self):
+        raw = torch.tensor([[0.0, 0.0, 0.0, 0.2, 0.6, 1.0, 1.2, 1.2, 1.2]])
+        assert depth_edges(raw, "exp", 0.15)[0].tolist() == [False, False, True, True, True, True, True, False, False]
+
+    @pytest.mark.parametrize("height", [0.3, 1.65])
+    def test_ground_is_kept_up_to_five_cells_below_the_horizon(self, height):
+        """Its depth in the uppermost row is a fifth more than in the next one."""
+        cells = torch.arange(4.0, 40.0)
+        raw = (180 * height / cells).log()[:, None].expand(-1, 6)
+        assert raw[1:].diff(dim=0).abs().max() > 0.18
+        # The first pair touches the border.
+        assert not depth_edges(raw, "exp", log_jump(0.12))[2:].any()
+        # Not because of its slope: an object on it is an edge.
+        raw = raw.clone()
+        raw[8:14, 2:4] = raw[14, 0]
+        assert depth_edges(raw, "exp", log_jump(0.12))[8, 2:4].all()
+
+    def test_the_limit_is_relative_to_the_nearer_depth(self):
+        raw = torch.tensor([[1.0, 1.0, 1.25, 1.25]])
+        for sign in (1, -1):
+            assert depth_edges(sign * raw, "abs", log_jump(0.24))[0].tolist() == [False, True, True, False]
+            assert not depth_edges(sign * raw, "abs", log_jump(0.26)).any()
+        assert torch.equal(depth_edges(raw.log(), "exp", log_jump(0.24)), depth_edges(raw, "abs", log_jump(0.24)))
+
+    def test_nonfinite_cells_do_not_hide_edges_beside_them(self):
+        raw = torch.tensor([[NAN, 0.0, 1.0, 1.0], [0.0, 0.0, NAN, 1.0], [0.0, 1.0, INF, INF]])
+        edges = depth_edges(raw[:, None], "exp", 0.5)[:, 0]
+        assert edges.tolist() == [[False, True, True, False], [False] * 4, [True, True, True, False]]
+
+    def test_limits_may_differ_between_images(self):
+        raw = torch.tensor([[0.0, 0.0, 0.5, 0.5]]).expand(2, 1, 4)
+        edges = depth_edges(raw, "exp", torch.tensor([0.4, 0.6])[:, None, None])
+        assert edges[0].any() and not edges[1].any()
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 2)], ids=str)
+    def test_small_maps(self, size):
+        raw = torch.arange(size[0] * size[1], dtype=torch.float32).reshape(size)
+        assert depth_edges(raw, "exp", 0.5).shape == size

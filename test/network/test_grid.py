@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.request import Request
-from mtl_perception.network.grid import STRIDE, ResizeSpec, uncropped_size, upsample
+from mtl_perception.network.grid import STRIDE, ResizeSpec, nearest_cells, uncropped_size, upsample
 from mtl_perception.types import Frame
 
 KITTI = (375, 1242)
@@ -97,3 +98,15 @@ def test_upsampled_maps_cover_the_smallest_images(size, scale):
 def test_outputs_of_the_stretched_grid_are_upsampled_without_cropping():
     assert make_request(KITTI, 0.5, 1.0, "stretched").resize_spec == ResizeSpec((188, 621), (188, 621), "bilinear")
     assert make_request(KITTI, 1.0, 1.0, "exact").resize_spec == ResizeSpec(KITTI, (376, 1244), "bilinear")
+
+
+@pytest.mark.parametrize(("output_scale", "input_scale"), [(1.0, 1.0), (0.37, 1.0), (1.0, 0.7)])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_nearest_cells_are_those_of_an_interpolation_to_the_nearest(output_scale, input_scale, stride):
+    request = make_request(KITTI, output_scale, input_scale, "exact")
+    cells = [-(-side // STRIDE) for side in request.network_size]
+    rows, columns = nearest_cells(request.resize_spec, cells, stride)
+    numbers = torch.arange(cells[0] * cells[1], dtype=torch.float64).reshape(1, 1, *cells)
+    resized = F.interpolate(numbers, size=request.resize_spec.uncropped, mode="nearest-exact")[0, 0]
+    height, width = request.output_size
+    assert torch.equal(numbers[0, 0][rows][:, columns], resized[:height:stride, :width:stride])

@@ -26,7 +26,7 @@ from triton.runtime.jit import JITFunction
 
 from mtl_perception import load_network
 from mtl_perception.inference.cuda.fused_network import FusedNetwork
-from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec
+from mtl_perception.inference.cuda.program import LIMITS, DeviceProgram, ProgramSpec
 from mtl_perception.network.grid import ResizeSpec, uncropped_size
 
 TYPES = {
@@ -79,13 +79,15 @@ def record_launches(size: tuple[int, int], weights: str, outputs: Sequence[str])
         variants.clear()
         resize = ResizeSpec(size, uncropped_size(size, size, network.description.grid), "bicubic")
         program = DeviceProgram(
-            network, (0, len(network.description.classes)), ProgramSpec(1, size, tuple(outputs), size, resize)
+            network,
+            (0, len(network.description.classes)),
+            ProgramSpec(1, size, tuple(outputs), size, resize, filters_edges=True),
         )
         image, maps = torch.zeros(1, *size, 3, dtype=torch.uint8), program.allocate_maps()
         layout = program.spec.output_layout()
         out = layout.views(torch.zeros(layout.nbytes, dtype=torch.uint8))
         program.compute_maps(image, maps)
-        program.write_outputs(maps, image, torch.zeros(1, 4), torch.zeros(1, *size, 2), out)
+        program.write_outputs(maps, image, torch.zeros(1, len(LIMITS)), torch.zeros(1, *size, 2), out)
     finally:
         JITFunction.run = run  # type: ignore[method-assign]
     return list(variants.values())

@@ -115,7 +115,7 @@ class CudaBackend:
         self._plans: dict[ProgramSpec, Plan] = {}
         # Kept alive by the plans that use them.
         self._stages: WeakValueDictionary[NetworkSpec, NetworkStage] = WeakValueDictionary()
-        self._rays: dict[CameraModel, Tensor] = {}
+        self._rays: dict[tuple[CameraModel, int], Tensor] = {}
         # Without inference mode, here and below: its tensors cannot be changed outside of it, and a capture inside it spoils
         # the random generator for the graphs of others (PyTorch issue 166792).
         with device_errors(self.device, "loading the network"), torch.inference_mode(False):
@@ -270,18 +270,18 @@ class CudaBackend:
             if camera is None or camera == plan.cameras[index]:
                 continue
             assert plan.rays is not None
-            target, source = plan.rays[index], self._rays_of(camera)
+            target, source = plan.rays[index], self._rays_of(camera, request.points_stride)
             # In the stream that reads them, after the requests that still need the old ones.
             self.runtime.run(Stream.COMPUTE, lambda target=target, source=source: target.copy_(source))  # type: ignore[misc]
             plan.cameras[index] = camera
 
-    def _rays_of(self, camera: CameraModel) -> Tensor:
-        rays = self._rays.pop(camera, None)
+    def _rays_of(self, camera: CameraModel, stride: int) -> Tensor:
+        rays = self._rays.pop((camera, stride), None)
         if rays is None:
             while len(self._rays) >= CACHED_CAMERAS:
                 self._rays.pop(next(iter(self._rays)))
-            rays = self.runtime.make(lambda: torch.from_numpy(camera.rays()).to(self.runtime.device))
-        self._rays[camera] = rays
+            rays = self.runtime.make(lambda: torch.from_numpy(camera.rays(stride)).to(self.runtime.device))
+        self._rays[camera, stride] = rays
         return rays
 
     def _note(self, text: str) -> None:

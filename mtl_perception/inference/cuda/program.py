@@ -15,10 +15,10 @@ from torch import Tensor
 from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
 from mtl_perception.inference.cuda.area import AreaDownsample
 from mtl_perception.inference.cuda.network import AtenNetwork, HeadMaps
-from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores, normals_from_raw
-from mtl_perception.network.grid import ResizeSpec, resize
+from mtl_perception.inference.outputs import depth_edges, depth_from_raw, labels_from_scores, normals_from_raw
+from mtl_perception.network.grid import STRIDE, ResizeSpec, nearest_cells, resize
 
-LIMITS = ("min_depth", "max_depth", "min_confidence", "depth_factor")
+LIMITS = ("min_depth", "max_depth", "min_confidence", "depth_factor", "max_jump")
 """Columns of the tensor of numbers that can differ from frame to frame."""
 ALIGNMENT = 256
 """Bytes: outputs begin at multiples of it, as the GPU's own allocations do."""
@@ -53,6 +53,8 @@ class ProgramSpec:
         resize_spec: How the network's maps are upsampled to the outputs.
         with_probability: Whether the softmax is computed: for confidence, or for a least confidence above 0.
         score_planes: Number of classes where the output `scores` is asked for, otherwise 0.
+        filters_edges: Whether points at depth edges are removed.
+        points_stride: Step of the rows and columns of the outputs that have points.
     """
 
     batch: int
@@ -62,11 +64,19 @@ class ProgramSpec:
     resize_spec: ResizeSpec
     with_probability: bool = False
     score_planes: int = 0
+    filters_edges: bool = False
+    points_stride: int = 1
 
     @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the outputs."""
         return self.resize_spec.size
+
+    @property
+    def cloud_size(self) -> tuple[int, int]:
+        """Height and width of the clouds."""
+        height, width = self.output_size
+        return -(-height // self.points_stride), -(-width // self.points_stride)
 
     @property
     def has_labels(self) -> bool:
@@ -106,7 +116,7 @@ class ProgramSpec:
             "labels": (shape, torch.uint8),
             "confidence": (shape, torch.uint8),
             "depth": (shape, torch.float32),
-            "cloud": ((*shape, CLOUD_FLOATS), torch.float32),
+            "cloud": ((self.batch, *self.cloud_size, CLOUD_FLOATS), torch.float32),
             "normals": ((*shape, 3), torch.float32),
             "image": ((*shape, 3), torch.uint8),
             "scores": ((self.batch, self.score_planes, *self.output_size), torch.float32),
@@ -153,6 +163,9 @@ class DeviceProgram:
         )
         is_smaller = spec.output_size != spec.size and {"cloud", "image"} & set(spec.outputs)
         self._downsample_image = AreaDownsample(spec.size, spec.output_size, network.device) if is_smaller else None
+        cells = [-(-side // STRIDE) for side in spec.network_size]
+        # On the device before a request needs them: a copy from the host would wait for the device.
+        self._cells = [index.to(network.device) for index in nearest_cells(spec.resize_spec, cells, spec.points_stride)]
 
     def allocate_maps(self) -> HeadMaps:
         """Allocate what `compute_maps` writes."""
@@ -175,8 +188,9 @@ class DeviceProgram:
         Args:
             maps: From `compute_maps`.
             image: N x H x W x 3 uint8, RGB.
-            limits: N x 4 float32, columns as `LIMITS`: meters, meters, 0 to 1, meters over transformed depth.
-            rays: N x H' x W' x 2 float32 at the output size; None without a cloud.
+            limits: N x 5 float32, columns as `LIMITS`: meters, meters, 0 to 1, meters over transformed depth, log of the ratio
+                of depths.
+            rays: N x H' x W' x 2 float32 at the size of the cloud; None without a cloud.
             out: By name of the spec's outputs, shapes and types as its `output_layout`; they are overwritten.
         """
         if self._downsample_image is not None:
@@ -205,10 +219,13 @@ class DeviceProgram:
             out,
             classes=self._classes,
             depth_column=maps.depth_column,
+            size=self.spec.output_size,
             uncropped=self.spec.resize_spec.uncropped,
             cubic=self.spec.resize_spec.mode == "bicubic",
             exp=self._network.description.depth_transform == "exp",
             with_probability=self.spec.with_probability,
+            filters_edges=self.spec.filters_edges,
+            stride=self.spec.points_stride,
         )
 
     def _write_by_operators(
@@ -233,7 +250,15 @@ class DeviceProgram:
             _keep(out, "depth", depth)
         if "cloud" in out:
             assert rays is not None
-            pack_cloud(depth, rays, image, labels, out["cloud"])
+            edges = None
+            if self.spec.filters_edges:
+                raw = maps.values[..., maps.depth_column]
+                found = depth_edges(raw, self._network.description.depth_transform, columns["max_jump"])
+                rows, cells = self._cells
+                edges = found[:, rows][:, :, cells]
+            step = self.spec.points_stride
+            depth, image, labels = (plane[:, ::step, ::step] for plane in (depth, image, labels))
+            pack_cloud(depth, rays, image, labels, out["cloud"], edges)
 
     def _scores(self, maps: HeadMaps) -> Tensor:
         return self._upsample(maps.values[..., self._classes])

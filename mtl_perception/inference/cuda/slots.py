@@ -15,6 +15,7 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.cuda import staging
 from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec
 from mtl_perception.inference.cuda.runtime import HostRuntime, Stream
+from mtl_perception.inference.outputs import log_jump
 from mtl_perception.inference.request import Request
 from mtl_perception.types import ALL_OUTPUTS, CLOUD_DTYPE, Outputs
 
@@ -35,6 +36,8 @@ def spec_of(request: Request, tasks: Sequence[str], classes: int) -> ProgramSpec
         request.resize_spec,
         "confidence" in wanted or (request.min_confidence > 0 and bool({"labels", "cloud"} & wanted)),
         classes if "scores" in wanted else 0,
+        "cloud" in wanted and request.points_edge_filter > 0,
+        request.points_stride if "cloud" in wanted else 1,
     )
 
 
@@ -115,8 +118,8 @@ class Slot:
             request: Its images may change once this returns.
             overlap: Let its copies run beside the work of other requests.
         """
-        limits = request.min_depth, request.max_depth, request.min_confidence
-        self._limits[:] = [(*limits, factor) for factor in request.depth_factors]
+        limits, jump = (request.min_depth, request.max_depth, request.min_confidence), log_jump(request.points_edge_filter)
+        self._limits[:] = [(*limits, factor, jump) for factor in request.depth_factors]
         copies = [(target, frame.image) for target, frame in zip(self._images, request.frames, strict=True)]
         if len(copies) == 1:
             copies = staging.split(copies[0], staging.THREADS)
@@ -181,7 +184,7 @@ class Plan:
         self.cameras: list[CameraModel | None] = [None] * spec.batch
         self.rays: Tensor | None = None
         if "cloud" in spec.outputs:
-            shape = (spec.batch, *spec.output_size, 2)
+            shape = (spec.batch, *spec.cloud_size, 2)
             self.rays = runtime.make(lambda: torch.zeros(shape, device=runtime.device))
 
     def collect(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from mtl_perception.inference.device import device_errors
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.host.preprocess import resize_area
 from mtl_perception.inference.host.workspace import Workspace
+from mtl_perception.inference.outputs import depth_edges, log_jump
 from mtl_perception.inference.request import Request
 from mtl_perception.inference.torch.engine import TorchEngine
+from mtl_perception.network.grid import nearest_cells
 from mtl_perception.types import CLOUD_DTYPE, Outputs
 
 CACHED_CAMERAS = 32
@@ -36,10 +38,11 @@ class CpuBackend:
     def __init__(self, engine: TorchEngine, classes: tuple[int, int], copies: bool) -> None:
         self.engine = engine
         self.device, self.precision = engine.device, engine.precision
-        self._postprocess = Postprocessor(engine.description.depth_transform, classes)
+        self._transform = engine.description.depth_transform
+        self._postprocess = Postprocessor(self._transform, classes)
         self._copies = copies
         self._clouds = Workspace()
-        self._rays: dict[CameraModel, Tensor] = {}
+        self._rays: dict[tuple[CameraModel, int], Tensor] = {}
 
     @property
     def name(self) -> str:
@@ -78,7 +81,7 @@ class CpuBackend:
         values = self._predict(request, index)
         image = resize_area(frame.image, request.output_size) if outputs & {"cloud", "image"} else None
         if camera is not None and image is not None and "cloud" in outputs:
-            values["cloud"] = self._cloud(values["depth"], camera, image, values["labels"])
+            values["cloud"] = self._cloud(request, camera, image, values)
         arrays = {name: values[name].to("cpu", copy=copies).numpy() for name in outputs if name in values}
         if "cloud" in arrays:
             arrays["cloud"] = arrays["cloud"].view(CLOUD_DTYPE)[..., 0]
@@ -99,21 +102,30 @@ class CpuBackend:
         if "depth" in needed:
             limits = request.min_depth, request.max_depth
             values["depth"] = post.depth(raw[1], spec, *limits, request.depth_factors[index])
+            if request.points_edge_filter and "cloud" in request.outputs(index):
+                values["edges"] = depth_edges(raw[1][0], self._transform, log_jump(request.points_edge_filter))
         if "normals" in needed and len(raw) > 2:
             values["normals"] = post.normals(raw[2], spec)
         if "scores" in needed:
             values["scores"] = post.scores(raw[0], spec)
         return values
 
-    def _cloud(self, depth: Tensor, camera: CameraModel, image: np.ndarray, labels: Tensor) -> Tensor:
-        rays = self._rays.pop(camera, None)
+    def _cloud(self, request: Request, camera: CameraModel, image: np.ndarray, values: Mapping[str, Tensor]) -> Tensor:
+        stride, edges = request.points_stride, values.get("edges")
+        rays = self._rays.pop((camera, stride), None)
         if rays is None:
             while len(self._rays) >= CACHED_CAMERAS:
                 self._rays.pop(next(iter(self._rays)))
-            rays = torch.from_numpy(camera.rays())
+            rays = torch.from_numpy(camera.rays(stride))
         # Reinserted last, so that the least recently used camera comes first.
-        self._rays[camera] = rays
-        out = self._clouds.get("cloud", (*depth.shape, CLOUD_FLOATS), torch.float32)
+        self._rays[camera, stride] = rays
+        out = self._clouds.get("cloud", (*rays.shape[:2], CLOUD_FLOATS), torch.float32)
+        if edges is not None:
+            rows, columns = nearest_cells(request.resize_spec, edges.shape, stride)
+            edges = edges[:, columns][rows]
         # A view of the message's memory may be read-only, which PyTorch does not accept: only then is it copied.
         pixels: Any = image if image.flags.writeable and image.flags.c_contiguous else np.array(image)
-        return pack_cloud(depth, rays, torch.from_numpy(pixels), labels, out)
+        depth, colors, labels = (
+            plane[::stride, ::stride] for plane in (values["depth"], torch.from_numpy(pixels), values["labels"])
+        )
+        return pack_cloud(depth, rays, colors, labels, out, edges)

@@ -33,6 +33,20 @@ def _is_finite(x):
     return tl.abs(x) < float("inf")
 
 
+@triton.jit
+def _log_depth(raw, EXP: tl.constexpr):
+    return raw if EXP else tl.log(tl.abs(raw))
+
+
+@triton.jit
+def _is_broken(before, first, second, after, limit):
+    """Compare the jump between the middle two of four cells in a line with the limit; see `depth_edges`."""
+    jump = second - first
+    sign = tl.where(jump < 0.0, -1.0, 1.0)
+    jump = jump * sign
+    return (jump > limit) & ((jump - (first - before) * sign > limit) | (jump - (after - second) * sign > limit))
+
+
 @triton.jit(do_not_specialize=["h", "w", "H", "W", "uncropped_h", "uncropped_w"])
 def outputs_kernel(
     maps,
@@ -49,6 +63,8 @@ def outputs_kernel(
     W,
     uncropped_h,
     uncropped_w,
+    step,
+    stride,
     P: tl.constexpr,
     FIRST: tl.constexpr,
     CLASSES: tl.constexpr,
@@ -63,11 +79,13 @@ def outputs_kernel(
     HAS_CONFIDENCE: tl.constexpr,
     HAS_DEPTH: tl.constexpr,
     HAS_CLOUD: tl.constexpr,
+    FILTERS_EDGES: tl.constexpr,
+    LIMITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Compute blocks of pixels of one output row; see `write_outputs`."""
-    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    y = tl.program_id(1)
+    x = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)) * step
+    y = tl.program_id(1) * step
     n = tl.program_id(2)
     inside = x < W
     # Half-pixel centers, as align_corners=False.
@@ -112,7 +130,7 @@ def outputs_kernel(
         certain = (total == total) & _is_finite(best)
         if NEEDS_PROBABILITY:
             probability = 1.0 / tl.sum(tl.exp(scores - best[:, None]), axis=1)
-            certain = certain & (probability >= tl.load(limits + n * 4 + 2))
+            certain = certain & (probability >= tl.load(limits + n * LIMITS + 2))
             if HAS_CONFIDENCE:
                 level = tl.where(probability == probability, probability, 0.0) * 255.0
                 # Halves to even, as torch.round.
@@ -127,25 +145,49 @@ def outputs_kernel(
     if NEEDS_DEPTH:
         invalid = ~_is_finite(meters)
         meters = tl.exp(meters) if EXP else tl.abs(meters)
-        meters = meters * tl.load(limits + n * 4 + 3)
-        invalid = invalid | (meters < tl.load(limits + n * 4)) | (meters <= 0.0)
-        meters = tl.where(meters > tl.load(limits + n * 4 + 1), float("inf"), meters)
+        meters = meters * tl.load(limits + n * LIMITS + 3)
+        invalid = invalid | (meters < tl.load(limits + n * LIMITS)) | (meters <= 0.0)
+        meters = tl.where(meters > tl.load(limits + n * LIMITS + 1), float("inf"), meters)
         meters = tl.where(invalid, float("nan"), meters)
         if HAS_DEPTH:
             tl.store(depth + pixel, meters, mask=inside)
     if HAS_CLOUD:
-        ray_x = tl.load(rays + 2 * pixel, mask=inside, other=0.0)
-        ray_y = tl.load(rays + 2 * pixel + 1, mask=inside, other=0.0)
-        z = tl.where(_is_finite(meters) & _is_finite(ray_x), meters, float("nan"))
-        red = tl.load(image + 3 * pixel, mask=inside, other=0).to(tl.int32)
-        green = tl.load(image + 3 * pixel + 1, mask=inside, other=0).to(tl.int32)
-        blue = tl.load(image + 3 * pixel + 2, mask=inside, other=0).to(tl.int32)
+        has_point = inside & (y % stride == 0) & (x % stride == 0)
+        rows = (H + stride - 1) // stride
+        columns = (W + stride - 1) // stride
+        point = (n * rows + y // stride) * columns + x // stride
+        ray_x = tl.load(rays + 2 * point, mask=has_point, other=0.0)
+        ray_y = tl.load(rays + 2 * point + 1, mask=has_point, other=0.0)
+        valid = _is_finite(meters) & _is_finite(ray_x)
+        if FILTERS_EDGES:
+            limit = tl.load(limits + n * LIMITS + 4)
+            # Cells of the depth map in a cross around the one under the pixel; see `nearest_cells`.
+            cy = (2 * y + 1) * h // (2 * uncropped_h)
+            cx = (2 * x + 1) * w // (2 * uncropped_w)
+            row = maps + (n * h + cy) * w * P + DEPTH_COLUMN
+            column = maps + (n * h * w + cx) * P + DEPTH_COLUMN
+            center = _log_depth(tl.load(row + cx * P, mask=has_point, other=0.0), EXP)
+            left2 = _log_depth(tl.load(row + tl.maximum(cx - 2, 0) * P, mask=has_point, other=0.0), EXP)
+            left = _log_depth(tl.load(row + tl.maximum(cx - 1, 0) * P, mask=has_point, other=0.0), EXP)
+            right = _log_depth(tl.load(row + tl.minimum(cx + 1, w - 1) * P, mask=has_point, other=0.0), EXP)
+            right2 = _log_depth(tl.load(row + tl.minimum(cx + 2, w - 1) * P, mask=has_point, other=0.0), EXP)
+            above2 = _log_depth(tl.load(column + tl.maximum(cy - 2, 0) * w * P, mask=has_point, other=0.0), EXP)
+            above = _log_depth(tl.load(column + tl.maximum(cy - 1, 0) * w * P, mask=has_point, other=0.0), EXP)
+            below = _log_depth(tl.load(column + tl.minimum(cy + 1, h - 1) * w * P, mask=has_point, other=0.0), EXP)
+            below2 = _log_depth(tl.load(column + tl.minimum(cy + 2, h - 1) * w * P, mask=has_point, other=0.0), EXP)
+            edge = _is_broken(left2, left, center, right, limit) | _is_broken(left, center, right, right2, limit)
+            edge = edge | _is_broken(above2, above, center, below, limit) | _is_broken(above, center, below, below2, limit)
+            valid = valid & ~edge
+        z = tl.where(valid, meters, float("nan"))
+        red = tl.load(image + 3 * pixel, mask=has_point, other=0).to(tl.int32)
+        green = tl.load(image + 3 * pixel + 1, mask=has_point, other=0).to(tl.int32)
+        blue = tl.load(image + 3 * pixel + 2, mask=has_point, other=0).to(tl.int32)
         # Bits, not values: rgb and label share the buffer with the coordinates, whose type is float32.
-        tl.store(cloud + 5 * pixel, (ray_x * z).to(tl.int32, bitcast=True), mask=inside)
-        tl.store(cloud + 5 * pixel + 1, (ray_y * z).to(tl.int32, bitcast=True), mask=inside)
-        tl.store(cloud + 5 * pixel + 2, z.to(tl.int32, bitcast=True), mask=inside)
-        tl.store(cloud + 5 * pixel + 3, (red << 16) | (green << 8) | blue, mask=inside)
-        tl.store(cloud + 5 * pixel + 4, label, mask=inside)
+        tl.store(cloud + 5 * point, (ray_x * z).to(tl.int32, bitcast=True), mask=has_point)
+        tl.store(cloud + 5 * point + 1, (ray_y * z).to(tl.int32, bitcast=True), mask=has_point)
+        tl.store(cloud + 5 * point + 2, z.to(tl.int32, bitcast=True), mask=has_point)
+        tl.store(cloud + 5 * point + 3, (red << 16) | (green << 8) | blue, mask=has_point)
+        tl.store(cloud + 5 * point + 4, label, mask=has_point)
 
 
 def write_outputs(
@@ -157,10 +199,13 @@ def write_outputs(
     *,
     classes: slice,
     depth_column: int,
+    size: tuple[int, int],
     uncropped: tuple[int, int],
     cubic: bool,
     exp: bool,
     with_probability: bool,
+    filters_edges: bool = False,
+    stride: int = 1,
     tile: Tile = OUTPUTS_TILE,
 ) -> None:
     """Write labels, confidence, depth and cloud, as far as they are in `out`.
@@ -168,25 +213,31 @@ def write_outputs(
     Args:
         maps: N x h x w x P float32, the heads' outputs: logits, and the raw depth in column `depth_column`.
         image: N x H x W x 3 uint8 RGB at the output size; read for the cloud only.
-        rays: N x H x W x 2 float32, (x, y) of each pixel at Z = 1; None without a cloud.
-        limits: N x 4 float32: minimum and maximum depth (m), least confidence (0 to 1), meters per unit of depth.
-        out: labels and confidence N x H x W uint8, depth N x H x W float32, cloud N x H x W x 5 float32. Other names are
+        rays: N x H' x W' x 2 float32, (x, y) of each point at Z = 1, H' = ceil(H / stride); None without a cloud.
+        limits: N x 5 float32: minimum and maximum depth (m), least confidence (0 to 1), meters per unit of depth, largest
+            difference of log depth within a surface.
+        out: labels and confidence N x H x W uint8, depth N x H x W float32, cloud N x H' x W' x 5 float32. Other names are
             ignored.
         classes: Columns of the classes to choose among.
         depth_column: Column of the raw depth.
+        size: Height and width of the outputs, H x W.
         uncropped: Height and width that all of the map is upsampled to, of which H x W is kept.
         cubic: Interpolate bicubically; otherwise bilinearly.
         exp: Depth is exp(raw); otherwise |raw|.
         with_probability: Compute the softmax maximum: for confidence, or a least confidence above 0.
+        filters_edges: Remove points at depth edges; see `depth_edges`.
+        stride: Step of the rows and columns that have points.
         tile: Block sizes.
     """
     written = {name: tensor for name, tensor in out.items() if name in ("labels", "confidence", "depth", "cloud")}
     if not written:
         return
     n, h, w, columns = maps.shape
-    height, width = next(iter(written.values())).shape[1:3]
+    height, width = size
+    # Pixels without a point are not needed for a cloud alone.
+    step = stride if set(written) == {"cloud"} else 1
     count = classes.stop - classes.start
-    outputs_kernel[(triton.cdiv(width, tile.m), height, n)](
+    outputs_kernel[(triton.cdiv(triton.cdiv(width, step), tile.m), triton.cdiv(height, step), n)](
         maps,
         image,
         limits if rays is None else rays,
@@ -202,6 +253,8 @@ def write_outputs(
         width,
         uncropped[0],
         uncropped[1],
+        step,
+        stride,
         P=columns,
         FIRST=classes.start,
         CLASSES=count,
@@ -216,6 +269,8 @@ def write_outputs(
         HAS_CONFIDENCE="confidence" in out,
         HAS_DEPTH="depth" in out,
         HAS_CLOUD="cloud" in out,
+        FILTERS_EDGES=filters_edges,
+        LIMITS=limits.shape[1],
         BLOCK=tile.m,
         num_warps=tile.warps,
     )
