@@ -31,6 +31,7 @@ Part = Callable[[Bench, Report], None]
 PARTS: dict[str, Part] = {
     "agreement": proofs.prove_agreement,
     "kernels": proofs.prove_kernels,
+    "points": proofs.prove_points,
     "calls": times.time_calls,
     "device": times.time_device,
     "profile": times.profile_kernels,

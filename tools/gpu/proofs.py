@@ -69,6 +69,32 @@ def prove_kernels(bench: Bench, report: Report) -> None:
         report.prove(f"kernels agree with operators: {size_text(size)}", holds, f"labels {labels:.3%}, depth {depth:.3%}")
 
 
+def prove_points(bench: Bench, report: Report) -> None:
+    """Points at depth edges and of a stride: Triton kernels and PyTorch's operators from the same maps."""
+    for size, stride in ((size, stride) for size in bench.sizes for stride in (1, 4)):
+        pipe = bench.pipeline(bench.best, points_edge_filter=0.12, points_stride=stride)
+        backend = pipe._backend
+        if not backend._network.uses_kernels:
+            return
+        frame = bench.frames(size, 1)[0]
+        pipe(frame, OUTPUTS)
+        (plan,) = backend._plans.values()
+        program, maps = plan.program, plan.stage.maps
+        layout = program.spec.output_layout()
+        points, depths = [], []
+        for write in (program._write_by_kernel, program._write_by_operators):
+            out = layout.views(torch.zeros(layout.nbytes, dtype=torch.uint8, device=backend.device))
+            write(maps, plan.stage.image, plan.stage.limits, plan.rays, out)
+            points.append(out["cloud"][..., 2])
+            depths.append(out["depth"][:, ::stride, ::stride])
+        # A depth at its limit may be finite in one of them only.
+        finite = depths[0].isfinite() & depths[1].isfinite()
+        differ = int(((points[0].isnan() != points[1].isnan()) & finite).sum())
+        removed = float((points[0].isnan() & finite).sum() / finite.sum())
+        name = f"kernels and operators remove the same points: {size_text(size)}, stride {stride}"
+        report.prove(name, differ == 0 and removed > 0, f"{differ} differ, {removed:.2%} of {int(finite.sum())} removed")
+
+
 def prove_sameness(bench: Bench, report: Report) -> None:
     size = bench.sizes[0]
     frames = bench.frames(size, bench.most)
