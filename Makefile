@@ -51,17 +51,21 @@ PYTEST = ROS_LOG_DIR=$(CURDIR)/build/ros_log $(BIN)/python -m pytest -q -rs
 COVERAGE = COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/python -m coverage
 PARALLEL = -n $(PROCESSES) --maxprocesses 4 --dist loadgroup
 
-test: setup ## run all tests
+# Tests with ROS follow alone, because they wait for messages of other processes. Exit code 5: no test was selected.
+define run_tests
 	@mkdir -p build/ros_log
 	@status=0; \
-	$(PYTEST) -m "not ros" $(PARALLEL) $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
-	$(PYTEST) -m ros $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
+	$(1) -m "not ros" $(PARALLEL) $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
+	$(1) -m ros $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
 	exit $$status
+endef
+
+test: setup ## run all tests
+	$(call run_tests,$(PYTEST))
 
 coverage: setup ## run all tests and measure line coverage: build/coverage/html/index.html
-	@mkdir -p build/ros_log
 	rm -rf build/coverage
-	ROS_LOG_DIR=$(CURDIR)/build/ros_log $(COVERAGE) run -m pytest -q -rs $(PARALLEL) $(PYTEST_ARGS)
+	$(call run_tests,ROS_LOG_DIR=$(CURDIR)/build/ros_log $(COVERAGE) run -m pytest -q -rs)
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) html --quiet --fail-under=0
 	$(COVERAGE) report --skip-covered
