@@ -211,6 +211,7 @@ class TrainConfig:
         checkpoint_minutes: Longest time between checkpoints, minutes.
         evaluate: Steps between evaluations on `held_out`; 0: evaluate at the end only.
         precision: auto, fp32, bf16 or fp16 (mixed: parameters and losses stay float32).
+        channels_last: Memory layout of images and weights on the device; which one is faster depends on device and versions.
         workers: Processes that load and augment images.
         class_weights: Loss weight by class name; 1 for the others.
         overlap: Weight of the soft Jaccard loss, next to cross-entropy.
@@ -242,6 +243,7 @@ class TrainConfig:
     checkpoint_minutes: float = 3.0
     evaluate: int = 0
     precision: str = "auto"
+    channels_last: bool = True
     workers: int = 1
     class_weights: dict[str, float] = field(default_factory=dict)
     overlap: float = 0.0

@@ -189,6 +189,16 @@ def test_checkpoints_are_written_by_time_with_usable_weights(data: Path, tmp_pat
     assert latest.description.classes == STREET.names
 
 
+def test_both_memory_layouts_compute_the_same_step(data: Path, tmp_path: Path) -> None:
+    losses = {}
+    for channels_last in (True, False):
+        trainer, loaded = make_trainer(data, tmp_path, start="street", channels_last=channels_last)
+        batch = Batch.of(loaded, trainer._mean, trainer._std, trainer._layout)
+        assert batch.image.is_contiguous(memory_format=torch.channels_last) == channels_last
+        losses[channels_last] = trainer._learn(batch)
+    assert torch.allclose(losses[True], losses[False], rtol=1e-4)
+
+
 def test_workers_send_the_same_batches_with_little_shared_memory(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = read_config(write_config(data, "shared", steps=3, workers=2))
     samples = TrainingSamples(config, STREET, open_training_sets(config.sets, data))

@@ -22,7 +22,7 @@ class Batch:
     """A batch on the device.
 
     Attributes:
-        image: N x 3 x H x W float32, normalized, channels last.
+        image: N x 3 x H x W float32, normalized.
         labels: N x H x W int64, 255 = unknown.
         depth: N x H x W float32, m, NaN = unknown, +Inf = the sky.
         pseudo: N x H x W uint8, see `TrainingSample`.
@@ -34,11 +34,13 @@ class Batch:
     pseudo: Tensor
 
     @classmethod
-    def of(cls, loaded: dict[str, Tensor], mean: Tensor, std: Tensor) -> Batch:
+    def of(
+        cls, loaded: dict[str, Tensor], mean: Tensor, std: Tensor, layout: torch.memory_format = torch.channels_last
+    ) -> Batch:
         """Copy a loaded batch to the device of `mean` and normalize it there, so that bytes and not floats are copied."""
         device = mean.device
         moved = {name: value.to(device, non_blocking=True) for name, value in loaded.items()}
-        image = moved["image"].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
+        image = moved["image"].permute(0, 3, 1, 2).to(torch.float32, memory_format=layout)
         image = image.div_(255).sub_(mean).div_(std)
         return cls(image, moved["labels"].long(), moved["depth"], moved["pseudo"])
 

@@ -84,6 +84,7 @@ class Trainer:
         self.dtype = select_dtype(config.precision, processes.device)
         # All batches have the same size, so searching for the fastest kernels pays.
         torch.backends.cudnn.benchmark = processes.device.type == "cuda"
+        self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.step, self.seconds = 0, 0.0
         self.changes: list[str] = []
         self._samples = samples
@@ -95,7 +96,7 @@ class Trainer:
         )
         with device_errors(processes.device, "loading the network"):
             self.learner = Learner(network, config, processes).to(processes.device)
-            self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.learner.to(memory_format=self._layout)  # type: ignore[call-overload]
             self._average = WeightAverage(network, config.optimizer.ema)
         if config.optimizer.batch_norm == "train" and processes.world > 1:
             self.learner = nn.SyncBatchNorm.convert_sync_batchnorm(self.learner)  # type: ignore[no-untyped-call]
@@ -181,7 +182,7 @@ class Trainer:
         for loaded in loader:
             self._progress = schedule.progress(self.step, self._time_share)
             with device_errors(self.processes.device, f"training step {self.step}"):
-                losses = self._learn(Batch.of(loaded, self._mean, self._std))
+                losses = self._learn(Batch.of(loaded, self._mean, self._std, self._layout))
             self.step += 1
             self.seconds = before + time.monotonic() - began
             self._pending.append((self.step, losses, self._optimizer.param_groups[-1]["lr"], self.seconds))
