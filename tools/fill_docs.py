@@ -1,4 +1,4 @@
-"""Write the tables of topics, parameters and commands into the documentation; `--check` reports outdated ones."""
+"""Write the tables of topics, parameters, commands and encodings into the documentation; `--check` reports outdated ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mtl_perception.__main__ import COMMANDS
 from mtl_perception.cli.parameters import as_markdown
+from mtl_perception.messages.encodings import SUPPORTED, describe_content
 from mtl_perception.messages.topics import OUTPUT_TOPICS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,10 +44,21 @@ def commands() -> str:
     return "\n".join(lines) + "\n"
 
 
+def encodings() -> str:
+    """Return the table of image encodings that are read."""
+    names: dict[str, list[str]] = {}
+    for encoding in SUPPORTED:
+        names.setdefault(describe_content(encoding), []).append(f"`{encoding}`")
+    lines = ["| encodings | read as |", "|---|---|"]
+    lines += [f"| {', '.join(found)} | {content} |" for content, found in names.items()]
+    return "\n".join(lines) + "\n"
+
+
 TABLES = {
     "README.md": ("topics", topics),
     "docs/parameters.md": ("parameters", as_markdown),
     "docs/commands.md": ("commands", commands),
+    "docs/cameras.md": ("encodings", encodings),
 }
 
 

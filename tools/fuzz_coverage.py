@@ -56,9 +56,10 @@ def compressed_image() -> Target:
 
 
 def image() -> Target:
-    from mtl_perception.messages.decode import PIXEL_LAYOUTS, decode_image
+    from mtl_perception.messages.decode import decode_image
+    from mtl_perception.messages.encodings import PIXEL_LAYOUTS, SEMIPLANAR_LAYOUTS
 
-    encodings = [*sorted(PIXEL_LAYOUTS), "", "32FC1", "bayer_rggb32"]
+    encodings = [*sorted(PIXEL_LAYOUTS), *SEMIPLANAR_LAYOUTS, "", "32FC1", "bayer_rggb32"]
 
     def check(data: bytes) -> None:
         fields = {name: int.from_bytes(data[4 * i : 4 * i + 4], "little") for i, name in enumerate(("width", "height", "step"))}

@@ -36,8 +36,12 @@ def read_image_file(path: str | Path) -> np.ndarray:
         raise FrameError(f"image {path}: {error}", "unreadable") from error
 
 
-def decode_image_bytes(data: bytes) -> np.ndarray:
+def decode_image_bytes(data: bytes, as_stored: bool = False) -> np.ndarray:
     """Decode the content of a JPEG, PNG, TIFF, BMP, WebP or GIF file; the first frame of an animation.
+
+    Args:
+        data: Content of the file.
+        as_stored: Return the samples as the file has them: H x W for gray, otherwise BGR(A), 8 or 16 bits.
 
     Returns:
         H x W x 3 uint8, RGB; 16 bits are scaled to 8, transparency is dropped, a rotation in EXIF is ignored.
@@ -53,14 +57,15 @@ def decode_image_bytes(data: bytes) -> np.ndarray:
         # OpenCV 4 would fill the missing part with gray.
         raise FrameError(f"truncated image ({len(data)} bytes)", "compressed")
     try:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        # Images as stored are never rotated.
+        flags = cv2.IMREAD_UNCHANGED if as_stored else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise FrameError(f"image cannot be decoded ({len(data)} bytes): {error.err}", "compressed") from error
     if pixels is None:
         raise FrameError(f"damaged or not a supported image ({len(data)} bytes)", "compressed")
     check_size(pixels.shape[1], pixels.shape[0])
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return pixels if as_stored else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def check_size(width: int, height: int) -> None:

@@ -6,7 +6,6 @@ send anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -15,48 +14,17 @@ import numpy as np
 from mtl_perception.camera.model import Calibration, calibration_from_camera_info
 from mtl_perception.errors import CameraError, FrameError, truncated_repr
 from mtl_perception.image.files import check_size, decode_image_bytes
+from mtl_perception.messages.encodings import PIXEL_LAYOUTS, SEMIPLANAR_LAYOUTS, SemiplanarLayout, find_refusal, refuse
 from mtl_perception.types import CLOUD_DTYPE
 
-
-@dataclass(frozen=True)
-class PixelLayout:
-    """Memory layout of an encoding.
-
-    Attributes:
-        channels: Channels per pixel.
-        item_bytes: Bytes per channel.
-        to_rgb: OpenCV's color conversion to RGB; None for RGB.
-    """
-
-    channels: int
-    item_bytes: int
-    to_rgb: int | None
-
-
-# OpenCV names a Bayer pattern by the second and third pixel of the second row, ROS by the first two rows: RGGB is OpenCV's BG.
-_BAYER = {
-    "rggb": cv2.COLOR_BayerBG2RGB,
-    "bggr": cv2.COLOR_BayerRG2RGB,
-    "gbrg": cv2.COLOR_BayerGR2RGB,
-    "grbg": cv2.COLOR_BayerGB2RGB,
-}
-_COLOR = {
-    "rgb": (3, None),
-    "bgr": (3, cv2.COLOR_BGR2RGB),
-    "rgba": (4, cv2.COLOR_RGBA2RGB),
-    "bgra": (4, cv2.COLOR_BGRA2RGB),
-    "mono": (1, cv2.COLOR_GRAY2RGB),
-}
-PIXEL_LAYOUTS: dict[str, PixelLayout] = {
-    **{f"{name}{8 * size}": PixelLayout(c, size, code) for name, (c, code) in _COLOR.items() for size in (1, 2)},
-    **{f"bayer_{name}{8 * size}": PixelLayout(1, size, code) for name, code in _BAYER.items() for size in (1, 2)},
-    # Generic encodings are in OpenCV's channel order.
-    **{f"{bits}UC1": PixelLayout(1, bits // 8, cv2.COLOR_GRAY2RGB) for bits in (8, 16)},
-    **{f"{bits}UC3": PixelLayout(3, bits // 8, cv2.COLOR_BGR2RGB) for bits in (8, 16)},
-    **{f"{bits}UC4": PixelLayout(4, bits // 8, cv2.COLOR_BGRA2RGB) for bits in (8, 16)},
-    **{name: PixelLayout(2, 1, cv2.COLOR_YUV2RGB_UYVY) for name in ("yuv422", "uyvy")},
-    **{name: PixelLayout(2, 1, cv2.COLOR_YUV2RGB_YUY2) for name in ("yuv422_yuy2", "yuyv")},
-}
+# Y, U, V (BT.601, video range) to RGB, as in OpenCV's conversion of YUV 4:2:0 (color_yuv.simd.hpp).
+_YUV_TO_RGB = np.array(
+    [
+        [1.164, 0.0, 1.596, -1.164 * 16 - 1.596 * 128],
+        [1.164, -0.391, -0.813, -1.164 * 16 + (0.391 + 0.813) * 128],
+        [1.164, 2.018, 0.0, -1.164 * 16 - 2.018 * 128],
+    ]
+)
 
 
 def decode_image(message: Any) -> np.ndarray:
@@ -74,14 +42,12 @@ def decode_image(message: Any) -> np.ndarray:
     """
     height, width, step = int(message.height), int(message.width), int(message.step)
     check_size(width, height)
+    semiplanar = SEMIPLANAR_LAYOUTS.get(message.encoding)
+    if semiplanar is not None:
+        return _decode_semiplanar(message, semiplanar)
     layout = PIXEL_LAYOUTS.get(message.encoding)
     if layout is None:
-        if not message.encoding:
-            raise FrameError("image has no encoding", "encoding")
-        raise FrameError(
-            f"unsupported image encoding {truncated_repr(message.encoding)} (supported: {', '.join(PIXEL_LAYOUTS)})",
-            "encoding",
-        )
+        raise refuse(message.encoding)
     pixel_bytes = layout.channels * layout.item_bytes
     if step < width * pixel_bytes:
         raise FrameError(
@@ -93,29 +59,62 @@ def decode_image(message: Any) -> np.ndarray:
         )
     if layout.to_rgb in (cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2) and width % 2:
         raise FrameError(f"image encoding {truncated_repr(message.encoding)} needs an even width, not {width}", "size")
-    if message.encoding.startswith("bayer_") and min(width, height) < 3:
-        # Without neighbors to interpolate from, OpenCV returns black pixels.
-        raise FrameError(
-            f"image encoding {truncated_repr(message.encoding)} needs at least 3x3 pixels, not {width}x{height}", "size"
-        )
+    _check_mosaic(message.encoding, width, height)
     kind = "u1" if layout.item_bytes == 1 else (">u2" if message.is_bigendian else "<u2")
     shape = (height, width) if layout.channels == 1 else (height, width, layout.channels)
     strides = (step, pixel_bytes, layout.item_bytes)[: len(shape)]
     pixels: np.ndarray = np.ndarray(shape, np.dtype(kind), memoryview(message.data), strides=strides)
-    return _to_rgb(pixels, layout)
+    return _to_rgb(pixels, layout.to_rgb)
 
 
-def _to_rgb(pixels: np.ndarray, layout: PixelLayout) -> np.ndarray:
-    if layout.to_rgb is not None:
+def _check_mosaic(encoding: str, width: int, height: int) -> None:
+    if encoding.startswith("bayer_") and min(width, height) < 3:
+        # Without neighbors to interpolate from, OpenCV returns black pixels.
+        raise FrameError(f"image encoding {truncated_repr(encoding)} needs at least 3x3 pixels, not {width}x{height}", "size")
+
+
+def _to_rgb(pixels: np.ndarray, conversion: int | None) -> np.ndarray:
+    """Convert 8 or 16-bit samples to 8-bit RGB; see `PixelLayout.to_rgb`."""
+    if conversion is not None:
         pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-        pixels = cv2.cvtColor(pixels, layout.to_rgb)
-    if layout.item_bytes == 2:
+        pixels = cv2.cvtColor(pixels, conversion)
+    if pixels.dtype.itemsize == 2:
         pixels = cv2.convertScaleAbs(np.ascontiguousarray(pixels, np.uint16), alpha=255 / 65535)
     return pixels
 
 
+def _decode_semiplanar(message: Any, layout: SemiplanarLayout) -> np.ndarray:
+    """Decode a plane of Y, followed by one of U and V.
+
+    As in V4L2, a row of Y takes `step` bytes, and both planes have the same padding. In some drivers `step` covers the samples
+    of all planes (1.5, 2 or 3 bytes per pixel); the planes then have no padding.
+    """
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    encoding, rows = message.encoding, layout.rows(height)
+    if width % layout.subsampling or height % layout.subsampling:
+        raise FrameError(f"image encoding {encoding} needs an even width and height, not {width}x{height}", "size")
+    if step < width:
+        raise FrameError(f"image step {step} is too small: {width} pixels of {encoding} need {width} bytes", "step")
+    if encoding == "yuv444" and step >= 3 * width and len(message.data) == step * height:
+        raise FrameError("unsupported image encoding 'yuv444' with interleaved channels, whose order is unknown", "encoding")
+    data = np.frombuffer(memoryview(message.data), np.uint8)
+    stride = next((stride for stride in (step, width) if stride * rows == data.size), None)
+    if stride is None:
+        needed = f"{rows / height:g} x height {height} x step {step} = {step * rows}"
+        raise FrameError(f"image has {data.size} bytes of data, but {encoding} has {needed}", "data_length")
+    if layout.to_rgb is not None:
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(data.reshape(rows, stride)[:, :width]), layout.to_rgb))
+    yuv = np.empty((height, width, 3), np.uint8)
+    yuv[..., 0] = data[: stride * height].reshape(height, stride)[:, :width]
+    yuv[..., 1:] = data[stride * height :].reshape(height, stride, 2)[:, :width]
+    return np.asarray(cv2.transform(yuv, _YUV_TO_RGB))
+
+
 def decode_compressed_image(message: Any) -> np.ndarray:
     """Decode a sensor_msgs/CompressedImage with JPEG, PNG, TIFF, BMP, WebP or GIF data.
+
+    The format is `ENCODING; CODEC compressed STORED`, where ENCODING is that of the original image, and STORED, if present, the
+    one that was passed to OpenCV's encoder (CompressedImage.msg, compressed_subscriber.cpp). Other texts are ignored.
 
     Args:
         message: Object with format and data.
@@ -130,12 +129,35 @@ def decode_compressed_image(message: Any) -> np.ndarray:
         raise FrameError(
             f"compressed image of format {truncated_repr(message.format)} contains depth, not color or gray", "encoding"
         )
+    original, _, rest = message.format.partition(";")
+    encoding = original.strip()
+    _, compressed, stored = rest.partition("compressed")
+    stored = stored.strip() or encoding
+    if find_refusal(encoding):
+        raise refuse(encoding)
     if len(message.data) == 0:
         raise FrameError("compressed image has no data", "data_length")
+    data = bytes(memoryview(message.data))
     try:
-        return decode_image_bytes(bytes(memoryview(message.data)))
+        if encoding.startswith("bayer_") and encoding in PIXEL_LAYOUTS and stored not in ("mono8", "mono16"):
+            return _decode_mosaic(data, encoding)
+        image = decode_image_bytes(data)
     except FrameError as error:
         raise FrameError(f"compressed image of format {truncated_repr(message.format)}: {error}", error.reason) from error
+    # OpenCV's encoders take every image for BGR, so red and blue of images passed to them as RGB are swapped in the file.
+    return np.ascontiguousarray(image[..., ::-1]) if compressed and stored.startswith("rgb") else image
+
+
+def _decode_mosaic(data: bytes, encoding: str) -> np.ndarray:
+    """Decode a compressed image of a Bayer sensor: usually the mosaic itself, as gray."""
+    pixels = decode_image_bytes(data, as_stored=True)
+    if pixels.ndim == 3:
+        # The driver has demosaiced the image.
+        return decode_image_bytes(data)
+    _check_mosaic(encoding, pixels.shape[1], pixels.shape[0])
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise FrameError(f"it has {pixels.dtype} samples, not those of a Bayer pattern", "compressed")
+    return _to_rgb(pixels, PIXEL_LAYOUTS[encoding].to_rgb)
 
 
 def decode_camera_info(message: Any) -> Calibration:

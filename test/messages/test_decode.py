@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from support.images import noise_image
 
 from mtl_perception.errors import FrameError
-from mtl_perception.messages.decode import PIXEL_LAYOUTS, decode_cloud, decode_compressed_image, decode_depth, decode_image
+from mtl_perception.messages.decode import decode_cloud, decode_compressed_image, decode_depth, decode_image
 from mtl_perception.messages.encode import cloud_fields, image_fields
+from mtl_perception.messages.encodings import SUPPORTED
 from mtl_perception.types import CLOUD_DTYPE
 
 CONTAINERS = {
@@ -31,6 +32,7 @@ DIRECT = {
     **{f"{bits}UC{len(order)}": (order, bits) for bits in (8, 16) for order in ((0,), (2, 1, 0), (2, 1, 0, 3))},
 }
 BAYER = {"rggb": "RGGB", "bggr": "BGGR", "gbrg": "GBRG", "grbg": "GRBG"}
+SEMIPLANAR = {"nv12": "uv", "nv21": "vu", "nv24": "uv", "yuv444": "uv"}
 YUV = {"yuv422": "uyvy", "uyvy": "uyvy", "yuv422_yuy2": "yuyv", "yuyv": "yuyv"}
 
 
@@ -50,7 +52,8 @@ def to_eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def test_every_encoding_is_tested():
-    assert set(PIXEL_LAYOUTS) == {*DIRECT, *YUV, *(f"bayer_{name}{bits}" for name in BAYER for bits in (8, 16))}
+    tested = {*DIRECT, *YUV, *SEMIPLANAR, *(f"bayer_{name}{bits}" for name in BAYER for bits in (8, 16))}
+    assert set(SUPPORTED) == tested
 
 
 @pytest.mark.parametrize("encoding", DIRECT)
@@ -123,6 +126,86 @@ class TestYuv:
         with pytest.raises(FrameError, match="even width") as caught:
             decode_image(message(np.zeros((2, 5, 2), np.uint8), encoding))
         assert caught.value.reason == "size"
+
+
+def semiplanar(
+    y: np.ndarray, u: np.ndarray, v: np.ndarray, encoding: str, padding: int = 0, step: int | None = None
+) -> SimpleNamespace:
+    """Return an Image: rows of Y of `step` bytes, then rows of U and V with the padding of as many rows of Y."""
+    height, width = y.shape
+    chroma = np.stack([u, v] if SEMIPLANAR[encoding] == "uv" else [v, u], axis=-1)
+    gap = bytes([0xA5]) * padding
+    # A row of the chroma of NV24 has the width of two rows of Y.
+    chroma_gap = gap * (2 * chroma.shape[1] // width)
+    rows = [row.tobytes() + gap for row in y] + [row.tobytes() + chroma_gap for row in chroma]
+    return SimpleNamespace(
+        height=height, width=width, encoding=encoding, is_bigendian=0, step=step or width + padding, data=b"".join(rows)
+    )  # fmt: skip
+
+
+BT601 = {(16, 128, 128): (0, 0, 0), (235, 128, 128): (255, 255, 255), (81, 90, 240): (255, 0, 0), (41, 240, 110): (0, 0, 255),
+         (145, 54, 34): (0, 255, 0)}  # fmt: skip
+"""Video range: colors by Y, U, V."""
+
+
+@pytest.mark.parametrize("encoding", SEMIPLANAR)
+class TestSemiplanar:
+    def planes(self, encoding: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return Y, U, V and the RGB image of 6 x 10 pixels: columns of five colors, two pixels each."""
+        y, u, v = (np.repeat(np.array([color[i] for color in BT601], np.uint8), 2)[None].repeat(6, axis=0) for i in range(3))
+        rgb = np.repeat(np.array(list(BT601.values()), np.uint8), 2, axis=0)[None].repeat(6, axis=0)
+        part = 2 if encoding in ("nv12", "nv21") else 1
+        return y, u[::part, ::part], v[::part, ::part], rgb
+
+    @pytest.mark.parametrize("padding", [0, 6, 54])
+    def test_colors_are_decoded(self, encoding, padding):
+        y, u, v, rgb = self.planes(encoding)
+        image = decode_image(semiplanar(y, u, v, encoding, padding))
+        assert (image.dtype, image.shape) == (np.uint8, (6, 10, 3))
+        assert np.abs(image.astype(int) - rgb).max() <= 3
+
+    def test_each_pixel_has_its_own_luma_and_the_chroma_of_its_block(self, encoding):
+        rng = np.random.default_rng(3)
+        y = rng.integers(60, 180, (4, 6), np.uint8)
+        part = 2 if encoding in ("nv12", "nv21") else 1
+        u, v = rng.integers(100, 156, (2, 4 // part, 6 // part), np.uint8)
+        image = decode_image(semiplanar(y, u, v, encoding, padding=2)).astype(float)
+        luma, blue, red = 1.164 * (y - 16.0), *(np.kron(c, np.ones((part, part))) - 128.0 for c in (u, v))
+        rgb = np.stack([luma + 1.596 * red, luma - 0.391 * blue - 0.813 * red, luma + 2.018 * blue], axis=-1)
+        assert np.abs(image - rgb.clip(0, 255)).max() <= 1
+
+    def test_step_may_cover_all_planes(self, encoding):
+        """As of drivers that compute it from the bytes per pixel; `yuv444` would then have interleaved channels."""
+        y, u, v, _ = self.planes(encoding)
+        expected = decode_image(semiplanar(y, u, v, encoding))
+        for step in (15, 20) if encoding in ("nv12", "nv21") else (20,):
+            np.testing.assert_array_equal(decode_image(semiplanar(y, u, v, encoding, step=step)), expected)
+
+    def test_malformed_image_is_refused(self, encoding):
+        good = vars(semiplanar(*self.planes(encoding)[:3], encoding))
+        rows = 9 if encoding in ("nv12", "nv21") else 18
+        defects = {
+            "step": ({"step": 9}, "step 9 is too small: 10 pixels of"),
+            "data_length": ({"data": good["data"][:-1]}, f"{10 * rows - 1} bytes of data, but {encoding} has"),
+            "size": ({"height": 0}, "empty"),
+        }
+        for reason, (changes, text) in defects.items():
+            with pytest.raises(FrameError, match=text) as caught:
+                decode_image(SimpleNamespace(**{**good, **changes}))
+            assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("size", [(5, 4), (4, 5)])
+def test_odd_size_of_subsampled_planes_is_refused(size):
+    with pytest.raises(FrameError, match="nv12 needs an even width and height") as caught:
+        decode_image(SimpleNamespace(height=size[0], width=size[1], step=size[1], encoding="nv12", is_bigendian=0, data=b""))
+    assert caught.value.reason == "size"
+
+
+def test_interleaved_yuv444_is_refused_by_name():
+    with pytest.raises(FrameError, match="unsupported image encoding 'yuv444' with interleaved channels") as caught:
+        decode_image(message(np.zeros((4, 6, 3), np.uint8), "yuv444"))
+    assert caught.value.reason == "encoding"
 
 
 class TestMalformed:
@@ -238,6 +321,73 @@ class TestCompressed:
         original = cv2.GaussianBlur(noise_image(60, 81), (0, 0), 2)
         image = decode_compressed_image(compressed(encoded(".jpg", original), "rgb8; jpeg compressed bgr8"))
         assert np.abs(image.astype(int) - original).mean() < 3
+
+    @pytest.mark.parametrize("bits", [8, 16])
+    @pytest.mark.parametrize(("name", "pattern"), BAYER.items())
+    @pytest.mark.parametrize("form", ["{}; png compressed ", "{}; png compressed", "{};png", "{}", " {} ; png compressed {}"])
+    def test_mosaic_of_a_bayer_sensor_is_demosaiced(self, name, pattern, bits, form):
+        rgb = noise_image(24, 32)
+        raw = mosaic(rgb if bits == 8 else rgb.astype(np.uint16) * 257, pattern)
+        encoding = f"bayer_{name}{bits}"
+        image = decode_compressed_image(compressed(cv2.imencode(".png", raw)[1].tobytes(), form.format(encoding, encoding)))
+        np.testing.assert_array_equal(image, decode_image(message(raw, encoding)))
+
+    def test_jpeg_of_a_mosaic_is_demosaiced(self):
+        flat = np.full((48, 64, 3), (200, 120, 40), np.uint8)
+        data = cv2.imencode(".jpg", mosaic(flat, "RGGB"), [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+        image = decode_compressed_image(compressed(data, "bayer_rggb8; jpeg compressed "))
+        assert np.abs(image.astype(int) - flat)[4:-4, 4:-4].max() <= 8
+
+    @pytest.mark.parametrize("form", ["bayer_rggb8; jpeg compressed mono8", "bayer_rggb16; png compressed mono16"])
+    def test_bayer_image_that_was_converted_to_gray_stays_gray(self, form):
+        """As compressed_image_transport of ROS 2 converts it."""
+        gray = noise_image(24, 32)[..., 0]
+        image = decode_compressed_image(compressed(encoded(".png", gray), form))
+        np.testing.assert_array_equal(image, np.dstack([gray] * 3))
+
+    def test_bayer_image_that_was_demosaiced_before_compression_is_decoded(self):
+        rgb = noise_image(24, 32)
+        for form in ("bayer_rggb8; png compressed bgr8", "bayer_rggb8; png compressed "):
+            np.testing.assert_array_equal(decode_compressed_image(compressed(encoded(".png", rgb), form)), rgb)
+
+    def test_compressed_mosaic_without_neighbors_is_refused(self):
+        with pytest.raises(FrameError, match="bayer_rggb8; png.*needs at least 3x3 pixels") as caught:
+            decode_compressed_image(compressed(encoded(".png", noise_image(2, 9)[..., 0]), "bayer_rggb8; png compressed "))
+        assert caught.value.reason == "size"
+
+    def test_floating_point_mosaic_is_refused(self):
+        data = cv2.imencode(".tiff", np.ones((8, 8), np.float32))[1].tobytes()
+        with pytest.raises(FrameError, match="float32") as caught:
+            decode_compressed_image(compressed(data, "bayer_rggb8; tiff compressed "))
+        assert caught.value.reason == "compressed"
+
+    @pytest.mark.parametrize(
+        ("form", "swapped"),
+        [
+            ("rgb8; png compressed bgr8", False),
+            ("rgba8; jpeg compressed bgr8", False),
+            ("bgr8; png compressed ", False),
+            ("yuv422_yuy2; png compressed bgr8", False),
+            ("rgb8; png", False),
+            ("rgb8", False),
+            ("png", False),
+            ("", False),
+            ("rgb8; tiff compressed ", True),  # compressed_image_transport passes RGB to OpenCV's TIFF encoder.
+            ("rgba16; tiff compressed", True),
+            ("bgr8; png compressed rgb8", True),
+            ("rgb8; png compressed rgb8", True),
+        ],
+    )
+    def test_channel_order_is_that_of_the_format(self, form, swapped):
+        rgb = noise_image(9, 8)
+        image = decode_compressed_image(compressed(encoded(".png", rgb), form))
+        np.testing.assert_array_equal(image, rgb[..., ::-1] if swapped else rgb)
+
+    @pytest.mark.parametrize("encoding", ["32FC1", "8UC2", "16SC1"])
+    def test_compressed_image_that_is_neither_color_nor_gray_is_refused_by_name(self, encoding):
+        with pytest.raises(FrameError, match=f"unsupported image encoding '{encoding}': ") as caught:
+            decode_compressed_image(compressed(encoded(".png", noise_image(9, 8)), f"{encoding}; tiff compressed "))
+        assert caught.value.reason == "encoding"
 
     def test_gray_png_is_replicated(self):
         gray = noise_image(9, 8)[..., 0]
