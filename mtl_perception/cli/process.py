@@ -12,6 +12,7 @@ from mtl_perception.errors import PerceptionError, SourceError, require
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import OUTPUT_TOPICS, RECORDED_TOPICS, needed_results
 from mtl_perception.progress import progress_bar
+from mtl_perception.sources.base import rejection_note
 from mtl_perception.types import Frame
 
 
@@ -66,16 +67,21 @@ def run(args: argparse.Namespace) -> None:
         try:
             for time_ns, frame in progress_bar(_timed_frames(source), total=len(source), unit="frame"):
                 writer.write(time_ns, frame, pipeline(frame, outputs))
-        except PerceptionError as error:
-            if not writer.frames:
+        except (Exception, KeyboardInterrupt) as error:
+            if not writer.frames or str(bag.partial) in str(error):
                 raise
-            raise SourceError(f"{error}; the {writer.frames} frames before it are in {args.out}") from error
+            raise SourceError(f"{_cause(error)}; the {writer.frames} frames before it are in {bag.partial}") from error
+        note = rejection_note(source)
+        if not writer.frames:
+            raise SourceError(f"{args.source}: no frame was processed{note}")
     print_notes(pipeline)
-    rejected = dict(getattr(source, "rejected", {}))
-    note = f", {sum(rejected.values())} rejected {rejected}" if rejected else ""
-    if not writer.frames:
-        raise SourceError(f"{args.source}: no frame was processed{note}")
     print(f"{writer.frames} frames{note} -> {args.out}")
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, PerceptionError):
+        return str(error)
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
 
 
 def _timed_frames(source: Any) -> Iterator[tuple[int, Frame]]:

@@ -20,7 +20,7 @@ from mtl_perception.types import Frame
 
 MARGIN = 1.6
 """Factor between the period of a frame and the pipeline's time, because player and recorder use the same cores."""
-FILES = ("recording.mcap", "video.mp4", "cloud.ply", "viewer.js", "index.html", "images", "log")
+FILES = ("recording.mcap", "recording.partial.mcap", "video.mp4", "cloud.ply", "viewer.js", "index.html", "images", "log")
 """Everything that the demo leaves in its folder."""
 
 

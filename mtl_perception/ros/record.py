@@ -26,6 +26,8 @@ REDUNDANT_SUFFIXES = tuple(f"/{row.name}" for row in OUTPUT_TOPICS if row.redund
 """Ends of the topics that a prefix does not select."""
 DISCOVERY_PERIOD = 0.2
 """Seconds between two checks for new topics."""
+FLUSH_PERIOD = 1.0
+"""Seconds of small messages that a killed recorder loses at most."""
 QUEUE_SIZE = 50
 
 
@@ -85,7 +87,9 @@ class Recorder:
         self._topics = tuple(topics)
         self._subscribed: set[str] = set()
         self.node = rclpy.create_node("recorder")
-        self.node.create_timer(DISCOVERY_PERIOD, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self.node.create_timer(DISCOVERY_PERIOD, self._discover, clock=clock)
+        self.node.create_timer(FLUSH_PERIOD, writer.flush, clock=clock)
 
     def _is_selected(self, topic: str) -> bool:
         if topic in self._topics:

@@ -81,6 +81,12 @@ class CameraResolver:
             logger.warning("%s: %s", self.name, text)
 
 
+def rejection_note(source: Source) -> str:
+    """Return the number of images that the last iteration skipped, with the reasons, as ", 3 rejected {…}"; "" if none."""
+    rejected = dict(getattr(source, "rejected", {}))
+    return f", {sum(rejected.values())} rejected {rejected}" if rejected else ""
+
+
 def median_rate_hz(stamps_ns: Sequence[int]) -> float:
     """Return the frame rate from the median interval of stamps; 10 Hz if no interval is positive."""
     intervals = [after - before for before, after in pairwise(stamps_ns) if after > before]

@@ -7,6 +7,7 @@ from pathlib import Path
 from mtl_perception.errors import SourceError
 from mtl_perception.sources.bag.reader import METADATA, is_bag_file
 from mtl_perception.sources.bag.source import BagSource
+from mtl_perception.sources.bag.writer import partial_path
 from mtl_perception.sources.base import Source
 from mtl_perception.sources.images import SUFFIXES, ImageSource, is_image_file, list_images
 from mtl_perception.sources.kitti import find_camera_folder, open_drive
@@ -57,7 +58,9 @@ def open_source(
     if is_image_file(path):
         return ImageSource([path], path.name, rectified=rectified, camera_file=camera_file)
     if not path.exists():
-        raise SourceError(f"{path} does not exist; accepted: {ACCEPTED}")
+        partial = partial_path(path)
+        hint = f", but {partial} does, from a run that did not finish" if partial.exists() else f"; accepted: {ACCEPTED}"
+        raise SourceError(f"{path} does not exist{hint}")
     raise SourceError(f"{path} is not a source: unsupported file type {path.suffix or '(none)'}; accepted: {ACCEPTED}")
 
 

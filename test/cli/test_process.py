@@ -186,8 +186,35 @@ class TestErrors:
         code, _, line = process(tmp_path / "cut.mcap", "--out", tmp_path / "out.mcap")
         assert code == 1
         assert line.startswith("mtl_perception process: ")
-        assert line.endswith(f"; the 3 frames before it are in {tmp_path / 'out.mcap'}")
-        assert len(messages_of(tmp_path / "out.mcap")["/mtl_perception/points"]) == 3
+        assert line.endswith(f"; the 3 frames before it are in {tmp_path / 'out.partial.mcap'}")
+        assert len(messages_of(tmp_path / "out.partial.mcap")["/mtl_perception/points"]) == 3
+        assert not (tmp_path / "out.mcap").exists(), "a bag under the final name is complete"
+        # The next run.
+        arguments = (write_bag(tmp_path / "whole", "mcap", drive("mcap", 1, SIZE)), "--out", tmp_path / "out.mcap")
+        code, _, line = process(*arguments)
+        assert code == 1
+        assert "an earlier run did not finish and left" in line
+        assert process(*arguments, "--force")[0] == 0
+        assert {path.name for path in tmp_path.glob("out*")} == {"out.mcap"}
+
+    @pytest.mark.parametrize(
+        ("error", "cause"), [(KeyboardInterrupt(), "interrupted"), (RuntimeError("bug"), "RuntimeError: bug")]
+    )
+    def test_interrupted_run_says_where_its_frames_are(self, tmp_path, process, monkeypatch, error, cause):
+        source = write_bag(tmp_path / "in", "mcap", drive("mcap", 3, SIZE))
+        call = Pipeline.__call__
+        calls = []
+
+        def fail_third(self, *arguments):
+            calls.append(arguments)
+            if len(calls) == 3:
+                raise error
+            return call(self, *arguments)
+
+        monkeypatch.setattr(Pipeline, "__call__", fail_third)
+        code, _, line = process(source, "--out", tmp_path / "out")
+        assert (code, line) == (1, f"mtl_perception process: {cause}; the 2 frames before it are in {tmp_path / 'out.partial'}")
+        assert len(messages_of(tmp_path / "out.partial")["/mtl_perception/points"]) == 2
 
 
 def test_source_without_a_readable_image_fails(tmp_path, capsys):
@@ -196,3 +223,4 @@ def test_source_without_a_readable_image_fails(tmp_path, capsys):
         (tmp_path / "in" / name).write_bytes(b"not an image")
     assert main(["process", str(tmp_path / "in"), "--out", str(tmp_path / "out.mcap"), "--device", "cpu"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith("in: no frame was processed, 2 rejected {'unreadable': 2}")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"], "there is no empty bag"

@@ -21,7 +21,9 @@ from support.node_process import Process
 from support.ros_client import Client, profile
 from support.ros_messages import camera_info, image, put_header, stamp_of
 
+from mtl_perception.errors import SourceError
 from mtl_perception.ros.record import DEFAULT_TOPICS, Recorder
+from mtl_perception.sources.bag.reader import deserialize, open_bag
 
 
 class Listener:
@@ -238,6 +240,33 @@ def test_recording_without_topics_leaves_an_empty_bag_or_none(tmp_path: Path) ->
         process.stop()
         client.close()
     assert "0 messages" in process.output
+
+
+def test_killed_recorder_leaves_small_messages_under_a_visible_name(tmp_path: Path) -> None:
+    """A chunk of 1 MiB would not be full for hours."""
+    out, partial = tmp_path / "bags" / "drive.mcap", tmp_path / "bags" / "drive.partial.mcap"
+    process = Process(["record", "/words", "--out", str(out)], tmp_path / "record.log")
+    client = Client("source")
+    try:
+        words = client.node.create_publisher(String, "/words", profile())
+        client.spin_until(lambda: words.get_subscription_count() == 1, "the recorder")
+        process.wait_for_output("recording /words")
+        for i in range(3):
+            words.publish(String(data=f"word {i}"))
+        client.spin_until(lambda: partial.stat().st_size > 300, "messages on the disk")
+        process.stop(signal.SIGKILL)
+    finally:
+        process.stop()
+        client.close()
+    assert [path.name for path in out.parent.iterdir()] == ["drive.partial.mcap"]
+    read = []
+    with pytest.raises(SourceError, match="the recording was not finished"):
+        for message in open_bag(partial).messages(["/words"]):
+            read.append(deserialize(message).data)
+    assert read[:1] == ["word 0"]
+    process = Process(["record", "/words", "--out", str(out)], tmp_path / "record2.log")
+    assert process.wait() == 1
+    assert f"left {partial}; read it as it is" in process.output
 
 
 def test_existing_recording_is_not_overwritten(tmp_path: Path) -> None:

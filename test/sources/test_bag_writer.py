@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -15,8 +16,41 @@ from rosbags.rosbag2 import Reader
 from support.bags import ROS2, Messages, assert_drive, drive
 
 from mtl_perception.errors import SourceError
+from mtl_perception.sources.bag.reader import open_bag
 from mtl_perception.sources.bag.writer import BagWriter
 from mtl_perception.sources.open import open_source
+
+
+def small_text(number: int) -> bytes:
+    message = ROS2.types["std_msgs/msg/String"](str(number))
+    return bytes(ROS2.serialize_cdr(message, message.__msgtype__))
+
+
+def run_script(script: str, path: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script with BagWriter, SourceError, `path`, and `text(i)`, which makes an incompressible message of 1.2 MB."""
+    prelude = """
+        import random
+        import sys
+        from pathlib import Path
+        from mtl_perception.errors import SourceError
+        from mtl_perception.sources.bag.writer import BagWriter
+        path = Path(sys.argv[1])
+
+        def text(number):
+            return b"\\0\\1\\0\\0" + (1_200_000).to_bytes(4, "little") + random.Random(number).randbytes(1_200_000)
+    """
+    code = textwrap.dedent(prelude) + textwrap.dedent(script)
+    folder = Path(__file__).parents[2]
+    return subprocess.run([sys.executable, "-c", code, path], cwd=folder, check=False, text=True, stdout=subprocess.PIPE)
+
+
+def texts_of(path: Path) -> list[bytes]:
+    """Return the messages on /text until the end or the damage."""
+    found = []
+    with contextlib.suppress(SourceError):
+        for message in open_bag(path).messages(["/text"]):
+            found.append(message.data)
+    return found
 
 
 class TestWriter:
@@ -31,6 +65,8 @@ class TestWriter:
         with BagWriter(path) as writer:
             self.fill(writer)
             assert not path.exists(), "the bag appears only when it is complete"
+            assert [entry.name for entry in path.parent.iterdir()] == [writer.partial.name], "until then it is visible"
+            assert writer.partial.name == {"out.mcap": "out.partial.mcap", "out": "out.partial"}[name]
         assert path.is_file() == (name == "out.mcap")
         assert writer.count == 6
         assert_drive(list(open_source(path)), 3)
@@ -115,7 +151,12 @@ class TestWriter:
 
         with pytest.raises(error):
             write()
-        assert_drive(list(open_source(tmp_path / "out.mcap")), 2)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["out.partial.mcap"]
+        assert_drive(list(open_source(tmp_path / "out.partial.mcap")), 2)
+        with pytest.raises(
+            SourceError, match=r"out\.mcap does not exist, but .*out\.partial\.mcap does, from a run that did not"
+        ):
+            open_source(tmp_path / "out.mcap")
 
     def test_error_before_the_first_message_leaves_no_file(self, tmp_path):
         def write() -> None:
@@ -151,9 +192,123 @@ class TestWriter:
             writer._writer.storage.bio = full
             with pytest.raises(SourceError, match=r"out\.mcap cannot be written: No space left"):
                 writer.write("/a", "std_msgs/msg/String", bytes(2**21), 0)
-            with pytest.raises(SourceError, match=r"out\.mcap could not be finished; the incomplete bag is in \S+$"):
+            with pytest.raises(SourceError, match=r"out\.mcap could not be finished: an earlier message could not be written$"):
                 writer.__exit__(None, None, None)
-        assert not (tmp_path / "out.mcap").exists()
+        assert list(tmp_path.iterdir()) == [], "there was no message before"
+
+    @pytest.mark.parametrize("name", ["out.mcap", "out"])
+    def test_messages_before_a_full_disk_are_kept(self, tmp_path, name):
+        """The limit of the file's size acts like a full disk."""
+        script = """
+            import resource
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
+            try:
+                with BagWriter(path) as writer:
+                    for i in range(8):
+                        writer.write("/text", "std_msgs/msg/String", text(i), i)
+            except SourceError as error:
+                print(error)
+        """
+        output = run_script(script, tmp_path / name).stdout.strip()
+        partial = tmp_path / name.replace("out", "out.partial")
+        assert output == (
+            f"output {tmp_path / name} cannot be written: File too large; what was written until then is in {partial}"
+        )
+        assert [entry.name for entry in tmp_path.iterdir()] == [partial.name]
+        assert 3 <= len(texts_of(partial)) <= 5
+
+    def test_full_disk_at_the_end_keeps_the_messages(self, tmp_path):
+        """All messages fit, the index does not."""
+        script = """
+            import os
+            import resource
+            try:
+                with BagWriter(path) as writer:
+                    for i in range(3):
+                        writer.write("/text", "std_msgs/msg/String", text(i), i)
+                    writer.flush()
+                    size = os.path.getsize(writer.partial)
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, size + 20))
+            except SourceError as error:
+                print(error)
+        """
+        output = run_script(script, tmp_path / "out.mcap").stdout.strip()
+        partial = tmp_path / "out.partial.mcap"
+        assert output == (
+            f"output {tmp_path / 'out.mcap'} could not be finished: File too large; what was written until then is in {partial}"
+        )
+        assert len(texts_of(partial)) == 3
+
+    @pytest.mark.parametrize("name", ["out.mcap", "out"])
+    @pytest.mark.parametrize("phase", ["writing", "finishing", "metadata", "finished", "moving"])
+    def test_killed_process_leaves_a_visible_bag_with_all_messages(self, tmp_path, name, phase):
+        """The messages are small: rosbags alone would write none of them before the end."""
+        folder = tmp_path / "bags"
+        with BagWriter(folder / name) as writer:
+            writer.write("/text", "std_msgs/msg/String", small_text(0), 0)
+        script = f"""
+            import os
+            import signal
+            from mtl_perception.sources.bag import writer as module
+            from rosbags.rosbag2.storage_mcap import McapWriter
+
+            def die(*arguments):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            move = BagWriter._move_in_place
+
+            def move_and_die(self):
+                Path.replace = die
+                move(self)
+
+            patches = {{
+                "finishing": (McapWriter, "close", die),
+                "metadata": (Path, "replace", die),
+                "finished": (module.os, "fsync", die),
+                "moving": (BagWriter, "_move_in_place", move_and_die),
+            }}
+            with BagWriter(path, force=True) as writer:
+                for i in range(6):
+                    writer.write("/text", "std_msgs/msg/String", text(i)[:16], i)
+                writer.flush()
+                if "{phase}" == "writing":
+                    die()
+                setattr(*patches["{phase}"])
+        """
+        assert run_script(script, folder / name).returncode == -signal.SIGKILL
+        partial = name.replace("out", "out.partial")
+        found = {entry.name for entry in folder.iterdir()}
+        old = "out.replaced" if (name, phase) == ("out", "moving") else name
+        assert found == {partial, old}, "the old bag is kept until the new one is complete"
+        assert len(texts_of(folder / partial)) == 6
+        assert len(texts_of(folder / old)) == 1
+
+        # The next run.
+        (folder / old).rename(folder / "kept")
+        with pytest.raises(
+            SourceError, match=rf"an earlier run did not finish and left .*{partial}; read it as it is or rename it"
+        ):
+            BagWriter(folder / name)
+        assert len(texts_of(folder / partial)) == 6
+        with BagWriter(folder / name, force=True) as writer:
+            writer.write("/text", "std_msgs/msg/String", small_text(0), 0)
+        assert {entry.name for entry in folder.iterdir()} == {name, "kept"}
+        assert len(texts_of(folder / name)) == 1
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_bag_that_another_process_writes_is_not_touched(self, tmp_path, force):
+        with BagWriter(tmp_path / "out.mcap") as writer:
+            self.fill(writer, 2)
+            with pytest.raises(SourceError, match=r"another process is writing .*out\.partial\.mcap$"):
+                BagWriter(tmp_path / "out.mcap", force=force)
+        assert_drive(list(open_source(tmp_path / "out.mcap")), 2)
+
+    def test_folder_with_other_content_is_not_replaced(self, tmp_path):
+        (tmp_path / "out.partial").mkdir()
+        (tmp_path / "out.partial" / "thesis").write_text("precious")
+        with pytest.raises(SourceError, match=r"out\.partial is not replaced, because it contains thesis"):
+            BagWriter(tmp_path / "out", force=True)
+        assert (tmp_path / "out.partial" / "thesis").exists()
 
     @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
     def test_ctrl_c_leaves_complete_records(self, tmp_path):
@@ -185,7 +340,7 @@ class TestWriter:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
         assert process.returncode != 0
-        with Reader(path) as reader:
+        with Reader(path.with_name("out.partial.mcap")) as reader:
             records = [(time, len(raw)) for _, time, raw in reader.messages()]
             assert len(records) == reader.message_count >= 6
         assert [time for time, _ in records] == list(range(len(records)))

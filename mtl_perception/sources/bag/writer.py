@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,24 +21,31 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
+def partial_path(path: Path) -> Path:
+    """Return the path of a bag while it is written: NAME.partial.mcap, or a folder NAME.partial."""
+    return path.with_name(f"{path.stem}.partial.mcap" if path.suffix == ".mcap" else f"{path.name}.partial")
+
+
 class BagWriter:
     """Context manager that writes a bag.
 
-    The bag is written beside `path` under a hidden name and moved there when the block ends, even by an exception or Ctrl-C, so
-    that everything written until then is kept. No bag appears if an exception ends the block before the first message.
+    The bag is written to `partial` and moves to `path` when the block ends without an exception: a bag at `path` is complete.
+    After an exception, such as Ctrl-C, the messages until then are at `partial`; without any message, nothing is. A process
+    that is killed leaves `partial` as well, without an index; `open_bag` and other mcap readers read it up to its end.
     Methods may be called from any thread.
 
     Args:
         path: `NAME.mcap` becomes a single file, any other name a folder with metadata.yaml. `ros2 bag play` reads both.
-        force: Replace an existing bag.
+        force: Replace an existing bag, and what an earlier run left at `partial`.
 
     Attributes:
         typestore: Message types of Jazzy; build messages with `writer.typestore.types["std_msgs/msg/Header"](...)`.
         path: Path of the finished bag.
+        partial: Path of the bag until then.
         count: Number of messages written.
 
     Raises:
-        SourceError: `path` exists, or cannot be written.
+        SourceError: `path` or `partial` exists, or cannot be written.
         DependencyError: rosbags is not installed.
     """
 
@@ -44,14 +54,19 @@ class BagWriter:
         from rosbags.typesys import Stores, get_typestore
 
         self.path = Path(path)
+        self.partial = partial_path(self.path)
         self.force = force
         self.count = 0
         self.typestore = get_typestore(Stores.ROS2_JAZZY)
         self._topics: dict[str, Connection] = {}
+        self._file = self.partial if self.path.suffix == ".mcap" else self.partial / f"{self.path.name}.mcap"
+        self._failed = False
         if self.path.suffix in (".bag", ".db3"):
             raise SourceError(f"output {self.path}: bags are written as mcap; name it {self.path.stem}.mcap, or a folder")
         if self.path.exists():
             self._check_replaceable()
+        if self.partial.exists():
+            self._check_partial()
 
     def __enter__(self) -> BagWriter:
         # A single thread writes, so that a KeyboardInterrupt in the main thread cannot truncate a record.
@@ -65,9 +80,12 @@ class BagWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self._do(lambda: self._close(keep=kind is None or self.count > 0))
+            # An error while the bag is finished must not hide the one that ended the block.
+            with contextlib.nullcontext() if kind is None else contextlib.suppress(SourceError):
+                self._do(lambda: self._close(complete=kind is None))
         finally:
             self._thread.shutdown(wait=False)
+            self._lock.close()
 
     def add_type(self, type_name: str, definition: str) -> None:
         """Register a message type that is not part of Jazzy's base installation.
@@ -106,11 +124,27 @@ class BagWriter:
         type_name = message.__msgtype__
         self.write(topic, type_name, bytes(self.typestore.serialize_cdr(message, type_name)), time_ns)
 
+    def flush(self) -> None:
+        """Write the messages that wait for a full chunk of 1 MiB, so that they survive if the process is killed."""
+
+        def write_chunk() -> None:
+            # rosbags has no public method for this.
+            storage: Any = self._writer.storage
+            if storage.chunk.msgs:
+                storage.close_chunk()
+                storage.bio.flush()
+
+        self._do(write_chunk)
+
     def _do(self, task: Callable[[], _T]) -> _T:
         try:
             return self._thread.submit(task).result()
         except OSError as error:
-            raise SourceError(f"output {self.path} cannot be written: {error.strerror or error}") from error
+            self._failed = True
+            raise SourceError(f"output {self.path} cannot be written: {error.strerror or error}{self._location()}") from error
+
+    def _location(self) -> str:
+        return f"; what was written until then is in {self.partial}" if self.count and self._file.exists() else ""
 
     def _check_replaceable(self) -> None:
         if not self.force:
@@ -118,19 +152,45 @@ class BagWriter:
         if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
             raise SourceError(f"output {self.path} is not replaced: it is a folder but not a bag; choose another name")
 
+    def _check_partial(self) -> None:
+        """Raise SourceError unless `partial` is what an earlier run left, and is to be replaced."""
+        names = {path.name for path in self.partial.iterdir()} if self.partial.is_dir() else {self._file.name}
+        others = names - {self._file.name, "metadata.yaml", "metadata.yaml.tmp"}
+        if not names:
+            return
+        if self._file.is_file():
+            with self._file.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise SourceError(f"output {self.path}: another process is writing {self.partial}") from None
+                except OSError:
+                    # The file system has no locks.
+                    pass
+        if not self.force:
+            raise SourceError(
+                f"output {self.path}: an earlier run did not finish and left {self.partial}; "
+                "read it as it is or rename it, or replace it with --force"
+            )
+        if others:
+            raise SourceError(f"output {self.path}: {self.partial} is not replaced, because it contains {min(others)}")
+
     def _open(self) -> None:
         from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent))
-        is_file = self.path.suffix == ".mcap"
-        self._writer = Writer(
-            self._folder / (self.path.stem if is_file else self.path.name), version=9, storage_plugin=StoragePlugin.MCAP
-        )
-        # Every mcap reader supports compressed chunks; labels and colors compress to a few percent.
-        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._writer.open()
-        self._result = self._writer.path / f"{self._writer.path.name}.mcap" if is_file else self._writer.path
+        _remove(self.partial)
+        # rosbags only writes to a new folder that is named like the file. The open file is moved out of it.
+        with tempfile.TemporaryDirectory(prefix=f".{self.path.name}.", dir=self.path.parent) as scratch:
+            self._writer = Writer(Path(scratch) / self._file.stem, version=9, storage_plugin=StoragePlugin.MCAP)
+            # Every mcap reader supports compressed chunks; labels and colors compress to a few percent.
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            self._writer.open()
+            self._file.parent.mkdir(exist_ok=True)
+            (self._writer.path / f"{self._file.stem}.mcap").rename(self._file)
+        self._lock = self._file.open("rb")
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _add_topic(self, topic: str, type_name: str, latched: bool) -> Connection:
         if topic not in self._topics:
@@ -141,26 +201,54 @@ class BagWriter:
             )
         return self._topics[topic]
 
-    def _close(self, keep: bool) -> None:
+    def _close(self, complete: bool) -> None:
+        """Finish the file, and move it if the bag is complete; otherwise keep what there is."""
         try:
-            self._writer.close()
-        except BaseException:
-            self._writer.abort()
-            raise SourceError(f"output {self.path} could not be finished; the incomplete bag is in {self._result}") from None
-        if keep:
+            if self._failed:
+                raise OSError("an earlier message could not be written")
+            self._finish()
+        except BaseException as error:
+            with contextlib.suppress(Exception):
+                self._writer.abort()
+            if not self.count:
+                _remove(self.partial)
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            raise SourceError(f"output {self.path} could not be finished: {reason}{self._location()}") from error
+        if complete:
             self._move_in_place()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        elif not self.count:
+            _remove(self.partial)
+
+    def _finish(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="mtl_perception_") as scratch:
+            # A single file has no metadata.yaml beside it.
+            self._writer.metapath = (Path(scratch) if self.partial == self._file else self.partial) / "metadata.yaml"
+            self._writer.close()
+        with self._file.open("rb") as file:
+            # The name must not survive a power cut that the content does not.
+            os.fsync(file.fileno())
 
     def _move_in_place(self) -> None:
+        replaced = self.path.with_name(f"{self.path.name}.replaced")
         if self.path.exists():
             # Another process may have created it in the meantime.
             try:
                 self._check_replaceable()
             except SourceError as error:
-                raise SourceError(f"{error}; the bag is in {self._result}") from None
-            if self.path.is_dir() or self._result.is_dir():
-                self.path.replace(self._folder / "replaced")
-        self._result.replace(self.path)
+                raise SourceError(f"{error}; the bag is in {self.partial}") from None
+            if self.path.is_dir() or self.partial.is_dir():
+                _remove(replaced)
+                self.path.rename(replaced)
+        self.partial.replace(self.path)
+        _remove(replaced)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _qos(latched: bool) -> Qos:
