@@ -23,6 +23,7 @@ from mtl_perception.ros.convert import to_message
 from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.qos import keep_last
 from mtl_perception.ros.signals import Answer, StopSignals
+from mtl_perception.sources.base import Source, rejection_note
 from mtl_perception.sources.open import open_source
 from mtl_perception.types import Frame
 
@@ -72,16 +73,35 @@ def run(args: argparse.Namespace) -> int:
             initialize([sys.argv[0], *args.ros_arguments])
             player = Player(args.clock, args.stamps == "now")
             player.wait_for_subscribers(args.subscribers)
-            rounds = itertools.count() if args.loop else range(1)
-            with progress_bar(total=None if args.loop else len(source), unit="frame") as shown:
-                for frame in paced((frame for _ in rounds for frame in frames), source.rate_hz, args.rate):
-                    player.publish(frame)
-                    shown.update()
+            try:
+                with progress_bar(total=None if args.loop else len(source), unit="frame") as shown:
+                    for frame in paced(repeated(source, frames, args.loop), source.rate_hz, args.rate):
+                        player.publish(frame)
+                        shown.update()
+            except SourceError:
+                # The frames before the damage were published.
+                player.drain()
+                raise
             player.drain()
     finally:
         signals.ignore()
         rclpy.try_shutdown()
     return 0
+
+
+def repeated(source: Source, frames: Iterable[Frame], loop: bool) -> Iterator[Frame]:
+    """Yield the frames of a source, with `loop` again and again.
+
+    Raises:
+        SourceError: No image can be read.
+    """
+    for _ in itertools.count() if loop else range(1):
+        count = 0
+        for frame in frames:
+            count += 1
+            yield frame
+        if not count:
+            raise SourceError(f"{source.name}: no frame was published{rejection_note(source)}")
 
 
 def paced(frames: Iterable[Frame], rate_hz: float, speed: float) -> Iterator[Frame]:

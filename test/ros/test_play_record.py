@@ -111,6 +111,29 @@ def test_image_folder_loops_restamped_until_a_signal(tmp_path: Path, listener: L
     assert (listener.infos[0].k[0], listener.infos[0].p[5]) == (30.0, 31.0)
 
 
+@pytest.mark.parametrize("options", [[], ["--loop"], ["--preload"]])
+def test_source_without_a_readable_image_fails(tmp_path: Path, play, options: list[str]) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(b"not an image")
+    process = play(str(folder), *options)
+    assert process.wait() == 1
+    line = "mtl_perception play: images: no frame was published, 2 rejected {'unreadable': 2}"
+    assert process.output.strip().splitlines()[-1] == line
+
+
+def test_frames_before_the_damage_are_published(tmp_path: Path, listener: Listener, play) -> None:
+    content = next(write_bag(tmp_path / "drive", "mcap", drive("mcap", count=4)).glob("*.mcap")).read_bytes()
+    # In the middle of the last image.
+    (tmp_path / "cut.mcap").write_bytes(content[: content.rindex(bag_image(3).tobytes()) + 100])
+    process = play(str(tmp_path / "cut.mcap"), "--subscribers", "1", "--rate", "5")
+    listener.client.spin_until(lambda: len(listener.images) >= 3, "three images")
+    assert process.wait() == 1
+    assert "cut.mcap is damaged: the file ends within a record" in process.output.strip().splitlines()[-1]
+    assert [stamp_of(message) for message in listener.images] == [BAG_START_NS + i * STEP_NS for i in range(3)]
+
+
 def test_sigterm_ends_the_player(tmp_path: Path, listener: Listener, play) -> None:
     bag = write_bag(tmp_path / "drive", "mcap", drive("mcap", count=4))
     process = play(str(bag), "--loop", "--rate", "5")
