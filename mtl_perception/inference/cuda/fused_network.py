@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_perception.inference.cuda.kernels.convolution import depthwise, pointwise, stem
-from mtl_perception.inference.cuda.kernels.heads import heads_3x3
+from mtl_perception.inference.cuda.kernels.heads import heads_3x3, taps_side_by_side
 from mtl_perception.inference.cuda.kernels.pooling import depthwise_stage, max_pool_5x5
 from mtl_perception.inference.cuda.network import AtenNetwork, HeadMaps, map_columns
 from mtl_perception.network.grid import upsampled_size
@@ -203,19 +203,18 @@ def _stem_weight(convolution: nn.Conv2d) -> Tensor:
     return torch.cat([weight, weight.new_zeros(5, weight.shape[1])]).contiguous()
 
 
-def _head_parameters(network: MultiTaskRefineNet) -> tuple[Tensor, Tensor, Tensor]:
-    """Scales 2 x C, weights 2 x 9 x C x P and bias P, as `heads` takes them."""
+def _head_parameters(network: MultiTaskRefineNet) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Scales, weights, bias and number of outputs, as `heads_3x3` takes them."""
     names = ("segm", "depth")
     scales = torch.stack([_conv(network.get_submodule(f"pre_{name}")).weight.detach()[:, 0, 0, 0] for name in names])
     convolutions = [_conv(network.get_submodule(name)) for name in names]
-    columns = map_columns(convolutions[0].out_channels)
-    channels = scales.shape[1]
-    weights = scales.new_zeros(2, 9, channels, columns)
-    bias = torch.zeros(columns, device=scales.device)
+    outputs = sum(convolution.out_channels for convolution in convolutions)
+    weights = scales.new_zeros(2, outputs, scales.shape[1], 3, 3)
+    bias = torch.zeros(map_columns(convolutions[0].out_channels), device=scales.device)
     start = 0
     for index, convolution in enumerate(convolutions):
         end = start + convolution.out_channels
-        weights[index, :, :, start:end] = convolution.weight.detach().permute(2, 3, 1, 0).reshape(9, channels, -1)
+        weights[index, start:end] = convolution.weight.detach()
         bias[start:end] = _bias(convolution)
         start = end
-    return scales.contiguous(), weights, bias
+    return scales.contiguous(), taps_side_by_side(weights), bias, outputs

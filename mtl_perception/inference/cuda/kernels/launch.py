@@ -77,7 +77,8 @@ def pooling_tile(rows: int) -> Tile:
 
 
 STEM_TILE = Tile(128, warps=4)
-HEADS_TILE = Tile(64, k=64, warps=4)
+PRODUCTS_TILE = Tile(64, 128, 64, warps=4)
+WINDOW_TILE = Tile(64, warps=4)
 OUTPUTS_TILE = Tile(64, warps=2)
 
 
