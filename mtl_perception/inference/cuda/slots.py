@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.inference.cuda import staging
 from mtl_perception.inference.cuda.program import DeviceProgram, ProgramSpec
 from mtl_perception.inference.cuda.runtime import HostRuntime, Stream
 from mtl_perception.inference.outputs import log_jump
@@ -120,17 +118,12 @@ class Slot:
         """
         limits, jump = (request.min_depth, request.max_depth, request.min_confidence), log_jump(request.points_edge_filter)
         self._limits[:] = [(*limits, factor, jump) for factor in request.depth_factors]
-        copies = [(target, frame.image) for target, frame in zip(self._images, request.frames, strict=True)]
-        if len(copies) == 1:
-            copies = staging.split(copies[0], staging.THREADS)
-        last = len(self._pieces) - 1
         # Without overlap, all is in one stream: it waits for no events, and the images need no memory of their own.
-        stream = Stream.UPLOAD if overlap else Stream.COMPUTE
-        with staging.copied(copies) as finished:
-            for index in range(last):
-                next(finished)
+        stream, last = Stream.UPLOAD if overlap else Stream.COMPUTE, len(self._pieces) - 1
+        for index, (target, frame) in enumerate(zip(self._images, request.frames, strict=True)):
+            np.copyto(target, frame.image)
+            if index < last:
                 runtime.run(stream, partial(self._upload, index, overlap))
-            deque(finished, maxlen=0)
         if not overlap:
             return runtime.run(Stream.COMPUTE, self._finish)
         uploaded = runtime.run(Stream.UPLOAD, partial(self._upload, last, overlap))
