@@ -8,6 +8,7 @@ from pathlib import Path
 from mtl_perception.camera.model import MAX_SIDE, Calibration, calibration_from_camera_info
 from mtl_perception.camera.yaml_file import parse_yaml
 from mtl_perception.errors import CameraError
+from mtl_perception.placeholders import HEAD_BYTES, describe_placeholder
 
 MAX_BYTES = 2**20
 """Limit of a calibration file's size."""
@@ -61,9 +62,13 @@ def _read(path: Path) -> str:
     try:
         if len(data) > MAX_BYTES:
             raise ValueError
-        return data.decode()
+        text = data.decode()
     except ValueError:
         raise CameraError(f"calibration file {path} is not a text file of less than {MAX_BYTES >> 20} MiB") from None
+    placeholder = describe_placeholder(data[:HEAD_BYTES])
+    if placeholder:
+        raise CameraError(f"calibration file {path} is {placeholder}")
+    return text
 
 
 def _kitti_rows(text: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mtl_perception.errors import FrameError
 from mtl_perception.image.header import IMAGE_FORMATS, image_size, is_truncated
+from mtl_perception.placeholders import HEAD_BYTES, describe_placeholder
 
 MAX_PIXELS = 2**25
 """Limit of 33 megapixels; larger images could exhaust the memory and no vehicle camera produces them."""
@@ -30,6 +31,9 @@ def read_image_file(path: str | Path) -> np.ndarray:
         # ValueError: the path contains a null byte.
         reason = error.strerror if isinstance(error, OSError) else error
         raise FrameError(f"image {path} cannot be read: {reason}", "unreadable") from None
+    placeholder = describe_placeholder(data[:HEAD_BYTES])
+    if placeholder:
+        raise FrameError(f"image {path} is {placeholder}", "unreadable")
     try:
         return decode_image_bytes(data)
     except FrameError as error:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import yaml
 
 from mtl_perception.errors import FrameError, SourceError, one_line, require
+from mtl_perception.placeholders import describe_placeholder
 from mtl_perception.sources.bag.mcap import McapFile, NoIndexError
 from mtl_perception.sources.bag.scan import (
     MCAP_MAGIC,
@@ -204,7 +205,7 @@ def _open_file(path: Path) -> BagFile:
                 logger.warning("%s: %s; reading it without its index", path.name, error)
                 return scanned
         raise
-    raise DamageError("it is neither a ROS 1 bag nor an MCAP or SQLite file")
+    raise DamageError(f"it is {describe_placeholder(head) or 'neither a ROS 1 bag nor an MCAP or SQLite file'}")
 
 
 class _CompressedFile:

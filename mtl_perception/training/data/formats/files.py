@@ -10,6 +10,7 @@ import numpy as np
 
 from mtl_perception.errors import FrameError, SourceError
 from mtl_perception.image.files import read_image_file
+from mtl_perception.placeholders import HEAD_BYTES, describe_placeholder
 from mtl_perception.sources.images import list_images
 
 DEPTH_SCALE = 256
@@ -47,7 +48,7 @@ def read_gray(path: Path, dtype: type[np.generic], what: str) -> np.ndarray:
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise SourceError(f"{what} {path} is damaged or not an image")
+        raise SourceError(f"{what} {path} is {describe_placeholder(data.tobytes()[:HEAD_BYTES]) or 'damaged or not an image'}")
     bits = np.dtype(dtype).itemsize * 8
     if pixels.ndim != 2:
         raise SourceError(f"{what} {path} has {pixels.shape[2]} channels; store ids or depth in one gray {bits}-bit channel")
