@@ -61,14 +61,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _list_images(given: list[Path]) -> list[Path]:
-    from mtl_perception.sources.images import list_images
+    from mtl_perception.sources.images import describe_skipped, list_images
 
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            found = list_images(path)
+            found, skipped = list_images(path), describe_skipped(path)
             if not found:
-                raise SourceError(f"{path}: the folder contains no images")
+                raise SourceError(f"{path}: the folder contains no images{skipped and '; ' + skipped}")
+            if skipped:
+                print(f"{path}: {skipped}", file=sys.stderr)
             paths += found
         elif path.is_file():
             paths.append(path)

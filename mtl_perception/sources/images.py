@@ -9,12 +9,17 @@ from pathlib import Path
 
 from mtl_perception.camera.calibration import load_calibration, needs_size
 from mtl_perception.camera.model import Calibration
-from mtl_perception.errors import FrameError, SourceError
+from mtl_perception.errors import FrameError, SourceError, one_line
 from mtl_perception.image.files import read_image_file
+from mtl_perception.image.header import IMAGE_FORMATS
 from mtl_perception.sources.base import DEFAULT_RATE_HZ, CameraResolver, natural_key
 from mtl_perception.types import Frame
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+COMPANION_SUFFIXES = frozenset(
+    (".cfg", ".csv", ".db", ".ini", ".json", ".log", ".md", ".py", ".sh", ".txt", ".xml", ".yaml", ".yml")
+)
+"""Suffixes of files that nobody expects to be read as images."""
 CAMERA_FILES = ("camera.yaml", "calib_cam_to_cam.txt", "calib.txt")
 """Names of a folder's calibration file; the first existing one is used."""
 
@@ -36,6 +41,29 @@ def list_images(folder: Path) -> list[Path]:
 def is_image_file(path: Path) -> bool:
     """Return whether the path is a visible file with the suffix of an image."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def describe_skipped(folder: Path) -> str:
+    """Return the number and names of the files that `list_images` leaves out, as in "2 files skipped: …"; "" if there are none.
+
+    Subfolders, hidden files and `COMPANION_SUFFIXES` do not count.
+
+    Raises:
+        SourceError: The folder cannot be read.
+    """
+    try:
+        entries = sorted(folder.iterdir(), key=natural_key)
+    except OSError as error:
+        raise SourceError(f"folder {folder} cannot be read: {error.strerror}") from None
+    names = []
+    for path in entries:
+        is_companion = path.name.startswith(".") or path.suffix.lower() in COMPANION_SUFFIXES
+        if not is_companion and not path.is_dir() and not is_image_file(path):
+            names.append(path.name if path.exists() else f"{path.name} (dangling link)")
+    if not names:
+        return ""
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"{len(names)} file{'s' if len(names) > 1 else ''} skipped: {one_line(shown)}; supported: {IMAGE_FORMATS}"
 
 
 class ImageSource:

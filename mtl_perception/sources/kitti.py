@@ -12,7 +12,7 @@ from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import SourceError, one_line, truncated_repr
 from mtl_perception.sources.base import median_rate_hz
-from mtl_perception.sources.images import ImageSource, list_images
+from mtl_perception.sources.images import ImageSource, describe_skipped, list_images
 
 CAMERAS = ("02", "03", "00", "01")
 """Cameras in order of preference: left color, right color, left gray, right gray."""
@@ -47,6 +47,9 @@ def open_drive(folder: Path, *, rectified: bool = True, camera_file: Path | None
     if not paths:
         raise SourceError(f"KITTI drive {folder.parent} cannot be opened: there are no images in {folder / 'data'}")
     name = f"{folder.parent.name}/{folder.name}"
+    skipped = describe_skipped(folder / "data")
+    if skipped:
+        logger.warning("%s: %s", name, skipped)
     stamps = _stamps(folder, paths, name)
     return ImageSource(
         paths,

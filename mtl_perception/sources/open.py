@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from mtl_perception.errors import SourceError
@@ -9,13 +10,15 @@ from mtl_perception.sources.bag.reader import METADATA, is_bag_file
 from mtl_perception.sources.bag.source import BagSource
 from mtl_perception.sources.bag.writer import partial_path
 from mtl_perception.sources.base import Source
-from mtl_perception.sources.images import SUFFIXES, ImageSource, is_image_file, list_images
+from mtl_perception.sources.images import SUFFIXES, ImageSource, describe_skipped, is_image_file, list_images
 from mtl_perception.sources.kitti import find_camera_folder, open_drive
 
 ACCEPTED = (
     "a KITTI raw drive (…_drive_NNNN_sync), an image folder, an image, a ROS 1 .bag, "
     "a ROS 2 bag (folder, .mcap or .db3), or synthetic[:FRAMES[:SEED]]"
 )
+
+logger = logging.getLogger(__name__)
 
 
 def open_source(
@@ -80,8 +83,12 @@ def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Sourc
     if drive is not None:
         return open_drive(drive, rectified=rectified, camera_file=camera_file)
     images = list_images(path)
+    skipped = describe_skipped(path)
     if images:
-        return ImageSource(images, path.absolute().name, rectified=rectified, camera_file=camera_file)
+        name = path.absolute().name
+        if skipped:
+            logger.warning("%s: %s", name, skipped)
+        return ImageSource(images, name, rectified=rectified, camera_file=camera_file)
     names = sorted(entry.name for entry in path.iterdir())
     drives = [name for name in names if find_camera_folder(path / name) is not None]
     if drives:

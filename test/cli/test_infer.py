@@ -170,6 +170,18 @@ class TestFailures:
             [f"mtl_perception infer: {tmp_path / 'none.png'}: no such image"],
         )
 
+    def test_skipped_files_of_a_folder_are_named(self, tmp_path, infer):
+        (tmp_path / "phone").mkdir()
+        write(tmp_path / "phone" / "a.png")
+        (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+        code, lines = infer(tmp_path / "phone", "--out", tmp_path / "out")
+        assert code == 0
+        assert f"{tmp_path / 'phone'}: 1 file skipped: IMG_1.HEIC; supported: JPEG, PNG, TIFF, BMP, WebP and GIF" in lines
+        (tmp_path / "phone" / "a.png").unlink()
+        code, lines = infer(tmp_path / "phone", "--out", tmp_path / "out")
+        assert code == 1
+        assert "the folder contains no images; 1 file skipped: IMG_1.HEIC; supported: " in lines[-1]
+
     def test_empty_folder_fails(self, tmp_path, infer):
         code, lines = infer(tmp_path, "--out", tmp_path / "out")
         assert (code, len(lines)) == (1, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support.image_files import animated_gif
 
 from mtl_perception.errors import FrameError, SourceError
 from mtl_perception.sources.base import CameraResolver, median_rate_hz
@@ -60,6 +61,29 @@ class TestImageFolder:
         assert [frame.stamp_ns for frame in frames] == [0, 100_000_000, 200_000_000]
         assert [frame.camera for frame in frames] == [None] * 3
         assert [frame.stamp_ns for frame in source] == [0, 100_000_000, 200_000_000], "the second iteration is identical"
+
+    def test_files_that_are_skipped_are_counted_and_named(self, tmp_path, caplog):
+        images = ["a.png", "b.GIF", "c.jfif"]
+        for name in [*images, "IMG_1.HEIC", "d.avif", "film.mp4", "plain", "notes.txt", "camera.csv", ".hidden"]:
+            (tmp_path / name).write_bytes(b"x")
+        (tmp_path / "dangling.png").symlink_to(tmp_path / "unmounted" / "a.png")
+        (tmp_path / "folder.png").mkdir()
+        assert len(open_source(tmp_path)) == 3
+        (record,) = caplog.records
+        assert record.getMessage() == (
+            f"{tmp_path.name}: 5 files skipped: IMG_1.HEIC, d.avif, dangling.png (dangling link), film.mp4, plain; "
+            "supported: JPEG, PNG, TIFF, BMP, WebP and GIF"
+        )
+
+    @pytest.mark.skipif(not hasattr(cv2, "IMWRITE_GIF_LOOP"), reason="needs OpenCV 4.11 or later, which reads GIF files")
+    def test_gif_files_of_a_folder_are_read_as_a_single_one_is(self, tmp_path, caplog):
+        for name in ("a.gif", "b.GIF"):
+            (tmp_path / name).write_bytes(animated_gif(40, 20))
+        frames = list(open_source(tmp_path))
+        (single,) = open_source(tmp_path / "a.gif")
+        assert [frame.image.shape for frame in frames] == [(20, 40, 3)] * 2
+        np.testing.assert_array_equal(frames[1].image, single.image)
+        assert caplog.records == []
 
     def test_images_are_loaded_on_demand(self, tmp_path):
         write_image(tmp_path / "0.png", random_image(0))
