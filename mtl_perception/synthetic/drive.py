@@ -69,6 +69,13 @@ class SyntheticDrive:
         for i in range(self._frames):
             yield self.sample(i).frame
 
+    def pose(self, index: int) -> tuple[np.ndarray, float]:
+        """Return the position (x, y, z, m) and heading (radians to the left of the y axis) of the camera in the world."""
+        time = index / self.rate_hz
+        y, road = traveled(time), self._street.road
+        lateral = self._street.lane / 2 + 0.12 * float(np.sin(0.4 * time))
+        return np.array([*road.at(lateral, y), CAMERA_HEIGHT]), road.heading(y)
+
     def sample(self, index: int) -> Sample:
         """Render image `index` with its labels (of labels.STREET) and depth.
 
@@ -79,9 +86,7 @@ class SyntheticDrive:
             raise IndexError(f"{self.name}: no image {index} of {self._frames}")
         time = index / self.rate_hz
         y, road = traveled(time), self._street.road
-        heading = road.heading(y)
-        lateral = self._street.lane / 2 + 0.12 * float(np.sin(0.4 * time))
-        position = np.array([*road.at(lateral, y), CAMERA_HEIGHT])
+        position, heading = self.pose(index)
         near = [user for user in self._users if -BEHIND < user.y_at(time) - y < AHEAD]
         scene = self._caster.scene([user.mesh(road, time) for user in near])
         noise = np.random.default_rng([self.seed, 1, index])
