@@ -61,9 +61,11 @@ class Process:
 
 
 @contextmanager
-def node_process(log: Path, *ros_arguments: str, ready: str = "waiting for images") -> Iterator[Process]:
+def node_process(
+    log: Path, *ros_arguments: str, ready: str = "waiting for images", environment: dict[str, str] | None = None
+) -> Iterator[Process]:
     """Run the node, and end it after the block."""
-    process = Process(["node", "--ros-args", *ros_arguments], log)
+    process = Process(["node", "--ros-args", *ros_arguments], log, environment)
     try:
         if ready:
             process.wait_for_output(ready)
