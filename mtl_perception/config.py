@@ -121,7 +121,7 @@ class Config:
         0.0, "Minimum confidence; pixels below it get label 255 (unlabeled)", when=LIVE, low=0.0, high=1.0
     )
     points_edge_filter: float = _parameter(
-        0.0,
+        0.12,
         "Relative depth jump between neighboring cells of the depth map (4 pixels apart) above which their points become NaN; "
         "0: keep the points between foreground and background",
         when=LIVE,

@@ -89,7 +89,7 @@ OUTPUT_TOPICS = (
     OutputTopic(
         "points",
         POINT_CLOUD,
-        "organized cloud, one point per pixel: x, y, z (m), rgb, label; NaN where depth is not finite",
+        "organized cloud, one point per pixel: x, y, z (m), rgb, label; NaN at edges and non-finite depth",
         MessageEncoder.points,
         frozenset({"cloud"}),
     ),

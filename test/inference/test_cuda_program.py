@@ -31,6 +31,7 @@ CLASSES = (0, len(STREET))
 
 def on_device(weights, reuse: bool = False, **parameters) -> Pipeline:
     """Return a pipeline with the CUDA backend on CPU tensors."""
+    parameters = {"points_edge_filter": 0.0, **parameters}
     pipe = Pipeline(weights=weights, device="cpu", backend="torch", warm_up=False, reuse_outputs=reuse, **parameters)
     _, first = pipe.description.class_set(pipe.config.classes)
     network, classes = load_network(weights), (first, len(pipe.class_set))
@@ -40,8 +41,12 @@ def on_device(weights, reuse: bool = False, **parameters) -> Pipeline:
 
 @pytest.fixture(scope="module")
 def both(weights_file):
-    """Return pipelines with the CUDA backend and the CPU backend and the given live parameters."""
-    pipes = on_device(weights_file), Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
+    """Return pipelines with the CUDA backend and the CPU backend and the given live parameters.
+
+    The edge filter is off unless they set it: nearly all depth of a random network is at edges.
+    """
+    plain = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False, points_edge_filter=0.0)
+    pipes = on_device(weights_file), plain
     before = pipes[0].config, pipes[1].config
 
     def tuned(**parameters) -> tuple[Pipeline, Pipeline]:
@@ -121,7 +126,7 @@ def test_results_equal_those_of_the_cpu_backend(both, parameters, rtol):
 def test_only_ties_differ_without_folded_batch_norms(weights_file):
     pipe = on_device(weights_file)
     pipe._backend._network.module = load_network(weights_file).to(memory_format=torch.channels_last)
-    expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)(FRAME)
+    expected = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False, points_edge_filter=0.0)(FRAME)
     assert_agree(pipe(FRAME), expected, ties=2e-4, rtol=1e-5)
 
 
@@ -170,7 +175,7 @@ def test_distorted_cameras_and_focal_lengths_agree_with_the_cpu_backend(weights_
     path = tmp_path / "metric.safetensors"
     save_weights(path, state, replace(description, depth_focal_length=100.0), half=False)
     lens = CameraModel(WIDTH, HEIGHT, 70.0, 71.0, 44.5, 30.5, "plumb_bob", (-0.2, 0.05, 0.001, 0.002, 0.0))
-    expected = Pipeline(weights=path, device="cpu", backend="torch", warm_up=False)
+    expected = Pipeline(weights=path, device="cpu", backend="torch", warm_up=False, points_edge_filter=0.0)
     pipe = on_device(path)
     for frame in (Frame(FRAME.image, lens), FRAME, Frame(FRAME.image), Frame(FRAME.image, lens)):
         assert_agree(pipe(frame), expected(frame))
@@ -183,7 +188,9 @@ def test_published_networks_with_class_groups_and_normals_agree_with_the_cpu_bac
         save_weights(
             path, MultiTaskRefineNet(published_description(classes, tasks)).state_dict(), published_description(classes, tasks)
         )
-        expected = Pipeline(weights=path, device="cpu", backend="torch", warm_up=False, classes=group)(FRAME)
+        expected = Pipeline(weights=path, device="cpu", backend="torch", warm_up=False, points_edge_filter=0.0, classes=group)(
+            FRAME
+        )
         # Depth is a magnitude here, and ratios near 0 mean little.
         assert_agree(on_device(path, classes=group)(FRAME), expected, ties=0.02, rtol=0.02)
 

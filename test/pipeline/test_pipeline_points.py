@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.util import find_spec
 
+import cv2
 import numpy as np
 import pytest
 from support.pipeline_fixtures import CAMERA, FRAME, HEIGHT, WIDTH, pipeline_fixtures, same
 
-from mtl_perception import CameraModel, Frame
+from mtl_perception import CameraModel, Frame, Pipeline
+from mtl_perception.config import Config
 from mtl_perception.errors import ConfigError
+from mtl_perception.labels import STREET
 from mtl_perception.types import CLOUD_DTYPE
 
 make, pipe, tuned, full = pipeline_fixtures()
@@ -90,3 +93,25 @@ def test_read_only_images_have_the_same_points(tuned):
     image = np.frombuffer(FRAME.image.tobytes(), np.uint8).reshape(FRAME.image.shape)
     pipe = tuned(points_stride=2)
     assert same(pipe(Frame(image, CAMERA)).cloud, pipe(FRAME).cloud)
+
+
+def test_default_filter_removes_points_between_surfaces_of_a_street():
+    """The exact depth of a synthetic drive tells which points are on a surface: within 10 % of its depth."""
+    pytest.importorskip("open3d", reason="needs open3d")
+    from mtl_perception.synthetic.drive import SyntheticDrive
+
+    sample = SyntheticDrive(1, seed=5).sample(0)
+    pipe = Pipeline("street", "cpu", warm_up=False, points_edge_filter=0.0)
+    plain = pipe(sample.frame, {"depth", "cloud"})
+    pipe.update(points_edge_filter=Config().points_edge_filter)
+    kept = np.isfinite(pipe(sample.frame, {"depth", "cloud"}).cloud["z"])
+    has_point = np.isfinite(plain.cloud["z"])
+    right = has_point & (np.abs(plain.depth - sample.depth) <= 0.1 * sample.depth)
+    window = np.ones((11, 11), np.uint8)
+    nearest, farthest = cv2.erode(sample.depth, window), cv2.dilate(sample.depth, window)
+    between = has_point & ~right & (plain.depth > 1.1 * nearest) & (plain.depth < 0.9 * farthest)
+    assert between.sum() > 10_000
+    assert (between & kept).sum() < 0.5 * between.sum()
+    assert (right & kept).sum() > 0.9 * right.sum()
+    ground = right & (sample.labels == STREET.names.index("road"))
+    assert (ground & kept).sum() > 0.99 * ground.sum()

@@ -115,7 +115,7 @@ class TestOverlay:
 class TestSave:
     def test_files_are_those_of_infer(self, make, weights_file, path, tmp_path):
         command = ["infer", str(path), "--out", str(tmp_path / "infer"), "--weights", str(weights_file), "--device", "cpu"]
-        assert main([*command, "--overlay-opacity", "0.3"]) == 0
+        assert main([*command, "--overlay-opacity", "0.3", "--points-edge-filter", "0"]) == 0
         pipe = make(overlay_opacity=0.3)
         camera = CameraModel.from_intrinsics(pipe.description.camera).scaled(WIDTH, HEIGHT)
         pipe(Frame(IMAGE, camera)).save(tmp_path / "new" / "save", "street.01")

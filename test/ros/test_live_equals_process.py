@@ -23,7 +23,15 @@ FRAMES = 5
 SIZES = [(64, 96)] * 3 + [(48, 72)] * 2
 """Images whose size changes, with the same aspect ratio."""
 TOPICS = {**OUTPUTS, "segmentation/points": PointCloud2}
-SETTINGS = {"output_scale": 0.5, "max_depth": 60.0, "min_confidence": 0.3, "overlay_opacity": 0.7, "input_rectified": False}
+SETTINGS = {
+    "output_scale": 0.5,
+    "max_depth": 60.0,
+    "min_confidence": 0.3,
+    "overlay_opacity": 0.7,
+    "input_rectified": False,
+    "points_edge_filter": 1.0,
+    "points_stride": 3,
+}
 
 
 def source_images() -> list[np.ndarray]:

@@ -29,7 +29,8 @@ INFO = camera_info(WIDTH, HEIGHT)
 IMAGE_TOPIC, INFO_TOPIC = "/cam/front/image_raw", "/cam/front/camera_info"
 
 
-node, client = node_and_client("-r", f"image:={IMAGE_TOPIC}")
+# Nearly all depth of a random network is at edges.
+node, client = node_and_client("-r", f"image:={IMAGE_TOPIC}", "-p", "points_edge_filter:=0.0")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,7 @@ def camera(connected: Camera, client: Client):
     connected.publish_info(INFO)
     yield connected
     results = client.set(output_scale=1.0, max_depth=0.0, min_confidence=0.0, overlay_opacity=0.5, input_rectified=True)
+    results += client.set(points_edge_filter=0.0, points_stride=1)
     assert all(result.successful for result in results)
 
 
@@ -246,6 +248,23 @@ def test_output_scale_scales_the_intrinsics(camera: Camera, client: Client) -> N
     expected = (u - info.p[2]) * depth / info.p[0]
     np.testing.assert_allclose(cloud["x"][finite], expected[finite], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(cloud["label"], labels_of(outputs["segmentation/labels"]))
+
+
+def test_points_stride_and_edge_filter_change_the_cloud_only(camera: Camera, client: Client, plain) -> None:
+    assert all(result.successful for result in client.set(points_stride=4, points_edge_filter=2.0))
+    outputs = camera.exchange(image(PIXELS))
+    cloud, dense = cloud_of(outputs["points"]), cloud_of(plain["points"])[::4, ::4]
+    assert (outputs["points"].width, outputs["points"].height) == (WIDTH // 4, HEIGHT // 4)
+    assert outputs["points"].row_step == 20 * WIDTH // 4
+    assert not outputs["points"].is_dense
+    removed = np.isnan(cloud["z"]) & np.isfinite(dense["z"])
+    assert 0.05 < removed.mean() < 0.95
+    assert cloud[~removed].tobytes() == dense[~removed].tobytes()
+    for name in ("rgb", "label"):
+        np.testing.assert_array_equal(cloud[name], dense[name])
+    for topic in ("segmentation/labels", "segmentation/confidence", "depth/image"):
+        assert outputs[topic].data == plain[topic].data, topic
+    assert outputs["depth/camera_info"].width == WIDTH
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,9 @@ def test_fully_nonfinite_head_is_distinguished_from_low_confidence() -> None:
 def test_cloud_of_nonfinite_depth_is_a_device_failure(weights_file: Path, request, device, images, wanted) -> None:
     if device == "cuda":
         request.getfixturevalue("gpu")
-    pipe = Pipeline(weights=weights_file, device=device, backend="torch", warm_up=False, reuse_outputs=True)
+    # Nearly all depth of a random network is at edges.
+    options = {"backend": "torch", "warm_up": False, "reuse_outputs": True, "points_edge_filter": 0.0}
+    pipe = Pipeline(weights=weights_file, device=device, **options)
     frames, outputs = [FRAME] * images, [wanted] * images
     found = recovery()
     assert np.isfinite(found.run(pipe, frames, outputs)[-1].cloud["z"]).any()

@@ -20,12 +20,16 @@ SINGLE = ("labels", "confidence", "depth", "cloud")
 
 
 def pipeline_fixtures() -> tuple[Any, Any, Any, Any]:
-    """Create the fixtures `make`, `pipe`, `tuned` and `full`; all but `tuned` have module scope."""
+    """Create the fixtures `make`, `pipe`, `tuned` and `full`; all but `tuned` have module scope.
+
+    The edge filter is off unless a test sets it: nearly all depth of a random network is at edges.
+    """
 
     @pytest.fixture(scope="module")
     def make(weights_file):
         def pipeline(**parameters) -> Pipeline:
-            return Pipeline(**{"weights": weights_file, "device": "cpu", "warm_up": False, **parameters})
+            defaults = {"weights": weights_file, "device": "cpu", "warm_up": False, "points_edge_filter": 0.0}
+            return Pipeline(**{**defaults, **parameters})
 
         return pipeline
 
