@@ -1,7 +1,8 @@
-"""Calibration files: ROS YAML, KITTI raw calib_cam_to_cam.txt, KITTI odometry and object calib.txt."""
+"""Calibration files: ROS YAML, and those of KITTI raw, KITTI-360, KITTI odometry and object detection."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,16 +13,22 @@ from mtl_perception.placeholders import HEAD_BYTES, describe_placeholder
 
 MAX_BYTES = 2**20
 """Limit of a calibration file's size."""
+KITTI_CAMERAS = ("02", "03", "00", "01")
+"""Cameras in order of preference: left color, right color, left gray, right gray (KITTI-360: left color, right color)."""
 
 
-def load_calibration(path: str | Path, camera: str = "02", size: tuple[int, int] | None = None) -> Calibration:
+def load_calibration(
+    path: str | Path, camera: str | None = None, size: tuple[int, int] | None = None, image: Path | None = None
+) -> Calibration:
     """Load a calibration file; its content determines the format.
 
     The calibration of a KITTI file describes the rectified images: K is the left part of P, without distortion.
 
     Args:
-        path: YAML file of ROS camera_calibration or of `ros2 topic echo`, or KITTI's calib_cam_to_cam.txt or calib.txt.
-        camera: Camera of a KITTI file: "00" to "03".
+        path: YAML file of ROS camera_calibration or of `ros2 topic echo`, or KITTI's calib_cam_to_cam.txt, perspective.txt or
+            calib.txt.
+        camera: Camera of a KITTI file: "00" to "03". None: the camera of `image`, else the first of KITTI_CAMERAS in the file.
+        image: An image of the camera, in a folder that is named after it: image_00, or image_0 of the odometry sequences.
         size: Width and height of the images, for files without a size (KITTI calib.txt); ignored otherwise.
 
     Raises:
@@ -30,14 +37,16 @@ def load_calibration(path: str | Path, camera: str = "02", size: tuple[int, int]
     path = Path(path)
     text = _read(path)
     kitti = _kitti_rows(text)
-    number = camera.lstrip("0") or "0"
     try:
-        if f"P_rect_{camera}" in kitti:
+        available = _kitti_cameras(kitti)
+        if camera is None:
+            camera = next((number for number in (_camera_of_folder(image), *KITTI_CAMERAS) if number in available), None)
+        if camera in available and f"P_rect_{camera}" in kitti:
             return _checked(_from_kitti_raw(kitti, camera))
-        if f"P{number}" in kitti:
-            return _checked(_from_kitti_odometry(kitti[f"P{number}"], number, size))
-        if any(key.startswith("P_rect_") or key in ("P0", "P1", "P2", "P3") for key in kitti):
-            raise CameraError(f"P_rect_{camera} (or P{number}) is missing")
+        if camera in available:
+            return _checked(_from_kitti_odometry(kitti[f"P{int(camera)}"], f"{int(camera)}", size))
+        if available:
+            raise CameraError(f"P_rect_{camera} (or P{camera and int(camera)}) is missing")
         return _checked(parse_yaml(text))
     except CameraError as error:
         raise CameraError(f"calibration file {path}: {error}") from None
@@ -50,7 +59,7 @@ def needs_size(path: Path) -> bool:
         CameraError: The file cannot be read.
     """
     kitti = _kitti_rows(_read(path))
-    return "P2" in kitti and not any(key.startswith("P_rect_") for key in kitti)
+    return bool(_kitti_cameras(kitti)) and not any(key.startswith("P_rect_") for key in kitti)
 
 
 def _read(path: Path) -> str:
@@ -75,6 +84,20 @@ def _kitti_rows(text: str) -> dict[str, str]:
     """Parse the `KEY: values` lines of a KITTI file; a YAML file has such lines too, but none of KITTI's keys."""
     rows = (line.partition(":") for line in text.splitlines())
     return {key.strip(): value for key, colon, value in rows if colon}
+
+
+def _kitti_cameras(rows: dict[str, str]) -> list[str]:
+    """Return the cameras with a projection matrix."""
+    return [number for number in KITTI_CAMERAS if f"P_rect_{number}" in rows or f"P{int(number)}" in rows]
+
+
+def _camera_of_folder(image: Path | None) -> str | None:
+    """Return the number of the camera after which a folder of the image is named."""
+    for name in reversed(image.absolute().parent.parts if image else ()):
+        match = re.fullmatch(r"image_0?([0-3])", name)
+        if match:
+            return f"0{match[1]}"
+    return None
 
 
 def _numbers(text: str, key: str, count: int) -> list[float]:

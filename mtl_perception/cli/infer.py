@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     for path in progress_bar(paths, unit="image", disable=None if len(paths) > 1 else True):
         try:
             image = read_image_file(path)
-            frame = Frame(image, cameras.model(image.shape[1], image.shape[0]))
+            frame = Frame(image, cameras.model(path, image.shape[1], image.shape[0]))
             pipeline(frame, {"labels", "depth", "cloud", "image"}).save(args.out, path.stem)
         except PerceptionError as error:
             if len(paths) == 1:
@@ -100,15 +100,15 @@ class _Cameras:
                 text = "no --camera, and the weights have no training camera: no clouds are written"
             print(text, file=sys.stderr)
 
-    def model(self, width: int, height: int) -> CameraModel | None:
-        """Return the camera of an image, or None if the calibration cannot be used for it."""
+    def model(self, path: Path, width: int, height: int) -> CameraModel | None:
+        """Return the camera of an image file, or None if the calibration cannot be used for it."""
         if self._file is None:
             if not self._training:
                 return None
             return CameraModel.from_intrinsics(self._training).scaled(width, height)
         from mtl_perception.camera.calibration import load_calibration
 
-        calibration = load_calibration(self._file, size=(width, height))
+        calibration = load_calibration(self._file, size=(width, height), image=path)
         try:
             return calibration.for_image(width, height).camera(self._rectified)
         except CameraError as error:

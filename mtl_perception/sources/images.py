@@ -20,7 +20,7 @@ COMPANION_SUFFIXES = frozenset(
     (".cfg", ".csv", ".db", ".ini", ".json", ".log", ".md", ".py", ".sh", ".txt", ".xml", ".yaml", ".yml")
 )
 """Suffixes of files that nobody expects to be read as images."""
-CAMERA_FILES = ("camera.yaml", "calib_cam_to_cam.txt", "calib.txt")
+CAMERA_FILES = ("camera.yaml", "calib_cam_to_cam.txt", "perspective.txt", "calib.txt")
 """Names of a folder's calibration file; the first existing one is used."""
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class ImageSource:
             if needs_size(camera_file):
                 self._sizeless_file = camera_file
             else:
-                self.calibration = load_calibration(camera_file)
+                self.calibration = load_calibration(camera_file, image=self.paths[0])
         interval = round(1e9 / rate_hz)
         self.stamps_ns = [i * interval for i in range(len(self.paths))] if stamps_ns is None else list(stamps_ns)
 
@@ -133,7 +133,7 @@ class ImageSource:
                 continue
             height, width = image.shape[:2]
             if self._sizeless_file is not None:
-                self.calibration = load_calibration(self._sizeless_file, size=(width, height))
+                self.calibration = load_calibration(self._sizeless_file, size=(width, height), image=path)
                 self._sizeless_file = None
             yield Frame(image, cameras.camera(self.calibration, width, height), stamp_ns, self.frame_id)
 

@@ -14,7 +14,7 @@ from mtl_perception.sources.images import SUFFIXES, ImageSource, describe_skippe
 from mtl_perception.sources.kitti import find_camera_folder, open_drive
 
 ACCEPTED = (
-    "a KITTI raw drive (…_drive_NNNN_sync), an image folder, an image, a ROS 1 .bag, "
+    "a KITTI raw or KITTI-360 drive (…_drive_NNNN_sync), a KITTI odometry sequence, an image folder, an image, a ROS 1 .bag, "
     "a ROS 2 bag (folder, .mcap or .db3), or synthetic[:FRAMES[:SEED]]"
 )
 

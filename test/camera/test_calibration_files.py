@@ -90,6 +90,26 @@ def test_camera_of_a_kitti_raw_file_can_be_selected(write):
         load_calibration(path, camera="01")
 
 
+@pytest.mark.parametrize(
+    ("cameras", "folder", "expected"),
+    [
+        ("00 01 02 03", None, "02"),
+        ("00 01", None, "00"),
+        ("01", None, "01"),
+        ("01", "image_02/data", "01"),
+        ("00 01 02 03", "image_03/data", "03"),
+        ("00 01", "image_01/data_rect", "01"),
+        ("00 01 02 03", "sequences/00/image_1", "01"),
+        ("02 03", "image_00/data", "02"),
+    ],
+)
+def test_camera_is_that_of_the_images_folder_or_the_first_there_is(write, cameras, folder, expected):
+    rows = (f"S_rect_{n}: 40 20\nP_rect_{n}: 3{n} 0 20 0 0 3{n} 9 0 0 0 1 0\n" for n in cameras.split())
+    path = write("".join(rows), "perspective.txt")
+    calibration = load_calibration(path, image=folder and Path(folder) / "0000000000.png")
+    assert calibration.p[0] == float(f"3{expected}")
+
+
 def test_kitti_odometry_file_needs_an_image_size(write):
     path = write(KITTI_ODOMETRY, "calib.txt")
     calibration = load_calibration(path, size=(1241, 376))

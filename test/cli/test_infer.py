@@ -173,6 +173,15 @@ class TestFailures:
             [f"mtl_perception infer: {tmp_path / 'none.png'}: no such image"],
         )
 
+    def test_kitti_file_is_read_for_the_camera_of_the_images_folder(self, tmp_path, infer):
+        images = tmp_path / "image_00" / "data_rect"
+        images.mkdir(parents=True)
+        write(images / "0000000000.png")
+        rows = (f"S_rect_{n}: {WIDTH} {HEIGHT}\nP_rect_{n}: 5{n} 0 32 0 0 5{n} 20 0 0 0 1 0\n" for n in ("00", "01"))
+        (tmp_path / "perspective.txt").write_text("".join(rows))
+        assert infer(images, "--camera", tmp_path / "perspective.txt", "--out", tmp_path / "out")[0] == 0
+        assert (tmp_path / "out" / "0000000000.ply").is_file()
+
     def test_skipped_files_of_a_folder_are_named(self, tmp_path, infer):
         (tmp_path / "phone").mkdir()
         write(tmp_path / "phone" / "a.png")

@@ -12,10 +12,8 @@ from support.image_files import animated_gif
 
 from mtl_perception.errors import FrameError, SourceError
 from mtl_perception.sources.base import CameraResolver, median_rate_hz
-from mtl_perception.sources.kitti import parse_stamp
 from mtl_perception.sources.open import open_source
 
-DRIVES = Path(__file__).parents[3] / "shared" / "data" / "kitti_raw" / "2011_09_26"
 CALIB_TXT = "P2: 7.188560e+02 0 6.071928e+02 4.538225e+01 0 7.188560e+02 1.852157e+02 -1.130887e-01 0 0 1 3.779761e-03\n"
 CAM_TO_CAM = "".join(
     f"S_rect_{n}: 4.0e+01 2.0e+01\nP_rect_{n}: {focal} 0 20.5 {shift} 0 {focal} 9.5 0 0 0 1 0\n"
@@ -31,21 +29,6 @@ def write_image(path: Path, rgb: np.ndarray) -> np.ndarray:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), rgb[..., ::-1])
     return rgb
-
-
-@pytest.fixture
-def drive(tmp_path: Path) -> Path:
-    """A drive of three frames; number 1 is missing."""
-    folder = tmp_path / "2011_09_26" / "2011_09_26_drive_0042_sync"
-    for camera in ("02", "03"):
-        for number in (0, 2, 3):
-            write_image(folder / f"image_{camera}" / "data" / f"{number:010}.png", random_image(number + 10 * int(camera)))
-        (folder / f"image_{camera}" / "timestamps.txt").write_text(
-            "2011-09-26 13:02:25.964389445\n2011-09-26 13:02:26.064389445\n"
-            "2011-09-26 13:02:26.164389445\n2011-09-26 13:02:26.264389446\n"
-        )
-    (folder.parent / "calib_cam_to_cam.txt").write_text(CAM_TO_CAM)
-    return folder
 
 
 class TestImageFolder:
@@ -149,97 +132,9 @@ class TestImageFolder:
             list(open_source(tmp_path / "one.png"))
 
 
-class TestKitti:
-    def test_frames_with_stamps_and_camera(self, drive):
-        source = open_source(drive)
-        frames = list(source)
-        assert source.name == "2011_09_26_drive_0042_sync/image_02"
-        assert len(source) == 3
-        for frame, number in zip(frames, (0, 2, 3), strict=True):
-            np.testing.assert_array_equal(frame.image, random_image(number + 20))
-        assert [frame.stamp_ns for frame in frames] == [1317042145964389445, 1317042146164389445, 1317042146264389446]
-        assert source.rate_hz == pytest.approx(1 / 0.15)
-        assert {frame.frame_id for frame in frames} == {"camera_02_optical_frame"}
-        camera = frames[0].camera
-        assert (camera.width, camera.height, camera.fx, camera.cx, camera.cy) == (40, 20, 31.5, 20.5, 9.5)
-        assert camera.calibration.p[3] == 4.0
-
-    @pytest.mark.parametrize("where", ["image_03", "image_03/data"])
-    def test_folder_selects_another_camera(self, drive, where):
-        frames = list(open_source(drive / where))
-        np.testing.assert_array_equal(frames[0].image, random_image(30))
-        assert frames[0].frame_id == "camera_03_optical_frame"
-        assert frames[0].camera.calibration.p[3] == -300.0
-
-    def test_relative_path_is_accepted(self, drive, monkeypatch):
-        monkeypatch.chdir(drive / "image_03" / "data")
-        assert next(iter(open_source("."))).frame_id == "camera_03_optical_frame"
-
-    def test_missing_calibration_is_a_warning(self, drive, caplog):
-        (drive.parent / "calib_cam_to_cam.txt").unlink()
-        frames = list(open_source(drive))
-        assert [frame.camera for frame in frames] == [None] * 3
-        assert "calib_cam_to_cam.txt is missing" in caplog.text
-
-    def test_missing_stamps_are_a_warning(self, drive, caplog):
-        (drive / "image_02" / "timestamps.txt").unlink()
-        source = open_source(drive)
-        assert [frame.stamp_ns for frame in source] == [0, 100_000_000, 200_000_000]
-        assert "timestamps.txt is missing" in caplog.text
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("2011-09-26 13:02:25.964389445\n", r"timestamps\.txt has no line 3 for 0000000002\.png"),
-            ("yesterday\n" * 4, r"timestamps\.txt, line 1: time data 'yesterday'"),
-            ("2011-09-26 13:02:25.9643894451\n" * 4, r"timestamps\.txt, line 1: .* is not YYYY-MM-DD"),
-        ],
-    )
-    def test_invalid_stamps_are_refused(self, drive, text, message):
-        (drive / "image_02" / "timestamps.txt").write_text(text)
-        with pytest.raises(SourceError, match=message):
-            open_source(drive)
-
-    def test_drive_without_images_is_refused(self, drive):
-        for path in (drive / "image_02" / "data").iterdir():
-            path.unlink()
-        with pytest.raises(SourceError, match=r"no images in .*image_02/data"):
-            open_source(drive)
-
-    def test_folder_of_drives_error_lists_the_drives(self, drive):
-        with pytest.raises(SourceError, match="2011_09_26_drive_0042_sync"):
-            open_source(drive.parent)
-
-    @pytest.mark.parametrize(
-        ("text", "stamp"),
-        [
-            ("1970-01-01 00:00:01.000000001", 1_000_000_001),
-            ("2011-09-26 13:02:25.964389445\r", 1317042145964389445),
-            ("2011-09-26 13:02:25.5", 1317042145500000000),
-            ("2011-09-26 13:02:25", 1317042145000000000),
-        ],
-    )
-    def test_stamps_are_exact_and_utc(self, text, stamp, monkeypatch):
-        monkeypatch.setenv("TZ", "Asia/Tokyo")
-        assert parse_stamp(text) == stamp
-
-    @pytest.mark.skipif(not DRIVES.is_dir(), reason="needs a KITTI drive in ../shared")
-    def test_real_drive_is_read(self):
-        source = open_source(DRIVES / "2011_09_26_drive_0009_sync")
-        assert len(source) == 32
-        assert source.rate_hz == pytest.approx(9.67, abs=0.02)
-        frame = next(iter(source))
-        assert frame.image.shape == (375, 1242, 3)
-        assert frame.stamp_ns == 1317042504967930880
-        camera = frame.camera
-        assert (camera.width, camera.height) == (1242, 375)
-        assert (camera.fx, camera.fy, camera.cx, camera.cy) == (721.5377, 721.5377, 609.5593, 172.854)
-        assert frame.image[:60, :, 2].mean() > frame.image[-60:, :, 2].mean(), "the sky is brighter than the road"
-
-
 class TestOpen:
     def test_missing_path_is_refused(self, tmp_path):
-        with pytest.raises(SourceError, match="absent does not exist; accepted: a KITTI raw drive"):
+        with pytest.raises(SourceError, match="absent does not exist; accepted: a KITTI raw or KITTI-360 drive"):
             open_source(tmp_path / "absent")
 
     def test_unsupported_file_type_is_refused(self, tmp_path):
