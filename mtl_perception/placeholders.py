@@ -6,15 +6,15 @@ HEAD_BYTES = 512
 """Number of first bytes that are enough."""
 
 _POINTERS = {
-    b"version https://git-lfs.github.com/spec/": "a pointer of Git LFS, not the file; install git-lfs and run git lfs pull",
-    b"/annex/objects/": "a pointer of git-annex, not the file; run git annex get",
+    b"version https://git-lfs.github.com/spec/": "a Git LFS pointer, not the file; install git-lfs and run git lfs pull",
+    b"/annex/objects/": "a git-annex pointer, not the file; run git annex get",
     b"<!doctype html": "an HTML page, not the file: the download failed or needs a login",
     b"<html": "an HTML page, not the file: the download failed or needs a login",
 }
 
 
 def describe_placeholder(head: bytes) -> str:
-    """Return what a file is instead of the expected one, as in "a pointer of Git LFS, not the file; …"; "" for other content.
+    """Return what a file is instead of the expected one, as in "a Git LFS pointer, not the file; …"; "" for other content.
 
     Args:
         head: The first HEAD_BYTES bytes of the file, or all of it.

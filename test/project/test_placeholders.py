@@ -36,7 +36,7 @@ READERS = {
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (LFS, "a pointer of Git LFS, not the file; install git-lfs and run git lfs pull"),
+        (LFS, "a Git LFS pointer, not the file; install git-lfs and run git lfs pull"),
         (HTML, "an HTML page, not the file: the download failed or needs a login"),
     ],
     ids=["lfs", "html"],
@@ -52,7 +52,7 @@ def test_error_says_what_the_file_is(tmp_path: Path, name: str, content: bytes, 
     ("content", "reason"),
     [
         (b"<HTML>\r\n<body>Sign in</body>", "an HTML page"),
-        (b"/annex/objects/SHA256E-s12--aa.png\n", "a pointer of git-annex"),
+        (b"/annex/objects/SHA256E-s12--aa.png\n", "a git-annex pointer"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an error message of a download server"),
     ],
 )
