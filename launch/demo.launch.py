@@ -17,6 +17,7 @@ ARGUMENTS = {
     "device": ("", "auto, cpu, cuda or cuda:N (default: auto)"),
     "rviz": ("false", "Whether to start RViz"),
     "fixed_frame": ("", "Fixed frame of RViz (default: frame_id of the first image of the drive)"),
+    "rviz_config": ("", "Configuration of RViz (default: as in perception.launch.py)"),
 }
 
 

@@ -6,75 +6,70 @@ from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-# The only import of the package. Importing OpenCV here would keep RViz from starting.
+# The only import of the package: a launch file that imports OpenCV keeps every RViz of the launch from starting.
 from mtl_perception.ros.environment import configure_middleware
 
 PACKAGE = NODE_NAME = "mtl_perception"
-SHARE = Path(get_package_share_directory(PACKAGE))
-DEFAULT_FRAME = "camera_optical_frame"
-OUTPUTS = (
-    *(f"segmentation/{name}" for name in ("image", "overlay", "labels", "confidence")),
-    *("depth/image", "depth/camera_info", "points"),
-)
-
+PARAMETERS = Path(get_package_share_directory(PACKAGE)) / "config/perception.yaml"
+# name: (default, description, choices)
 ARGUMENTS = {
     "image": ("", "Image topic (default: image); with `cameras`, relative to each name, or with {} in place of the name"),
     "camera_info": ("", "CameraInfo topic (default: camera_info beside the image topic); with `cameras`, as `image`"),
     "cameras": ("", "Camera names, separated by commas: front,left,right (default: as in params_file)"),
     "weights": ("", "Network weights: a shipped or downloaded name, or a file (default: as in params_file)"),
     "device": ("", "auto, cpu, cuda or cuda:N (default: as in params_file)"),
-    "use_sim_time": ("", "Whether to use the time of /clock (default: as in params_file, else false)"),
-    "params_file": (str(SHARE / "config/perception.yaml"), "Parameter file; the arguments above override it"),
+    "use_sim_time": ("", "Use the time of /clock (default: with `bag` true, else as in params_file)", ["", "true", "false"]),
+    "params_file": (str(PARAMETERS), "Parameter file; the arguments above override it"),
     "namespace": ("", "Namespace of the node and the player"),
     "bag": ("", "Source to play to each camera: a bag, KITTI raw drive, image folder, or synthetic[:FRAMES[:SEED]]"),
     "rate": ("1.0", "Playback speed of `bag`"),
-    "loop": ("false", "Whether to repeat `bag`"),
-    "rviz": ("false", "Whether to start RViz"),
-    "fixed_frame": ("", f"Fixed frame of RViz (default: frame_id of the first image of `bag`, else {DEFAULT_FRAME})"),
+    "loop": ("false", "Whether to repeat `bag`", ["true", "false"]),
+    "rviz": ("false", "Whether to start RViz", ["true", "false"]),
+    "fixed_frame": ("", "Fixed frame of RViz (default: frame_id of the first image of `bag`, else camera_optical_frame)"),
+    "rviz_config": ("", "Configuration of RViz (default: config/perception.rviz, with perception_z_up.rviz for z-up frames)"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
-CHOICES = {"use_sim_time": ["", "true", "false"], "loop": ["true", "false"], "rviz": ["true", "false"]}
 
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments; `start` creates the processes."""
     declared = [
-        DeclareLaunchArgument(name, default_value=value, description=text, choices=CHOICES.get(name))
-        for name, (value, text) in ARGUMENTS.items()
+        DeclareLaunchArgument(name, default_value=value, description=text, choices=choices[0] if choices else None)
+        for name, (value, text, *choices) in ARGUMENTS.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=start)])
 
 
-def start(context: LaunchContext) -> list:
+def start(context: LaunchContext) -> list[Node]:
     """Return the node, and the players and RViz if requested."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    if not Path(given["params_file"]).is_file():
-        raise FileNotFoundError(f"params_file {given['params_file']} does not exist")
+    for name in ("params_file", "rviz_config"):
+        if given[name] and not Path(given[name]).is_file():
+            raise FileNotFoundError(f"{name} {given[name]} does not exist")
+    # Recorded stamps are in the past of every other clock.
+    given["use_sim_time"] = given["use_sim_time"] or ("true" if given["bag"] else "")
     # For all processes of this launch: a camera driver that is launched beside the node needs it as much.
     configure_middleware()
     players = [player(given, name, index) for index, name in enumerate(cameras(given)) if given["bag"]]
     # RViz first: if it is not installed, nothing else is started.
-    return [*(rviz(given) if given["rviz"] == "true" else ()), perception(given), *players]
+    return [*([rviz(given)] if given["rviz"] == "true" else []), perception(given), *players]
 
 
 def perception(given: dict[str, str]) -> Node:
     """Return the node with the given parameters and remappings."""
     overrides = {name: ParameterValue(given[name], value_type=str) for name in ("weights", "device") if given[name]}
-    if given["use_sim_time"]:
-        overrides["use_sim_time"] = given["use_sim_time"] == "true"
-    if given["cameras"]:
-        overrides["cameras"] = cameras(given)
+    overrides |= {"cameras": cameras(given)} if given["cameras"] else {}
     return Node(
         package=PACKAGE,
         executable="perception_node",
         name=NODE_NAME,
         namespace=given["namespace"],
-        parameters=[given["params_file"], *([overrides] if overrides else [])],
+        parameters=[*filter(None, (given["params_file"], {**overrides, **clock(given)}))],
         remappings=[pair for camera in cameras(given) for pair in camera_remappings(given, camera)],
         ros_arguments=["--log-level", given["log_level"]],
         output="screen",
@@ -84,13 +79,11 @@ def perception(given: dict[str, str]) -> Node:
 
 def player(given: dict[str, str], camera: str, index: int) -> Node:
     """Return a player of `bag` on the topics of a camera; the first one also publishes /clock if needed."""
-    prefix = f"{camera}/" if camera else ""
-    remappings = dict(camera_remappings(given, camera))
-    image = remappings.get(f"{prefix}image", f"{prefix}image")
-    info = remappings.get(f"{prefix}camera_info", sibling(image))
+    image = place(given["image"] or "image", camera)
+    info = place(given["camera_info"], camera) if given["camera_info"] else sibling(image)
     arguments = ["-m", PACKAGE, "play", given["bag"], "--rate", given["rate"], "--subscribers", "1"]
     arguments += ["--loop"] if given["loop"] == "true" else []
-    arguments += ["--clock"] if index == 0 and given["use_sim_time"] == "true" else []
+    arguments += ["--stamps", "now"] if given["use_sim_time"] == "false" else ["--clock"] if index == 0 else []
     return Node(
         package=PACKAGE,
         executable="python",
@@ -102,31 +95,23 @@ def player(given: dict[str, str], camera: str, index: int) -> Node:
     )
 
 
-def rviz(given: dict[str, str]) -> list:
-    """Return RViz for the (first) camera; the topics of its configuration have neither namespace nor camera name."""
+def rviz(given: dict[str, str]) -> Node:
+    """Return RViz for the (first) camera, started by a script that selects frame, configuration and topics."""
     try:
         get_package_prefix("rviz2")
     except PackageNotFoundError as error:
         package = f"ros-{os.environ.get('ROS_DISTRO', '<distro>')}-rviz2"
         raise RuntimeError(f"rviz:=true needs RViz, which is not installed; run: sudo apt install {package}") from error
-    space, camera = given["namespace"].strip("/"), cameras(given)[0]
-    node = "/".join(filter(None, (space, NODE_NAME, camera)))
     python = Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "python"
-    reads_frame = given["bag"] and not given["fixed_frame"]
-    started = Node(
-        package="rviz2",
-        executable="rviz2",
-        prefix=shlex.join([str(python), "-m", f"{PACKAGE}.ros.rviz", given["bag"]]) if reads_frame else None,
-        arguments=["-d", str(SHARE / "config/perception.rviz")]
-        + ([] if reads_frame else ["-f", given["fixed_frame"] or DEFAULT_FRAME]),
-        remappings=[(f"/{NODE_NAME}/{topic}", f"/{node}/{topic}") for topic in OUTPUTS if space or camera],
-        parameters=[{"use_sim_time": given["use_sim_time"] == "true"}] if given["use_sim_time"] else [],
-        output="log",
-    )
-    if given["fixed_frame"] or given["bag"]:
-        return [started]
-    hint = f"RViz uses the fixed frame {DEFAULT_FRAME}; if it shows nothing, set fixed_frame to the frame_id of the images"
-    return [started, LogInfo(msg=hint)]
+    node = "/".join(["", *filter(None, (given["namespace"].strip("/"), NODE_NAME, cameras(given)[0]))])
+    script = [str(python), "-m", f"{PACKAGE}.ros.rviz", given["bag"], given["fixed_frame"], given["rviz_config"], node]
+    parameters = [*filter(None, [clock(given)])]
+    return Node(package="rviz2", executable="rviz2", prefix=shlex.join(script), parameters=parameters, output="log")
+
+
+def clock(given: dict[str, str]) -> dict[str, bool]:
+    """Return the parameter use_sim_time if it is given."""
+    return {"use_sim_time": given["use_sim_time"] == "true"} if given["use_sim_time"] else {}
 
 
 def cameras(given: dict[str, str]) -> list[str]:
@@ -136,18 +121,18 @@ def cameras(given: dict[str, str]) -> list[str]:
 
 def camera_remappings(given: dict[str, str], camera: str = "") -> list[tuple[str, str]]:
     """Return the remappings of a camera's topics to those that are given."""
-    prefix = f"{camera}/" if camera else ""
-
-    def place(topic: str) -> str:
-        # With several cameras, a relative topic without {} is relative to the camera's name.
-        return topic.replace("{}", camera) if "{}" in topic or topic.startswith("/") else f"{prefix}{topic}"
-
-    topics = {name: place(given[name]) for name in ("image", "camera_info") if given[name]}
-    remappings = [(f"{prefix}{name}", topic) for name, topic in topics.items()]
-    if len(remappings) == 2:
+    topics = {name: place(given[name], camera) for name in ("image", "camera_info") if given[name]}
+    if len(topics) == 2:
         # Remap the default, too: the node cannot see a remapping of `camera_info` to its own full name.
-        remappings.append((sibling(topics["image"]), topics["camera_info"]))
-    return remappings
+        topics[sibling(topics["image"])] = topics["camera_info"]
+    return [(place(name, camera) if name in ARGUMENTS else name, topic) for name, topic in topics.items()]
+
+
+def place(topic: str, camera: str) -> str:
+    """Return a camera's topic: with the name in place of {}, or below the name if the topic is relative."""
+    if "{}" in topic or topic.startswith("/") or not camera:
+        return topic.replace("{}", camera)
+    return f"{camera}/{topic}"
 
 
 def sibling(image: str) -> str:

@@ -19,7 +19,6 @@ import mtl_perception
 from mtl_perception import config, resources
 from mtl_perception.__main__ import main
 from mtl_perception.errors import ConfigError
-from mtl_perception.messages.topics import OUTPUT_TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPI_NAMES = {"cv2": "opencv-python", "yaml": "PyYAML"}
@@ -146,14 +145,6 @@ def test_markdown_table_has_a_row_a_parameter(capsys: pytest.CaptureFixture[str]
     assert "| `min_confidence` | `0.0` | 0 to 1 | any time | Minimum confidence" in "\n".join(rows)
 
 
-def test_rviz_shows_topics_that_the_node_has() -> None:
-    displays = yaml.safe_load((ROOT / "config/perception.rviz").read_text())["Visualization Manager"]["Displays"]
-    shown = {display["Topic"]["Value"] for display in displays if "Topic" in display}
-    published = {f"/mtl_perception/{row.name}" for row in OUTPUT_TOPICS}
-    assert shown <= published
-    assert "/mtl_perception/points" in shown
-
-
 def test_profile_has_room_for_a_cloud() -> None:
     profile = ElementTree.parse(resources.share_file("config/fastdds_shm.xml"))
     space = {"d": "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"}
@@ -201,6 +192,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "/data/share/mtl_perception/config/perception.rviz",
         "/data/share/mtl_perception/config/nav2.yaml",
         "/data/share/mtl_perception/config/nav2_costmap.yaml",
+        "/data/share/mtl_perception/config/perception_z_up.rviz",
         "/data/share/mtl_perception/config/fastdds_shm.xml",
         "mtl_perception/py.typed",
         "mtl_perception/ros/main.py",

@@ -1,7 +1,8 @@
-"""Shared-memory profile of Fast DDS."""
+"""Environment variables: the shared-memory profile of Fast DDS, and the Qt plugins of OpenCV."""
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from mtl_perception.ros import environment
 from mtl_perception.ros.environment import configure_middleware
+from mtl_perception.ros.rviz import without_opencv_plugins
 
 OLD, NEW = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
 OTHERS = ("FASTDDS_BUILTIN_TRANSPORTS", "SKIP_DEFAULT_XML_FILE", "ROS_DISTRO")
-PROFILE = str(Path(__file__).resolve().parents[2] / "config/fastdds_shm.xml")
+ROOT = Path(__file__).resolve().parents[2]
+PROFILE = str(ROOT / "config/fastdds_shm.xml")
 
 
 @pytest.fixture
@@ -105,3 +108,26 @@ def test_shared_memory_segment_has_the_size_of_the_profile(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", READ], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) >= 64 * 2**20
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.name)
+def test_launch_files_import_neither_opencv_nor_torch(path: Path) -> None:
+    """OpenCV sets a path for Qt's plugins, with which RViz cannot start; the system's Python has neither."""
+    statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    own = [ast.unparse(node) for node in statements if "mtl_perception" in ast.unparse(node)]
+    code = ["import os, sys", *own, "print(sorted({'cv2', 'torch'} & set(sys.modules)), sorted(os.environ.keys() - before))"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("QT_")}
+    code.insert(1, "before = set(os.environ)")
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == "[] []"
+    assert own or path.name != "perception.launch.py"
+
+
+def test_opencv_plugins_are_removed_from_the_environment() -> None:
+    plugins = {
+        "QT_QPA_PLATFORM_PLUGIN_PATH": "/usr/lib/python3/dist-packages/cv2/qt/plugins",
+        "QT_QPA_FONTDIR": "/x/cv2/qt/fonts",
+    }
+    kept = {"QT_QPA_PLATFORM": "xcb", "PATH": "/opt/cv2/bin"}
+    assert without_opencv_plugins({**plugins, **kept}) == kept
+    assert without_opencv_plugins({"QT_QPA_PLATFORM_PLUGIN_PATH": "/opt/qt"}) == {"QT_QPA_PLATFORM_PLUGIN_PATH": "/opt/qt"}

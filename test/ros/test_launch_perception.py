@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from support.bags import drive, write_bag
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +95,7 @@ launched = runpy.run_path(sys.argv[1])
 for name in blocked:
     del sys.modules[name]
 context = LaunchContext()
-context.launch_configurations.update({name: value for name, (value, _) in launched["ARGUMENTS"].items()})
+context.launch_configurations.update({name: value for name, (value, *_) in launched["ARGUMENTS"].items()})
 context.launch_configurations.update(argument.split(":=") for argument in sys.argv[2:])
 given = dict(context.launch_configurations)
 
@@ -106,33 +107,78 @@ def run(*actions):
 LAUNCH_FILE = str(ROOT / "launch/perception.launch.py")
 
 
+def start_rviz(environment: dict[str, str], *arguments: str) -> tuple[list[str], str]:
+    """Return the arguments of the RViz that the launch file starts, without those of launch, and the whole output."""
+    code = START + 'run(launched["rviz"](given))'
+    text = run(["-c", code, LAUNCH_FILE, *arguments], {**environment, "OVERRIDE_LAUNCH_PROCESS_OUTPUT": "screen"})
+    (line,) = [line for line in text.splitlines() if "arguments: " in line]
+    words, _, plugins = line.partition("arguments: ")[2].partition("; ")
+    assert plugins == ""
+    return words.split(), text
+
+
 @pytest.mark.parametrize(
-    ("arguments", "frame"),
+    ("arguments", "frame", "config"),
     [
-        (["bag:=drive"], "camera_02_optical_frame"),
-        (["bag:=bag"], "front_optical"),
-        (["bag:=synthetic:3"], "camera_optical_frame"),
-        (["bag:=nowhere"], "camera_optical_frame"),
-        (["bag:=bag", "fixed_frame:=map"], "map"),
-        ([], "camera_optical_frame"),
+        (["bag:=drive"], "camera_02_optical_frame", "perception.rviz"),
+        (["bag:=bag"], "front_optical", "perception.rviz"),
+        (["bag:=synthetic:3"], "camera_optical_frame", "perception.rviz"),
+        (["bag:=nowhere"], "camera_optical_frame", "perception.rviz"),
+        (["bag:=bag", "fixed_frame:=map"], "map", "perception_z_up.rviz"),
+        (["bag:=bag", "fixed_frame:=front_optical"], "front_optical", "perception.rviz"),
+        (["fixed_frame:=base_link"], "base_link", "perception_z_up.rviz"),
+        (["fixed_frame:=left_optical_frame"], "left_optical_frame", "perception.rviz"),
+        (["fixed_frame:=base_link", "rviz_config:=own.rviz"], "base_link", "own.rviz"),
+        ([], "camera_optical_frame", "perception.rviz"),
     ],
 )
-def test_rviz_uses_the_frame_of_the_source(
-    environment: dict[str, str], tmp_path: Path, arguments: list[str], frame: str
+def test_rviz_has_the_frame_of_the_source_and_a_view_for_it(
+    environment: dict[str, str], tmp_path: Path, arguments: list[str], frame: str, config: str
 ) -> None:
     write_bag(tmp_path / "bag", "mcap", drive("ros2"))
     (tmp_path / "drive/image_02/data").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "drive/image_02/data/0000000000.png"), np.zeros((24, 32, 3), np.uint8))
-    show = """
-actions = launched["rviz"](given)
-print("hints", len(actions) - 1)
-run(actions[0])
-"""
     placed = [word.replace(":=drive", f":={tmp_path}/drive").replace(":=bag", f":={tmp_path}/bag") for word in arguments]
-    text = run(["-c", START + show, LAUNCH_FILE, *placed], {**environment, "OVERRIDE_LAUNCH_PROCESS_OUTPUT": "screen"})
-    assert f"hints {int(not arguments)}" in text
-    (line,) = [line for line in text.splitlines() if "arguments: " in line]
-    assert f" -f {frame} " in line.replace("arguments:", "") and line.endswith("; ")
+    words, text = start_rviz(environment, *placed)
+    assert (words[0], words[2:4]) == ("-d", ["-f", frame])
+    assert Path(words[1]).name == config
+    assert config == "own.rviz" or Path(words[1]).is_file()
+    assert ("if it shows nothing, set fixed_frame" in text) == (not arguments)
+
+
+def test_rviz_has_no_qt_plugins_of_opencv(environment: dict[str, str], tmp_path: Path) -> None:
+    """The launching Python may have imported cv2 for another launch file; a path that the user set is kept."""
+    plugins = "QT_QPA_PLATFORM_PLUGIN_PATH"
+    start_rviz({**environment, plugins: "/venv/lib/python3.12/site-packages/cv2/qt/plugins"})
+    with pytest.raises(AssertionError, match="/opt/qt/plugins"):
+        start_rviz({**environment, plugins: "/opt/qt/plugins"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "player", "sim_time"),
+    [
+        ([], "--clock", True),
+        (["use_sim_time:=true"], "--clock", True),
+        (["use_sim_time:=false"], "--stamps now", False),
+        (["cameras:=left,right"], "--clock", True),
+    ],
+)
+def test_clock_of_a_bag_is_that_of_its_stamps(
+    environment: dict[str, str], prefix: Path, arguments: list[str], player: str, sim_time: bool
+) -> None:
+    for name in ("python", "perception_node"):
+        (prefix / "lib/mtl_perception" / name).unlink()
+        # Launch passes parameters in files.
+        script = f'#!/bin/sh\necho "{name}: $*"\ncat /dev/null $(echo "$*" | grep -o "[^ ]*launch_params[^ ]*")\n'
+        executable(prefix / "lib/mtl_perception" / name, script)
+    code = START + 'run(*launched["start"](context))'
+    text = run(["-c", code, LAUNCH_FILE, "bag:=drive", *arguments], environment)
+    lines = [line for line in text.splitlines() if "python: -m" in line]
+    assert len(lines) == 1 + ("cameras:=left,right" in arguments)
+    (first,) = [line for line in lines if player in line]
+    assert len(lines) == 1 or "__node:=play_left" in first
+    assert not [line for line in lines if line != first and ("--clock" in line or "--stamps" in line)]
+    assert f"use_sim_time: {str(sim_time).lower()}" in text
 
 
 def test_missing_rviz_is_reported_with_the_package_to_install(environment: dict[str, str], prefix: Path) -> None:
@@ -141,24 +187,20 @@ def test_missing_rviz_is_reported_with_the_package_to_install(environment: dict[
     assert "RViz, which is not installed; run: sudo apt install ros-" in text
 
 
-def test_missing_params_file_is_refused(environment: dict[str, str]) -> None:
-    text = run(["-c", START + "launched['start'](context)", LAUNCH_FILE, "params_file:=/nowhere.yaml"], environment, code=1)
-    assert "params_file /nowhere.yaml does not exist" in text
+@pytest.mark.parametrize("name", ["params_file", "rviz_config"])
+def test_missing_file_is_refused(environment: dict[str, str], name: str) -> None:
+    text = run(["-c", START + "launched['start'](context)", LAUNCH_FILE, f"{name}:=/nowhere.yaml"], environment, code=1)
+    assert f"{name} /nowhere.yaml does not exist" in text
 
 
 def test_rviz_topics_follow_namespace_and_camera(environment: dict[str, str]) -> None:
-    show = """
-from mtl_perception.messages.topics import OUTPUT_TOPICS
-assert set(launched["OUTPUTS"]) == {row.name for row in OUTPUT_TOPICS if not row.latched}
-"""
-    run(["-c", START + show, LAUNCH_FILE], environment)
-    show = """
-(node, _) = launched["rviz"](given)
-expanded = [tuple(part[0].text if not isinstance(part, str) else part for part in pair) for pair in node._Node__remappings]
-print("points", dict(expanded)["/mtl_perception/points"])
-"""
-    text = run(["-c", START + show, LAUNCH_FILE, "namespace:=/veh", "cameras:=left,front"], environment)
-    assert "points /veh/mtl_perception/left/points" in text
+    words, _ = start_rviz(environment, "namespace:=/veh", "cameras:=left,front", "fixed_frame:=map")
+    topics = dict(word.split(":=") for word in words if word.startswith("/mtl_perception/"))
+    assert topics["/mtl_perception/points"] == "/veh/mtl_perception/left/points"
+    config = yaml.safe_load((ROOT / "config/perception.rviz").read_text())["Visualization Manager"]
+    assert {display["Topic"]["Value"] for display in config["Displays"] if "Topic" in display} <= set(topics)
+    words, _ = start_rviz(environment, "fixed_frame:=map")
+    assert not [word for word in words if word.startswith("/mtl_perception/")]
 
 
 @pytest.mark.parametrize(
