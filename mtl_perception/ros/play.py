@@ -7,6 +7,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import rclpy
@@ -15,6 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from mtl_perception.camera.model import Calibration
+from mtl_perception.camera.transforms import StaticTransform
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.messages.encode import camera_info_fields, image_fields
 from mtl_perception.messages.topics import CAMERA_INFO, IMAGE
@@ -23,6 +25,7 @@ from mtl_perception.ros.convert import to_message
 from mtl_perception.ros.environment import initialize
 from mtl_perception.ros.qos import keep_last
 from mtl_perception.ros.signals import Answer, StopSignals
+from mtl_perception.ros.static_transforms import publish_static_transforms
 from mtl_perception.sources.base import Source, rejection_note
 from mtl_perception.sources.open import open_source
 from mtl_perception.types import Frame
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("source", metavar="SOURCE", help="KITTI raw drive, image folder, bag, or synthetic[:FRAMES[:SEED]]")
     parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="playback speed; default 1, as recorded")
-    parser.add_argument("--loop", action="store_true", help="repeat until interrupted")
+    parser.add_argument("--loop", action="store_true", help="repeat until interrupted; the stamps continue")
     parser.add_argument("--image", default="", metavar="TOPIC", help="image topic of the bag, if it has several")
     parser.add_argument(
         "--camera-info", default="", metavar="TOPIC", help="CameraInfo topic of the bag; default: sibling of the image topic"
@@ -50,11 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="recorded stamps (default) or the time of publication",
     )
     parser.add_argument("--clock", action="store_true", help="publish the stamps on /clock, for nodes with use_sim_time")
+    parser.add_argument("--no-tf", action="store_true", help="do not publish the static transforms of the source")
     parser.add_argument("--preload", action="store_true", help="load all frames first, for sources slower than their rate")
     parser.add_argument(
         "--subscribers", type=int, default=0, metavar="N", help="wait for N subscribers of the images; default 0"
     )
-    parser.epilog = "Publishes `image` and `camera_info`; remap them with --ros-args -r image:=/camera/image_raw"
+    parser.epilog = (
+        "Publishes `image` and `camera_info`; remap them with --ros-args -r image:=/camera/image_raw. "
+        "Publishes the static transforms that the source knows on /tf_static."
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with signals.until_stopped():
             initialize([sys.argv[0], *args.ros_arguments])
-            player = Player(args.clock, args.stamps == "now")
+            player = Player(args.clock, args.stamps == "now", [] if args.no_tf else source.static_transforms())
             player.wait_for_subscribers(args.subscribers)
             try:
                 with progress_bar(total=None if args.loop else len(source), unit="frame") as shown:
@@ -92,16 +99,21 @@ def run(args: argparse.Namespace) -> int:
 def repeated(source: Source, frames: Iterable[Frame], loop: bool) -> Iterator[Frame]:
     """Yield the frames of a source, with `loop` again and again.
 
+    The stamps of later rounds continue, because RViz and tf2 drop everything when time jumps back: one period lies between
+    the last frame of a round and the first of the next.
+
     Raises:
         SourceError: No image can be read.
     """
+    offset = 0
     for _ in itertools.count() if loop else range(1):
-        count = 0
+        first = last = None
         for frame in frames:
-            count += 1
-            yield frame
-        if not count:
+            first, last = frame.stamp_ns if first is None else first, frame.stamp_ns
+            yield replace(frame, stamp_ns=frame.stamp_ns + offset)
+        if first is None or last is None:
             raise SourceError(f"{source.name}: no frame was published{rejection_note(source)}")
+        offset += max(last - first, 0) + round(1e9 / source.rate_hz)
 
 
 def paced(frames: Iterable[Frame], rate_hz: float, speed: float) -> Iterator[Frame]:
@@ -133,14 +145,16 @@ class Player:
     Args:
         clock: Whether to publish /clock as well.
         restamp: Whether to replace stamps by the time of publication.
+        transforms: Static transforms to publish.
     """
 
-    def __init__(self, clock: bool, restamp: bool) -> None:
+    def __init__(self, clock: bool, restamp: bool, transforms: Iterable[StaticTransform] = ()) -> None:
         self._node = rclpy.create_node("player")
         self._images = self._node.create_publisher(Image, "image", keep_last(5, reliable=True))
         self._infos = self._node.create_publisher(CameraInfo, "camera_info", keep_last(5, reliable=True))
         self._clock = self._node.create_publisher(Clock, "/clock", keep_last(1, reliable=True)) if clock else None
         self._restamp = restamp
+        self._transforms = publish_static_transforms(self._node, transforms)
 
     def wait_for_subscribers(self, count: int) -> None:
         """Wait for subscribers of the images, and up to INFO_TIMEOUT for as many of camera_info."""

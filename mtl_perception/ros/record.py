@@ -21,7 +21,7 @@ from mtl_perception.ros.qos import matching_profile
 from mtl_perception.ros.signals import Answer, StopSignals
 from mtl_perception.sources.bag.writer import BagWriter
 
-DEFAULT_TOPICS = ("/image", "/camera_info", f"/{NODE_NAME}/", "/diagnostics")
+DEFAULT_TOPICS = ("/image", "/camera_info", f"/{NODE_NAME}/", "/diagnostics", "/tf_static")
 REDUNDANT_SUFFIXES = tuple(f"/{row.name}" for row in OUTPUT_TOPICS if row.redundant)
 """Ends of the topics that a prefix does not select."""
 DISCOVERY_PERIOD = 0.2

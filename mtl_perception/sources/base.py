@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mtl_perception.camera.model import USING_P, Calibration, CameraModel
+from mtl_perception.camera.transforms import StaticTransform
 from mtl_perception.errors import CameraError
 from mtl_perception.messages.raw_input import describe_raw_input
 from mtl_perception.types import Frame
@@ -37,6 +38,9 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Frame]:
         """Return an iterator over the frames; a frame's camera has the size of its image, or is None."""
+
+    def static_transforms(self) -> list[StaticTransform]:
+        """Return the known static transforms of the camera and the vehicle; empty if there are none."""
 
 
 class CameraResolver:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mtl_perception.camera.calibration import load_calibration, needs_size
 from mtl_perception.camera.model import Calibration
+from mtl_perception.camera.transforms import StaticTransform, link_transforms
 from mtl_perception.errors import FrameError, SourceError, one_line
 from mtl_perception.image.files import read_image_file
 from mtl_perception.image.header import IMAGE_FORMATS
@@ -81,6 +82,7 @@ class ImageSource:
         stamps_ns: Stamp of each image, nanoseconds; by default from 0 at 10 Hz.
         rate_hz: Frame rate that belongs to `stamps_ns`.
         frame_id: Name of the camera's optical frame.
+        transforms: Static transforms; by default that of the optical frame alone.
 
     Raises:
         CameraError: The camera file cannot be used.
@@ -97,12 +99,14 @@ class ImageSource:
         stamps_ns: Sequence[int] | None = None,
         rate_hz: float = DEFAULT_RATE_HZ,
         frame_id: str = "camera_optical_frame",
+        transforms: Sequence[StaticTransform] | None = None,
     ) -> None:
         self.name = name
         self.rate_hz = rate_hz
         self.paths = list(paths)
         self.rejected: Counter[str] = Counter()
         self.frame_id = frame_id
+        self._transforms = link_transforms(frame_id) if transforms is None else list(transforms)
         self.rectified = rectified
         self.calibration = calibration
         # A calibration file without an image size is loaded once the size of the first image is known.
@@ -118,6 +122,10 @@ class ImageSource:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def static_transforms(self) -> list[StaticTransform]:
+        """Return the static transforms."""
+        return list(self._transforms)
 
     def __iter__(self) -> Iterator[Frame]:
         self.rejected.clear()

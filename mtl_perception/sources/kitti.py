@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 
 from mtl_perception.camera.calibration import KITTI_CAMERAS
-from mtl_perception.errors import SourceError, one_line, truncated_repr
+from mtl_perception.camera.kitti import kitti_transforms
+from mtl_perception.camera.transforms import StaticTransform
+from mtl_perception.errors import CameraError, SourceError, one_line, truncated_repr
 from mtl_perception.sources.base import median_rate_hz
 from mtl_perception.sources.images import ImageSource, describe_skipped, list_images
 
@@ -71,6 +73,7 @@ def open_drive(folder: Path, *, rectified: bool = True, camera_file: Path | None
         stamps_ns=stamps,
         rate_hz=median_rate_hz(stamps or ()),
         frame_id=f"camera_{number}_optical_frame",
+        transforms=_transforms(images, folder, name),
     )
 
 
@@ -111,6 +114,17 @@ def _calibration_file(images: Path, folder: Path, name: str) -> Path | None:
     if found is None:
         logger.warning("%s: frames have no camera: %s is missing", name, places[0])
     return found
+
+
+def _transforms(images: Path, folder: Path, name: str) -> list[StaticTransform] | None:
+    if images.name != "data":
+        # KITTI-360 is another car, and odometry sequences come without these files.
+        return None
+    try:
+        return kitti_transforms(folder.parent.parent)
+    except CameraError as error:
+        logger.info("%s: the poses of the sensors on the car are unknown: %s", name, error)
+        return None
 
 
 def _stamps(folder: Path, paths: list[Path], name: str) -> list[int] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mtl_perception.camera.transforms import StaticTransform, optical_transform, static_transform
 from mtl_perception.errors import SourceError
 from mtl_perception.synthetic.appearance.light import Light
 from mtl_perception.synthetic.camera import FRAME_ID, kitti_camera
@@ -75,6 +76,11 @@ class SyntheticDrive:
         y, road = traveled(time), self._street.road
         lateral = self._street.lane / 2 + 0.12 * float(np.sin(0.4 * time))
         return np.array([*road.at(lateral, y), CAMERA_HEIGHT]), road.heading(y)
+
+    def static_transforms(self) -> list[StaticTransform]:
+        """Return the poses of base_link, on the road below the camera, and of the camera."""
+        link = static_transform("base_link", "camera_link", (0.0, 0.0, CAMERA_HEIGHT))
+        return [link, optical_transform("camera_link", FRAME_ID)]
 
     def sample(self, index: int) -> Sample:
         """Render image `index` with its labels (of labels.STREET) and depth.

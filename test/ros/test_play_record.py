@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
@@ -21,8 +24,11 @@ from support.node_process import Process
 from support.ros_client import Client, profile
 from support.ros_messages import camera_info, image, put_header, stamp_of
 
+from mtl_perception.camera.transforms import link_transforms
 from mtl_perception.errors import SourceError
+from mtl_perception.ros import static_transforms
 from mtl_perception.ros.record import DEFAULT_TOPICS, Recorder
+from mtl_perception.ros.static_transforms import publish_static_transforms
 from mtl_perception.sources.bag.reader import deserialize, open_bag
 
 
@@ -140,6 +146,71 @@ def test_sigterm_ends_the_player(tmp_path: Path, listener: Listener, play) -> No
     listener.client.spin_until(lambda: len(listener.images) >= 5, "images")
     assert process.stop(signal.SIGTERM) == 0
     assert "Traceback" not in process.output
+
+
+def test_time_continues_when_a_bag_loops(tmp_path: Path, listener: Listener, play) -> None:
+    """RViz and tf2 drop everything when /clock jumps back."""
+    bag = write_bag(tmp_path / "drive", "mcap", drive("mcap", count=4))
+    process = play(str(bag), "--loop", "--clock", "--subscribers", "1")
+    listener.client.spin_until(lambda: len(listener.images) >= 11, "eleven images of four")
+    assert process.stop(signal.SIGINT) == 0
+    stamps = [stamp_of(message) for message in listener.images]
+    assert stamps == [BAG_START_NS + i * STEP_NS for i in range(len(stamps))]
+    assert listener.clocks == sorted(listener.clocks)
+    for i, pixels in enumerate(listener.pixels()):
+        np.testing.assert_array_equal(pixels, bag_image(i % 4))
+
+
+class FakeNode:
+    """Test double of a node that records what is published, because tf2_msgs may be missing."""
+
+    def __init__(self) -> None:
+        self.topics: list = []
+        self.published: list = []
+        self.log: list[str] = []
+
+    def create_publisher(self, kind: type, topic: str, profile: QoSProfile) -> FakeNode:
+        self.topics.append((kind, topic, profile))
+        return self
+
+    def publish(self, message: object) -> None:
+        self.published.append(message)
+
+    def get_logger(self) -> FakeNode:
+        return self
+
+    def info(self, text: str) -> None:
+        self.log.append(text)
+
+    def get_clock(self) -> FakeNode:
+        return self
+
+    def now(self) -> Time:
+        return Time(seconds=3)
+
+
+def test_static_transforms_are_latched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_transforms, "TFMessage", SimpleNamespace)
+    node = FakeNode()
+    assert publish_static_transforms(node, link_transforms("camera_optical_frame")) is node
+    ((kind, topic, quality),) = node.topics
+    assert (kind, topic) == (SimpleNamespace, "/tf_static")
+    assert (quality.durability, quality.reliability) == (DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE)
+    (message,) = node.published
+    (entry,) = message.transforms
+    assert (entry.header.frame_id, entry.child_frame_id, entry.header.stamp.sec) == ("camera_link", "camera_optical_frame", 3)
+    rotation = entry.transform.rotation
+    assert (rotation.x, rotation.y, rotation.z, rotation.w) == pytest.approx((-0.5, 0.5, -0.5, 0.5))
+
+
+def test_missing_tf2_msgs_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_transforms, "TFMessage", None)
+    node = FakeNode()
+    assert publish_static_transforms(node, link_transforms("camera_optical_frame")) is None
+    assert node.published == []
+    assert node.log == ["static transforms are not published: tf2_msgs is not installed"]
+    assert publish_static_transforms(node, []) is None
+    assert len(node.log) == 1
 
 
 @pytest.mark.parametrize(

@@ -259,9 +259,14 @@ def _typestore(is_ros1: bool) -> Any:
     The message types read here are the same in all ROS 1 and in all ROS 2 distributions. A bag's own definitions are ignored:
     old db3 bags lack them, and one that cannot be parsed would make the whole bag unreadable.
     """
-    from rosbags.typesys import Stores, get_typestore
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-    return get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.ROS2_JAZZY)
+    if not is_ros1:
+        return get_typestore(Stores.ROS2_JAZZY)
+    store = get_typestore(Stores.ROS1_NOETIC)
+    for name in ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage"):
+        store.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", name))
+    return store
 
 
 class _Ros1File:

@@ -14,12 +14,14 @@ import numpy as np
 
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration
+from mtl_perception.camera.transforms import StaticTransform
 from mtl_perception.errors import CameraError, FrameError, SourceError
 from mtl_perception.messages.decode import decode_camera_info, decode_compressed_image, decode_image, stamp_ns
 from mtl_perception.messages.topics import CAMERA_INFO, IMAGE
 from mtl_perception.sources.bag.reader import deserialize, open_bag
 from mtl_perception.sources.bag.scan import BagMessage
 from mtl_perception.sources.bag.topics import COMPRESSED_IMAGE, base_topic, choose_image_topic, find_topic
+from mtl_perception.sources.bag.transforms import bag_transforms
 from mtl_perception.sources.base import CameraResolver, median_rate_hz
 from mtl_perception.types import Frame
 
@@ -84,6 +86,11 @@ class BagSource:
     def __iter__(self) -> Iterator[Frame]:
         for _, frame in self.timed_frames():
             yield frame
+
+    def static_transforms(self) -> list[StaticTransform]:
+        """Return the static transforms; see `bag_transforms`."""
+        frame_id = next((message.header.frame_id for _, message in self._images()), "")
+        return bag_transforms(self._bag, frame_id)
 
     def timed_frames(self) -> Iterator[tuple[int, Frame]]:
         """Return an iterator over bag time (time of recording, nanoseconds) and frame.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mtl_perception.camera.calibration import load_calibration
+from mtl_perception.camera.kitti import CAMERAS_FILE
 from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import load_mapping
@@ -16,7 +17,7 @@ from mtl_perception.training.data.dataset import DatasetOptions, ImageDataset, S
 from mtl_perception.training.data.formats.files import check_partner_files, files_by_stem, require_folder
 from mtl_perception.training.data.formats.kitti import LICENSE
 from mtl_perception.training.data.formats.kitti_cameras import camera_by_size
-from mtl_perception.training.data.formats.lidar import CAMERAS_FILE, lidar_projection, project, read_sweep
+from mtl_perception.training.data.formats.lidar import lidar_projection, project, read_sweep
 
 CAMERAS = ("image_02", "image_03")
 """KITTI's left and right color camera."""

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mtl_perception.errors import CameraError, SourceError
-
-CAMERAS_FILE, LIDAR_FILE = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
+from mtl_perception.camera.kitti import CAMERAS_FILE, LIDAR_FILE, read_matrix, read_pose
+from mtl_perception.errors import SourceError
 
 
 def lidar_projection(date_folder: Path, camera: str) -> np.ndarray:
@@ -25,12 +24,10 @@ def lidar_projection(date_folder: Path, camera: str) -> np.ndarray:
     Raises:
         CameraError: A file or a key is missing or invalid.
     """
-    rectify, to_camera = np.eye(4), np.eye(4)
-    projection = _matrix(date_folder / CAMERAS_FILE, f"P_rect_{camera}", (3, 4))
-    rectify[:3, :3] = _matrix(date_folder / CAMERAS_FILE, "R_rect_00", (3, 3))
-    to_camera[:3, :3] = _matrix(date_folder / LIDAR_FILE, "R", (3, 3))
-    to_camera[:3, 3] = _matrix(date_folder / LIDAR_FILE, "T", (3,))
-    return np.asarray(projection @ rectify @ to_camera)
+    rectify = np.eye(4)
+    projection = read_matrix(date_folder / CAMERAS_FILE, f"P_rect_{camera}", (3, 4))
+    rectify[:3, :3] = read_matrix(date_folder / CAMERAS_FILE, "R_rect_00", (3, 3))
+    return np.asarray(projection @ rectify @ read_pose(date_folder / LIDAR_FILE))
 
 
 def read_sweep(path: Path) -> np.ndarray:
@@ -70,19 +67,3 @@ def project(points: np.ndarray, projection: np.ndarray, shape: tuple[int, int]) 
     order = np.argsort(-z)
     depth[v[order], u[order]] = z[order]
     return depth
-
-
-def _matrix(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        lines = path.read_text("ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CameraError(f"calibration file {path} cannot be read: {error}") from None
-    text = next(
-        (value for name, colon, value in (line.partition(":") for line in lines) if colon and name.strip() == key), None
-    )
-    if text is None:
-        raise CameraError(f"calibration file {path}: {key} is missing")
-    try:
-        return np.array(text.split(), np.float64).reshape(shape)
-    except ValueError:
-        raise CameraError(f"calibration file {path}: {key} does not have {int(np.prod(shape))} numbers") from None
