@@ -18,7 +18,7 @@ FORWARDED = {
     "camera_info": ("", "CameraInfo topic (default: camera_info beside the image topic)"),
     "weights": ("", "Network weights: a shipped or downloaded name, or a file (default: as in params_file)"),
     "device": ("", "auto, cpu, cuda or cuda:N (default: as in params_file)"),
-    "use_sim_time": ("", "Whether to use the time of /clock (default: as in params_file, else false)"),
+    "use_sim_time": ("", "Use the time of /clock (default: with `bag` true, else as in params_file)"),
     "params_file": (str(SHARE / "config/nav2.yaml"), "Parameter file of the node"),
     "bag": ("", "Source to play: a bag, KITTI raw drive, image folder, or synthetic[:FRAMES[:SEED]]"),
     "rviz": ("false", "Whether to start RViz"),
@@ -59,7 +59,8 @@ def start_costmap(context: LaunchContext) -> list:
         steps = [f"sudo apt install {' '.join(hints)}"] if hints else []
         steps += ["build semantic_segmentation_layer from source, see docs/nav2.md"] if NEEDED[2] in missing else []
         raise RuntimeError(f"the costmap needs {', '.join(missing)}; {'; '.join(steps)}; or set costmap:=false")
-    time = [{"use_sim_time": given["use_sim_time"] == "true"}] if given["use_sim_time"] else []
+    simulated = given["use_sim_time"] or ("true" if given["bag"] else "")
+    time = [{"use_sim_time": simulated == "true"}] if simulated else []
     costmap = Node(
         package="nav2_costmap_2d",
         executable="nav2_costmap_2d",

@@ -52,9 +52,15 @@ def given(text: str, name: str) -> tuple[list[str], list[dict[str, Any]]]:
     return words, files
 
 
-def test_costmap_and_its_manager_have_their_parameters(nav2: Path, environment: dict[str, str]) -> None:  # noqa: F811
+@pytest.mark.parametrize("argument", ["use_sim_time:=true", "bag:=drive"])
+def test_costmap_and_its_manager_have_their_parameters(
+    nav2: Path,
+    environment: dict[str, str],  # noqa: F811
+    argument: str,
+) -> None:
+    """The time of a bag is that of the node: simulated time."""
     screen = {**environment, "OVERRIDE_LAUNCH_PROCESS_OUTPUT": "screen"}
-    text = run(["-c", START, LAUNCH_FILE, "use_sim_time:=true"], screen)
+    text = run(["-c", START, LAUNCH_FILE, argument], screen)
     assert "processes 2" in text
     words, files = given(text, "nav2_costmap_2d")
     assert {"__node:=local_costmap", "__ns:=/local_costmap"} <= set(words)
