@@ -134,11 +134,13 @@ class CameraModel:
             ceil(height / stride) x ceil(width / stride) x 2 float32; NaN where the distortion model has no inverse. The result
             is not cached.
         """
-        u, v = np.meshgrid(*(np.arange(0, side, stride, dtype=np.float64) for side in (self.width, self.height)))
-        if not self.is_distorted:
-            return np.stack([(u - self.cx) / self.fx, (v - self.cy) / self.fy], axis=-1).astype(np.float32)
-        slopes = self._lens.undistort(np.stack([u, v], axis=-1).reshape(-1, 2))
-        return slopes.reshape(*u.shape, 2).astype(np.float32)
+        u, v = (np.arange(0, side, stride, dtype=np.float64) for side in (self.width, self.height))
+        if self.is_distorted:
+            return self._lens.rays(u, v)
+        rays = np.empty((len(v), len(u), 2), np.float32)
+        rays[..., 0] = (u - self.cx) / self.fx
+        rays[..., 1] = ((v - self.cy) / self.fy)[:, None]
+        return rays
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Project points in the optical frame to pixels.

@@ -9,6 +9,10 @@ CLOUD_FLOATS = 5
 """Number of 32-bit words of a point: x, y, z, rgb, label; see types.CLOUD_DTYPE."""
 
 
+PART_PIXELS = 2**20
+"""Points that are computed at a time."""
+
+
 def backproject(depth: Tensor, rays: Tensor, out: Tensor, edges: Tensor | None = None) -> Tensor:
     """Back-project a depth image to points in the camera's optical frame: X = x Z, Y = y Z.
 
@@ -46,11 +50,15 @@ def pack_cloud(depth: Tensor, rays: Tensor, image: Tensor, labels: Tensor, out: 
     Returns:
         `out`: x, y, z, then the bits of 0x00RRGGBB, then the bits of the label as uint32.
     """
-    backproject(depth, rays, out, edges)
     bits = out.view(torch.int32)
-    rgb = bits[..., 3]
-    rgb.copy_(image[..., 0])
-    for channel in (1, 2):
-        rgb.bitwise_left_shift_(8).bitwise_or_(image[..., channel])
-    bits[..., 4] = labels
+    # In parts, because the intermediate results of an 8K image take 200 MB.
+    rows = max(PART_PIXELS // depth.shape[1], 1)
+    for first in range(0, len(depth), rows):
+        part = slice(first, first + rows)
+        backproject(depth[part], rays[part], out[part], None if edges is None else edges[part])
+        rgb = bits[part, :, 3]
+        rgb.copy_(image[part, :, 0])
+        for channel in (1, 2):
+            rgb.bitwise_left_shift_(8).bitwise_or_(image[part, :, channel])
+        bits[part, :, 4] = labels[part]
     return out

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtl_perception.camera import distortion
 from mtl_perception.camera.model import Calibration, CameraModel, calibration_from_camera_info
 from mtl_perception.errors import CameraError
 from mtl_perception.messages.decode import decode_camera_info
@@ -74,10 +76,30 @@ class TestRoundTrip:
         assert_rays_project_to_their_pixels(camera)
 
 
+@pytest.mark.parametrize("model", ["plumb_bob", "equidistant"])
+def test_blocks_of_a_large_image_give_the_same_rays(model, monkeypatch):
+    """This camera folds back within the image, so that some pixels have no ray."""
+    camera = CameraModel(97, 61, 40.0, 40.0, 48.0, 30.0, model, (-0.35, 0.0, 0.0, 0.0))
+    whole = camera.rays()
+    assert 0 < np.isnan(whole).sum() < whole.size
+    monkeypatch.setattr(distortion, "BLOCK_PIXELS", 500)
+    np.testing.assert_array_equal(camera.rays(), whole)
+
+
 def test_pinhole_model_matches_its_formula():
     camera = CameraModel(4, 3, fx=2.0, fy=4.0, cx=1.0, cy=0.5)
     assert camera.rays()[2, 3].tolist() == [(3 - 1.0) / 2.0, (2 - 0.5) / 4.0]
     assert camera.project(np.array([2.0, -1.0, 4.0])).tolist() == [2.0 * 2 / 4 + 1, 4.0 * -1 / 4 + 0.5]
+
+
+@pytest.mark.parametrize("count", [4, 5, 8, 12, 14])
+def test_polynomial_models_match_opencv(count):
+    coefficients = (-0.3, 0.11, 0.002, -0.003, 0.02, 0.05, -0.04, 0.01, 0.003, -0.002, 0.001, 0.004, 0.01, -0.02)[:count]
+    model = "plumb_bob" if count < 8 else "rational_polynomial"
+    camera = CameraModel(640, 480, 400.0, 410.0, 321.0, 239.0, model, coefficients)
+    points = np.random.default_rng(0).uniform((-3, -2, 2), (3, 2, 9), (500, 3))
+    expected = cv2.projectPoints(points, np.zeros(3), np.zeros(3), camera.matrix, np.array(coefficients))[0][:, 0]
+    np.testing.assert_allclose(camera.project(points), expected, rtol=0, atol=1e-9)
 
 
 def test_equidistant_model_matches_its_formula():

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtl_perception.camera import projection
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.camera.projection import CLOUD_FLOATS, backproject, pack_cloud
 from mtl_perception.types import CLOUD_DTYPE
@@ -42,6 +43,20 @@ def test_points_match_depth_image_proc(width, height, fx, fy, cx, cy, seed):
     np.testing.assert_allclose(cloud["x"], (u - cx) * z / fx, rtol=1e-6, atol=1e-30)
     np.testing.assert_allclose(cloud["y"], (v - cy) * z / fy, rtol=1e-6, atol=1e-30)
     np.testing.assert_array_equal(cloud["z"], depth)
+
+
+def test_parts_of_a_large_image_give_the_same_points(monkeypatch):
+    rng = np.random.default_rng(2)
+    depth = torch.from_numpy(rng.uniform(1, 50, (7, 11)).astype(np.float32))
+    depth[3, 4] = torch.inf
+    rays = torch.from_numpy(rng.normal(size=(7, 11, 2)).astype(np.float32))
+    image = torch.from_numpy(rng.integers(0, 256, (7, 11, 3), np.uint8))
+    labels = torch.from_numpy(rng.integers(0, 20, (7, 11), np.uint8))
+    clouds = []
+    for pixels in (projection.PART_PIXELS, 25):
+        monkeypatch.setattr(projection, "PART_PIXELS", pixels)
+        clouds.append(projection.pack_cloud(depth, rays, image, labels, torch.empty(7, 11, 5)).numpy().tobytes())
+    assert clouds[0] == clouds[1]
 
 
 def test_point_matches_the_formula():
