@@ -97,6 +97,15 @@ class TestAgreement:
         network = MultiTaskRefineNet(published_description(*form)).eval()
         assert_same(OpenVinoEngine(network, cache=cache).forward(IMAGE), TorchEngine(network).forward(IMAGE))
 
+    @pytest.mark.parametrize("limit", [1, 2**16])
+    def test_channel_groups_of_large_images_agree_with_pytorch(self, network, cache, limit, monkeypatch):
+        monkeypatch.setattr(openvino_graph, "GROUP_BYTES", limit)
+        operators = openvino_graph.openvino_model(network, 61, 90).get_ops()
+        largest = max(np.prod(op.get_output_shape(0)) for op in operators if op.get_type_name() == "GroupConvolution")
+        assert largest <= max(limit // 4, 16 * 31 * 45)
+        image = random_image(61, 90)
+        assert_same(OpenVinoEngine(network, cache=cache).forward(image), TorchEngine(network).forward(image))
+
     @pytest.mark.parametrize("scale", [0.5, 0.1])
     def test_downsampled_input_agrees_with_pytorch(self, network, cache, scale):
         image = random_image(61, 90)
@@ -126,6 +135,15 @@ class TestSizes:
         engine.forward(random_image(8, 99))
         assert list(engine._requests) == [(8, width) for width in (*range(10, 8 + KEPT_SIZES), 8, 99)]
         assert len(compilations) == KEPT_SIZES + 1
+
+    def test_networks_of_large_images_are_dropped_earlier(self, network, cache, monkeypatch):
+        monkeypatch.setattr(openvino_engine, "KEPT_PIXELS", 1000)
+        engine = OpenVinoEngine(network, cache=cache)
+        for size in ((20, 20), (10, 20), (20, 30), (40, 40)):
+            engine.forward(random_image(*size))
+            assert list(engine._requests)[-1] == size
+            assert len(engine._requests) == 1 or sum(h * w for h, w in engine._requests) <= 1000
+        assert list(engine._requests) == [(40, 40)]
 
     def test_other_sizes_in_between_do_not_change_outputs(self, network, cache):
         engine = OpenVinoEngine(network, cache=cache)
@@ -373,4 +391,4 @@ def test_graph_version_belongs_to_the_graph():
     operators = openvino_graph.openvino_model(network, 33, 47).get_ops()
     lines = sorted(f"{op.get_type_name()} {op.get_output_partial_shape(0)}" for op in operators)
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-    assert (openvino_engine.GRAPH_VERSION, digest) == (1, "59cf92faef60c00f")
+    assert (openvino_engine.GRAPH_VERSION, digest) == (3, "59cf92faef60c00f")

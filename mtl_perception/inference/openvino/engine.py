@@ -24,12 +24,14 @@ from mtl_perception.version import __version__
 
 KEPT_SIZES = 4
 """Image sizes whose compiled networks stay in memory, each with its weights and feature maps: about 150 MB at 1242 x 375."""
+KEPT_PIXELS = 2**25
+"""Pixels of all these sizes together: one 8K image, whose feature maps take 2 GB, or four 4K images."""
 STORED_AT = 2
 """Number of the image of a size at which its compiled network is stored on disk: a size that comes once is not worth 12 MB."""
 ATTEMPTS = 2
 """Consecutive failures of OpenVINO at a size after which PyTorch runs it."""
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
-GRAPH_VERSION = 1
+GRAPH_VERSION = 3
 """Increase it with each change of `graph.py` that changes its models: networks compiled from others are not reused."""
 
 
@@ -126,7 +128,10 @@ class OpenVinoEngine(TorchEngine):
     def _infer(self, image: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, ...]:
         request = self._requests.pop(size, None)
         if request is None:
-            while len(self._requests) >= KEPT_SIZES:
+            pixels = size[0] * size[1]
+            while self._requests and (
+                len(self._requests) >= KEPT_SIZES or sum(h * w for h, w in self._requests) + pixels > KEPT_PIXELS
+            ):
                 # The first is the least recently used, as each use reinserts a size last.
                 self._drop(next(iter(self._requests)))
             request = self._compile(size).create_infer_request()

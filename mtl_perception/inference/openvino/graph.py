@@ -5,6 +5,8 @@ It differs from `network/` as follows; results differ by rounding only.
 - Batch norms are folded into the convolutions before them.
 - The input is uint8. The mean is subtracted from it, and the first convolution's weights contain the standard deviation. The
   mean cannot be part of a bias, because the padding's zeros belong to the normalized image.
+- To save memory, blocks of large images work on one group of channels at a time, each of which adds its part to the block's
+  sum, and chained residual pooling works on bands of rows.
 - layer8's last convolution and conv8 are one, as there is no nonlinearity between them.
 - Everything from level 1's input to the heads works channel by channel, so it is computed for one group of channels at a time,
   which stays in the cache; each group adds its part to the heads' sums.
@@ -14,6 +16,7 @@ It differs from `network/` as follows; results differ by rounding only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +32,14 @@ from mtl_perception.network.mobilenetv2 import STAGES, InvertedResidual
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.network.refinenet import CHANNELS
 
+GROUP_BYTES = 2**28
+"""Largest map inside a block that is computed at once; that of an 8K image has 3.2 GB."""
+GROUP_CHANNELS = 16
+"""Fewest channels of a group: a vector unit's lanes."""
 CHANNEL_GROUPS = 8
 """Channel groups at level 1: the fastest of 4, 8 and 16 at 1242 x 375, where a group's map has 3.7 MB."""
+POOL_REACH = 2
+"""Rows above and below that a 5x5 pooling reads."""
 TAPPED_OUTPUTS = 6
 """Number of outputs up to which a head's convolution by taps multiplies less than one padded to sixteen outputs."""
 TAPS = 9
@@ -82,8 +91,15 @@ class _Builder:
 
     def _block(self, x: Any, block: InvertedResidual) -> Any:
         expand, spatial, project = (_first(part) for part in block.output.children())
-        hidden = self._conv(self._conv(x, expand, relu=True), spatial, relu=True)
-        return self._conv(hidden, project, add=x if block.is_residual else None)
+        channels = _group_channels(x, expand.out_channels)
+        total = x if block.is_residual else None
+        for first in range(0, expand.out_channels, channels):
+            part = slice(first, first + channels)
+            hidden = self._conv(x, expand, weight=expand.weight[part], bias=expand.bias[part], relu=True)
+            hidden = self._conv(hidden, spatial, weight=spatial.weight[part], bias=spatial.bias[part], relu=True)
+            bias = torch.zeros_like(project.bias) if first else project.bias
+            total = self._conv(hidden, project, weight=project.weight[:, part], bias=bias, add=total)
+        return total
 
     def _last_block(self, x: Any, block: InvertedResidual) -> Any:
         """Build the last block, with the decoder's conv8 merged into its last convolution: nothing else reads that block."""
@@ -119,18 +135,27 @@ class _Builder:
         return self._conv(feature, self._convolution(f"conv{number}"), add=add)
 
     def _pool(self, level: int, x: Any) -> Any:
-        """Apply ReLU6 and chained residual pooling."""
-        top = total = ops.clamp(x, 0.0, 6.0)
-        for stage in self._stages(level):
-            top = self._conv(_max_pool_5x5(top), stage)
-            total = ops.add(total, top)
-        return total
+        """Apply ReLU6 and chained residual pooling; to large maps by bands of rows, which have few maps at a time in memory."""
+        x, stages = ops.clamp(x, 0.0, 6.0), self._stages(level)
+        _, channels, height, _ = x.get_output_shape(0)
+        rows = math.ceil(height / math.ceil(2 * _map_bytes(x, channels) / GROUP_BYTES))
+        # Rows beyond a band's border that its pooling reads.
+        margin = POOL_REACH * len(stages)
+        bands = []
+        for first in range(0, height, rows):
+            start, stop = max(first - margin, 0), min(first + rows + margin, height)
+            top = total = _rows(x, start, stop)
+            for stage in stages:
+                top = self._conv(_max_pool_5x5(top), stage)
+                total = ops.add(total, top)
+            bands.append(_rows(total, first - start, min(first + rows, height) - start))
+        return bands[0] if len(bands) == 1 else ops.concat(bands, 2)
 
     def _level1(self, f3: Any, x: Any) -> list[Any]:
         """Build the last level and the heads, one group of channels at a time."""
         adapt, project = self._convolution("conv_adapt2"), self._convolution("conv3")
-        sums: list[Any] = [None] * len(self._heads)
         size = CHANNELS // CHANNEL_GROUPS
+        values: list[list[Any]] = [[] for _ in self._heads]
         for first in range(0, CHANNELS, size):
             part = slice(first, first + size)
             coarse = self._upsample(self._conv(x, adapt, weight=adapt.weight[part]), f3)
@@ -141,11 +166,34 @@ class _Builder:
             for i, name in enumerate(self._heads):
                 scale = self._convolution(f"pre_{name}").weight[part].reshape(1, -1, 1, 1)
                 hidden = ops.clamp(ops.multiply(total, _constant(scale)), 0.0, 6.0)
-                sums[i] = self._head(name, hidden, part, add=sums[i])
-        return sums
+                values[i].append(self._head(name, hidden, part))
+        if _map_bytes(f3, CHANNELS) > GROUP_BYTES:
+            values = self._sum_at_once(values)
+        outputs = []
+        for name, parts in zip(self._heads, values, strict=True):
+            bias = self._convolution(name).bias
+            assert bias is not None
+            total = ops.add(parts[0], _constant(bias.reshape(1, -1, 1, 1)))
+            for value in parts[1:]:
+                total = ops.add(value, total)
+            outputs.append(total)
+        return outputs
 
-    def _head(self, name: str, hidden: Any, part: slice, add: Any) -> Any:
-        """Build a head's sum over some channels; the first part contains the bias."""
+    def _sum_at_once(self, values: list[list[Any]]) -> list[list[Any]]:
+        """Return one part for each head: the sum of its parts, by one convolution of all parts of all heads.
+
+        OpenVINO would fuse an addition with the convolution before it and run it last, head by head, so that the maps of all
+        groups stayed in memory, which are large for large images.
+        """
+        by_group = [part for group in zip(*values, strict=True) for part in group]
+        outputs = [self._convolution(name).out_channels for name in self._heads]
+        weight = torch.eye(sum(outputs)).repeat(1, CHANNEL_GROUPS)[:, :, None, None]
+        total = _convolve(ops.concat(by_group, 1), weight, stride=1, padding=0)
+        parts = ops.variadic_split(total, ops.constant(np.array(1, np.int64)), ops.constant(np.array(outputs, np.int64)))
+        return [[parts.output(i)] for i in range(len(outputs))]
+
+    def _head(self, name: str, hidden: Any, part: slice) -> Any:
+        """Build a head's sum over some channels, without the bias."""
         head = self._convolution(name)
         outputs, weight = head.out_channels, head.weight[:, part]
         if outputs > TAPPED_OUTPUTS:
@@ -156,8 +204,7 @@ class _Builder:
             shifts = torch.eye(TAPS)[None, :, None, :] * torch.eye(outputs)[:, None, :, None]
             taps = _convolve(hidden, by_tap, stride=1, padding=0)
             values = _convolve(taps, shifts.reshape(outputs, TAPS * outputs, 3, 3), stride=1, padding=1)
-        assert head.bias is not None
-        return ops.add(values, _constant(head.bias.reshape(1, -1, 1, 1)) if add is None else add)
+        return values
 
     def _conv(
         self,
@@ -172,7 +219,9 @@ class _Builder:
         """Build a convolution with its own or other weights, and the operations that OpenVINO fuses with it."""
         weight = convolution.weight if weight is None else weight
         bias = convolution.bias if bias is None else bias
-        y = _convolve(x, weight, convolution.stride[0], int(convolution.padding[0]), convolution.groups)
+        # A depthwise convolution has as many groups as channels.
+        groups = len(weight) if convolution.groups > 1 else 1
+        y = _convolve(x, weight, convolution.stride[0], int(convolution.padding[0]), groups)
         if bias is not None:
             y = ops.add(y, _constant(bias.reshape(1, -1, 1, 1)))
         if add is not None:
@@ -187,6 +236,18 @@ class _Builder:
     def _stages(self, level: int) -> list[nn.Conv2d]:
         block = _first(self._network.get_submodule(f"crp{level}"), nn.Module)
         return [stage for stage in block.children() if isinstance(stage, nn.Conv2d)]
+
+
+def _group_channels(x: Any, channels: int) -> int:
+    """Return how many channels of a block's inner map, which has the size of `x`, are computed at a time."""
+    groups = [size for size in range(GROUP_CHANNELS, channels, GROUP_CHANNELS) if channels % size == 0]
+    return next((size for size in (channels, *reversed(groups)) if _map_bytes(x, size) <= GROUP_BYTES), GROUP_CHANNELS)
+
+
+def _map_bytes(x: Any, channels: int) -> int:
+    """Return the bytes of a map of the size of `x` with this number of channels."""
+    _, _, height, width = x.get_output_shape(0)
+    return int(4 * channels * height * width)
 
 
 def _first(sequence: nn.Module, kind: type[Any] = nn.Conv2d) -> Any:
@@ -208,6 +269,13 @@ def _max_pool_5x5(x: Any) -> Any:
     """Pool rows, then columns: the same maximum with 10 instead of 25 reads."""
     rows = ops.max_pool(x, [1, 1], [1, 1], [0, 2], [0, 2], [1, 5], "floor", "explicit").output(0)
     return ops.max_pool(rows, [1, 1], [1, 1], [2, 0], [2, 0], [5, 1], "floor", "explicit").output(0)
+
+
+def _rows(x: Any, first: int, stop: int) -> Any:
+    """Return some rows of a map; the map itself if these are all."""
+    if (first, stop) == (0, x.get_output_shape(0)[2]):
+        return x
+    return ops.slice(x, *(ops.constant(np.array([value], np.int64)) for value in (first, stop, 1, 2)))
 
 
 def _resize(x: Any, size: Sequence[int]) -> Any:
