@@ -6,6 +6,7 @@ live and offline outputs are the same bytes.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import cv2
@@ -44,7 +45,8 @@ class MessageEncoder:
         self.min_confidence = min_confidence
         palette = class_set.palette().astype(np.uint32)
         self._packed_palette = palette[:, 0] << 16 | palette[:, 1] << 8 | palette[:, 2]
-        self._colors_of: tuple[Outputs | None, np.ndarray] = (None, np.empty(0))
+        # A weak reference, because the image and the cloud of a result are large.
+        self._colors_of: tuple[weakref.ref[Outputs] | None, np.ndarray] = (None, np.empty(0))
 
     def segmentation_image(self, result: Outputs) -> Fields | None:
         """Encode the class colors as bgr8."""
@@ -96,8 +98,9 @@ class MessageEncoder:
 
     def _colors(self, result: Outputs, labels: np.ndarray) -> np.ndarray:
         """Return the class colors of a result, computed once for all topics."""
-        if self._colors_of[0] is not result:
-            self._colors_of = (result, colorize_labels(labels, self.class_set))
+        known, _ = self._colors_of
+        if known is None or known() is not result:
+            self._colors_of = (weakref.ref(result), colorize_labels(labels, self.class_set))
         return self._colors_of[1]
 
 

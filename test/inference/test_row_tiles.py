@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mtl_perception.inference.host import row_tiles
 from mtl_perception.inference.host.row_tiles import TileReader, is_readable, row_weights
 from mtl_perception.network.grid import ResizeSpec
 
@@ -50,6 +51,21 @@ def test_labels_and_confidence_are_those_of_opencv(mode, threads, source, target
         np.testing.assert_allclose(confidence, 1 / odds.sum(axis=0), atol=1e-5)
         # Again with other scores: no state of the first may be left.
         planes = planes[::-1].copy()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("source", "target"), [((90, 13), (359, 50)), ((90, 13), (30, 50))])
+def test_bands_of_a_large_image_give_the_same_labels_and_confidence(mode, source, target, monkeypatch):
+    planes, spec = scores(5, *source), ResizeSpec((target[0] + 1, target[1] + 2), target, mode)
+    outputs = []
+    for rows in (row_tiles.BAND_ROWS, 60):
+        monkeypatch.setattr(row_tiles, "BAND_ROWS", rows)
+        reader = TileReader(2)
+        labels, confidence = np.empty(target, np.uint8), np.empty(target, np.float32)
+        reader.read(planes, spec, labels, confidence)
+        outputs.append((len(reader._bands), labels.tobytes(), confidence.tobytes()))
+    assert [bands for bands, _, _ in outputs] == [1, 2]
+    assert outputs[0][1:] == outputs[1][1:]
 
 
 def test_the_first_of_equal_scores_is_the_label():

@@ -22,6 +22,8 @@ from mtl_perception.network.grid import nearest_cells
 from mtl_perception.types import CLOUD_DTYPE, Outputs
 
 CACHED_CAMERAS = 32
+CACHED_FLOATS = 2**27
+"""Size of the rays that are kept: those of two 8K cameras, 512 MiB."""
 
 
 class CpuBackend:
@@ -114,7 +116,10 @@ class CpuBackend:
         stride, edges = request.points_stride, values.get("edges")
         rays = self._rays.pop((camera, stride), None)
         if rays is None:
-            while len(self._rays) >= CACHED_CAMERAS:
+            floats = 2 * camera.width * camera.height // stride**2
+            while self._rays and (
+                len(self._rays) >= CACHED_CAMERAS or sum(kept.numel() for kept in self._rays.values()) + floats > CACHED_FLOATS
+            ):
                 self._rays.pop(next(iter(self._rays)))
             rays = torch.from_numpy(camera.rays(stride))
         # Reinserted last, so that the least recently used camera comes first.

@@ -13,6 +13,9 @@ from mtl_perception.inference.outputs import depth_from_raw, labels_from_scores,
 from mtl_perception.network.grid import ResizeSpec
 from mtl_perception.types import UNLABELED
 
+PART_PIXELS = 2**20
+"""Pixels of depth that are converted at a time."""
+
 
 class Postprocessor:
     """Upsample outputs and read them into reused buffers: returned tensors are valid until the next call.
@@ -71,7 +74,12 @@ class Postprocessor:
             max_depth: Meters; farther is +Inf.
             factor: Meters per unit of transformed depth.
         """
-        return depth_from_raw(self._resize("depth", raw, spec)[0], self._depth_transform, factor, min_depth, max_depth)
+        depth = self._resize("depth", raw, spec)[0]
+        # In parts, because the intermediate results of an 8K image take 200 MB.
+        rows = max(PART_PIXELS // depth.shape[1], 1)
+        for first in range(0, len(depth), rows):
+            depth_from_raw(depth[first : first + rows], self._depth_transform, factor, min_depth, max_depth)
+        return depth
 
     def normals(self, raw: Tensor, spec: ResizeSpec) -> Tensor:
         """Return H x W x 3 float32 unit vectors from 3 x h x w outputs."""

@@ -12,6 +12,10 @@ from mtl_perception.network.grid import ResizeSpec
 
 ROWS = 16
 """Rows of a tile: the fastest of 8, 16 and 32; twelve such planes of 1242 columns are 1 MB."""
+BAND_ROWS = 256
+"""Source rows that are kept at a time at the output's width: 94 MB of twelve classes for an 8K image."""
+MARGIN = 2
+"""Source rows on each side of a band, because OpenCV's rounding depends on neighbors even of rows that keep their place."""
 CUBIC = np.float32(-0.75)
 """OpenCV's coefficient of bicubic interpolation."""
 LARGEST = 1e30
@@ -21,7 +25,7 @@ LARGEST = 1e30
 class TileReader:
     """Read labels and confidence from scores as if the planes had been resized by OpenCV.
 
-    OpenCV resizes the columns of all h source rows; rows are then interpolated tile by tile, as small matrix products.
+    OpenCV resizes the columns of the source rows of a band; rows are then interpolated tile by tile, as small matrix products.
 
     Args:
         threads: Number of tiles that are read in parallel.
@@ -31,8 +35,8 @@ class TileReader:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads - 1, "row tiles") if threads > 1 else None
         self._widened = np.empty((0, 0, 0), np.float32)
-        self._tiles: list[_Tile] = []
-        self._tiles_of: tuple[int, ResizeSpec] | None = None
+        self._bands: list[list[_Tile]] = []
+        self._bands_of: tuple[int, ResizeSpec] | None = None
 
     def read(self, scores: np.ndarray, spec: ResizeSpec, labels: np.ndarray, confidence: np.ndarray | None) -> None:
         """Write labels and confidence.
@@ -45,20 +49,36 @@ class TileReader:
         """
         classes, height, _ = scores.shape
         width = spec.uncropped[1]
-        if self._widened.shape != (classes, height, width):
-            self._widened = np.empty((classes, height, width), np.float32)
-        if self._tiles_of != (height, spec):
-            self._tiles, self._tiles_of = _split(height, spec), (height, spec)
-        kept = self._widened[:, :, : spec.size[1]]
+        rows = min(height, BAND_ROWS + 2 * MARGIN)
+        if self._widened.shape != (classes, rows, width):
+            self._widened = np.empty((classes, rows, width), np.float32)
+        if self._bands_of != (height, spec):
+            self._bands, self._bands_of = _split(height, spec), (height, spec)
         interpolation = cv2.INTER_CUBIC if spec.mode == "bicubic" else cv2.INTER_LINEAR
+        for tiles in self._bands:
+            self._read_band(tiles, scores, interpolation, spec.size[1], labels, confidence)
+
+    def _read_band(
+        self,
+        tiles: list[_Tile],
+        scores: np.ndarray,
+        interpolation: int,
+        width: int,
+        labels: np.ndarray,
+        confidence: np.ndarray | None,
+    ) -> None:
+        first, last = max(tiles[0].sources.start - MARGIN, 0), min(tiles[-1].sources.stop + MARGIN, scores.shape[1])
+        # The rows of each plane stay contiguous, as OpenCV requires.
+        widened = self._widened[:, : last - first]
 
         def widen(part: int) -> None:
-            for plane, target in zip(scores[part :: self._threads], self._widened[part :: self._threads], strict=True):
-                _resize(plane, target, interpolation)
+            for plane, target in zip(scores[part :: self._threads], widened[part :: self._threads], strict=True):
+                _resize(plane[first:last], target, interpolation)
 
         def read(part: int) -> None:
-            for tile in self._tiles[part :: self._threads]:
-                _read_tile(tile, kept, labels, confidence)
+            for tile in tiles[part :: self._threads]:
+                sources = slice(tile.sources.start - first, tile.sources.stop - first)
+                _read_tile(tile, widened[:, sources, :width], labels, confidence)
 
         self._run_parallel(widen)
         self._run_parallel(read)
@@ -117,13 +137,19 @@ def row_weights(source: int, target: int, mode: str) -> np.ndarray:
     return weights
 
 
-def _split(source: int, spec: ResizeSpec) -> list[_Tile]:
+def _split(source: int, spec: ResizeSpec) -> list[list[_Tile]]:
+    """Return the tiles by band: at most BAND_ROWS source rows, which are contiguous."""
     weights = row_weights(source, spec.uncropped[0], spec.mode)[: spec.size[0]]
-    return [_Tile(weights[first : first + ROWS], first) for first in range(0, len(weights), ROWS)]
+    bands: list[list[_Tile]] = []
+    for tile in (_Tile(weights[first : first + ROWS], first) for first in range(0, len(weights), ROWS)):
+        if not bands or tile.sources.stop - bands[-1][0].sources.start > BAND_ROWS:
+            bands.append([])
+        bands[-1].append(tile)
+    return bands
 
 
-def _read_tile(tile: _Tile, widened: np.ndarray, labels: np.ndarray, confidence: np.ndarray | None) -> None:
-    planes = np.matmul(tile.weights, widened[:, tile.sources])
+def _read_tile(tile: _Tile, sources: np.ndarray, labels: np.ndarray, confidence: np.ndarray | None) -> None:
+    planes = np.matmul(tile.weights, sources)
     found = labels[tile.rows]
     found[:] = 0
     best = planes[0].copy()
