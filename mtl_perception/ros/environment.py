@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import rclpy
 
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.resources import share_file
 
 # Profiles are read from a file named by an environment variable, or from a file in the working directory. Fast DDS 2 (Humble to
@@ -27,12 +28,24 @@ def initialize(arguments: list[str]) -> None:
 
     Raises:
         ConfigError: The ROS arguments are invalid.
+        PerceptionError: The folder of ROS's log files cannot be created.
     """
     configure_middleware()
     try:
         rclpy.init(args=arguments)
     except Exception as error:  # Invalid arguments and files raise various private exceptions.
+        if re.search("Failed to (get logging|create log) directory", str(error)):
+            raise PerceptionError(f"ROS cannot write its log files: {_log_folder_fault()}") from error
         raise ConfigError(f"invalid ROS arguments {' '.join(arguments[1:])}: {' '.join(str(error).split())}") from error
+
+
+def _log_folder_fault() -> str:
+    """Return why the folder of log files cannot be created: ROS_LOG_DIR, else log in ROS_HOME, else .ros/log in HOME."""
+    folders = {"ROS_LOG_DIR": "", "ROS_HOME": "log", "HOME": ".ros/log"}
+    for variable, folder in folders.items():
+        if os.environ.get(variable):
+            return f"{Path(os.environ[variable], folder)} cannot be created; set ROS_LOG_DIR to a folder that can be written"
+    return "HOME is not set; set HOME, or ROS_LOG_DIR to a folder that can be written"
 
 
 def configure_middleware() -> None:

@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
@@ -131,3 +133,31 @@ def test_opencv_plugins_are_removed_from_the_environment() -> None:
     kept = {"QT_QPA_PLATFORM": "xcb", "PATH": "/opt/cv2/bin"}
     assert without_opencv_plugins({**plugins, **kept}) == kept
     assert without_opencv_plugins({"QT_QPA_PLATFORM_PLUGIN_PATH": "/opt/qt"}) == {"QT_QPA_PLATFORM_PLUGIN_PATH": "/opt/qt"}
+
+
+@pytest.mark.parametrize("command", ["node", "play", "record"])
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({}, "HOME is not set; set HOME, or ROS_LOG_DIR to a folder that can be written"),
+        ({"HOME": "/proc/none"}, "/proc/none/.ros/log cannot be created; set ROS_LOG_DIR to a folder that can be written"),
+        ({"HOME": "/proc", "ROS_HOME": "/proc/none"}, "/proc/none/log cannot be created; set ROS_LOG_DIR to a folder that"),
+        (
+            {"HOME": "/root", "ROS_LOG_DIR": "/proc/none"},
+            "/proc/none cannot be created; set ROS_LOG_DIR to a folder that can be",
+        ),
+    ],
+    ids=["no-home", "home", "ros-home", "ros-log-dir"],
+)
+def test_log_folder_that_cannot_be_created_is_named(
+    tmp_path: Path, command: str, variables: dict[str, str], reason: str
+) -> None:
+    """A container without HOME, or with a file system that is read-only."""
+    arguments = {"node": [], "play": [str(tmp_path / "a.png")], "record": ["--out", str(tmp_path / "out.mcap")]}[command]
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "ROS_HOME", "ROS_LOG_DIR")}
+    command_line = [sys.executable, "-m", "mtl_perception", command, *arguments]
+    done = subprocess.run(command_line, env={**kept, **variables}, check=False, text=True, capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"mtl_perception {command}: ROS cannot write its log files: {reason}")
+    assert not (tmp_path / "out.mcap").exists()
