@@ -75,9 +75,11 @@ class MessageEncoder:
         """
         if result.cloud is None:
             return None
-        cloud = result.cloud.copy()
-        cloud["rgb"] = self._packed_palette[cloud["label"]]
-        return cloud_fields(cloud)
+        # As integers, because NumPy copies structured arrays field by field, which takes ten times as long.
+        words = np.ascontiguousarray(result.cloud)[..., None].view(np.uint32).copy()
+        rgb, label = (words[..., (CLOUD_DTYPE.names or ()).index(name)] for name in ("rgb", "label"))
+        np.take(self._packed_palette, label, out=rgb, mode="clip")
+        return cloud_fields(words.view(CLOUD_DTYPE)[..., 0])
 
     def label_info(self, result: Outputs | None = None) -> Fields:
         """Return the fields of a vision_msgs/LabelInfo with the classes by id; they depend on no result."""
