@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start-on",
         default="",
         metavar="TOPIC",
-        help="start with the first message on TOPIC; of the other topics, the latest message before it is included",
+        help="start with the first message on TOPIC; of the other topics, the latest message before it is included, "
+        "and all of transient local ones",
     )
 
 
@@ -83,7 +84,7 @@ class Recorder:
         self._writer = writer
         self._start_on = start_on
         # Class names, transforms and calibration often arrive before the first image and only once.
-        self._earlier: dict[str, tuple[str, bytes]] = {}
+        self._earlier: dict[str, tuple[str, list[bytes]]] = {}
         self._topics = tuple(topics)
         self._subscribed: set[str] = set()
         self.node = rclpy.create_node("recorder")
@@ -115,15 +116,22 @@ class Recorder:
         except (ImportError, AttributeError, SourceError) as error:
             self.node.get_logger().warning(f"cannot record {topic}: {error}")
             return
-        self.node.create_subscription(message_class, topic, lambda data: self._write(topic, kind, data), profile, raw=True)
+        self.node.create_subscription(
+            message_class, topic, lambda data: self._write(topic, kind, data, latched), profile, raw=True
+        )
         self.node.get_logger().info(f"recording {topic}")
 
-    def _write(self, topic: str, kind: str, data: bytes) -> None:
+    def _write(self, topic: str, kind: str, data: bytes, latched: bool) -> None:
         if self._start_on and topic != self._start_on:
-            self._earlier[topic] = kind, data
+            _, earlier = self._earlier.setdefault(topic, (kind, []))
+            if not latched:
+                # Several nodes may have published different parts of a latched topic, such as /tf_static.
+                earlier.clear()
+            earlier.append(data)
             return
         self._start_on, now = "", time.time_ns()
-        for name, (earlier_kind, earlier) in self._earlier.items():
-            self._writer.write(name, earlier_kind, earlier, now)
+        for name, (earlier_kind, messages) in self._earlier.items():
+            for message in messages:
+                self._writer.write(name, earlier_kind, message, now)
         self._earlier.clear()
         self._writer.write(topic, kind, data, now)

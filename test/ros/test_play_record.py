@@ -288,11 +288,14 @@ def test_recording_starts_on_the_first_message_of_a_topic(tmp_path: Path) -> Non
         images = client.node.create_publisher(Image, "/image", profile())
         infos = client.node.create_publisher(CameraInfo, "/camera_info", profile())
         words = client.node.create_publisher(String, "/extra/words", profile())
-        for publisher in (images, infos, words):
+        parts = client.node.create_publisher(String, "/extra/parts", profile(latched=True, depth=1))
+        parts.publish(String(data="one"))
+        for publisher in (images, infos, words, parts):
             client.spin_until(lambda publisher=publisher: publisher.get_subscription_count() == 1, publisher.topic_name)
-        for topic in ("/image", "/camera_info", "/extra/words"):
+        for topic in ("/image", "/camera_info", "/extra/words", "/extra/parts"):
             process.wait_for_output(f"recording {topic}")
         client.spin_for(0.5)
+        parts.publish(String(data="two"))
         info = camera_info(32, 24)
         put_header(info, 7, "front")
         infos.publish(info)
@@ -319,6 +322,7 @@ def test_recording_starts_on_the_first_message_of_a_topic(tmp_path: Path) -> Non
     assert min(time_ns for _, time_ns, _ in records) == start
     texts = [message.data for topic, _, message in records if topic == "/extra/words"]
     assert texts == ["before 9", "after 0", "after 1", "after 2"]
+    assert [message.data for topic, _, message in records if topic == "/extra/parts"] == ["one", "two"]
     assert [stamp_of(message) for topic, _, message in records if topic == "/camera_info"] == [7]
     assert [stamp_of(message) for topic, _, message in records if topic == "/image"] == [BAG_START_NS + i for i in range(3)]
 
