@@ -11,8 +11,11 @@ import pytest
 from support.bags import drive, write_bag
 from support.pipeline_fixtures import FRAME, IMAGE, assert_cloud_belongs_to, pipeline_fixtures, same
 
+from mtl_perception import load_network
 from mtl_perception.__main__ import main
 from mtl_perception.errors import ConfigError
+from mtl_perception.inference.cuda.backend import CudaBackend
+from mtl_perception.inference.cuda.runtime import HostRuntime
 from mtl_perception.inference.openvino.engine import OpenVinoEngine
 from mtl_perception.labels import STREET, parse_groups
 from mtl_perception.messages.encode import MessageEncoder
@@ -23,6 +26,8 @@ NAMES = ("drivable", "dynamic", "obstacle")
 TABLE = np.full(256, 255, np.uint8)
 """Group by class, written by hand: the classes of `street` in their order."""
 TABLE[:12] = (0, 0, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1)
+REVERSED = tuple(f"{name}: {name}" for name in reversed(STREET.names))
+"""Groups with which labels that are mapped twice would differ from those that are mapped once."""
 COLORS = ((128, 64, 128), (255, 128, 0), (152, 251, 152))
 
 make, pipe, tuned, full = pipeline_fixtures()
@@ -109,6 +114,38 @@ def test_every_output_has_the_group_of_the_class(make, backend):
     )
 
 
+def test_smaller_cloud_has_the_groups_of_its_pixels(make, full):
+    result = make(class_groups=GROUPS, points_stride=3)(FRAME)
+    np.testing.assert_array_equal(result.labels, TABLE[full.labels])
+    np.testing.assert_array_equal(result.cloud["label"], TABLE[full.labels][::3, ::3])
+
+
+def test_requests_in_progress_on_a_gpu_are_grouped_once(make, weights_file, full):
+    """With the backend for GPUs, whose results lie in memory that later requests overwrite, run on the CPU."""
+    pipe = make(class_groups=REVERSED)
+    network = load_network(weights_file)
+    pipe._backend = CudaBackend(network, HostRuntime(), "fp32", (0, len(STREET)), copies=False)
+    expected = 11 - full.labels.astype(int)
+    count = 0
+    for result in pipe.stream([FRAME] * 5):
+        # Other arithmetic than on the CPU.
+        assert (result.labels == expected).mean() > 0.999
+        np.testing.assert_array_equal(result.cloud["label"], result.labels)
+        count += 1
+    assert count == 5
+    first, second = pipe(FRAME), pipe(FRAME)
+    np.testing.assert_array_equal(first.cloud["label"], second.labels)
+
+
+def test_viewers_get_the_colors_of_the_groups(grouped):
+    encoder, result = MessageEncoder(grouped.class_set), grouped(FRAME)
+    points = encoder.segmentation_points(result)["data"].view("<u4").reshape(-1, 5)
+    red, green, blue = np.array(COLORS, np.uint32)[result.labels.ravel()].T
+    np.testing.assert_array_equal(points[:, 3], red << 16 | green << 8 | blue)
+    image = encoder.segmentation_image(result)["data"].reshape(-1, 3)[:, ::-1]
+    np.testing.assert_array_equal(image, np.array(COLORS)[result.labels.ravel()])
+
+
 def test_cloud_alone_has_groups(grouped, full):
     result = grouped(FRAME, {"cloud"})
     assert result.labels is None
@@ -116,9 +153,7 @@ def test_cloud_alone_has_groups(grouped, full):
 
 
 def test_streams_batches_and_reused_buffers_are_grouped_once(make, full):
-    # With groups in another order than the classes, mapping twice would be visible.
-    reverse = [f"{name}: {name}" for name in reversed(STREET.names)]
-    reused = make(class_groups=reverse)
+    reused = make(class_groups=REVERSED)
     reused = type(reused)(config=reused.config, reuse_outputs=True)
     expected = 11 - full.labels.astype(int)
 

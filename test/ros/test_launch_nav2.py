@@ -91,16 +91,23 @@ def test_missing_costmap_parameters_are_refused(nav2: Path, environment: dict[st
     assert "costmap_params_file /nowhere.yaml does not exist" in text
 
 
-def test_node_is_included_with_the_preset(environment: dict[str, str]) -> None:  # noqa: F811
-    """And with every argument of the included launch file under its name."""
-    ask = """
-import runpy, sys
-nav2, perception = (runpy.run_path(path) for path in sys.argv[1:])
-assert set(nav2["FORWARDED"]) <= set(perception["ARGUMENTS"])
-print("preset", nav2["FORWARDED"]["params_file"][0])
-description = nav2["generate_launch_description"]()
-for a in description.get_launch_arguments(): assert a.description, a.name
+def test_node_is_started_with_the_preset_and_the_topics(prefix: Path, environment: dict[str, str]) -> None:  # noqa: F811
+    (prefix / "lib/mtl_perception/perception_node").unlink()
+    executable(prefix / "lib/mtl_perception/perception_node", FAKE)
+    whole = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+arguments = [argument.split(":=") for argument in sys.argv[2:]]
+included = IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)
+service = LaunchService()
+service.include_launch_description(LaunchDescription([included]))
+sys.exit(service.run())
 """
-    text = run(["-c", ask, LAUNCH_FILE, str(ROOT / "launch/perception.launch.py")], environment)
-    assert "preset " in text
-    assert text.split()[-1].endswith("share/mtl_perception/config/nav2.yaml")
+    screen = {**environment, "OVERRIDE_LAUNCH_PROCESS_OUTPUT": "screen"}
+    text = run(["-c", whole, LAUNCH_FILE, "costmap:=false", "image:=/cam/image_raw", "device:=cpu"], screen)
+    words, (preset, overrides) = given(text, "perception_node")
+    assert "image:=/cam/image_raw" in words
+    assert preset == yaml.safe_load((ROOT / "config/nav2.yaml").read_text())
+    assert list(overrides.values()) == [{"ros__parameters": {"device": "cpu"}}]

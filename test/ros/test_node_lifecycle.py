@@ -147,6 +147,16 @@ def test_missing_weights_fail_configure_with_the_reason(client: Client, node: Pr
     assert "cannot configure" in node.output
 
 
+def test_unknown_class_of_a_group_fails_configure_with_the_reason(client: Client, weights_file: Path) -> None:
+    changes = client.set(weights=str(weights_file), class_groups=["drivable: rod", "other: *"])
+    assert all(change.successful for change in changes)
+    assert not client.change_state("configure")
+    status = client.wait_status("network", lambda s: "class_groups" in s.message)
+    assert (status.level, client.state()) == (status.ERROR, "unconfigured")
+    assert "drivable: 'rod' is not a class of random; did you mean 'road'?" in status.message
+    assert client.set(class_groups=[""])[0].successful
+
+
 def test_node_configures_after_the_weights_are_corrected(client: Client, weights_file: Path) -> None:
     assert client.set(weights=str(weights_file))[0].successful
     assert client.change_state("configure")
