@@ -95,7 +95,7 @@ def in_costmap(cloud: np.ndarray) -> np.ndarray:
 def client(tmp_path_factory: pytest.TempPathFactory, weights_file: Path) -> Iterator[Client]:
     log = tmp_path_factory.mktemp("nav2") / "node.log"
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), FAKE if IS_FAKE else ""]))
-    changes = {"weights": weights_file, **{name: value for name, value in SETTINGS.items() if PRESET[name] != value}}
+    changes = {"weights": weights_file, **{name: value for name, value in SETTINGS.items() if PRESET.get(name) != value}}
     arguments = [word for name, value in changes.items() for word in ("-p", f"{name}:={value}")]
     arguments = ["--params-file", str(ROOT / "config/nav2.yaml"), *arguments]
     with node_process(log, *arguments, environment={"PYTHONPATH": path}):
