@@ -127,7 +127,8 @@ class CpuBackend:
         out = self._clouds.get("cloud", (*rays.shape[:2], CLOUD_FLOATS), torch.float32)
         if edges is not None:
             rows, columns = nearest_cells(request.resize_spec, edges.shape, stride)
-            edges = edges[:, columns][rows]
+            # NumPy gathers bytes in a third of the time of PyTorch.
+            edges = torch.from_numpy(edges.numpy().take(columns, axis=1).take(rows, axis=0))
         # A view of the message's memory may be read-only, which PyTorch does not accept: only then is it copied.
         pixels: Any = image if image.flags.writeable and image.flags.c_contiguous else np.array(image)
         depth, colors, labels = (
