@@ -37,25 +37,30 @@ def backproject(depth: Tensor, rays: Tensor, out: Tensor, edges: Tensor | None =
 
 
 def pack_cloud(depth: Tensor, rays: Tensor, image: Tensor, labels: Tensor, out: Tensor, edges: Tensor | None = None) -> Tensor:
-    """Write an organized cloud in the memory layout of the PointCloud2.
+    """Write organized clouds in the memory layout of the PointCloud2.
 
     Args:
-        depth: H x W float32, meters.
-        rays: H x W x 2 float32.
-        image: H x W x 3 uint8, RGB.
-        labels: H x W uint8.
-        out: H x W x 5 float32, contiguous: 20 bytes per point.
-        edges: H x W bool, pixels at depth discontinuities, which have no point; None: there are none.
+        depth: ... x H x W float32, meters.
+        rays: ... x H x W x 2 float32.
+        image: ... x H x W x 3 uint8, RGB.
+        labels: ... x H x W uint8.
+        out: ... x H x W x 5 float32, contiguous: 20 bytes per point.
+        edges: ... x H x W bool, pixels at depth discontinuities, which have no point; None: there are none.
 
     Returns:
         `out`: x, y, z, then the bits of 0x00RRGGBB, then the bits of the label as uint32.
     """
-    bits = out.view(torch.int32)
+    # The rows of all images, one below the other.
+    width = depth.shape[-1]
+    depth, labels = depth.reshape(-1, width), labels.reshape(-1, width)
+    edges = None if edges is None else edges.reshape(-1, width)
+    rays, image, points = rays.reshape(-1, width, 2), image.reshape(-1, width, 3), out.view(-1, width, CLOUD_FLOATS)
+    bits = points.view(torch.int32)
     # In parts, because the intermediate results of an 8K image take 200 MB.
-    rows = max(PART_PIXELS // depth.shape[1], 1)
+    rows = max(PART_PIXELS // width, 1)
     for first in range(0, len(depth), rows):
         part = slice(first, first + rows)
-        backproject(depth[part], rays[part], out[part], None if edges is None else edges[part])
+        backproject(depth[part], rays[part], points[part], None if edges is None else edges[part])
         rgb = bits[part, :, 3]
         rgb.copy_(image[part, :, 0])
         for channel in (1, 2):
