@@ -159,6 +159,18 @@ class TestWriteAheadLog:
         assert "bag_0.db3: the last messages are lost: bag_0.db3-wal cannot be read: no such vfs: missing" in caplog.text
 
 
+def test_damaged_names_in_a_db3_are_reported(tmp_path):
+    """SQLite's message quotes the damaged statement, which is not UTF-8."""
+    bag = write_bag(tmp_path / "bag", "db3", drive("db3"))
+    content = (bag / "bag.db3").read_bytes()
+    (tmp_path / "cut.db3").write_bytes(content.replace(b"CREATE TABLE topics", b"CREATE TABLE \xffopics"))
+    (tmp_path / "bad.db3").write_bytes(content.replace(b"CREATE TABLE topics", b"CREATE \xffABLE topics"))
+    for name in ("cut.db3", "bad.db3"):
+        with pytest.raises(SourceError, match=f"{name} cannot be read: ") as caught:
+            open_source(tmp_path / name)
+        assert str(caught.value).isprintable()
+
+
 class TestEncodings:
     def test_mcap_with_ros1_messages_is_read(self, tmp_path, caplog):
         """`mcap convert drive.bag drive.mcap`."""

@@ -197,9 +197,9 @@ class TestDamage:
 
     def test_random_damage_raises_source_error_only(self, tmp_path):
         rng = np.random.default_rng(0)
-        for kind in ("ros1", "mcap"):
+        for kind in KINDS:
             bag = write_bag(tmp_path / f"whole_{kind}", kind, drive(kind, 3))
-            file = bag if bag.is_file() else next(bag.glob("*.mcap"))
+            file = bag if bag.is_file() else next(bag.glob(f"*.{kind}"))
             whole = np.frombuffer(file.read_bytes(), np.uint8)
             target = tmp_path / f"damaged{file.suffix}"
             for _ in range(60):

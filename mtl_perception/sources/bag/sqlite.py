@@ -12,6 +12,8 @@ from mtl_perception.errors import one_line
 from mtl_perception.sources.bag.scan import BagMessage, Channel, DamageError, Topic, channel_of, count_messages
 
 SQLITE_MAGIC = b"SQLite format 3\0"
+SQLITE_ERRORS = (sqlite3.Error, OverflowError, UnicodeDecodeError)
+"""Python raises the last two for numbers of more than 64 bits, and for messages of SQLite that quote damaged names."""
 LOG_OPTIONS = ("mode=ro&vfs=unix-none", "mode=ro")
 """Options of the URI to read a write-ahead log: first without locks and files beside it, which is enough if nobody writes."""
 
@@ -41,7 +43,7 @@ class SqliteFile:
             with closing(self._connect_first()) as database:
                 rows = list(database.execute("SELECT id, name, type, serialization_format FROM topics ORDER BY id"))
                 counts = dict(database.execute("SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id"))
-        except (sqlite3.Error, OverflowError) as error:
+        except SQLITE_ERRORS as error:
             raise DamageError(one_line(error)) from error
         for number, *texts in rows:
             if not all(isinstance(text, str) for text in texts):
@@ -66,7 +68,7 @@ class SqliteFile:
                         raise DamageError(f"message {row} is invalid")
                     channel = self._channels[number]
                     yield BagMessage(channel.topic, channel.type, time_ns, data, channel.encoding)
-        except (sqlite3.Error, OverflowError) as error:
+        except SQLITE_ERRORS as error:
             raise DamageError(one_line(error)) from error
 
     def _connect_first(self) -> sqlite3.Connection:
@@ -81,7 +83,7 @@ class SqliteFile:
             try:
                 database = self._connect(self._options)
                 database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-            except sqlite3.Error as error:
+            except SQLITE_ERRORS as error:
                 failure = one_line(error)
             else:
                 if attempts and self._options == "immutable=1":
