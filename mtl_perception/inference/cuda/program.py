@@ -258,9 +258,7 @@ class DeviceProgram:
                 edges = found[:, rows][:, :, cells]
             step = self.spec.points_stride
             depth, image, labels = (plane[:, ::step, ::step] for plane in (depth, image, labels))
-            for index, cloud in enumerate(out["cloud"]):
-                found_edges = None if edges is None else edges[index]
-                pack_cloud(depth[index], rays[index], image[index], labels[index], cloud, found_edges)
+            pack_cloud(depth, rays, image, labels, out["cloud"], edges)
 
     def _scores(self, maps: HeadMaps) -> Tensor:
         return self._upsample(maps.values[..., self._classes])
