@@ -266,7 +266,7 @@ def test_mismatched_encoder_with_the_names_of_this_package_is_rejected(tmp_path:
     [
         (b"\x80\x02 no pickle", "cannot be read safely"),
         (b"PK\x03\x04 no zip", "cannot be read safely"),
-        (b"<html>Please log in</html>", "neither a safetensors file nor a PyTorch checkpoint"),
+        (b"<html>Please log in</html>", "is an HTML page, not the file"),
         (b"", "neither a safetensors file nor a PyTorch checkpoint"),
     ],
 )
