@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +43,48 @@ class Source(Protocol):
 
     def static_transforms(self) -> list[StaticTransform]:
         """Return the known static transforms of the camera and the vehicle; empty if there are none."""
+
+
+@dataclass(frozen=True)
+class TimeSlice:
+    """Part of a source: the frames from `start_s` until before `start_s + duration_s`, in seconds from the first image."""
+
+    start_s: float = 0.0
+    duration_s: float = math.inf
+
+    def bounds_ns(self, first_ns: int) -> tuple[int, float]:
+        """Return the first time of the slice and the first time after it, for a source whose first image has `first_ns`."""
+        start = first_ns + round(self.start_s * 1e9)
+        return start, math.inf if math.isinf(self.duration_s) else first_ns + round((self.start_s + self.duration_s) * 1e9)
+
+    def count(self, source: Source) -> int:
+        """Return the approximate number of frames of the slice."""
+        rest = len(source) - self.start_s * source.rate_hz
+        return max(1, round(min(rest, self.duration_s * source.rate_hz)))
+
+    def __str__(self) -> str:
+        """Return the slice as "10s-25.5s" or "10s-end"; "" for the whole source."""
+        if self == WHOLE:
+            return ""
+        end = "end" if math.isinf(self.duration_s) else f"{round(self.start_s + self.duration_s, 6):.10g}s"
+        return f"{self.start_s:.10g}s-{end}"
+
+
+WHOLE = TimeSlice()
+
+
+def timed_frames(source: Source, part: TimeSlice = WHOLE) -> Iterator[tuple[int, Frame]]:
+    """Return an iterator over time (ns) and frame of a part of a source: bag time, or the stamp if it is not a bag."""
+    if hasattr(source, "timed_frames"):
+        yield from source.timed_frames(part)
+        return
+    bounds: tuple[int, float] | None = None
+    for frame in source:
+        start, end = bounds = bounds or part.bounds_ns(frame.stamp_ns)
+        if frame.stamp_ns >= end:
+            return
+        if frame.stamp_ns >= start:
+            yield frame.stamp_ns, frame
 
 
 class CameraResolver:

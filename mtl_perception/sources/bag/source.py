@@ -22,7 +22,7 @@ from mtl_perception.sources.bag.reader import deserialize, open_bag
 from mtl_perception.sources.bag.scan import BagMessage
 from mtl_perception.sources.bag.topics import COMPRESSED_IMAGE, base_topic, choose_image_topic, find_topic
 from mtl_perception.sources.bag.transforms import bag_transforms
-from mtl_perception.sources.base import CameraResolver, median_rate_hz
+from mtl_perception.sources.base import WHOLE, CameraResolver, TimeSlice, median_rate_hz
 from mtl_perception.types import Frame
 
 RATE_SAMPLES = 10
@@ -92,8 +92,11 @@ class BagSource:
         frame_id = next((message.header.frame_id for _, message in self._images()), "")
         return bag_transforms(self._bag, frame_id)
 
-    def timed_frames(self) -> Iterator[tuple[int, Frame]]:
+    def timed_frames(self, part: TimeSlice = WHOLE) -> Iterator[tuple[int, Frame]]:
         """Return an iterator over bag time (time of recording, nanoseconds) and frame.
+
+        Args:
+            part: Only these frames, by bag time; images before and after them are not decoded.
 
         Raises:
             SourceError: The bag is damaged; raised after the frames before the damage.
@@ -101,9 +104,15 @@ class BagSource:
         self.rejected.clear()
         cameras = CameraResolver(self.name, self.rectified, self.image_topic)
         calibration = self._calibration or self._first_calibration(cameras)
+        bounds: tuple[int, float] | None = None
         for message in self._bag.messages({self.image_topic, self.camera_info_topic}):
             if message.topic == self.camera_info_topic:
                 calibration = self._read_calibration(message, cameras)
+                continue
+            start, end = bounds = bounds or part.bounds_ns(message.time_ns)
+            if message.time_ns >= end:
+                return
+            if message.time_ns < start:
                 continue
             try:
                 frame = self._read_frame(message)
