@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -180,6 +181,11 @@ class BagWriter:
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _remove(self.partial)
+        if self.force:
+            # A process that is killed in the next lines leaves the folder of their names.
+            for scratch_folder in self.path.parent.glob(f".{glob.escape(self.path.name)}.????????"):
+                if scratch_folder.is_dir():
+                    _remove(scratch_folder)
         # rosbags only writes to a new folder that is named like the file. The open file is moved out of it.
         with tempfile.TemporaryDirectory(prefix=f".{self.path.name}.", dir=self.path.parent) as scratch:
             self._writer = Writer(Path(scratch) / self._file.stem, version=9, storage_plugin=StoragePlugin.MCAP)
