@@ -1,28 +1,47 @@
-"""`process`: the node's outputs for every frame of a bag, without ROS."""
+"""`process`: the node's outputs for every frame of one or more sources, without ROS."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mtl_perception.cli.options import add_parameters, config_from, print_license, print_notes
-from mtl_perception.errors import PerceptionError, SourceError, require
-from mtl_perception.messages.encode import MessageEncoder
-from mtl_perception.messages.topics import OUTPUT_TOPICS, RECORDED_TOPICS, needed_results
+from mtl_perception.errors import ConfigError, SourceError, require
+from mtl_perception.messages.topics import OUTPUT_TOPICS, RECORDED_TOPICS
 from mtl_perception.progress import progress_bar
-from mtl_perception.sources.base import rejection_note
-from mtl_perception.types import Frame
+from mtl_perception.sources.base import TimeSlice, rejection_note
+
+if TYPE_CHECKING:
+    from mtl_perception.batch.bag import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add source, output bag, topics and calibration."""
+    """Add sources, output, topics and calibration."""
     omitted = [row.name for row in OUTPUT_TOPICS if row.redundant]
     parser.add_argument(
-        "source", metavar="SOURCE", help="ROS 1 or ROS 2 bag, KITTI raw drive, image folder, or synthetic:FRAMES:SEED"
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="ROS 1 or ROS 2 bag, KITTI raw drive, image folder, or synthetic:FRAMES:SEED",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="BAG", help="MCAP bag to write: NAME.mcap, or a bag folder")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="BAG|DIR",
+        help="MCAP bag to write: NAME.mcap, or a bag folder; for several sources, or with a / at the end: "
+        "folder for a bag of each source and results.jsonl. A run continues where the one before ended",
+    )
+    parser.add_argument("--list", type=Path, metavar="FILE", help="file with further sources, one on each line")
+    parser.add_argument("--jobs", type=int, metavar="N", help="number of sources processed at the same time (default: 1)")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="process only the I-th of N parts of the list of sources, such as 1/8 to 8/8"
+    )
+    parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="skip the beginning of each source")
+    parser.add_argument(
+        "--duration", type=float, default=math.inf, metavar="SECONDS", help="process only this much of each source"
+    )
     parser.add_argument("--image", default="", metavar="TOPIC", help="image topic; required if the bag has several")
     parser.add_argument(
         "--camera-info", default="", metavar="TOPIC", help="CameraInfo topic (default: sibling of the image topic)"
@@ -37,57 +56,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOPIC",
         help=f"outputs to write, such as segmentation/labels (default: all except {', '.join(omitted)})",
     )
-    parser.add_argument("--force", action="store_true", help="replace an existing bag")
+    parser.add_argument("--force", action="store_true", help="replace existing bags")
     add_parameters(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Process every frame in the order of the bag."""
-    from mtl_perception.pipeline import Pipeline
-    from mtl_perception.sources.open import open_source
+    """Process every frame of each source, in its order."""
+    if not (0 <= args.start < math.inf and args.duration > 0):
+        raise ConfigError(f"--start {args.start:g} --duration {args.duration:g}: give a start from 0 and a duration above 0")
+    from mtl_perception.batch.bag import Settings
 
-    config = config_from(args, warm_up=False)
-    source = open_source(
-        args.source,
-        rectified=config.input_rectified,
-        camera_file=args.camera,
-        image_topic=args.image,
-        camera_info_topic=args.camera_info,
+    settings = Settings(
+        config_from(args, warm_up=False),
+        args.topics,
+        args.with_input,
+        TimeSlice(args.start, args.duration),
+        args.camera,
+        args.image,
+        args.camera_info,
     )
-    require("rosbags", extra="bags", purpose="writing bags")
-    from mtl_perception.sources.bag.result_writer import ResultWriter
-    from mtl_perception.sources.bag.writer import BagWriter
-
-    pipeline = Pipeline(config=config, reuse_outputs=True)
-    print_license(pipeline.description)
-    outputs = needed_results(args.topics)
-    with BagWriter(args.out, force=args.force) as bag:
-        encoder = MessageEncoder(pipeline.class_set, config.overlay_opacity, config.min_confidence)
-        writer = ResultWriter(bag, encoder, args.with_input, args.topics)
-        try:
-            for time_ns, frame in progress_bar(_timed_frames(source), total=len(source), unit="frame"):
-                writer.write(time_ns, frame, pipeline(frame, outputs))
-        except (Exception, KeyboardInterrupt) as error:
-            if not writer.frames or str(bag.partial) in str(error):
-                raise
-            raise SourceError(f"{_cause(error)}; the {writer.frames} frames before it are in {bag.partial}") from error
-        note = rejection_note(source)
-        if not writer.frames:
-            raise SourceError(f"{args.source}: no frame was processed{note}")
-    print_notes(pipeline)
-    print(f"{writer.frames} frames{note} -> {args.out}")
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, PerceptionError):
-        return str(error)
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-
-
-def _timed_frames(source: Any) -> Iterator[tuple[int, Frame]]:
-    """Yield bag time and frame; for sources other than bags, the stamp is the time."""
-    if hasattr(source, "timed_frames"):
-        yield from source.timed_frames()
+    if _is_folder(args):
+        _run_many(args, settings)
     else:
-        for frame in source:
-            yield frame.stamp_ns, frame
+        _run_one(args, settings)
+
+
+def _is_folder(args: argparse.Namespace) -> bool:
+    """Return whether --out is a folder of bags and not a bag."""
+    out = Path(args.out)
+    many = len(args.sources) != 1 or args.list is not None or args.jobs is not None or args.shard is not None
+    return many or (out / "results.jsonl").is_file() or (args.out.endswith("/") and not (out / "metadata.yaml").is_file())
+
+
+def _run_one(args: argparse.Namespace, settings: Settings) -> None:
+    from mtl_perception.batch.bag import create_pipeline, write_outputs
+
+    (spec,), out = args.sources, Path(args.out)
+    source = settings.open(spec)
+    require("rosbags", extra="bags", purpose="writing bags")
+    pipeline = create_pipeline(settings.config)
+    print_license(pipeline.description)
+    with progress_bar(total=settings.part.count(source), unit="frame") as bar:
+        frames = write_outputs(source, spec, pipeline, out, settings, force=args.force, on_frame=bar.update)
+    print_notes(pipeline)
+    print(f"{frames} frames{rejection_note(source)} -> {out}")
+
+
+def _run_many(args: argparse.Namespace, settings: Settings) -> None:
+    from mtl_perception.batch.plan import make_plan, parse_shard, read_list
+    from mtl_perception.batch.progress import SKIPPED
+    from mtl_perception.batch.results import DONE, FAILED, ResultsFile
+    from mtl_perception.batch.run import run_tasks
+    from mtl_perception.weights.files import load_network
+
+    folder = Path(args.out)
+    if args.jobs is not None and args.jobs < 1:
+        raise ConfigError(f"--jobs {args.jobs}: give 1 or more")
+    shard = parse_shard(args.shard) if args.shard is not None else (1, 1)
+    sources = [*args.sources, *(read_list(args.list) if args.list else [])]
+    if not sources:
+        raise ConfigError("no source given; give SOURCE… or --list FILE")
+    if folder.suffix == ".mcap" or (folder / "metadata.yaml").is_file():
+        raise ConfigError(f"--out {folder} is a bag; give a folder for the bags of several sources")
+    require("rosbags", extra="bags", purpose="writing bags")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SourceError(f"output folder {folder} cannot be created: {error.strerror}") from error
+    results = ResultsFile(folder)
+    tasks = make_plan(sources, folder, settings.part, results.read(), shard)
+    print_license(load_network(settings.config.weights).description)
+    counts = run_tasks(settings, tasks, results, jobs=args.jobs or 1, force=args.force)
+    print(f"{counts[DONE]} done, {counts[SKIPPED]} skipped, {counts[FAILED]} failed of {len(tasks)} sources -> {folder}")
+    if counts[FAILED]:
+        raise SourceError(f"{counts[FAILED]} of {len(tasks)} sources failed; the reasons are in {results.path}")

@@ -1,0 +1,60 @@
+"""Progress of a run over several sources."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mtl_perception.batch.plan import Task
+from mtl_perception.batch.results import DONE, FAILED, ResultsFile, SourceResult
+from mtl_perception.progress import print_above_bar, progress_bar
+
+SKIPPED = "skipped"
+
+
+class Progress:
+    """One progress bar for all sources, a line for each that ended, and the counts.
+
+    Args:
+        total: Number of sources to process.
+        results: File that the results are appended to.
+
+    Attributes:
+        counts: Number of sources by status.
+    """
+
+    def __init__(self, total: int, results: ResultsFile) -> None:
+        self.counts: Counter[str] = Counter()
+        self._total, self._results = total, results
+        self._notes: set[str] = set()
+        self._shares: dict[str, float] = {}
+        self._bar = progress_bar(total=total, bar_format="{percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]")
+
+    def __enter__(self) -> Progress:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.__exit__(*exception)
+
+    def update(self, task: Task, share: float) -> None:
+        """Show the share of a source that is done."""
+        self._bar.update(share - self._shares.get(task.source, 0.0))
+        self._shares[task.source] = share
+
+    def note(self, notes: Sequence[str]) -> None:
+        """Print the notes of a pipeline, each once."""
+        for note in notes:
+            if note not in self._notes:
+                self._notes.add(note)
+                print_above_bar(note)
+
+    def finish(self, task: Task, result: SourceResult) -> None:
+        """Record the result of a source."""
+        self._results.append(result)
+        self.counts[result.status] += 1
+        self.update(task, 1.0)
+        ended = self.counts[DONE] + self.counts[FAILED]
+        self._bar.set_postfix_str(f"{ended} of {self._total} sources, {self.counts[FAILED]} failed")
+        text = result.error or f"{result.frames} frames in {result.seconds:.1f} s -> {task.output}"
+        print_above_bar(f"[{ended}/{self._total}] {task.source}: {text}")
