@@ -41,6 +41,25 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A box around an object in an image.
+
+    Attributes:
+        name: Class name.
+        left: First column, pixels.
+        top: First row, pixels.
+        right: Last column, pixels.
+        bottom: Last row, pixels.
+    """
+
+    name: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
 class Sample:
     """A frame with its ground truth or pseudo-labels.
 
@@ -50,12 +69,14 @@ class Sample:
         depth: H x W float32 meters along the optical Z axis, NaN = unknown, +Inf = infinitely far (sky); None
             without depth.
         name: Unique within its data set: the path relative to the set, without suffix.
+        boxes: Boxes of objects, for evaluation; empty without any.
     """
 
     frame: Frame
     labels: np.ndarray | None = None
     depth: np.ndarray | None = None
     name: str = ""
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)

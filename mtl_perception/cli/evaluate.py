@@ -186,15 +186,15 @@ def _write_worst(evaluation: Evaluation, folder: Path, weights: str, count: int)
 def _sheet(evaluation: Evaluation, score: FrameScore, weights: str) -> Any:
     """Draw the errors of a frame; it is predicted again, because keeping all predictions would take too much memory."""
     sample = evaluation.dataset[score.index]
-    predictions, depth, _ = evaluation.predict(sample)
+    prediction = evaluation.predict(sample)
     labels = errors = None
     if score.pixel_accuracy is not None and sample.labels is not None:
         comparison = evaluation.comparisons[0]
         note = f"{100 * score.pixel_accuracy:.1f} % correct, mIoU {100 * (score.miou or 0):.1f} %"
-        labels = LabelErrors(comparison.classes, comparison.truth[sample.labels], predictions[0], note)
+        labels = LabelErrors(comparison.classes, comparison.truth[sample.labels], prediction.labels[0], note)
     if score.abs_rel is not None and sample.depth is not None:
         note = f"AbsRel {score.abs_rel:.3f}, RMSE {score.rmse:.2f} m"
-        evaluated = evaluation.depth.evaluated(sample.depth)
-        errors = DepthErrors(sample.depth, depth, evaluated, evaluation.protocol.cap, note)
+        evaluated = evaluation.metrics.depth.evaluated(sample.depth)
+        errors = DepthErrors(sample.depth, prediction.depth, evaluated, evaluation.protocol.cap, note)
     title = (score.name, f"weights {weights}, data set {evaluation.dataset.name}")
     return error_sheet(sample.frame.image, title, labels, errors)

@@ -114,6 +114,37 @@ class TestMetrics:
         assert record.abs_rel == pytest.approx(0.1, abs=1e-5)
         assert record.pixel_accuracy is None
 
+    def test_ece_is_that_of_the_published_confidence(self, pipe):
+        """All labels are correct, so that the error is what the confidence lacks to 1; a quarter of wrong rows changes it."""
+        frame, labels, _ = predict(pipe, 0)
+        confidence = pipe(frame, ("confidence",)).confidence / 255
+        truth = labels.copy()
+        truth[:, :9] = 255
+        evaluation = Evaluation(pipe, MemoryDataset([Sample(frame, truth, None, "a")]), ALL)
+        evaluation.run()
+        calibration = evaluation.report()["calibration"]
+        assert calibration["ECE"] == pytest.approx(1 - confidence[:, 9:].mean(), abs=1e-4)
+        assert calibration["mean_confidence"] == pytest.approx(confidence[:, 9:].mean(), abs=1e-4)
+        assert sum(calibration["bin_pixels"]) == HEIGHT * (WIDTH - 9)
+
+    def test_depth_of_a_class_that_is_too_far_shows_in_its_row_only(self, pipe):
+        frame, _, depth = predict(pipe, 0)
+        labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+        labels[:, WIDTH // 2 :] = STREET.names.index("vegetation")
+        labels[0] = 255
+        truth = np.where((depth > 2) & (depth < 60), np.where(labels == 0, depth, depth / 1.25), np.nan).astype(np.float32)
+        evaluation = Evaluation(pipe, MemoryDataset([Sample(frame, labels, truth, "a"), Sample(frame, None, truth, "b")]), ALL)
+        evaluation.add(0)
+        [table] = evaluation.report()["depth_by_class"]
+        assert list(table["abs_rel"]) == ["road", "vegetation", "all"]
+        assert table["abs_rel"]["road"][-1] == table["bias"]["road"][-1] == pytest.approx(0, abs=1e-6)
+        assert table["abs_rel"]["vegetation"][-1] == table["bias"]["vegetation"][-1] == pytest.approx(0.25, abs=1e-4)
+        assert table["pixels"]["all"][-1] == np.isfinite(truth).sum()
+        # Without ground truth of labels, the predicted class counts.
+        evaluation.add(1)
+        [table] = evaluation.report()["depth_by_class"]
+        assert set(table["pixels"]) - {"all"} >= {STREET.names[i] for i in np.unique(predict(pipe, 0)[1][np.isfinite(truth)])}
+
     def test_labels_of_six_classes_are_the_best_of_their_six_scores(self, pipe):
         """The result differs from mapping the best of all twelve scores to the six classes."""
         frame = predict(pipe, 0)[0]
@@ -239,7 +270,8 @@ class TestCommand:
         assert random["license"] == "our own"
         assert [record["name"] for record in random["records"]] == ["0", "1", "2"]
         assert rows[0][3] == f"{100 * random['segmentation']['street']['mIoU']:.1f}"
-        assert rows[0][7] == f"{random['depth']['abs_rel']:.3f}"
+        assert rows[0][6] == f"{100 * random['calibration']['ECE']:.1f}"
+        assert rows[0][8] == f"{random['depth']['abs_rel']:.3f}"
         assert text in (out / "table.md").read_text()
         assert "Interrupted" not in (out / "table.md").read_text()
         for name, part in (("random", random), ("six", six)):
@@ -248,6 +280,27 @@ class TestCommand:
             assert len(sheets) == 2
             assert sheets[0] == f"01_{worst}.jpg"
             assert cv2.imread(str(out / "worst" / name / "own" / sheets[0])).shape[1] == 1728
+
+    def test_boxes_of_a_folder_are_counted_by_height(self, tmp_path, run, weights_file):
+        data = write_dataset(tmp_path / "own", 2)
+        header = "name,type,truncated,occluded,left,top,right,bottom"
+        lines = [
+            "0,Pedestrian,0.00,0,0,0,95,47",
+            "0,Cyclist,0.00,2,10,10,30,40",
+            "0,Car,0.00,0,0,0,20,20",
+            "0,Pedestrian,0.60,0,0,0,20,20",
+            "0,Cyclist,0.00,3,0,0,20,20",
+            "0,DontCare,-1,-1,0,0,20,20",
+            "1,Person_sitting,0.00,0,5,5,20,25",
+        ]
+        (data / "boxes.csv").write_text("\n".join([header, *lines]) + "\n")
+        assert run("--weights", weights_file, "--data", data, "--out", tmp_path / "out", "--worst", 0)[0] == 0
+        boxes = json.loads((tmp_path / "out/metrics.json").read_text())["runs"][0]["datasets"][0]["boxes"]
+        assert boxes["boxes"] == {"person": [1, 0, 1, 0, 0, 2], "cyclist": [0, 1, 0, 0, 0, 1]}
+        assert "Found of all boxes, by height (pixels)" in (tmp_path / "out/table.md").read_text()
+        (data / "boxes.csv").write_text(f"{header}\n0,Car,0,0,1,2,3\n")
+        code, _, errors = run("--weights", weights_file, "--data", data)
+        assert code == 2 and "boxes.csv, line 2: not a name, a type and 6 numbers" in errors[0]
 
     def test_crop_cap_and_limit_select_pixels_and_frames(self, tmp_path, run, weights_file):
         data = write_dataset(tmp_path / "own")

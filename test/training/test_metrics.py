@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
-from mtl_perception.labels import ClassSet
+from mtl_perception.labels import STREET, ClassSet
+from mtl_perception.types import Box
 
 pytest.importorskip("torchmetrics")
+from mtl_perception.training.evaluation.boxes import BoxRecall
+from mtl_perception.training.evaluation.calibration import CalibrationMetrics
 from mtl_perception.training.evaluation.depth import DepthMetrics, crop_window
+from mtl_perception.training.evaluation.depth_table import DepthTable
 from mtl_perception.training.evaluation.segmentation import SegmentationMetrics
 
 NAN, INF = math.nan, math.inf
@@ -166,6 +170,73 @@ class TestDepth:
         for cap in (0, -1, INF, NAN):
             with pytest.raises(ConfigError, match="cap"):
                 DepthMetrics(cap=cap)
+
+
+class TestCalibration:
+    def test_ece_matches_a_small_example(self):
+        """Two bins: 0.9 with 1 of 2 correct, 0.5 with 2 of 2 correct."""
+        metrics = CalibrationMetrics()
+        assert metrics.compute() is None
+        metrics.update(np.array([0.9, 0.9, 0.5, 0.5]), np.array([True, False, True, True]))
+        score = metrics.compute()
+        assert score.ece == pytest.approx((2 * 0.4 + 2 * 0.5) / 4)
+        assert score.mean_confidence == pytest.approx(0.7)
+        assert (score.accuracy[13], score.accuracy[7]) == (0.5, 1)
+        assert score.pixels.sum() == 4
+
+    def test_ece_is_that_of_torchmetrics(self):
+        import torch
+        from torchmetrics.functional.classification import multiclass_calibration_error
+
+        generator = torch.Generator().manual_seed(0)
+        scores = torch.randn((5000, 4), generator=generator).mul(2).softmax(1)
+        truth = torch.randint(0, 4, (5000,), generator=generator)
+        expected = multiclass_calibration_error(scores, truth, num_classes=4, n_bins=15)
+        confidence, labels = (values.numpy() for values in scores.max(1))
+        halves = CalibrationMetrics(), CalibrationMetrics()
+        for metrics, part in zip(halves, (slice(0, 2000), slice(2000, None)), strict=True):
+            metrics.update(confidence[part], (labels == truth.numpy())[part])
+        halves[0].merge(halves[1])
+        assert halves[0].compute().ece == pytest.approx(float(expected), abs=1e-6)
+
+    def test_a_confidence_at_the_edge_of_bins_belongs_to_the_lower_one(self):
+        """All 256 published levels: 17 per bin, and 0 in the first."""
+        metrics = CalibrationMetrics()
+        metrics.update(np.arange(256) / 255, np.ones(256, bool))
+        assert metrics.compute().pixels.tolist() == [18] + 14 * [17]
+
+
+def test_depth_table_has_error_and_bias_of_each_class_and_distance():
+    """Class a: +10 % at 5 m, -20 % and +40 % at 40 m; one pixel without class: exact at 60 m; b, c and d have none."""
+    table = DepthTable(FOUR)
+    assert table.report() is None
+    table.update(np.array([5.5, 32, 56, 60]), np.array([5, 40, 40, 60]), np.array([0, 0, 0, 255], np.uint8))
+    report = table.report()
+    assert report["bins_m"] == ["<10", "10-20", "20-30", "30-50", ">=50", "all"]
+    assert report["abs_rel"]["a"] == pytest.approx([0.1, None, None, 0.3, None, 0.7 / 3], nan_ok=True)
+    assert report["bias"]["a"] == pytest.approx([0.1, None, None, 0.1, None, 0.1], nan_ok=True)
+    assert report["pixels"] == {"a": [1, 0, 0, 2, 0, 3], "all": [1, 0, 0, 2, 1, 4]}
+    assert report["abs_rel"]["all"][-1] == pytest.approx(0.7 / 4)
+    table.merge(table)
+    assert table.report()["pixels"]["a"][-1] == 6
+
+
+def test_a_box_is_found_if_a_fifth_of_its_pixels_is_person_or_cyclist():
+    """Columns of 10 pixels: 2 of 10 rows are enough, 1 is not; a rider labeled as a person is found; cars are ignored."""
+    labels = np.zeros((200, 100), np.uint8)
+    person = STREET.names.index("person")
+    labels[0:2, 0:10] = labels[0:1, 20:30] = person
+    labels[0:60, 40:60] = person
+    recall = BoxRecall()
+    assert recall.report() is None
+    boxes = [Box("person", 0, 0, 9, 9), Box("person", 20, 0, 29, 9), Box("cyclist", 40, 0, 59, 199), Box("car", 0, 0, 9, 9)]
+    recall.update(labels, boxes, STREET.names)
+    # A box outside the image has no pixels and is not found.
+    recall.update(labels, [Box("cyclist", 300, 0, 310, 30)], STREET.names)
+    report = recall.report()
+    assert report["bins_px"] == ["<25", "25-40", "40-80", "80-160", ">=160", "all"]
+    assert report["boxes"] == {"person": [2, 0, 0, 0, 0, 2], "cyclist": [0, 1, 0, 0, 1, 2]}
+    assert report["found"] == {"person": [1, 0, 0, 0, 0, 1], "cyclist": [0, 0, 0, 0, 1, 1]}
 
 
 def test_missing_torchmetrics_is_reported_with_the_extra_to_install(monkeypatch):

@@ -106,9 +106,28 @@ class DepthMetrics:
         where = self.evaluated(truth)
         if not where.any():
             return None
-        score = self._score(depth[where].astype(np.float64), truth[where].astype(np.float64))
+        score = self._score(*self.pairs(depth, truth, where))
         self._scores.append(score)
         return score
+
+    def pairs(self, depth: np.ndarray, truth: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return the evaluated depths of an image, as all metrics use them.
+
+        Args:
+            depth: H x W float32 predicted depth, m.
+            truth: H x W float32 true depth, m.
+            where: H x W bool: `evaluated(truth)`.
+
+        Returns:
+            N float64 predicted depth, scaled and clipped, m; N float64 true depth, m; the share of predictions but NaN.
+        """
+        p, t = depth[where].astype(np.float64), truth[where].astype(np.float64)
+        missing = np.isnan(p)
+        p = np.where(missing, np.inf, p)
+        finite = np.isfinite(p)
+        if self.median_scaling and finite.any():
+            p = p * (np.median(t) / np.median(p[finite]))
+        return np.clip(p, MIN_DEPTH, self.cap), t, float(1 - missing.mean())
 
     def merge(self, other: DepthMetrics) -> None:
         """Add the images of another instance."""
@@ -127,13 +146,7 @@ class DepthMetrics:
         means = {name: float(np.mean([getattr(score, name) for score in self._scores])) for name in names}
         return DepthScore(**means, pixels=sum(score.pixels for score in self._scores))
 
-    def _score(self, p: np.ndarray, t: np.ndarray) -> DepthScore:
-        missing = np.isnan(p)
-        p = np.where(missing, np.inf, p)
-        finite = np.isfinite(p)
-        if self.median_scaling and finite.any():
-            p = p * (np.median(t) / np.median(p[finite]))
-        p = np.clip(p, MIN_DEPTH, self.cap)
+    def _score(self, p: np.ndarray, t: np.ndarray, coverage: float) -> DepthScore:
         error, log_error, ratio = p - t, np.log(p) - np.log(t), np.maximum(p / t, t / p)
         square, log_square = float(np.mean(error**2)), float(np.mean(log_error**2))
         return DepthScore(
@@ -146,7 +159,7 @@ class DepthMetrics:
             delta1=float(np.mean(ratio < 1.25)),
             delta2=float(np.mean(ratio < 1.25**2)),
             delta3=float(np.mean(ratio < 1.25**3)),
-            coverage=float(1 - missing.mean()),
+            coverage=coverage,
             pixels=t.size,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,9 +15,12 @@ from mtl_perception.config import by_name
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.inference.outputs import labels_from_scores
 from mtl_perception.labels import ClassSet
+from mtl_perception.training.evaluation.boxes import FOUND, PEOPLE
 from mtl_perception.training.evaluation.classes import comparisons
 from mtl_perception.training.evaluation.depth import DepthMetrics, DepthScore
-from mtl_perception.training.evaluation.segmentation import SegmentationMetrics, SegmentationScore
+from mtl_perception.training.evaluation.metrics import Metrics, finite
+from mtl_perception.training.evaluation.segmentation import SegmentationScore
+from mtl_perception.types import UNLABELED
 
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
@@ -36,6 +38,12 @@ DEFINITIONS = {
     "depth": "Eigen et al., NIPS 2014: each metric over the evaluated pixels of a frame, then the mean over the frames; "
     "evaluated: true depth above 0.001 m and below the cap, inside the crop; predictions are clipped to that range, "
     "NaN counts as the cap",
+    "ECE": "expected calibration error, Guo et al., ICML 2017: 15 bins of the published confidence, over the labeled pixels of "
+    "all frames; only where ground truth and network have the same classes",
+    "depth by class": "mean of |p - t| / t and, as bias, of (p - t) / t (positive: too far) over the evaluated pixels of all "
+    "frames, by true depth; the class is that of the ground truth, or the predicted one in frames without labels",
+    "boxes": f"a box of a person or cyclist is found if at least {100 * FOUND:.0f} % of its pixels have the label person or "
+    "cyclist; boxes truncated by more than half or of an occlusion above 2 (KITTI's level hard) are left out",
     "latency": "median time of a pipeline call for labels and depth, from image to arrays in memory, after a warm-up",
 }
 
@@ -51,6 +59,23 @@ class DepthProtocol:
     def metrics(self) -> DepthMetrics:
         """Return depth metrics with these options."""
         return DepthMetrics(self.crop, self.cap, self.median_scaling)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network returns for a frame.
+
+    Attributes:
+        labels: For each comparison, H x W uint8 labels in its classes.
+        depth: H x W float32 depth, m.
+        confidence: H x W uint8, the softmax maximum scaled to 0..255; None for a frame without ground truth of labels.
+        latency_ms: Latency of the pipeline call for labels and depth, ms.
+    """
+
+    labels: list[np.ndarray]
+    depth: np.ndarray
+    confidence: np.ndarray | None
+    latency_ms: float
 
 
 @dataclass(frozen=True)
@@ -103,8 +128,9 @@ class Evaluation:
                 f"data set {dataset.name} has the classes {_abbreviate(theirs)}, weights {pipeline.description.name!r} have "
                 f"{_abbreviate(own)}, and no mapping between them is known; evaluate weights of the same classes"
             )
-        self.segmentation = {each.classes.name: SegmentationMetrics(each.classes) for each in self.comparisons}
-        self.depth = self.protocol.metrics()
+        self.metrics = Metrics(self.protocol.metrics())
+        self._table_classes = self.comparisons[0].classes if self.comparisons else pipeline.class_set
+        self.metrics.add_class_sets((each.classes for each in self.comparisons), self._table_classes)
         self.scores: list[FrameScore] = []
         self._warm: set[tuple[int, ...]] = set()
 
@@ -126,24 +152,25 @@ class Evaluation:
         name = self.dataset.keys[index]
         try:
             sample = self.dataset[index]
-            predictions, depth, milliseconds = self.predict(sample)
-            label_score, depth_score = self._score_labels(sample, predictions), self._score_depth(sample, depth)
+            prediction = self.predict(sample)
+            self._score_boxes(sample, prediction)
+            label_score, depth_score = self._score_labels(sample, prediction), self._score_depth(sample, prediction)
         except PerceptionError as error:
             raise type(error)(f"data set {self.dataset.name}, {name}: {error}") from error
         score = FrameScore(
             index,
             name,
-            milliseconds,
-            _finite(label_score.pixel_accuracy) if label_score else None,
-            _finite(label_score.miou) if label_score else None,
+            prediction.latency_ms,
+            finite(label_score.pixel_accuracy) if label_score else None,
+            finite(label_score.miou) if label_score else None,
             depth_score.abs_rel if depth_score else None,
             depth_score.rmse if depth_score else None,
         )
         self.scores.append(score)
         return score
 
-    def predict(self, sample: Sample) -> tuple[list[np.ndarray], np.ndarray, float]:
-        """Return labels in the classes of each comparison, depth, and the latency of the pipeline call in ms.
+    def predict(self, sample: Sample) -> Prediction:
+        """Return the prediction for a sample.
 
         If the pipeline reuses its outputs, the arrays are valid until the next call.
         """
@@ -151,26 +178,34 @@ class Evaluation:
             # The first image of a size creates kernels and buffers.
             self._warm.add(sample.frame.image.shape)
             self.pipeline(sample.frame, ("labels", "depth"))
-        # Computed first, because results are only valid until the next call.
-        restricted = self._restricted_labels(sample)
+        # Computed first and copied, because results are only valid until the next call.
+        restricted, confidence = self._restricted_labels_and_confidence(sample)
         started = time.perf_counter()
         result = self.pipeline(sample.frame, ("labels", "depth"))
         milliseconds = 1000 * (time.perf_counter() - started)
         assert result.labels is not None
         assert result.depth is not None
-        predictions = [restricted.get(comparison.choices, result.labels) for comparison in self.comparisons]
-        return predictions, result.depth, milliseconds
+        labels = [restricted.get(comparison.choices, result.labels) for comparison in self.comparisons]
+        # Without a comparison, the labels are only used for the depth table.
+        return Prediction(labels or [result.labels], result.depth, confidence, milliseconds)
 
-    def _restricted_labels(self, sample: Sample) -> dict[tuple[int, ...], np.ndarray]:
-        """Return the best labels among the choices of each comparison that has fewer classes than the network."""
-        every = tuple(range(len(self.pipeline.class_set)))
-        restricted = {comparison.choices for comparison in self.comparisons} - {every}
-        if not restricted:
-            return {}
-        scores = self.pipeline(sample.frame, ("scores",)).scores
-        assert scores is not None
-        labels = {choices: labels_from_scores(torch.from_numpy(scores[None, list(choices)]), 0.0) for choices in restricted}
-        return {choices: found[0][0].numpy() for choices, found in labels.items()}
+    @property
+    def _every_class(self) -> tuple[int, ...]:
+        return tuple(range(len(self.pipeline.class_set)))
+
+    def _restricted_labels_and_confidence(self, sample: Sample) -> tuple[dict[tuple[int, ...], np.ndarray], np.ndarray | None]:
+        """Return the best labels for each comparison with fewer classes than the network, and the confidence, if needed."""
+        restricted = {comparison.choices for comparison in self.comparisons} - {self._every_class}
+        outputs = {name for name, needed in (("scores", restricted), ("confidence", sample.labels is not None)) if needed}
+        if not outputs:
+            return {}, None
+        result = self.pipeline(sample.frame, outputs)
+        confidence = None if result.confidence is None else result.confidence.copy()
+        found = {}
+        for choices in restricted:
+            assert result.scores is not None
+            found[choices] = labels_from_scores(torch.from_numpy(result.scores[None, list(choices)]), 0.0)[0][0].numpy()
+        return found, confidence
 
     def worst(self, count: int) -> list[FrameScore]:
         """Return the worst frames: alternately the one of lowest pixel accuracy and the one of highest AbsRel."""
@@ -187,24 +222,40 @@ class Evaluation:
             "name": self.dataset.name,
             "license": self.dataset.license,
             "frames_of_set": len(self.dataset),
-            **_summarize(self.segmentation, self.depth, self.scores),
+            **_summarize(self.metrics, self.scores),
             "records": [asdict(score) for score in self.scores],
         }
 
-    def _score_labels(self, sample: Sample, predictions: Sequence[np.ndarray]) -> SegmentationScore | None:
+    def _score_labels(self, sample: Sample, prediction: Prediction) -> SegmentationScore | None:
         if sample.labels is None:
             return None
-        unknown = ~np.isin(sample.labels, (*range(len(self.dataset.classes)), 255))
+        unknown = ~np.isin(sample.labels, (*range(len(self.dataset.classes)), UNLABELED))
         if unknown.any():
             raise SourceError(f"the ground truth has id {sample.labels[unknown][0]}, of {len(self.dataset.classes)} classes")
-        scores = [
-            self.segmentation[comparison.classes.name].update(labels, comparison.truth[sample.labels])
-            for comparison, labels in zip(self.comparisons, predictions, strict=True)
-        ]
+        scores = []
+        for comparison, labels in zip(self.comparisons, prediction.labels, strict=True):
+            truth = comparison.truth[sample.labels]
+            scores.append(self.metrics.segmentation[comparison.classes.name].update(labels, truth))
+            if comparison.choices == self._every_class and prediction.confidence is not None:
+                known = truth != UNLABELED
+                self.metrics.calibration.update(prediction.confidence[known] / 255, labels[known] == truth[known])
         return scores[0]
 
-    def _score_depth(self, sample: Sample, depth: np.ndarray) -> DepthScore | None:
-        return None if sample.depth is None else self.depth.update(depth, sample.depth)
+    def _score_boxes(self, sample: Sample, prediction: Prediction) -> None:
+        classes = self._table_classes
+        if sample.boxes and set(PEOPLE) & set(classes.names):
+            self.metrics.boxes.update(prediction.labels[0], sample.boxes, classes.names)
+
+    def _score_depth(self, sample: Sample, prediction: Prediction) -> DepthScore | None:
+        if sample.depth is None:
+            return None
+        score = self.metrics.depth.update(prediction.depth, sample.depth)
+        if score is not None:
+            where = self.metrics.depth.evaluated(sample.depth)
+            p, t, _ = self.metrics.depth.pairs(prediction.depth, sample.depth, where)
+            labels = prediction.labels[0] if sample.labels is None else self.comparisons[0].truth[sample.labels]
+            self.metrics.depth_tables[self._table_classes.name].update(p, t, labels[where])
+        return score
 
 
 def overall(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
@@ -213,13 +264,10 @@ def overall(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     Args:
         evaluations: At least one, all with the same options.
     """
-    depth = evaluations[0].protocol.metrics()
-    segmentation: dict[str, SegmentationMetrics] = {}
+    metrics = Metrics(evaluations[0].protocol.metrics())
     for evaluation in evaluations:
-        depth.merge(evaluation.depth)
-        for name, metrics in evaluation.segmentation.items():
-            segmentation.setdefault(name, SegmentationMetrics(metrics.classes)).merge(metrics)
-    return _summarize(segmentation, depth, [score for evaluation in evaluations for score in evaluation.scores])
+        metrics.merge(evaluation.metrics)
+    return _summarize(metrics, [score for evaluation in evaluations for score in evaluation.scores])
 
 
 def spread_evenly(count: int, limit: int) -> list[int]:
@@ -229,33 +277,14 @@ def spread_evenly(count: int, limit: int) -> list[int]:
     return [i * count // limit for i in range(limit)]
 
 
-def _summarize(
-    segmentation: dict[str, SegmentationMetrics], depth: DepthMetrics, scores: Sequence[FrameScore]
-) -> dict[str, Any]:
-    labeled = {name: score for name, metrics in segmentation.items() if (score := metrics.compute()).pixels}
-    depth_score = depth.compute()
+def _summarize(metrics: Metrics, scores: Sequence[FrameScore]) -> dict[str, Any]:
     return {
         "frames": len(scores),
         "labeled_frames": sum(score.pixel_accuracy is not None for score in scores),
-        "depth_frames": depth.images,
-        "segmentation": {name: _segmentation_report(score) for name, score in labeled.items()},
-        "depth": None if depth_score is None else {name: _finite(value) for name, value in asdict(depth_score).items()},
+        "depth_frames": metrics.depth.images,
+        **metrics.report(),
         "latency_ms": statistics.median(score.latency_ms for score in scores) if scores else None,
     }
-
-
-def _segmentation_report(score: SegmentationScore) -> dict[str, Any]:
-    return {
-        "mIoU": _finite(score.miou),
-        "pixel_accuracy": _finite(score.pixel_accuracy),
-        "pixels": score.pixels,
-        "IoU": {name: _finite(float(value)) for name, value in zip(score.classes, score.iou, strict=True)},
-        "confusion": score.confusion.tolist(),
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _abbreviate(classes: ClassSet) -> str:

@@ -16,11 +16,13 @@ DEPTH_COLUMNS = (
     ("<1.25³ %", "delta3", 100, 1),
 )
 NONE = "-"
+MIN_PIXELS = 100
+"""Fewest pixels of a cell of the depth table that is shown; metrics.json has all."""
 ALL = "all"
 
 
 def tables(report: dict[str, Any]) -> str:
-    """Return the tables of a report: the metrics of each network on each data set, then the IoU of each class.
+    """Return the tables of a report: the metrics of each network on each data set, the IoU of each class, and depth errors.
 
     Args:
         report: Content of metrics.json.
@@ -29,6 +31,10 @@ def tables(report: dict[str, Any]) -> str:
     parts = [_metrics_table(rows)]
     for name in _class_sets(rows):
         parts.append(f"IoU of each class, {name}, %\n\n" + _class_table(rows, name))
+    if boxes := box_rows(rows):
+        parts.append("Found of all boxes, by height (pixels)\n\n" + markdown(*boxes))
+    if depth := depth_rows(rows):
+        parts.append("Depth by class and true depth (m): AbsRel, bias (+ = too far)\n\n" + markdown(*depth))
     return "\n".join(parts)
 
 
@@ -53,6 +59,8 @@ def _metrics_table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
         columns.append((f"mIoU {name} %", lambda f, n=name: _number(f["segmentation"].get(n), "mIoU", 100, 1)))  # type: ignore[misc]
     if names:
         columns.append(("pixels %", lambda f: _number(next(iter(f["segmentation"].values()), None), "pixel_accuracy", 100, 1)))
+    if any(metrics["calibration"] for _, _, metrics in rows):
+        columns.append(("ECE %", lambda f: _number(f["calibration"], "ECE", 100, 1)))
     if any(metrics["depth"] for _, _, metrics in rows):
         columns.append(("depth frames", lambda f: str(f["depth_frames"])))
         for title, key, factor, digits in DEPTH_COLUMNS:
@@ -71,6 +79,46 @@ def _class_table(rows: Sequence[tuple[str, str, dict[str, Any]]], name: str) -> 
     classes = list(chosen[0][2]["IoU"])
     body = [[data, weights, *(_number(score["IoU"], c, 100, 1) for c in classes)] for data, weights, score in chosen]
     return markdown(["data", "weights", *classes], body)
+
+
+def depth_rows(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[list[str], list[list[str]]] | None:
+    """Return header and rows of depth errors by class and distance; None without any.
+
+    Args:
+        rows: (data, weights, metrics); those of all data sets together are left out.
+    """
+    chosen = [(data, weights, table) for data, weights, f in rows if data != ALL for table in f["depth_by_class"]]
+    if not chosen:
+        return None
+    body = [
+        [data, weights, name, *(_depth_cell(*cell) for cell in zip(errors, t["bias"][name], t["pixels"][name], strict=True))]
+        for data, weights, t in chosen
+        for name, errors in t["abs_rel"].items()
+    ]
+    return ["data", "weights", "class", *chosen[0][2]["bins_m"]], body
+
+
+def box_rows(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[list[str], list[list[str]]] | None:
+    """Return header and rows of found boxes by class and height; None without any.
+
+    Args:
+        rows: (data, weights, metrics); those of all data sets together are left out.
+    """
+    chosen = [(data, weights, f["boxes"]) for data, weights, f in rows if data != ALL and f["boxes"]]
+    if not chosen:
+        return None
+    body = [
+        [data, weights, name, *(f"{n} of {count}" if count else NONE for n, count in zip(found, b["boxes"][name], strict=True))]
+        for data, weights, b in chosen
+        for name, found in b["found"].items()
+    ]
+    return ["data", "weights", "class", *chosen[0][2]["bins_px"]], body
+
+
+def _depth_cell(error: float | None, bias: float | None, pixels: int) -> str:
+    if error is None or bias is None or pixels < MIN_PIXELS:
+        return NONE
+    return f"{error:.3f} {100 * bias:+.0f} %"
 
 
 def _number(values: dict[str, Any] | None, key: str, factor: float, digits: int) -> str:

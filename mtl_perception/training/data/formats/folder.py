@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,17 @@ from mtl_perception.sources.base import natural_key
 from mtl_perception.sources.images import is_image_file
 from mtl_perception.training.data.dataset import DatasetOptions, ImageDataset, SampleFiles
 from mtl_perception.training.data.fields import Fields, read_yaml
+from mtl_perception.training.data.formats.boxes import read_boxes
 from mtl_perception.training.data.formats.files import DEPTH_INF, check_partner_files, read_depth_values
 from mtl_perception.training.data.formats.folder_cameras import FolderCameras
-from mtl_perception.types import UNLABELED
+from mtl_perception.types import UNLABELED, Sample
 
 DESCRIPTION = "dataset.yaml"
-KEYS = ("format", "name", "license", "classes", "mapping", "images", "labels", "depth", "depth_scale", "camera", "rectified")
+KEYS = (
+    *("format", "name", "license", "classes", "mapping", "images", "labels", "depth", "depth_scale", "camera", "rectified"),
+    "boxes",
+)
+BOXES = "boxes.csv"
 
 
 class Folder(ImageDataset):
@@ -53,6 +59,12 @@ class Folder(ImageDataset):
         name = options.name or fields.name("name", root.absolute().name)
         super().__init__(name, fields.text("license", "not stated"), items, mapping, options)
         self._cameras = FolderCameras(fields, root)
+        boxes = root / fields.text("boxes", BOXES)
+        self._boxes = read_boxes(boxes) if "boxes" in fields or boxes.is_file() else {}
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        return replace(sample, boxes=self._boxes.get(sample.name, ()))
 
     def camera(self, item: SampleFiles, width: int, height: int) -> CameraModel | None:
         """Return the camera of the image, that of all images, or None."""
