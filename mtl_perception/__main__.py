@@ -37,7 +37,7 @@ COMMANDS = {
     "process": Command("mtl_perception.cli.process", "write the node's outputs for every frame of a bag, without ROS"),
     "record": Command("mtl_perception.ros.record", "record topics to an MCAP bag", takes_ros_arguments=True),
     "demo": Command("mtl_perception.cli.demo", "run node, player and recorder, and write a page with the result"),
-    "weights": Command("mtl_perception.cli.weights", "list, download, inspect and convert weights"),
+    "weights": Command("mtl_perception.cli.weights", "list, download, inspect, convert and calibrate weights"),
     "eval": Command("mtl_perception.cli.evaluate", "evaluate weights: mIoU, depth errors and the worst frames"),
     "train": Command("mtl_perception.cli.train", "train weights from a configuration file"),
     "export": Command("mtl_perception.cli.export", "export weights to ONNX, with pre- and post-processing"),

@@ -1,4 +1,4 @@
-"""`mtl_perception weights list | fetch | info | convert`."""
+"""`mtl_perception weights list | fetch | info | convert | calibrate`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 import sys
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mtl_perception.errors import WeightsError
+from mtl_perception.errors import SourceError, WeightsError
 from mtl_perception.network.description import Description
 from mtl_perception.weights.download import URL_VARIABLE, fetch
 from mtl_perception.weights.files import build_network, load_network, read_description, read_weights, save_weights
@@ -95,11 +95,7 @@ def show_info(args: argparse.Namespace) -> None:
 def convert_weights(args: argparse.Namespace) -> None:
     """Write a safetensors file with its description and verify it by loading it."""
     source = resolve(args.weights)
-    out = Path(args.out)
-    if out.is_dir():
-        raise WeightsError(f"cannot write {out}: it is a directory; give a file name")
-    if out.exists() and not args.force:
-        raise WeightsError(f"output {out} already exists; choose another name, or replace it with --force")
+    out = _output(args)
     state, description = read_weights(source)
     before = build_network(description, state, where=str(source)).state_dict()
     save_weights(out, before, description, half=args.half)
@@ -109,6 +105,38 @@ def convert_weights(args: argparse.Namespace) -> None:
         if not torch.equal(tensor, kept.to(tensor.dtype)):
             raise WeightsError(f"verification of {out} failed: entry {name!r} differs from what was written; check the disk")
     print(f"{out}: {description.name}, {out.stat().st_size / 1e6:.1f} MB, {'float16' if args.half else 'float32'}, verified")
+
+
+def calibrate_weights(args: argparse.Namespace) -> None:
+    """Write weights whose confidence is calibrated on validation data, in the precision of the given file."""
+    source, out = resolve(args.weights), _output(args)
+    from mtl_perception.pipeline import Pipeline
+    from mtl_perception.progress import progress_bar
+    from mtl_perception.training.data.open import open_datasets
+    from mtl_perception.training.temperature import calibrate_confidence, spread
+
+    sets = [dataset for path in args.data for dataset in open_datasets(path)]
+    state, description = read_weights(source)
+    network = build_network(description, state, where=str(source))
+    samples = progress_bar(spread(sets, args.limit), desc="confidence", unit="image")
+    found = calibrate_confidence(network, Pipeline(str(source), args.device, warm_up=False), samples)
+    if found is None:
+        raise SourceError(f"confidence of {args.weights} cannot be calibrated: no image of the data has labels")
+    description = replace(description, card={**description.card, "confidence_calibration": found.card()})
+    save_weights(out, network.state_dict(), description, half=state["segm.weight"].dtype == torch.float16)
+    print(
+        f"{out}: temperature {found.temperature:.3f}, ECE {100 * found.ece_before:.1f} % before and "
+        f"{100 * found.ece_after:.1f} % after, on {found.images} images of {', '.join(found.data)}"
+    )
+
+
+def _output(args: argparse.Namespace) -> Path:
+    out = Path(args.out)
+    if out.is_dir():
+        raise WeightsError(f"cannot write {out}: it is a directory; give a file name")
+    if out.exists() and not args.force:
+        raise WeightsError(f"output {out} already exists; choose another name, or replace it with --force")
+    return out
 
 
 def _add_nothing(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +161,22 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="FILE_OR_NAME", help="weights file, or a name listed by `weights list`")
+    parser.add_argument("out", metavar="OUT", help="safetensors file to write")
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        type=Path,
+        metavar="D",
+        help="labeled data, neither trained on nor held out, see docs/data.md; repeatable",
+    )
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="evenly spaced images per data set; 0 uses all")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
 EPILOG = (
     f"Networks are downloaded from {AUTHORS_FOLDER}, encoders for training from {TORCHVISION_FOLDER}, or both from the mirror "
     f"in {URL_VARIABLE}; they are verified by checksum and stored in {CACHE_VARIABLE} (default: ~/.cache/mtl_perception). "
@@ -143,6 +187,7 @@ ACTIONS = {
     "fetch": (fetch_weights, _add_names, "download published weights into the cache and verify them"),
     "info": (show_info, _add_info, "show the description and license of a weights file"),
     "convert": (convert_weights, _add_convert, "write weights as a safetensors file with its description"),
+    "calibrate": (calibrate_weights, _add_calibrate, "write weights whose confidence is calibrated on validation data"),
 }
 
 

@@ -194,6 +194,8 @@ class TrainConfig:
         name: Name of the weights.
         sets: Training sets, see docs/data.md, each with its `share` of a batch.
         held_out: Data sets for evaluation only.
+        validation: Data sets for interim evaluations and for the temperature of the confidence, neither trained on nor held
+            out; empty: interim evaluations use `held_out`, and the confidence is not calibrated.
         encoder: Initial encoder: imagenet, a file, or own weights; ignored with `start`.
         start: Own weights that initialize the whole network; empty: the decoder starts from random values.
         tasks: Tasks to train: segmentation, depth or both.
@@ -209,7 +211,7 @@ class TrainConfig:
         seed: Seed of everything random.
         epoch: Steps between checkpoints and sample images.
         checkpoint_minutes: Longest time between checkpoints, minutes.
-        evaluate: Steps between evaluations on `held_out`; 0: evaluate at the end only.
+        evaluate: Steps between evaluations on `validation`; 0: evaluate at the end only.
         precision: auto, fp32, bf16 or fp16 (mixed: parameters and losses stay float32).
         channels_last: Memory layout of images and weights on the device; which one is faster depends on device and versions.
         workers: Processes that load and augment images.
@@ -227,6 +229,7 @@ class TrainConfig:
     name: str
     sets: tuple[dict[str, Any], ...]
     held_out: tuple[dict[str, Any], ...] = ()
+    validation: tuple[dict[str, Any], ...] = ()
     encoder: str = "imagenet"
     start: str = ""
     tasks: tuple[str, ...] = TASKS

@@ -1,4 +1,4 @@
-"""Final weights of a run: depth calibration, evaluation on the held-out sets, and the model card."""
+"""Final weights of a run: calibration of depth and confidence, evaluation on the held-out sets, and the model card."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import Teacher, TrainConfig
 from mtl_perception.training.data.dataset import Dataset
 from mtl_perception.training.data.training_set import TrainingSet
+from mtl_perception.training.temperature import calibrate_confidence, spread
 from mtl_perception.version import __version__
 from mtl_perception.weights.files import read_description, save_weights
 from mtl_perception.weights.registry import resolve
@@ -36,7 +37,7 @@ def finalize(
     network: MultiTaskRefineNet,
     config: TrainConfig,
     sets: Sequence[TrainingSet],
-    held_out: Sequence[Dataset],
+    unseen: tuple[Sequence[Dataset], Sequence[Dataset]],
     out: Path,
     device: str,
     run: dict[str, Any],
@@ -48,7 +49,7 @@ def finalize(
         network: Averaged network.
         config: The run.
         sets: Training sets.
-        held_out: Held-out sets.
+        unseen: Validation sets, on which the confidence is calibrated, and held-out sets.
         out: Folder of the run.
         device: Device for calibration and evaluation.
         run: Entries of the card about the run: command, hours, steps.
@@ -58,8 +59,13 @@ def finalize(
         The weights file.
     """
     path = out / f"{config.name}.safetensors"
+    validation, held_out = unseen
     save_weights(path, network.state_dict(), network.description)
-    factor = calibrate(network, sets, path, device, end) if "depth" in config.tasks else 1.0
+    factor = calibrate_depth(network, sets, path, device, end) if "depth" in config.tasks else 1.0
+    confidence = None
+    if validation and "segmentation" in config.tasks:
+        images = progress_bar(spread(validation, CALIBRATION_IMAGES), desc="confidence", unit="image")
+        confidence = calibrate_confidence(network, Pipeline(str(path), device, warm_up=False), _until(end, images))
     save_weights(path, network.state_dict(), network.description)
     card: dict[str, Any] = {
         **config.card,
@@ -67,6 +73,7 @@ def finalize(
         "held_out": [f"{dataset.name}: {len(dataset)} images" for dataset in held_out],
         "metrics": evaluate_weights(path, held_out, device, end),
         "depth_calibration": round(factor, 4),
+        "confidence_calibration": confidence.card() if confidence else "none",
         "started_from": name_with_license(config.start) if config.start else f"encoder {config.encoder}",
         "teacher": " and ".join(_teacher_names(config.teacher)) or "none",
         "seed": config.seed,
@@ -79,7 +86,7 @@ def finalize(
     return path
 
 
-def calibrate(
+def calibrate_depth(
     network: MultiTaskRefineNet, sets: Sequence[TrainingSet], weights: Path, device: str, end: float = math.inf
 ) -> float:
     """Remove the constant factor in depth that training on crops leaves, by the median error on whole training images.

@@ -72,8 +72,9 @@ class Run:
         Raises:
             PerceptionError: A file or the configuration is invalid; the message names the first file.
         """
-        sets, held_out = self._open()
-        return {dataset.name: validate(dataset) for dataset in (*(entry.dataset for entry in sets), *held_out)}
+        sets, validation, held_out = self._open()
+        datasets = (*(entry.dataset for entry in sets), *validation, *held_out)
+        return {dataset.name: validate(dataset) for dataset in datasets}
 
     def write_pseudo_labels(self) -> Path:
         """Write the pseudo-labels of the training sets without training, for a run on a machine without the teacher.
@@ -97,18 +98,21 @@ class Run:
     def _teach(self, sets: list[TrainingSet]) -> list[TrainingSet]:
         return write_pseudo_labels(sets, self.config.teacher, self._teacher_folder, self.device, self.base)
 
-    def _open(self) -> tuple[list[TrainingSet], list[Dataset]]:
+    def _open(self) -> tuple[list[TrainingSet], list[Dataset], list[Dataset]]:
+        """Open the training sets, the validation sets and the held-out sets."""
         sets = open_training_sets(self.config.sets, self.base)
-        held_out = open_sets(list(self.config.held_out), self.base) if self.config.held_out else []
-        for dataset in (*(entry.dataset for entry in sets), *held_out):
+        validation, held_out = (
+            open_sets(list(entries), self.base) if entries else [] for entries in (self.config.validation, self.config.held_out)
+        )
+        for dataset in (*(entry.dataset for entry in sets), *validation, *held_out):
             if dataset.classes.names != class_set(self.config).names:
                 raise ConfigError(f"data set {dataset.name} has other classes than {self.config.classes!r}; give a `mapping:`")
-        return sets, held_out
+        return sets, validation, held_out
 
     def _train(self, processes: Processes) -> Path | None:
         config = self.config
         limit = TimeLimit(config.minutes, self.started)
-        sets, held_out = self._open()
+        sets, validation, held_out = self._open()
         if config.teacher.names:
             if processes.first:
                 self._teach(sets)
@@ -126,9 +130,9 @@ class Run:
                 print(f"different from the checkpoint: {change}", file=sys.stderr)
 
         def evaluate(network: MultiTaskRefineNet, step: int) -> None:
-            self._evaluate_interim(network, step, held_out)
+            self._evaluate_interim(network, step, validation or held_out)
 
-        if not trainer.run(evaluate if held_out else None):
+        if not trainer.run(evaluate if validation or held_out else None):
             raise PerceptionError(
                 f"stopped at step {trainer.step} of {config.steps}: run the same command again to resume from {self.out}; "
                 f"the weights so far are in {self.out / LATEST.format(config.name)}"
@@ -137,12 +141,12 @@ class Run:
             return None
         run = {"command": shlex.join(["mtl_perception", *sys.argv[1:]]), "hours": round(trainer.seconds / 3600, 2)}
         run |= {"steps": trainer.step, "batch": config.batch, "crop": list(config.crop), "processes": processes.world}
-        return finalize(trainer.averaged(), config, sets, held_out, self.out, self.device, run, limit.end)
+        return finalize(trainer.averaged(), config, sets, (validation, held_out), self.out, self.device, run, limit.end)
 
-    def _evaluate_interim(self, network: MultiTaskRefineNet, step: int, held_out: Sequence[Dataset]) -> None:
-        """Append the metrics on the held-out sets to `<out>/curve.jsonl`."""
+    def _evaluate_interim(self, network: MultiTaskRefineNet, step: int, sets: Sequence[Dataset]) -> None:
+        """Append the metrics on these sets to `<out>/curve.jsonl`."""
         path = self.out / "interim.safetensors"
         save_weights(path, network.state_dict(), network.description)
-        metrics = evaluate_weights(path, held_out, self.device)
+        metrics = evaluate_weights(path, sets, self.device)
         with (self.out / "curve.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
