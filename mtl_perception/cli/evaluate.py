@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="scale depth by the ratio of medians first; only to compare with networks without metric scale",
     )
+    parser.add_argument("--card", action="store_true", help="print the tables of a model card in Markdown instead")
     add_parameters(parser, PARAMETERS)
 
 
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
         if value < 0:
             raise ConfigError(f"{option} {value} is negative; give 0 or more")
     from mtl_perception.training.data.open import open_datasets
+    from mtl_perception.training.evaluation.card import card_tables
     from mtl_perception.training.evaluation.evaluate import DEFINITIONS, DepthProtocol
     from mtl_perception.training.evaluation.tables import tables
 
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     finally:
         if args.out and any(part["frames"] for entry in report["runs"] for part in entry["datasets"]):
             _write_report(args.out, report, tables(report))
-    print(tables(report), end="")
+    print(card_tables(report) if args.card else tables(report), end="")
     if args.out:
         print(f"written to {args.out}", file=sys.stderr)
 

@@ -302,6 +302,23 @@ class TestCommand:
         code, _, errors = run("--weights", weights_file, "--data", data)
         assert code == 2 and "boxes.csv, line 2: not a name, a type and 6 numbers" in errors[0]
 
+    def test_card_prints_a_row_per_metric_and_a_column_per_network(self, tmp_path, run, weights_file, six_class_weights):
+        data, out = write_dataset(tmp_path / "own", 2), tmp_path / "out"
+        arguments = ("--weights", weights_file, six_class_weights, "--data", data, "--out", out, "--worst", 0, "--card")
+        code, text, _ = run(*arguments)
+        assert code == 0
+        rows = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in text.splitlines() if line[:1] == "|"]
+        random, six = (entry["datasets"][0] for entry in json.loads((out / "metrics.json").read_text())["runs"])
+        assert rows[0] == ["metric", "`random`", "`six`"]
+        cells = {row[0]: row[1:] for row in rows}
+        miou = f"{100 * random['segmentation']['street']['mIoU']:.1f} %"
+        assert cells["own: mIoU, 12 classes (street)"] == [miou, "-"]
+        assert cells["own: mIoU, 6 classes (kitti6)"][1] == f"{100 * six['segmentation']['kitti6']['mIoU']:.1f} %"
+        assert cells["own: ECE of the confidence"][0] == f"{100 * random['calibration']['ECE']:.1f} %"
+        assert cells["own: AbsRel, RMSE, delta < 1.25 (2 frames)"][0].startswith(f"{random['depth']['abs_rel']:.3f}, ")
+        assert "road" in next(row for row in rows if row[0] == "IoU, %")
+        assert text.count("AbsRel and bias") == 1
+
     def test_crop_cap_and_limit_select_pixels_and_frames(self, tmp_path, run, weights_file):
         data = write_dataset(tmp_path / "own")
 

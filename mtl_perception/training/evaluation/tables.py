@@ -27,7 +27,7 @@ def tables(report: dict[str, Any]) -> str:
     Args:
         report: Content of metrics.json.
     """
-    rows = list(_rows(report))
+    rows = list(report_rows(report))
     parts = [_metrics_table(rows)]
     for name in _class_sets(rows):
         parts.append(f"IoU of each class, {name}, %\n\n" + _class_table(rows, name))
@@ -38,8 +38,8 @@ def tables(report: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield (data, weights, metrics), with the networks of a data set in consecutive rows."""
+def report_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (data, weights, metrics), with the networks of a data set in consecutive rows; of all data sets at the end."""
     names = list(dict.fromkeys(part["name"] for run in report["runs"] for part in run["datasets"]))
     for name in names:
         for run in report["runs"]:
