@@ -10,6 +10,8 @@ from mtl_perception.batch.results import DONE, FAILED, ResultsFile, SourceResult
 from mtl_perception.progress import print_above_bar, progress_bar
 
 SKIPPED = "skipped"
+STEPS = 1000
+"""Steps of the bar for each source. Integers do not exceed the total by rounding, of which tqdm warns."""
 
 
 class Progress:
@@ -27,8 +29,9 @@ class Progress:
         self.counts: Counter[str] = Counter()
         self._total, self._results = total, results
         self._notes: set[str] = set()
-        self._shares: dict[str, float] = {}
-        self._bar = progress_bar(total=total, bar_format="{percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]")
+        self._steps: dict[str, int] = {}
+        self._bar = progress_bar(total=total * STEPS, bar_format="{percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]")
+        self._show_counts()
 
     def __enter__(self) -> Progress:
         self._bar.__enter__()
@@ -39,8 +42,9 @@ class Progress:
 
     def update(self, task: Task, share: float) -> None:
         """Show the share of a source that is done."""
-        self._bar.update(share - self._shares.get(task.source, 0.0))
-        self._shares[task.source] = share
+        steps = round(share * STEPS)
+        self._bar.update(steps - self._steps.get(task.source, 0))
+        self._steps[task.source] = steps
 
     def note(self, notes: Sequence[str]) -> None:
         """Print the notes of a pipeline, each once."""
@@ -54,7 +58,12 @@ class Progress:
         self._results.append(result)
         self.counts[result.status] += 1
         self.update(task, 1.0)
-        ended = self.counts[DONE] + self.counts[FAILED]
-        self._bar.set_postfix_str(f"{ended} of {self._total} sources, {self.counts[FAILED]} failed")
+        ended = self._show_counts()
         text = result.error or f"{result.frames} frames in {result.seconds:.1f} s -> {task.output}"
         print_above_bar(f"[{ended}/{self._total}] {task.source}: {text}")
+
+    def _show_counts(self) -> int:
+        """Show the number of sources that ended, and return it."""
+        ended = self.counts[DONE] + self.counts[FAILED]
+        self._bar.set_postfix_str(f"{ended} of {self._total} sources, {self.counts[FAILED]} failed")
+        return ended
