@@ -17,7 +17,7 @@ DEPTH_COLUMNS = (
 )
 NONE = "-"
 MIN_PIXELS = 100
-"""Fewest pixels of a cell of the depth table that is shown; metrics.json has all."""
+"""Fewest pixels of a cell or a row of the depth table that is shown; metrics.json has all."""
 ALL = "all"
 
 
@@ -94,6 +94,7 @@ def depth_rows(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[list[st
         [data, weights, name, *(_depth_cell(*cell) for cell in zip(errors, t["bias"][name], t["pixels"][name], strict=True))]
         for data, weights, t in chosen
         for name, errors in t["abs_rel"].items()
+        if t["pixels"][name][-1] >= MIN_PIXELS
     ]
     return ["data", "weights", "class", *chosen[0][2]["bins_m"]], body
 
