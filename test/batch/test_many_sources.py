@@ -105,7 +105,8 @@ def test_each_source_has_an_output_with_the_bytes_of_a_run_of_its_own(tmp_path, 
 def test_jobs_do_not_change_the_outputs(tmp_path, process):
     sources = [write_drive(tmp_path / f"{name}.mcap", 3) for name in "abc"]
     for jobs in (1, 2):
-        assert process(*sources, "--out", tmp_path / f"jobs{jobs}", "--jobs", jobs)[0] == 0
+        # Libraries do not guarantee the same bits for another number of threads.
+        assert process(*sources, "--out", tmp_path / f"jobs{jobs}", "--jobs", jobs, "--cpu-threads", 1)[0] == 0
     assert sorted(summary_of(tmp_path / "jobs2")) == [(f"{name}.mcap", "done", 3) for name in "abc"]
     for name in "abc":
         assert (tmp_path / "jobs2" / f"{name}.mcap").read_bytes() == (tmp_path / "jobs1" / f"{name}.mcap").read_bytes()
