@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from mtl_perception.errors import ConfigError
+from mtl_perception.training.data.formats.csv_file import read_csv_file
 from mtl_perception.types import Box
 
 COLUMNS = ("name", "type", "truncated", "occluded", "left", "top", "right", "bottom")
@@ -25,20 +25,13 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     Raises:
         ConfigError: The file cannot be read, or a line is invalid; the message names it.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"boxes {path} cannot be read: {error}") from None
-    if not lines or tuple(lines[0]) != COLUMNS:
-        raise ConfigError(f"boxes {path}: the first line is not {','.join(COLUMNS)}")
     boxes: dict[str, tuple[Box, ...]] = {}
-    for number, line in enumerate(lines[1:], 2):
+    for where, line in read_csv_file(path, COLUMNS, "boxes"):
         try:
             truncated, occluded, *sides = map(float, line[2:])
             box = Box(KITTI_TYPES.get(line[1], line[1]), *sides)
         except (ValueError, TypeError, IndexError):
-            raise ConfigError(f"boxes {path}, line {number}: not a name, a type and 6 numbers: {','.join(line)}") from None
+            raise ConfigError(f"{where}: not a name, a type and 6 numbers: {','.join(line)}") from None
         if truncated <= MAX_TRUNCATED and occluded <= MAX_OCCLUDED:
             boxes[line[0]] = (*boxes.get(line[0], ()), box)
     return boxes

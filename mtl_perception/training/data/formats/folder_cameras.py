@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.errors import CameraError, ConfigError, SourceError
 from mtl_perception.training.data.fields import Fields
+from mtl_perception.training.data.formats.csv_file import read_csv_file
 
 CAMERA_COLUMNS = ("name", "width", "height", "fx", "fy", "cx", "cy")
 
@@ -76,18 +76,8 @@ def read_camera_table(path: Path) -> dict[str, CameraModel]:
     Raises:
         ConfigError: The file cannot be read, or a line is invalid; the message names it.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"camera table {path} cannot be read: {error}") from None
-    if not lines or tuple(word.strip() for word in lines[0]) != CAMERA_COLUMNS:
-        raise ConfigError(f"camera table {path}: the first line is not {','.join(CAMERA_COLUMNS)}")
-    cameras = {}
-    for number, line in enumerate(lines[1:], 2):
-        if not line:
-            continue
-        where = f"camera table {path}, line {number}"
+    cameras: dict[str, CameraModel] = {}
+    for where, line in read_csv_file(path, CAMERA_COLUMNS, "camera table"):
         try:
             values = dict(zip(CAMERA_COLUMNS[1:], map(float, line[1:]), strict=True))
         except ValueError:
