@@ -90,7 +90,7 @@ class Slot:
     def __init__(self, runtime: HostRuntime, plan: Plan) -> None:
         program = plan.program
         above, below = program.spec.input_layout(), program.spec.output_layout()
-        self._plan = plan.program, plan.stage, plan.rays
+        self._program, self._stage, self._rays = plan.program, plan.stage, plan.rays
         self._host_in, self._host_out = runtime.pinned(above.nbytes), runtime.pinned(below.nbytes)
         self._device_in, self._device_out = runtime.make(
             lambda: tuple(torch.zeros(n, dtype=torch.uint8, device=runtime.device) for n in (above.nbytes, below.nbytes))
@@ -137,9 +137,9 @@ class Slot:
 
     def execute(self) -> None:
         """Compute the outputs of the network's input, in the compute stream."""
-        program, stage, rays = self._plan
+        stage = self._stage
         stage.execute()
-        program.write_outputs(stage.maps, stage.image, stage.limits, rays, self._outputs)
+        self._program.write_outputs(stage.maps, stage.image, stage.limits, self._rays, self._outputs)
 
     def download(self) -> None:
         """Copy the outputs to the host."""
@@ -147,11 +147,11 @@ class Slot:
 
     def _upload(self, index: int, overlap: bool) -> None:
         piece = self._pieces[index]
-        target = self._device_in if overlap else self._plan[1].block
+        target = self._device_in if overlap else self._stage.block
         target[piece].copy_(self._host_in[piece], non_blocking=True)
 
     def _take_and_execute(self) -> None:
-        self._plan[1].block.copy_(self._device_in)
+        self._stage.block.copy_(self._device_in)
         self.execute()
 
     def _finish(self) -> None:
