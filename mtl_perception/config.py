@@ -64,7 +64,7 @@ class Config:
         "auto",
         "Inference precision; auto: fp16 on cuda, fp32 on cpu",
         when=CONFIGURE,
-        choices=("auto", "fp32", "fp16", "bf16"),
+        choices=("auto", "fp32", "fp16", "bf16", "int8"),
     )
     backend: str = _parameter(
         "auto",

@@ -83,7 +83,7 @@ class Pipeline:
 
     @property
     def precision(self) -> str:
-        """Arithmetic of the network: fp32, fp16 or bf16."""
+        """Arithmetic of the network: fp32, fp16, bf16, int8-bf16 or int8-fp32."""
         return self._backend.precision
 
     @property
@@ -134,14 +134,13 @@ class Pipeline:
         Raises:
             DeviceError: The device is absent, out of memory, or failed again; the pipeline stays as it was.
         """
-        precision = self.precision
-        if device:
-            precision = "auto" if device == "cpu" and self.config.precision == "fp16" else self.config.precision
+        # The device by its name: auto falls back to the CPU where PyTorch sees no GPU any more.
+        device = device or str(self.device)
+        precision = "auto" if device == "cpu" and self.config.precision == "fp16" else self.config.precision
         # A device that has failed may refuse even this.
         with suppress(RuntimeError, DeviceError):
             self._backend.release()
-        # The device by its name: auto falls back to the CPU where PyTorch sees no GPU any more.
-        self._backend = self._create_backend(replace(self.config, device=device or str(self.device), precision=precision))
+        self._backend = self._create_backend(replace(self.config, device=device, precision=precision))
 
     def __call__(self, frame: FrameLike, outputs: Collection[str] = OUTPUTS) -> Result:
         """Compute labels, confidence, depth and point cloud of a frame.

@@ -13,6 +13,7 @@ from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import CudaRuntime
 from mtl_perception.inference.device import device_errors, select_device, select_precision
 from mtl_perception.inference.host.backend import CpuBackend
+from mtl_perception.inference.openvino.arithmetic import cpu_arithmetic
 from mtl_perception.inference.openvino.engine import OpenVinoEngine
 from mtl_perception.inference.request import Request
 from mtl_perception.inference.torch.engine import TorchEngine
@@ -33,7 +34,7 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> str:
-        """Arithmetic of the network: fp32, fp16 or bf16."""
+        """Arithmetic of the network: fp32, fp16, bf16, int8-bf16 or int8-fp32."""
         ...
 
     @property
@@ -96,12 +97,15 @@ def create_backend(network: MultiTaskRefineNet, classes: tuple[int, int], config
 
     Raises:
         DeviceError: The device is absent or out of memory.
-        ConfigError: Precision or backend do not fit the device, or the requested backend is not installed.
+        ConfigError: Precision or backend do not fit the device, the requested backend is not installed, or the weights have no
+            table for int8.
     """
     device = select_device(config.device)
     precision = select_precision(config.precision, device)
     if device.type != "cuda":
-        return CpuBackend(create_engine(network, precision, config.cpu_threads, config.backend), classes, copies)
+        arithmetic, note = _cpu_arithmetic(network, precision, config.backend)
+        engine = create_engine(network, arithmetic, config.cpu_threads, config.backend)
+        return CpuBackend(engine, classes, copies, note)
     if config.backend == "openvino":
         raise ConfigError(f"backend openvino runs on a CPU, not on device {device}: use backend auto or torch, or device cpu")
     with device_errors(device, "initializing"):
@@ -110,18 +114,43 @@ def create_backend(network: MultiTaskRefineNet, classes: tuple[int, int], config
     return CudaBackend(network, runtime, precision, classes, use_graphs=config.cuda_graph, copies=copies)
 
 
-def create_engine(network: MultiTaskRefineNet, precision: str, threads: int = 0, backend: str = "auto") -> TorchEngine:
+def create_engine(network: MultiTaskRefineNet, arithmetic: str, threads: int = 0, backend: str = "auto") -> TorchEngine:
     """Create what runs the network on a CPU: for backend auto, OpenVINO if it is installed, otherwise PyTorch.
+
+    Args:
+        network: What `load_network` returns; it is copied, not changed.
+        arithmetic: What `cpu_arithmetic` returns; PyTorch computes int8 in fp32.
+        threads: Number of threads; 0: all cores.
+        backend: auto, torch or openvino.
 
     Raises:
         ConfigError: The requested backend is not installed.
     """
+    floating = "fp32" if arithmetic.startswith("int8") else arithmetic
     if backend == "torch":
-        return TorchEngine(network, precision, threads)
+        return TorchEngine(network, floating, threads)
     try:
-        return OpenVinoEngine(network, precision, threads)
+        return OpenVinoEngine(network, arithmetic, threads)
     except ConfigError as error:
         if backend == "openvino":
             raise
         note = f"PyTorch runs the network, several times slower than OpenVINO would: {error}"
-        return TorchEngine(network, precision, threads, note)
+        return TorchEngine(network, floating, threads, note)
+
+
+def _cpu_arithmetic(network: MultiTaskRefineNet, precision: str, backend: str) -> tuple[str, str]:
+    """Return the arithmetic for a precision and a note for the user; see `cpu_arithmetic`.
+
+    Raises:
+        ConfigError: int8 without a quantization table, or in PyTorch.
+    """
+    if precision == "int8":
+        name = network.description.name
+        if not network.description.quantization:
+            raise ConfigError(
+                f"precision int8: weights {name!r} have no quantization table; make one with "
+                "`mtl_perception quantize --weights W --data D --out FILE`, or use precision auto, fp32 or bf16"
+            )
+        if backend == "torch":
+            raise ConfigError("precision int8 needs backend openvino, not torch; use backend auto, or precision fp32")
+    return cpu_arithmetic(precision)

@@ -46,15 +46,17 @@ def select_device(name: str) -> torch.device:
 
 
 def select_precision(name: str, device: torch.device) -> str:
-    """Return the precision that a parameter value names on a device: fp32, fp16 or bf16.
+    """Return the precision that a parameter value names on a device: fp32, fp16, bf16 or int8.
 
     Raises:
-        ConfigError: fp16 on a CPU, which computes it slower than fp32.
+        ConfigError: fp16 on a CPU, which computes it slower than fp32, or int8 on a GPU.
     """
     if name == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     if name == "fp16" and device.type == "cpu":
-        raise ConfigError("precision fp16 needs a GPU; on a CPU use fp32 or bf16")
+        raise ConfigError("precision fp16 needs a GPU; on a CPU use fp32, bf16 or int8")
+    if name == "int8" and device.type != "cpu":
+        raise ConfigError(f"precision int8 runs on a CPU, not on device {device}; use fp16, bf16 or fp32, or device cpu")
     return name
 
 

@@ -40,6 +40,7 @@ class Description:
         camera: Intrinsics of the training camera: width, height, fx, fy, cx, cy. Empty if unknown.
         license: License of the weights.
         card: Other information: data, seed, command, hours, metrics, known failures.
+        quantization: Table of ranges for int8, and how it was made. Empty for weights without one.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Description:
     camera: dict[str, float] = field(default_factory=dict)
     license: str = "unknown"
     card: dict[str, Any] = field(default_factory=dict)
+    quantization: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = []
@@ -141,7 +143,7 @@ class Description:
                 data["groups"] = {name: (int(a), int(b)) for name, (a, b) in data["groups"].items()}
             if "camera" in data:
                 data["camera"] = {name: float(value) for name, value in data["camera"].items()}
-            for key, kind in (("name", str), ("license", str), ("card", dict)):
+            for key, kind in (("name", str), ("license", str), ("card", dict), ("quantization", dict)):
                 if not isinstance(data.get(key, kind()), kind):
                     raise TypeError(f"{key} is a {type(data[key]).__name__}, not a {kind.__name__}")
             return cls(**data)

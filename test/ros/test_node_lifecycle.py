@@ -67,7 +67,7 @@ def test_every_parameter_is_described(client: Client) -> None:
         "classes": None,
         "class_groups": None,
         "device": None,
-        "precision": "auto, fp32, fp16, bf16",
+        "precision": "auto, fp32, fp16, bf16, int8",
         "cpu_threads": (0, 256),
         "warm_up": None,
         "input_scale": (0.1, 1.0),

@@ -33,16 +33,18 @@ class CpuBackend:
         engine: Runs the network.
         classes: First class and number of classes to choose among.
         copies: Results own their arrays; otherwise the next request overwrites them.
+        note: A remark for `notes`; empty for none.
     """
 
     result_sets = batch_limit = warm_up_runs = 1
 
-    def __init__(self, engine: TorchEngine, classes: tuple[int, int], copies: bool) -> None:
+    def __init__(self, engine: TorchEngine, classes: tuple[int, int], copies: bool, note: str = "") -> None:
         self.engine = engine
         self.device, self.precision = engine.device, engine.precision
         self._transform = engine.description.depth_transform
         self._postprocess = Postprocessor(self._transform, classes)
         self._copies = copies
+        self._note = note
         self._clouds = Workspace()
         self._rays: dict[tuple[CameraModel, int], Tensor] = {}
 
@@ -54,7 +56,7 @@ class CpuBackend:
     @property
     def notes(self) -> Sequence[str]:
         """Remarks for the user on how the network runs."""
-        return self.engine.notes
+        return tuple(filter(None, (self._note, *self.engine.notes)))
 
     def infer(self, requests: Sequence[Request]) -> list[list[Outputs]]:
         """Return the results of several requests, in order."""

@@ -1,0 +1,51 @@
+"""Arithmetic of the network on a CPU, by its instruction sets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
+"""Environment variable by which oneDNN, and so OpenVINO, uses fewer instruction sets than the processor has."""
+ISAS_WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10")
+"""Parts of the names of its values that allow bfloat16 instructions, and with them VNNI."""
+MISSING = "precision {} runs as fp32: the processor has no {} instructions ({}){}"
+
+
+def cpu_arithmetic(precision: str) -> tuple[str, str]:
+    """Return the arithmetic that this processor uses for a precision, and a note for the user if that is another one.
+
+    Args:
+        precision: fp32, bf16 or int8.
+
+    Returns:
+        fp32, bf16, int8-bf16 (convolutions in int8, the rest in bfloat16) or int8-fp32 (the rest in float32); and the note,
+        empty if there is nothing to say.
+    """
+    has_bf16, has_vnni = (bool(instruction_sets() & flags) for flags in (BF16_FLAGS, VNNI_FLAGS))
+    if precision == "bf16" and not has_bf16:
+        # OpenVINO would emulate them on AVX-512: measured, twice the time of float32.
+        slower = "; emulated bfloat16 can take twice the time of float32"
+        return "fp32", MISSING.format(precision, "bfloat16", "avx512_bf16 or amx_bf16", slower)
+    if precision == "int8":
+        if not has_vnni:
+            return "fp32", MISSING.format(precision, "int8", "avx512_vnni or avx_vnni", "")
+        return ("int8-bf16" if has_bf16 else "int8-fp32"), ""
+    return precision, ""
+
+
+def instruction_sets() -> frozenset[str]:
+    """Return the flags of the first processor in /proc/cpuinfo that oneDNN may use; empty where they are unknown."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    # On ARM they are called features.
+    line = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    found, limit = frozenset(line.partition(":")[2].split()), os.environ.get(ISA_VARIABLE, "").upper()
+    if limit in ("", "ALL", "DEFAULT") or any(part in limit for part in ISAS_WITH_BF16):
+        return found
+    return found - BF16_FLAGS - (frozenset() if "VNNI" in limit else VNNI_FLAGS)
