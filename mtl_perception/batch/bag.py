@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mtl_perception.batch.record import KEY, Record
+from mtl_perception.batch.settings import Settings
 from mtl_perception.config import Config
 from mtl_perception.errors import PerceptionError, SourceError
 from mtl_perception.messages.encode import MessageEncoder
@@ -13,41 +14,7 @@ from mtl_perception.messages.topics import needed_results
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.sources.bag.result_writer import ResultWriter
 from mtl_perception.sources.bag.writer import BagWriter
-from mtl_perception.sources.base import WHOLE, Source, TimeSlice, rejection_note, timed_frames
-from mtl_perception.sources.open import open_source
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is the same for all sources of a run.
-
-    Attributes:
-        config: Parameters.
-        topics: Names of the outputs to write.
-        with_input: Whether to write the images and their CameraInfo as well.
-        part: Part of each source.
-        camera_file: Calibration file to use instead of the sources' calibration.
-        image_topic: See `open_source`.
-        camera_info_topic: See `open_source`.
-    """
-
-    config: Config
-    topics: Sequence[str]
-    with_input: bool = False
-    part: TimeSlice = WHOLE
-    camera_file: Path | None = None
-    image_topic: str = ""
-    camera_info_topic: str = ""
-
-    def open(self, spec: str) -> Source:
-        """Open a source; see `open_source`."""
-        return open_source(
-            spec,
-            rectified=self.config.input_rectified,
-            camera_file=self.camera_file,
-            image_topic=self.image_topic,
-            camera_info_topic=self.camera_info_topic,
-        )
+from mtl_perception.sources.base import Source, rejection_note, timed_frames
 
 
 def create_pipeline(config: Config) -> Pipeline:
@@ -56,9 +23,16 @@ def create_pipeline(config: Config) -> Pipeline:
 
 
 def write_outputs(
-    source: Source, spec: str, pipeline: Pipeline, out: Path, settings: Settings, *, force: bool, on_frame: Callable[[], object]
-) -> int:
-    """Process every frame in the order of the source.
+    source: Source,
+    spec: str,
+    pipeline: Pipeline,
+    out: Path,
+    settings: Settings,
+    described: Mapping[str, object],
+    *,
+    force: bool,
+) -> Iterator[int]:
+    """Process every frame in the order of the source, and yield their number so far after each.
 
     Args:
         source: The opened source.
@@ -66,11 +40,8 @@ def write_outputs(
         pipeline: What computes the outputs.
         out: The bag; see `BagWriter`.
         settings: Topics, and part of the source.
+        described: The settings as `describe_settings` returns them, which are stored in the bag.
         force: See `BagWriter`.
-        on_frame: Called after each frame.
-
-    Returns:
-        The number of frames.
 
     Raises:
         SourceError: The source is damaged or has no readable frame, the bag cannot be written, or anything else failed, also
@@ -84,7 +55,7 @@ def write_outputs(
         try:
             for time_ns, frame in timed_frames(source, settings.part):
                 writer.write(time_ns, frame, pipeline(frame, outputs))
-                on_frame()
+                yield writer.frames
         except (Exception, KeyboardInterrupt) as error:
             if not writer.frames or str(bag.partial) in str(error):
                 raise
@@ -92,7 +63,7 @@ def write_outputs(
         if not writer.frames:
             part = f" of {settings.part}" if str(settings.part) else ""
             raise SourceError(f"{spec}: no frame{part} was processed{rejection_note(source)}")
-    return writer.frames
+        bag.set_custom_data(KEY, Record(described, writer.frames).to_json())
 
 
 def describe_cause(error: BaseException) -> str:

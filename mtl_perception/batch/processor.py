@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
-from mtl_perception.batch.bag import Settings, create_pipeline, describe_cause, write_outputs
+from mtl_perception.batch.bag import create_pipeline, describe_cause, write_outputs
 from mtl_perception.batch.plan import Task
+from mtl_perception.batch.record import describe_settings
 from mtl_perception.batch.results import DONE, FAILED, SourceResult
+from mtl_perception.batch.settings import Settings
 from mtl_perception.errors import DeviceError, one_line
 
 
@@ -18,19 +20,19 @@ class Processor:
         settings: What is the same for all sources.
 
     Raises:
-        WeightsError, DeviceError, ConfigError: See `Pipeline`.
+        WeightsError, DeviceError, ConfigError, SourceError: See `Pipeline` and `describe_settings`.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._described = describe_settings(settings)
         self.pipeline = create_pipeline(settings.config)
 
-    def process(self, task: Task, on_progress: Callable[[float], object]) -> SourceResult:
-        """Process a source; any failure becomes a result.
+    def process(self, task: Task) -> Iterator[float | SourceResult]:
+        """Process a source: yield the share that is done, 0 to 1, after each frame, and the result; any failure becomes one.
 
         Args:
             task: Source and output; an output that exists, and what an interrupted run left, is replaced.
-            on_progress: Receives the share of the source that is done, 0 to 1, after each frame.
 
         Raises:
             SourceError: Ctrl-C, after the first frame.
@@ -42,13 +44,10 @@ class Processor:
         try:
             source = self.settings.open(task.source)
             expected = self.settings.part.count(source)
-
-            def count() -> None:
-                nonlocal frames
-                frames += 1
-                on_progress(min(1.0, frames / expected))
-
-            write_outputs(source, task.source, self.pipeline, task.output, self.settings, force=True, on_frame=count)
+            for frames in write_outputs(
+                source, task.source, self.pipeline, task.output, self.settings, self._described, force=True
+            ):
+                yield min(1.0, frames / expected)
         except Exception as failure:
             if isinstance(failure.__cause__, KeyboardInterrupt):
                 raise
@@ -56,4 +55,4 @@ class Processor:
             if isinstance(failure, DeviceError) or isinstance(failure.__cause__, DeviceError):
                 self.pipeline.rebuild()
         seconds = round(time.monotonic() - start, 3)
-        return SourceResult(task.source, task.output.name, FAILED if error else DONE, frames, seconds, error)
+        yield SourceResult(task.source, task.output.name, FAILED if error else DONE, frames, seconds, error)

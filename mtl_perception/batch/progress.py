@@ -46,6 +46,13 @@ class Progress:
         self._bar.update(steps - self._steps.get(task.source, 0))
         self._steps[task.source] = steps
 
+    def report(self, task: Task, event: float | SourceResult) -> None:
+        """Show the share of a source that is done, or record its result."""
+        if isinstance(event, SourceResult):
+            self.finish(task, event)
+        else:
+            self.update(task, event)
+
     def note(self, notes: Sequence[str]) -> None:
         """Print the notes of a pipeline, each once."""
         for note in notes:

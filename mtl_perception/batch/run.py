@@ -1,26 +1,23 @@
-"""Processing of many sources, each to a bag of its own."""
+"""Processing of many sources, each to an output of its own."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
-from mtl_perception.batch.bag import Settings
 from mtl_perception.batch.plan import Task
 from mtl_perception.batch.processor import Processor
 from mtl_perception.batch.progress import SKIPPED, Progress
+from mtl_perception.batch.record import describe_settings, read_record
 from mtl_perception.batch.results import DONE, FAILED, ResultsFile, SourceResult
+from mtl_perception.batch.settings import Settings
 from mtl_perception.batch.workers import run_parallel
-from mtl_perception.errors import SourceError, one_line
-from mtl_perception.sources.bag.reader import open_bag
-from mtl_perception.sources.bag.result_writer import INPUT, NODE
 
 
 def run_tasks(
     settings: Settings, tasks: Sequence[Task], results: ResultsFile, *, jobs: int = 1, force: bool = False
 ) -> Counter[str]:
-    """Process the sources whose outputs are not finished.
+    """Process the sources whose outputs are not finished, or were made with other settings.
 
     Args:
         settings: What is the same for all sources.
@@ -35,39 +32,38 @@ def run_tasks(
     Raises:
         PerceptionError: Nothing can be processed, such as without valid weights.
     """
+    wanted = describe_settings(settings)
     known = results.read()
-    # An output has its final name only when it is complete; see BagWriter.
-    finished = [] if force else [task for task in tasks if task.output.exists()]
-    pending = [task for task in tasks if task not in finished]
-    unrecorded = [task for task in finished if not _is_done(task, known)]
-    with Progress(len(pending) + len(unrecorded), results) as progress:
-        progress.counts[SKIPPED] = len(finished) - len(unrecorded)
-        for task in unrecorded:
-            progress.finish(task, _examine(task))
+    pending: list[Task] = []
+    ended: list[tuple[Task, SourceResult]] = []
+    differences: Counter[str] = Counter()
+    for task in tasks:
+        # An output has its final name only when it is complete; see BagWriter.
+        if force or not task.output.exists():
+            pending.append(task)
+            continue
+        record, name = read_record(task.output), task.output.name
+        if record is None:
+            error = f"{task.output} exists and is not an output of process; choose another folder"
+            ended.append((task, SourceResult(task.source, name, FAILED, 0, 0.0, error)))
+        elif difference := record.difference(wanted):
+            differences[difference] += 1
+            pending.append(task)
+        elif name not in known or known[name].status != DONE:
+            # An earlier run was killed after it had finished the output and before it recorded it.
+            ended.append((task, SourceResult(task.source, name, DONE, record.frames, 0.0)))
+    with Progress(len(pending) + len(ended), results) as progress:
+        progress.counts[SKIPPED] = len(tasks) - len(pending) - len(ended)
+        for difference, count in differences.items():
+            progress.note([f"{count} finished outputs were made with other settings and are processed again: {difference}"])
+        for task, result in ended:
+            progress.finish(task, result)
         if jobs > 1 and len(pending) > 1:
             run_parallel(settings, pending, jobs, progress)
         elif pending:
             processor = Processor(settings)
             progress.note(processor.pipeline.notes)
             for task in pending:
-                progress.finish(task, processor.process(task, partial(progress.update, task)))
+                for event in processor.process(task):
+                    progress.report(task, event)
     return progress.counts
-
-
-def _is_done(task: Task, known: Mapping[str, SourceResult]) -> bool:
-    result = known.get(task.output.name)
-    return result is not None and result.status == DONE
-
-
-def _examine(task: Task) -> SourceResult:
-    """Return the result for a finished bag without one: the run was killed between the two."""
-    frames = 0
-    error = f"{task.output} exists and is not an output of process; choose another folder"
-    try:
-        topics = open_bag(task.output).topics
-    except SourceError as failure:
-        error = f"{error}: {failure}"
-    else:
-        if topics and all(topic.startswith((f"{NODE}/", f"{INPUT}/")) for topic in topics):
-            frames, error = max(topic.count for topic in topics.values()), ""
-    return SourceResult(task.source, task.output.name, FAILED if error else DONE, frames, 0.0, one_line(error, limit=1000))

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from mtl_perception.batch.bag import Settings
 from mtl_perception.batch.plan import Task
 from mtl_perception.batch.processor import Processor
 from mtl_perception.batch.progress import Progress
 from mtl_perception.batch.results import FAILED, SourceResult
+from mtl_perception.batch.settings import Settings
 from mtl_perception.errors import PerceptionError, SourceError
 
 
@@ -112,7 +112,7 @@ def _work(connection: Connection, settings: Settings) -> None:
             processor = Processor(settings)
             connection.send(processor.pipeline.notes)
             while True:
-                task = connection.recv()
-                connection.send(processor.process(task, connection.send))
+                for event in processor.process(connection.recv()):
+                    connection.send(event)
         except PerceptionError as error:
             connection.send(error)

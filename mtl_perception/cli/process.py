@@ -14,7 +14,7 @@ from mtl_perception.progress import progress_bar
 from mtl_perception.sources.base import TimeSlice, rejection_note
 
 if TYPE_CHECKING:
-    from mtl_perception.batch.bag import Settings
+    from mtl_perception.batch.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     """Process every frame of each source, in its order."""
     if not (0 <= args.start < math.inf and args.duration > 0):
         raise ConfigError(f"--start {args.start:g} --duration {args.duration:g}: give a start from 0 and a duration above 0")
-    from mtl_perception.batch.bag import Settings
+    from mtl_perception.batch.settings import Settings
 
     settings = Settings(
         config_from(args, warm_up=False),
@@ -90,14 +90,17 @@ def _is_folder(args: argparse.Namespace) -> bool:
 
 def _run_one(args: argparse.Namespace, settings: Settings) -> None:
     from mtl_perception.batch.bag import create_pipeline, write_outputs
+    from mtl_perception.batch.record import describe_settings
 
     (spec,), out = args.sources, Path(args.out)
     source = settings.open(spec)
     require("rosbags", extra="bags", purpose="writing bags")
+    described = describe_settings(settings)
     pipeline = create_pipeline(settings.config)
     print_license(pipeline.description)
     with progress_bar(total=settings.part.count(source), unit="frame") as bar:
-        frames = write_outputs(source, spec, pipeline, out, settings, force=args.force, on_frame=bar.update)
+        for frames in write_outputs(source, spec, pipeline, out, settings, described, force=args.force):  # noqa: B007
+            bar.update()
     print_notes(pipeline)
     print(f"{frames} frames{rejection_note(source)} -> {out}")
 

@@ -218,6 +218,25 @@ class TestRerun:
         assert process(*sources, "--out", folder)[0] == 0
         assert summary_of(folder) == [("a.mcap", "done", 2), ("b.mcap", "done", 2)]
 
+    def test_output_made_with_other_settings_is_processed_again(self, tmp_path, process, frames, capsys, weights_file):
+        sources = [write_drive(tmp_path / f"{name}.mcap", 2) for name in "abc"]
+        folder = tmp_path / "out"
+        assert process(*sources[:2], "--out", folder)[0] == 0
+        frames.clear()
+        parameters = ["--weights", str(weights_file), "--device", "cpu", "--max-depth", "40", "--topics", "depth/image"]
+        assert main(["process", *map(str, sources), "--out", str(folder), *parameters]) == 0
+        captured = capsys.readouterr()
+        assert captured.out.strip() == f"3 done, 0 skipped, 0 failed of 3 sources -> {folder}"
+        assert (
+            "2 finished outputs were made with other settings and are processed again: max_depth 0.0 -> 40.0, topics "
+            in captured.err
+        )
+        assert (len(frames), label_times(folder / "a.mcap")) == (6, [])
+        # What does not change the content does not matter.
+        assert main(["process", *map(str, sources), "--out", str(folder), *parameters, "--cpu-threads", "1"]) == 0
+        assert len(frames) == 6
+        assert capsys.readouterr().out.strip() == f"0 done, 3 skipped, 0 failed of 3 sources -> {folder}"
+
     def test_unrelated_file_with_the_name_of_an_output_is_kept_and_reported(self, tmp_path, process):
         sources = [write_drive(tmp_path / f"{name}.mcap", 1) for name in "ab"]
         folder = tmp_path / "out"
@@ -233,13 +252,11 @@ def work_until_the_deadly_source(connection, settings) -> None:
     """Run a worker that is killed after the first frame of deadly.mcap."""
     process = Processor.process
 
-    def process_or_die(self, task, on_progress):
-        def report(share):
-            on_progress(share)
+    def process_or_die(self, task):
+        for event in process(self, task):
+            yield event
             if task.output.name == "deadly.mcap":
                 os.kill(os.getpid(), signal.SIGKILL)
-
-        return process(self, task, report)
 
     Processor.process = process_or_die
     workers._work(connection, settings)

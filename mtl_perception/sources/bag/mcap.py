@@ -21,6 +21,7 @@ from mtl_perception.sources.bag.scan import (
     map_file,
     mcap_messages,
     mcap_records,
+    read_string,
 )
 
 FOOTER_BYTES = 29
@@ -53,6 +54,7 @@ class McapFile:
         self._schemas: dict[int, str] = {}
         self._channels: dict[int, Channel] = {}
         self._chunks: list[_Chunk] = []
+        self._metadata: dict[str, int] = {}
         counts: Counter[int] = Counter()
         chunk_count = -1
         with invalid_records_as_damage():
@@ -67,6 +69,8 @@ class McapFile:
                 elif opcode == 0x0B:
                     chunk_count = struct.unpack_from("<I", content, 22)[0]
                     counts.update(_number_map(content, 42))
+                elif opcode == 0x0D:
+                    self._metadata[read_string(content, 16)[0]] = struct.unpack_from("<Q", content)[0]
         if chunk_count != len(self._chunks) or not set(counts) <= set(self._channels) or (counts.total() and not self._chunks):
             raise NoIndexError
         self.topics: dict[str, Topic] = {}
@@ -100,6 +104,27 @@ class McapFile:
             yield heapq.heappop(waiting)[2]
         if damage:
             raise damage
+
+    def metadata(self, name: str) -> dict[str, str]:
+        """Return the last metadata record of a name; empty without one.
+
+        Raises:
+            DamageError: The record is damaged.
+        """
+        if name not in self._metadata:
+            return {}
+        values: dict[str, str] = {}
+        with invalid_records_as_damage():
+            opcode, content, whole = next(mcap_records(self._view[self._metadata[name] :]), (0, self._view[:0], False))
+            if opcode != 0x0C or not whole:
+                raise DamageError(f"there is no metadata at byte {self._metadata[name]}")
+            _, position = read_string(content, 0)
+            end = position + 4 + struct.unpack_from("<I", content, position)[0]
+            position += 4
+            while position < end:
+                key, position = read_string(content, position)
+                values[key], position = read_string(content, position)
+        return values
 
     def _summary(self) -> memoryview:
         view = self._view

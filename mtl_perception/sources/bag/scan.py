@@ -208,11 +208,11 @@ def add_mcap_channel(opcode: int, content: memoryview, schemas: dict[int, str], 
     """Add the schema (opcode 3) or channel (opcode 4) of a record."""
     if opcode == 0x03:
         (number,) = struct.unpack_from("<H", content)
-        schemas[number] = _string(content, 2)[0]
+        schemas[number] = read_string(content, 2)[0]
         return
     number, schema = struct.unpack_from("<HH", content)
-    topic, end = _string(content, 4)
-    encoding, _ = _string(content, end)
+    topic, end = read_string(content, 4)
+    encoding, _ = read_string(content, end)
     channels[number] = channel_of(topic, schemas.get(schema, ""), encoding)
 
 
@@ -223,7 +223,8 @@ def channel_of(topic: str, type_name: str, encoding: str) -> Channel:
     return Channel(topic, type_name if encoding == CDR else f"{type_name} ({encoding})")
 
 
-def _string(buffer: memoryview, position: int) -> tuple[str, int]:
+def read_string(buffer: memoryview, position: int) -> tuple[str, int]:
+    """Return the MCAP string at a position, and the position after it."""
     (length,) = struct.unpack_from("<I", buffer, position)
     end = position + 4 + length
     return str(buffer[position + 4 : end], "utf-8"), end

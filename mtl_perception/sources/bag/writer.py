@@ -125,6 +125,10 @@ class BagWriter:
         type_name = message.__msgtype__
         self.write(topic, type_name, bytes(self.typestore.serialize_cdr(message, type_name)), time_ns)
 
+    def set_custom_data(self, key: str, value: str) -> None:
+        """Set an entry of `custom_data` in the metadata of the bag (metadata.yaml, and the record `rosbag2` of the file)."""
+        self._writer.set_custom_data(key, value)
+
     def flush(self) -> None:
         """Write the messages that wait for a full chunk of 1 MiB, so that they survive if the process is killed."""
 
