@@ -52,7 +52,7 @@ class DeviceError(PerceptionError):
 
 
 class SourceError(PerceptionError):
-    """A drive, an image folder or a bag cannot be read, or an output cannot be written."""
+    """A drive, an image folder, a video or a bag cannot be read, or an output cannot be written."""
 
 
 class DependencyError(PerceptionError):

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="ROS 1 or ROS 2 bag, KITTI raw drive, image folder, or synthetic:FRAMES:SEED",
+        help="ROS 1 or ROS 2 bag, KITTI raw drive, image folder, video, or synthetic:FRAMES:SEED",
     )
     parser.add_argument(
         "--out",

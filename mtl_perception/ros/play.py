@@ -38,7 +38,9 @@ INFO_TIMEOUT = 2.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("source", metavar="SOURCE", help="KITTI raw drive, image folder, bag, or synthetic[:FRAMES[:SEED]]")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="KITTI raw drive, image folder, video, bag, or synthetic[:FRAMES[:SEED]]"
+    )
     parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="playback speed; default 1, as recorded")
     parser.add_argument("--loop", action="store_true", help="repeat until interrupted; the stamps continue")
     parser.add_argument("--image", default="", metavar="TOPIC", help="image topic of the bag, if it has several")

@@ -15,8 +15,8 @@ def main(source: str, frame: str, config: str, node: str, command: list[str]) ->
     """Replace this process by RViz.
 
     Args:
-        source: A drive, image folder, bag, or synthetic[:FRAMES[:SEED]], whose first image has the fixed frame; empty: none.
-            The player reports a source that cannot be read.
+        source: A drive, image folder, video, bag, or synthetic[:FRAMES[:SEED]], whose first image has the fixed frame; empty:
+            none. The player reports a source that cannot be read.
         frame: Fixed frame; empty: that of the source, else DEFAULT_FRAME.
         config: Configuration file; empty: by `config_of`.
         node: Full name of the node whose outputs are shown, with the camera's name if it has several.

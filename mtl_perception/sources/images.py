@@ -111,7 +111,7 @@ class ImageSource:
         self.calibration = calibration
         # A calibration file without an image size is loaded once the size of the first image is known.
         self._sizeless_file: Path | None = None
-        camera_file = camera_file or _camera_file_beside(self.paths[0])
+        camera_file = camera_file or camera_file_beside(self.paths[0])
         if calibration is None and camera_file is not None:
             if needs_size(camera_file):
                 self._sizeless_file = camera_file
@@ -146,5 +146,6 @@ class ImageSource:
             yield Frame(image, cameras.camera(self.calibration, width, height), stamp_ns, self.frame_id)
 
 
-def _camera_file_beside(image: Path) -> Path | None:
+def camera_file_beside(image: Path) -> Path | None:
+    """Return the calibration file in the folder of an image or video; None if there is none."""
     return next((path for name in CAMERA_FILES if (path := image.parent / name).is_file()), None)

@@ -12,10 +12,11 @@ from mtl_perception.sources.bag.writer import partial_path
 from mtl_perception.sources.base import Source
 from mtl_perception.sources.images import SUFFIXES, ImageSource, describe_skipped, is_image_file, list_images
 from mtl_perception.sources.kitti import find_camera_folder, open_drive
+from mtl_perception.sources.video import VideoSource, is_video_file
 
 ACCEPTED = (
-    "a KITTI raw or KITTI-360 drive (…_drive_NNNN_sync), a KITTI odometry sequence, an image folder, an image, a ROS 1 .bag, "
-    "a ROS 2 bag (folder, .mcap or .db3), or synthetic[:FRAMES[:SEED]]"
+    "a KITTI raw or KITTI-360 drive (…_drive_NNNN_sync), a KITTI odometry sequence, an image folder, an image, a video, "
+    "a ROS 1 .bag, a ROS 2 bag (folder, .mcap or .db3), or synthetic[:FRAMES[:SEED]]"
 )
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def open_source(
     image_topic: str = "",
     camera_info_topic: str = "",
 ) -> Source:
-    """Open a drive, an image folder, an image, a bag or the synthetic drive.
+    """Open a drive, an image folder, an image, a video, a bag or the synthetic drive.
 
     Args:
         spec: A path, or `synthetic`, `synthetic:FRAMES`, `synthetic:FRAMES:SEED`.
@@ -60,6 +61,8 @@ def open_source(
         return _open_folder(path, rectified, camera_file)
     if is_image_file(path):
         return ImageSource([path], path.name, rectified=rectified, camera_file=camera_file)
+    if is_video_file(path):
+        return VideoSource(path, rectified=rectified, camera_file=camera_file)
     if not path.exists():
         partial = partial_path(path)
         hint = f", but {partial} does, from a run that did not finish" if partial.exists() else f"; accepted: {ACCEPTED}"

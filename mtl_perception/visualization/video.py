@@ -165,7 +165,7 @@ def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _import_av() -> Any:
-    require("av", extra="demo", purpose="writing videos")
+    require("av", extra="video", purpose="writing videos")
     import av
 
     if "libx264" not in av.codecs_available:

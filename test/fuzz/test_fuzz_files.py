@@ -23,6 +23,7 @@ from support.bad_input import anything, damaged, near_document, numbers, sometim
 from support.bags import ROS2, START_NS, Messages, bag_image, drive, write_bag
 from support.fuzzing import attempt, fuzz
 from support.image_files import IMAGE_FILES
+from support.videos import numbered_image, write_video
 
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import CameraModel
@@ -33,6 +34,7 @@ from mtl_perception.sources.bag.source import BagSource
 from mtl_perception.sources.images import ImageSource
 from mtl_perception.sources.kitti import parse_stamp
 from mtl_perception.sources.open import open_source
+from mtl_perception.sources.video import VideoSource
 from mtl_perception.weights.files import load_network, read_weights
 
 
@@ -170,6 +172,29 @@ def test_intact_bags_are_read(folder: Path, bags: dict[str, list[bytes]]) -> Non
     for suffix, intact in bags.items():
         for data in intact:
             assert len(list(BagSource(written(folder / f"a{suffix}", data)))) in (1, 2)
+
+
+# Videos
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Intact videos by suffix."""
+    pytest.importorskip("av", reason="needs PyAV")
+    folder = tmp_path_factory.mktemp("videos")
+    images = [numbered_image(index) for index in range(4)]
+    return {suffix: write_video(folder / f"a{suffix}", images).read_bytes() for suffix in (".mp4", ".mkv", ".ts")}
+
+
+@given(choice=st.data())
+@fuzz("video", 0.02, mebibytes=512)
+def test_video_is_read_or_rejected(folder: Path, videos: dict[str, bytes], choice: Any) -> None:
+    suffix = choice.draw(st.sampled_from(sorted(videos)))
+    path = written(folder / f"a{suffix}", choice.draw(damaged([videos[suffix]], max_changes=4)))
+    frames = attempt("video", lambda: list(VideoSource(path)), str(path), errors=SourceError)
+    for frame in frames or ():
+        height, width = frame.image.shape[:2]
+        assert frame.image.dtype == np.uint8 and frame.image.shape == (height, width, 3) and frame.image.size
 
 
 # Weights

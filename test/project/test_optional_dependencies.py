@@ -53,6 +53,7 @@ def test_infer_works_without_optional_packages(tmp_path: Path, weights_file: Pat
     [
         (["process", "drive.bag", "--out", "out.mcap"], "rosbags", "bags"),
         (["process", "synthetic:2", "--out", "out"], "open3d", "synthetic"),
+        (["process", "video.mp4", "--out", "out.mcap"], "av", "video"),
         (["record", "--out", "out.mcap"], "rosbags", "bags"),
         (["demo", "--out", "demo"], "", "demo"),
         (["bench", "--scaling", "plot.png"], "matplotlib", "plot"),
@@ -69,6 +70,7 @@ def test_command_names_the_extra_that_it_needs(tmp_path: Path, arguments: list[s
     if arguments[0] == "record" and not _has("rclpy"):
         pytest.skip("needs rclpy")
     (tmp_path / "drive.bag").write_bytes(b"#ROSBAG V2.0\n")
+    (tmp_path / "video.mp4").write_bytes(b"")
     (tmp_path / "data.yaml").write_text("format: kitti\nroot: .\n")
     cv2.imwrite(str(tmp_path / "image.png"), noise_image(48, 64))
     done = run(tmp_path, "-m", "mtl_perception", *arguments)

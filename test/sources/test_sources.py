@@ -138,9 +138,9 @@ class TestOpen:
             open_source(tmp_path / "absent")
 
     def test_unsupported_file_type_is_refused(self, tmp_path):
-        path = tmp_path / "film.mp4"
+        path = tmp_path / "sound.mp3"
         path.write_bytes(b"x")
-        with pytest.raises(SourceError, match=r"film\.mp4 is not a source: unsupported file type \.mp4; accepted: .*synthetic"):
+        with pytest.raises(SourceError, match=r"sound\.mp3 is not a source: unsupported file type \.mp3; accepted: .*synth"):
             open_source(path)
 
     def test_folder_without_images_or_bag_is_refused(self, tmp_path):
