@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mtl_perception.errors import SourceError, WeightsError
+from mtl_perception.errors import ConfigError, SourceError, WeightsError
 from mtl_perception.network.description import Description
 from mtl_perception.weights.download import URL_VARIABLE, fetch
 from mtl_perception.weights.files import build_network, load_network, read_description, read_weights, save_weights
@@ -108,22 +108,34 @@ def convert_weights(args: argparse.Namespace) -> None:
 
 
 def calibrate_weights(args: argparse.Namespace) -> None:
-    """Write weights whose confidence is calibrated on validation data, in the precision of the given file."""
+    """Write weights whose confidence is calibrated on validation data.
+
+    The file has the precision of the given one, except for a float32 segmentation head: rounding the divided weights to
+    float16 would change labels.
+    """
     source, out = resolve(args.weights), _output(args)
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.progress import progress_bar
     from mtl_perception.training.data.open import open_datasets
-    from mtl_perception.training.temperature import calibrate_confidence, spread
+    from mtl_perception.training.temperature import HEAD, calibrate_confidence, spread
 
     sets = [dataset for path in args.data for dataset in open_datasets(path)]
     state, description = read_weights(source)
+    held_out = {str(entry).partition(":")[0] for entry in description.card.get("held_out", ())}
+    for dataset in sets:
+        if dataset.name in held_out:
+            raise ConfigError(
+                f"{args.weights} cannot be calibrated on {dataset.name}: its card names it as held out, so its error "
+                "there would no longer be that of unseen images; give validation data"
+            )
     network = build_network(description, state, where=str(source))
     samples = progress_bar(spread(sets, args.limit), desc="confidence", unit="image")
     found = calibrate_confidence(network, Pipeline(str(source), args.device, warm_up=False), samples)
     if found is None:
         raise SourceError(f"confidence of {args.weights} cannot be calibrated: no image of the data has labels")
     description = replace(description, card={**description.card, "confidence_calibration": found.card()})
-    save_weights(out, network.state_dict(), description, half=state["segm.weight"].dtype == torch.float16)
+    half = any(tensor.dtype == torch.float16 for tensor in state.values())
+    save_weights(out, network.state_dict(), description, half, exact=HEAD)
     print(
         f"{out}: temperature {found.temperature:.3f}, ECE {100 * found.ece_before:.1f} % before and "
         f"{100 * found.ece_after:.1f} % after, on {found.images} images of {', '.join(found.data)}"

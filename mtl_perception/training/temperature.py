@@ -19,6 +19,9 @@ from mtl_perception.training.evaluation.calibration import CalibrationMetrics
 from mtl_perception.training.evaluation.classes import comparisons
 from mtl_perception.types import UNLABELED
 
+HEAD = ("segm.weight", "segm.bias")
+"""Entries of the weights that the temperature divides."""
+
 PIXELS_PER_IMAGE = 10_000
 RANGE = (0.05, 20.0)
 """Lowest and highest temperature that is searched."""
@@ -86,7 +89,7 @@ def calibrate_confidence(
     temperature = fit_temperature(pooled, target)
     group, first = network.description.class_set(pipeline.config.classes)
     rows = slice(first, first + len(group))
-    for name in ("segm.weight", "segm.bias"):
+    for name in HEAD:
         network.get_parameter(name).data[rows] /= temperature
     return ConfidenceCalibration(
         temperature, _ece(pooled, target), _ece(pooled / temperature, target), tuple(dict.fromkeys(names)), len(names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -118,7 +118,9 @@ def _read_published(path: Path) -> tuple[dict[str, Tensor], Description]:
     return state, description
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], description: Description, half: bool = True) -> None:
+def save_weights(
+    path: Path, state: Mapping[str, Tensor], description: Description, half: bool = True, exact: Collection[str] = ()
+) -> None:
     """Write a safetensors file with its description, atomically.
 
     Args:
@@ -126,13 +128,15 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Descripti
         state: Parameters under the published names.
         description: Description stored in the metadata.
         half: Store floating-point values as float16 (half the size, relative error below 1e-3).
+        exact: Names of entries that keep their type even so.
 
     Raises:
         WeightsError: The file cannot be written, or a value is too large for float16.
     """
     tensors = {}
     for name, tensor in state.items():
-        kept = tensor.detach().to("cpu", torch.float16 if half and tensor.is_floating_point() else tensor.dtype)
+        rounded = half and tensor.is_floating_point() and name not in exact
+        kept = tensor.detach().to("cpu", torch.float16 if rounded else tensor.dtype)
         if kept.is_floating_point() and not bool(torch.isfinite(kept).all()):
             raise WeightsError(f"{path}: not written: entry {name!r} has values beyond the range of {kept.dtype}")
         # safetensors refuses entries that share memory.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from mtl_perception import Pipeline
 from mtl_perception.__main__ import main
 from mtl_perception.training.data.open import open_datasets
 from mtl_perception.training.temperature import calibrate_confidence, fit_temperature, spread
-from mtl_perception.weights.files import load_network, save_weights
+from mtl_perception.weights.files import load_network, read_weights, save_weights
 
 data = datasets_fixture()
 
@@ -92,6 +93,35 @@ def test_the_command_writes_weights_with_the_calibration_in_the_card(
     assert out.stat().st_size > 10e6, "float32 as the given file"
     assert main([*command, str(data / "both")]) == 1
     assert "already exists" in capsys.readouterr().err
+
+
+def test_a_calibrated_half_file_stays_half_but_for_its_head(data: Path, tmp_path: Path, overconfident: Path) -> None:
+    half, out, again = (tmp_path / f"{name}.safetensors" for name in ("half", "out", "again"))
+    network = load_network(overconfident)
+    save_weights(half, network.state_dict(), network.description)
+    for source, target in ((half, out), (out, again)):
+        assert main(["weights", "calibrate", str(source), str(target), "--device", "cpu", "--data", str(data / "both")]) == 0
+        types = {name: tensor.dtype for name, tensor in read_weights(target)[0].items() if tensor.is_floating_point()}
+        assert {name for name, dtype in types.items() if dtype == torch.float32} == {"segm.weight", "segm.bias"}
+        assert set(types.values()) == {torch.float16, torch.float32}
+    cards = [load_network(path).description.card["confidence_calibration"] for path in (out, again)]
+    assert cards[1]["ece_before"] == pytest.approx(cards[0]["ece_after"], abs=1e-3)
+    frame = open_datasets(data / "both")[0][0].frame
+    results = [Pipeline(str(path), "cpu", precision="fp32", warm_up=False)(frame, ("labels", "depth")) for path in (half, out)]
+    np.testing.assert_array_equal(results[0].labels, results[1].labels)
+    np.testing.assert_array_equal(results[0].depth, results[1].depth)
+
+
+def test_calibration_refuses_data_that_the_card_names_as_held_out(
+    data: Path, tmp_path: Path, overconfident: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = load_network(overconfident)
+    description = replace(network.description, card={"held_out": ["both: 4 images", "other: 2 images"]})
+    source, out = tmp_path / "weights.safetensors", tmp_path / "out.safetensors"
+    save_weights(source, network.state_dict(), description)
+    assert main(["weights", "calibrate", str(source), str(out), "--data", str(data / "both")]) == 2
+    assert "cannot be calibrated on both: its card names it as held out" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_run_calibrates_on_validation_data_and_evaluates_there_in_between(data: Path, tmp_path: Path) -> None:
