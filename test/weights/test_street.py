@@ -33,6 +33,10 @@ def test_card_states_classes_license_data_and_metrics(street: Pipeline) -> None:
     assert figures["depth"]["abs_rel"] < 0.1
     assert figures["depth"]["rmse"] < 3.9
     assert description.depth_range == (1.0, 80.0)
+    calibration = description.card["confidence_calibration"]
+    assert calibration["data"] == ["kitti2015-validation"] and calibration["ece_after"] < 0.01 < calibration["ece_before"]
+    assert figures["calibration"]["ECE"] < 0.035
+    assert description.card["metrics"]["camvid-val"]["calibration"]["ECE"] < 0.005
 
 
 def test_file_is_below_7_megabytes() -> None:
@@ -61,3 +65,4 @@ def test_accuracy_on_the_held_out_set_is_that_of_the_card(
     assert report["depth"]["abs_rel"] < card["depth"]["abs_rel"] + 0.01
     assert report["depth"]["delta1"] > card["depth"]["delta1"] - 0.01
     assert report["depth"]["rmse"] < card["depth"]["rmse"] * 1.01
+    assert report["calibration"]["ECE"] < card["calibration"]["ECE"] + 0.005
