@@ -62,7 +62,7 @@ class Config:
     )
     precision: str = _parameter(
         "auto",
-        "Inference precision; auto: fp16 on cuda, fp32 on cpu",
+        "Inference precision; auto: fp16 on cuda, on cpu the fastest that the weights are certified for, else fp32",
         when=CONFIGURE,
         choices=("auto", "fp32", "fp16", "bf16", "int8"),
     )

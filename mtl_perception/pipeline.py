@@ -21,7 +21,9 @@ from mtl_perception.image.files import read_image_file
 from mtl_perception.inference.backend import Backend, create_backend
 from mtl_perception.inference.request import Request, scaled_size
 from mtl_perception.labels import ClassSet, parse_groups
+from mtl_perception.network.certificate import REFERENCE, Loss
 from mtl_perception.network.description import KITTI_CAMERA as DEFAULT_CAMERA
+from mtl_perception.network.digest import certified_losses
 from mtl_perception.result import Result, relabel
 from mtl_perception.types import ALL_OUTPUTS, OUTPUTS, Frame, Outputs
 from mtl_perception.weights.files import load_network
@@ -85,6 +87,11 @@ class Pipeline:
     def precision(self) -> str:
         """Arithmetic of the network: fp32, fp16, bf16, int8-bf16 or int8-fp32."""
         return self._backend.precision
+
+    @property
+    def certified_loss(self) -> Loss | None:
+        """What the current arithmetic loses compared with fp32, as certified for these weights; None for fp32 or if unknown."""
+        return None if self.precision == REFERENCE else certified_losses(self._network).get(self.precision)
 
     @property
     def backend(self) -> str:

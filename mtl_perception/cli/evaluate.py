@@ -14,20 +14,23 @@ import cv2
 import torch
 
 from mtl_perception.cli.options import add_parameters, config_from
+from mtl_perception.config import by_name
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.inference.machine import device_name
 from mtl_perception.progress import progress_bar
 from mtl_perception.visualization.error_sheet import DepthErrors, LabelErrors, error_sheet
 from mtl_perception.visualization.files import replacing
-from mtl_perception.weights.registry import SHIPPED_SUFFIX
+from mtl_perception.weights.registry import SHIPPED_SUFFIX, resolve
 
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.training.data.open import Dataset
+    from mtl_perception.training.evaluation.agreement import LabelAgreement
     from mtl_perception.training.evaluation.evaluate import DepthProtocol, Evaluation, FrameScore
 
-PARAMETERS = ("classes", "device", "precision", "cpu_threads", "input_scale", "upsampling")
-"""Parameters that change the speed or precision of the network; others would change the outputs that are evaluated."""
+PARAMETERS = ("classes", "device", "cpu_threads", "input_scale", "upsampling")
+"""Parameters that change the speed or input of the network; others would change the outputs that are evaluated."""
+REFERENCE = "fp32"
 
 CROPS = ("garg", "eigen", "none")
 JPEG_QUALITY = 92
@@ -58,6 +61,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="scale depth by the ratio of medians first; only to compare with networks without metric scale",
     )
     parser.add_argument("--card", action="store_true", help="print the tables of a model card in Markdown instead")
+    parser.add_argument(
+        "--precision",
+        # `precision` is the name of a parameter, which takes a single value.
+        dest="precisions",
+        nargs="+",
+        choices=by_name("precision").choices,
+        default=["auto"],
+        metavar="P",
+        help=f"precisions to compare, of {', '.join(by_name('precision').choices)} (default: auto)",
+    )
+    parser.add_argument(
+        "--certify",
+        type=Path,
+        metavar="FILE",
+        help="write the weights to FILE, which may be the weights file, with the accuracy of these precisions, from which "
+        "precision auto chooses on a CPU; needs fp32 among them",
+    )
     add_parameters(parser, PARAMETERS)
 
 
@@ -73,6 +93,8 @@ def run(args: argparse.Namespace) -> None:
 
     protocol = DepthProtocol(args.crop, args.cap, args.median_scaling)
     protocol.metrics()  # Refuses invalid options before anything is loaded.
+    if args.certify:
+        _check_certify(args, protocol)
     sets = [dataset for path in args.data for dataset in open_datasets(path)]
     _check_names(sets)
     report: dict[str, Any] = {
@@ -85,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     }
     try:
         for name, weights in _short_names(args.networks).items():
-            _evaluate(name, weights, sets, protocol, args, report)
+            _evaluate_precisions(name, weights, sets, protocol, args, report)
         report["complete"] = True
     finally:
         if args.out and any(part["frames"] for entry in report["runs"] for part in entry["datasets"]):
@@ -93,23 +115,56 @@ def run(args: argparse.Namespace) -> None:
     print(card_tables(report) if args.card else tables(report), end="")
     if args.out:
         print(f"written to {args.out}", file=sys.stderr)
+    if args.certify:
+        from mtl_perception.training.evaluation.certify import certify
+
+        for precision, loss in certify(resolve(args.networks[0]), args.certify, report["runs"]).items():
+            print(f"{args.certify}: {precision}, {loss}", file=sys.stderr)
+
+
+def _evaluate_precisions(
+    name: str, weights: str, sets: list[Dataset], protocol: DepthProtocol, args: argparse.Namespace, report: dict[str, Any]
+) -> None:
+    """Evaluate one network in all precisions; labels are compared with those of fp32, if that is among them."""
+    from mtl_perception.pipeline import Pipeline
+    from mtl_perception.training.evaluation.agreement import LabelAgreement
+    from mtl_perception.training.evaluation.evaluate import PIPELINE
+
+    several = len(args.precisions) > 1
+    reference: dict[str, LabelAgreement] = {}
+    # The reference first, whose labels the others are compared with.
+    for precision in sorted(dict.fromkeys(args.precisions), key=lambda one: one != REFERENCE):
+        config = config_from(args, weights=weights, precision=precision, warm_up=False, **PIPELINE)
+        pipeline = Pipeline(config=config, reuse_outputs=True)
+        if args.certify and precision != REFERENCE and pipeline.precision == REFERENCE:
+            why = "; ".join(pipeline.notes) or "it runs as fp32"
+            raise ConfigError(f"{precision} cannot be certified on this machine: {why}")
+        keep = several and precision == REFERENCE
+        agreements = [LabelAgreement(reference.get(dataset.name), keep) for dataset in sets]
+        _evaluate(f"{name}-{precision}" if several else name, weights, pipeline, sets, agreements, protocol, args, report)
+        if keep:
+            reference = {dataset.name: one for dataset, one in zip(sets, agreements, strict=True)}
 
 
 def _evaluate(
-    name: str, weights: str, sets: list[Dataset], protocol: DepthProtocol, args: argparse.Namespace, report: dict[str, Any]
+    name: str,
+    weights: str,
+    pipeline: Pipeline,
+    sets: list[Dataset],
+    agreements: list[LabelAgreement],
+    protocol: DepthProtocol,
+    args: argparse.Namespace,
+    report: dict[str, Any],
 ) -> None:
-    """Evaluate one network on all data sets, and add its entry to `report` even if interrupted."""
-    from mtl_perception.pipeline import Pipeline
-    from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation, overall
+    """Evaluate one pipeline on all data sets, and add its entry to `report` even if interrupted."""
+    from mtl_perception.training.evaluation.evaluate import Evaluation, overall
 
-    config = config_from(args, weights=weights, warm_up=False, **PIPELINE)
-    pipeline = Pipeline(config=config, reuse_outputs=True)
     entry = {"weights": name, "file": weights, **_description(pipeline), "datasets": [], "overall": None}
     report["runs"].append(entry)
     evaluations: list[Evaluation] = []
     try:
-        for dataset in sets:
-            evaluations.append(Evaluation(pipeline, dataset, protocol))
+        for dataset, agreement in zip(sets, agreements, strict=True):
+            evaluations.append(Evaluation(pipeline, dataset, protocol, agreement))
             evaluations[-1].run(args.limit, partial(progress_bar, desc=f"{name} on {dataset.name}", unit="frame"))
             if args.out and args.worst:
                 _write_worst(evaluations[-1], args.out / "worst" / name / dataset.name, name, args.worst)
@@ -118,6 +173,20 @@ def _evaluate(
         entry["overall"] = overall(evaluations) if evaluations else None
         # The backend may have changed during the evaluation.
         entry["backend"] = pipeline.backend
+
+
+def _check_certify(args: argparse.Namespace, protocol: DepthProtocol) -> None:
+    """Refuse what would not measure the pipeline of the node on a CPU."""
+    from mtl_perception.training.evaluation.evaluate import DepthProtocol
+
+    weights = resolve(args.networks[0])
+    if len(args.networks) > 1 or REFERENCE not in args.precisions:
+        raise ConfigError("--certify: give one network, and fp32 among the values of --precision")
+    if (args.device or "cpu") != "cpu" or (args.input_scale or 1) != 1 or protocol != DepthProtocol():
+        raise ConfigError("--certify: measure on device cpu, with input_scale 1 and the default options of depth metrics")
+    if args.certify.exists() and not args.certify.samefile(weights):
+        raise ConfigError(f"--certify {args.certify} exists already and is not the weights file; choose another name")
+    args.device = "cpu"
 
 
 def _description(pipeline: Pipeline) -> dict[str, Any]:

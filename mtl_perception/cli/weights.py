@@ -14,7 +14,11 @@ from typing import Any
 import torch
 
 from mtl_perception.errors import ConfigError, SourceError, WeightsError
+from mtl_perception.inference.device import plain_precision
+from mtl_perception.network.certificate import REFERENCE
 from mtl_perception.network.description import Description
+from mtl_perception.network.digest import certified_losses
+from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.weights.download import URL_VARIABLE, fetch
 from mtl_perception.weights.files import build_network, load_network, read_description, read_weights, save_weights
 from mtl_perception.weights.registry import (
@@ -90,6 +94,7 @@ def show_info(args: argparse.Namespace) -> None:
     _show("name", network.description.name)
     _show("file", f"{path} ({size / 1e6:.1f} MB, {parameters / 1e6:.2f} M parameters)")
     _show_description(network.description)
+    _show_certificates(network)
 
 
 def convert_weights(args: argparse.Namespace) -> None:
@@ -130,7 +135,8 @@ def calibrate_weights(args: argparse.Namespace) -> None:
             )
     network = build_network(description, state, where=str(source))
     samples = progress_bar(spread(sets, args.limit), desc="confidence", unit="image")
-    found = calibrate_confidence(network, Pipeline(str(source), args.device, warm_up=False), samples)
+    pipeline = Pipeline(str(source), args.device, precision=plain_precision(args.device), warm_up=False)
+    found = calibrate_confidence(network, pipeline, samples)
     if found is None:
         raise SourceError(f"confidence of {args.weights} cannot be calibrated: no image of the data has labels")
     description = replace(description, card={**description.card, "confidence_calibration": found.card()})
@@ -229,6 +235,21 @@ def _show_description(description: Description) -> None:
     _show("training camera", camera or "unknown")
     _show("license", description.license)
     _show_entries(description.card, indent="")
+
+
+def _show_certificates(network: MultiTaskRefineNet) -> None:
+    losses = certified_losses(network)
+    for name, certificate in network.description.certified.items():
+        if name == REFERENCE:
+            verdict = "reference" if losses else "not valid"
+        else:
+            verdict = str(losses.get(name, "not valid: measured with other parameters, another table, or no reference"))
+        _show(name, verdict)
+        for data, score in certificate.data.items():
+            miou = [f"mIoU {classes} {100 * value:.1f} %" for classes, value in score.miou.items()]
+            depth = [] if score.abs_rel is None else [f"AbsRel {score.abs_rel:.4f}", f"RMSE {score.rmse:.2f} m"]
+            labels = f"labels as {REFERENCE} {100 * score.agreement:.2f} %"
+            _show(f"  {data}", ", ".join([f"{score.frames} frames", *miou, *depth, labels]))
 
 
 def _show_entries(entries: Mapping[str, Any], indent: str) -> None:

@@ -13,8 +13,9 @@ from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import CudaRuntime
 from mtl_perception.inference.device import device_errors, select_device, select_precision
 from mtl_perception.inference.host.backend import CpuBackend
-from mtl_perception.inference.openvino.arithmetic import cpu_arithmetic
+from mtl_perception.inference.openvino.arithmetic import certified_arithmetic, cpu_arithmetic
 from mtl_perception.inference.openvino.engine import OpenVinoEngine
+from mtl_perception.inference.openvino.runtime import is_installed
 from mtl_perception.inference.request import Request
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.model import MultiTaskRefineNet
@@ -141,9 +142,13 @@ def create_engine(network: MultiTaskRefineNet, arithmetic: str, threads: int = 0
 def _cpu_arithmetic(network: MultiTaskRefineNet, precision: str, backend: str) -> tuple[str, str]:
     """Return the arithmetic for a precision and a note for the user; see `cpu_arithmetic`.
 
+    For auto, the fastest one that is certified for these weights; certificates are measured in OpenVINO.
+
     Raises:
         ConfigError: int8 without a quantization table, or in PyTorch.
     """
+    if precision == "auto":
+        return ("fp32" if backend == "torch" or not is_installed() else certified_arithmetic(network)), ""
     if precision == "int8":
         name = network.description.name
         if not network.description.quantization:

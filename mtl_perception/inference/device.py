@@ -46,18 +46,30 @@ def select_device(name: str) -> torch.device:
 
 
 def select_precision(name: str, device: torch.device) -> str:
-    """Return the precision that a parameter value names on a device: fp32, fp16, bf16 or int8.
+    """Return the precision that a parameter value names on a device: fp32, fp16, bf16, int8, or still auto on a CPU.
 
     Raises:
         ConfigError: fp16 on a CPU, which computes it slower than fp32, or int8 on a GPU.
     """
-    if name == "auto":
-        return "fp16" if device.type == "cuda" else "fp32"
+    if name == "auto" and device.type == "cuda":
+        return "fp16"
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("precision fp16 needs a GPU; on a CPU use fp32, bf16 or int8")
     if name == "int8" and device.type != "cpu":
         raise ConfigError(f"precision int8 runs on a CPU, not on device {device}; use fp16, bf16 or fp32, or device cpu")
     return name
+
+
+def plain_precision(device: str) -> str:
+    """Return the `precision` with which results do not depend on the instruction sets of a CPU; auto on a GPU.
+
+    Args:
+        device: Value of parameter `device`.
+
+    Raises:
+        DeviceError: CUDA is requested and absent.
+    """
+    return "fp32" if select_device(device).type == "cpu" else "auto"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from mtl_perception.errors import WeightsError, one_line, truncated_repr
 from mtl_perception.labels import KITTI6, NYUD40, ClassSet
+from mtl_perception.network.certificate import Certificate
 from mtl_perception.network.grid import GRIDS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,6 +42,7 @@ class Description:
         license: License of the weights.
         card: Other information: data, seed, command, hours, metrics, known failures.
         quantization: Table of ranges for int8, and how it was made. Empty for weights without one.
+        certified: Measured accuracy by arithmetic, float32 included; `network/digest.py` tells which are valid.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Description:
     license: str = "unknown"
     card: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] = field(default_factory=dict)
+    certified: dict[str, Certificate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = []
@@ -143,6 +146,8 @@ class Description:
                 data["groups"] = {name: (int(a), int(b)) for name, (a, b) in data["groups"].items()}
             if "camera" in data:
                 data["camera"] = {name: float(value) for name, value in data["camera"].items()}
+            if "certified" in data:
+                data["certified"] = {str(name): Certificate.from_mapping(one) for name, one in data["certified"].items()}
             for key, kind in (("name", str), ("license", str), ("card", dict), ("quantization", dict)):
                 if not isinstance(data.get(key, kind()), kind):
                     raise TypeError(f"{key} is a {type(data[key]).__name__}, not a {kind.__name__}")

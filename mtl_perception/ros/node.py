@@ -158,6 +158,8 @@ class PerceptionNode(LifecycleNode):
             f"{pipeline.precision}, after {time.monotonic() - started:.1f} s; "
             f"license of the weights: {pipeline.description.license}"
         )
+        if loss := pipeline.certified_loss:
+            self.get_logger().info(f"precision {pipeline.precision}, {loss}")
         for note in pipeline.notes:
             self.get_logger().warning(note)
 

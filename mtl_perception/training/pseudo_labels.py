@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from mtl_perception.errors import SourceError
+from mtl_perception.inference.device import plain_precision
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import Teacher
@@ -75,7 +76,9 @@ class TeacherNetworks:
         self._teacher = teacher
         self._pipeline: Pipeline | None = None
         if teacher.weights:
-            self._pipeline = Pipeline(teacher.weights, device, min_confidence=teacher.confidence, warm_up=False)
+            self._pipeline = Pipeline(
+                teacher.weights, device, precision=plain_precision(device), min_confidence=teacher.confidence, warm_up=False
+            )
         self._onnx = OnnxNetwork(teacher.onnx, base) if teacher.onnx.file else None
 
     def __call__(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:

@@ -141,7 +141,28 @@ def save_weights(
             raise WeightsError(f"{path}: not written: entry {name!r} has values beyond the range of {kept.dtype}")
         # safetensors refuses entries that share memory.
         tensors[name] = kept.clone(memory_format=torch.contiguous_format)
-    data = save(tensors, metadata={METADATA_KEY: description.to_json(), "format": str(FORMAT_VERSION)})
+    _write(path, tensors, description)
+
+
+def replace_description(source: Path, out: Path, description: Description) -> None:
+    """Write a weights file with another description; its parameters stay as they are stored.
+
+    Args:
+        source: Weights file of this package.
+        out: Output path, which may be `source`; an existing file is replaced once the new one is complete.
+        description: Description stored in the metadata.
+
+    Raises:
+        WeightsError: The source is a published checkpoint or cannot be read, or the file cannot be written.
+    """
+    if is_checkpoint(source):
+        raise WeightsError(f"{source}: a published checkpoint has no description; convert it first (weights convert)")
+    _write(out, _read_own(source)[0], description)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], description: Description) -> None:
+    """Write a safetensors file atomically."""
+    data = save(dict(tensors), metadata={METADATA_KEY: description.to_json(), "format": str(FORMAT_VERSION)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:

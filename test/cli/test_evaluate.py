@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support.data import HEIGHT, WIDTH, write_dataset
 from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline
@@ -25,7 +26,6 @@ from mtl_perception.training.evaluation.classes import comparisons
 from mtl_perception.training.evaluation.evaluate import PIPELINE, DepthProtocol, Evaluation, FrameScore, overall, spread_evenly
 from mtl_perception.training.evaluation.tables import markdown
 
-HEIGHT, WIDTH = 48, 96
 STREET_OF_KITTI6 = [8, 3, 0, 1, 7, 11]
 ALL = DepthProtocol(crop="none")
 
@@ -225,19 +225,6 @@ class TestClasses:
             Evaluation(pipe, MemoryDataset([Sample(frame, labels, None, "a")], NYUD40))
         # Without labels no mapping is needed.
         assert Evaluation(pipe, MemoryDataset([Sample(frame, None, depth, "a")], NYUD40)).add(0).abs_rel is not None
-
-
-def write_dataset(root: Path, count: int = 3, classes: str = "street") -> Path:
-    rng = np.random.default_rng(0)
-    for name in ("image", "label", "depth"):
-        (root / name).mkdir(parents=True)
-    (root / "dataset.yaml").write_text(f"format: folder\nname: {root.name}\nlicense: our own\nclasses: {classes}\n")
-    for i in range(count):
-        cv2.imwrite(str(root / f"image/{i}.png"), noise_image(HEIGHT, WIDTH, i))
-        labels = cv2.resize(rng.integers(0, 12, (4, 8)).astype(np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(root / f"label/{i}.png"), labels)
-        cv2.imwrite(str(root / f"depth/{i}.png"), rng.integers(0, 60 * 256, (HEIGHT, WIDTH)).astype(np.uint16))
-    return root
 
 
 @pytest.fixture

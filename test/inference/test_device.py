@@ -43,13 +43,13 @@ def test_an_unknown_device_number_is_an_error():
 @no_cuda
 def test_auto_selects_the_cpu_without_a_gpu():
     device = select_device("auto")
-    assert (device.type, select_precision("auto", device)) == ("cpu", "fp32")
+    assert (device.type, select_precision("auto", device)) == ("cpu", "auto")
 
 
 def test_auto_precision_depends_on_the_device():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [select_precision(name, cuda) for name in ("auto", "fp32", "fp16", "bf16")] == ["fp16", "fp32", "fp16", "bf16"]
-    assert [select_precision(name, cpu) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert [select_precision(name, cpu) for name in ("auto", "fp32", "bf16", "int8")] == ["auto", "fp32", "bf16", "int8"]
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):
         select_precision("fp16", cpu)
     with pytest.raises(ConfigError, match="int8 runs on a CPU, not on device cuda"):

@@ -7,6 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from support.images import noise_image
+
+HEIGHT, WIDTH = 48, 96
+"""Size of the images of `write_dataset`."""
+
 
 def write_image(path: Path, pixels: np.ndarray) -> Path:
     """Write an image file and create its folders; `pixels` with 3 channels are RGB."""
@@ -46,6 +51,20 @@ def write_kitti2015(root: Path, numbers: list[int], depth: list[int] | None = No
         write_label_image(root / f"label/{number:06d}_10.png", 7)
     for number in depth or []:
         write_uint16_image(root / f"depth/{number:06d}_10.png", at_4_3=2560)
+    return root
+
+
+def write_dataset(root: Path, count: int = 3, classes: str = "street") -> Path:
+    """Write a plain folder of noise images with random labels and depth, named as the folder."""
+    rng = np.random.default_rng(0)
+    for name in ("image", "label", "depth"):
+        (root / name).mkdir(parents=True)
+    write_text(root / "dataset.yaml", f"format: folder\nname: {root.name}\nlicense: our own\nclasses: {classes}\n")
+    for i in range(count):
+        cv2.imwrite(str(root / f"image/{i}.png"), noise_image(HEIGHT, WIDTH, i))
+        labels = cv2.resize(rng.integers(0, 12, (4, 8)).astype(np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
+        write_image(root / f"label/{i}.png", labels)
+        write_image(root / f"depth/{i}.png", rng.integers(0, 60 * 256, (HEIGHT, WIDTH)).astype(np.uint16))
     return root
 
 

@@ -33,7 +33,7 @@ def main() -> None:
     frame = SyntheticDrive(seed=args.seed).sample(args.frame).frame
     columns = []
     for limit in (0.0, Config().points_edge_filter):
-        pipe = Pipeline(args.weights, "cpu", warm_up=False, points_edge_filter=limit)
+        pipe = Pipeline(args.weights, "cpu", precision="fp32", warm_up=False, points_edge_filter=limit)
         cloud = pipe(frame, {"cloud"}).cloud
         assert cloud is not None
         views = [render_cloud(cloud, SIZE, eye, target) for eye, target in VIEWS]

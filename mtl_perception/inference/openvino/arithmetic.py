@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mtl_perception.network.digest import certified_losses
+from mtl_perception.network.model import MultiTaskRefineNet
+
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -35,6 +38,19 @@ def cpu_arithmetic(precision: str) -> tuple[str, str]:
             return "fp32", MISSING.format(precision, "int8", "avx512_vnni or avx_vnni", "")
         return ("int8-bf16" if has_bf16 else "int8-fp32"), ""
     return precision, ""
+
+
+def certified_arithmetic(network: MultiTaskRefineNet) -> str:
+    """Return the fastest arithmetic of this processor that these weights are certified for within the limits, else fp32."""
+    losses = certified_losses(network)
+    return next((name for name in fast_arithmetics() if name in losses and losses[name].within_limits), "fp32")
+
+
+def fast_arithmetics() -> tuple[str, ...]:
+    """Return what this processor computes faster than fp32, the fastest first."""
+    # Measured, relative to fp32, 1242 x 375: int8-bf16 0.48, bf16 0.59; without bfloat16 instructions int8-fp32 0.60.
+    found = (cpu_arithmetic(precision)[0] for precision in ("int8", "bf16"))
+    return tuple(arithmetic for arithmetic in found if arithmetic != "fp32")
 
 
 def instruction_sets() -> frozenset[str]:

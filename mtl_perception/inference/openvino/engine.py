@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from mtl_perception.inference.memory import trim_heap
 from mtl_perception.inference.openvino.cache import ModelCache
 from mtl_perception.inference.openvino.runtime import import_openvino, shared_core
 from mtl_perception.inference.torch.engine import TorchEngine
+from mtl_perception.network.digest import network_digest
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.version import __version__
 
@@ -75,7 +75,7 @@ class OpenVinoEngine(TorchEngine):
             "ENABLE_CPU_PINNING": False,
         }
         self._key = {
-            "weights": _digest(network),
+            "weights": network_digest(network),
             "mtl_perception": __version__,
             "graph": str(GRAPH_VERSION),
             "openvino": version,
@@ -182,17 +182,6 @@ class OpenVinoEngine(TorchEngine):
 
     def _key_of(self, size: tuple[int, int]) -> dict[str, str]:
         return {**self._key, "image": f"{size[1]}x{size[0]}"}
-
-
-def _digest(network: MultiTaskRefineNet) -> str:
-    """Hash everything that a compiled network depends on: names, shapes and values of parameters, normalization, grid."""
-    description = network.description
-    digest = hashlib.sha256(repr((description.mean, description.std, description.tasks, description.grid)).encode())
-    state: Mapping[str, Tensor] = network.state_dict()
-    for name, tensor in state.items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _cpu_flags() -> str:

@@ -24,6 +24,15 @@ def import_openvino() -> Any:
     return openvino
 
 
+def is_installed() -> bool:
+    """Return whether the package is installed and loads."""
+    try:
+        import_openvino()
+    except ConfigError:
+        return False
+    return True
+
+
 @cache
 def shared_core() -> Any:
     """Return the only `openvino.Core` of the process, which is never freed.

@@ -15,6 +15,7 @@ from mtl_perception.config import by_name
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.inference.outputs import labels_from_scores
 from mtl_perception.labels import ClassSet
+from mtl_perception.training.evaluation.agreement import LabelAgreement
 from mtl_perception.training.evaluation.boxes import FOUND, PEOPLE
 from mtl_perception.training.evaluation.classes import comparisons
 from mtl_perception.training.evaluation.depth import DepthMetrics, DepthScore
@@ -108,13 +109,20 @@ class Evaluation:
         pipeline: Pipeline with the parameters of `PIPELINE`.
         dataset: Images and ground truth.
         protocol: Options of the depth metrics.
+        agreement: Compares the labels with those of another pipeline.
 
     Raises:
         ConfigError: A parameter of the pipeline differs from `PIPELINE`, or the classes of the data set and of the network
             cannot be compared.
     """
 
-    def __init__(self, pipeline: Pipeline, dataset: Dataset, protocol: DepthProtocol | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        dataset: Dataset,
+        protocol: DepthProtocol | None = None,
+        agreement: LabelAgreement | None = None,
+    ) -> None:
         for name, value in PIPELINE.items():
             if getattr(pipeline.config, name) != value:
                 raise ConfigError(f"evaluation needs parameter {name} = {value:g}, not {getattr(pipeline.config, name):g}")
@@ -132,6 +140,7 @@ class Evaluation:
         self._table_classes = self.comparisons[0].classes if self.comparisons else pipeline.class_set
         self.metrics.add_class_sets((each.classes for each in self.comparisons), self._table_classes)
         self.scores: list[FrameScore] = []
+        self.agreement = agreement or LabelAgreement()
         self._warm: set[tuple[int, ...]] = set()
 
     def run(self, limit: int = 0, progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> None:
@@ -153,6 +162,7 @@ class Evaluation:
         try:
             sample = self.dataset[index]
             prediction = self.predict(sample)
+            self.agreement.update(index, prediction.labels[0])
             self._score_boxes(sample, prediction)
             label_score, depth_score = self._score_labels(sample, prediction), self._score_depth(sample, prediction)
         except PerceptionError as error:
@@ -223,6 +233,7 @@ class Evaluation:
             "license": self.dataset.license,
             "frames_of_set": len(self.dataset),
             **_summarize(self.metrics, self.scores),
+            "agreement": self.agreement.share,
             "records": [asdict(score) for score in self.scores],
         }
 

@@ -67,6 +67,8 @@ def _metrics_table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
             columns.append((title, lambda f, k=key, x=factor, d=digits: _number(f["depth"], k, x, d)))  # type: ignore[misc]
         if any(metrics["depth"] and metrics["depth"]["coverage"] < 1 for _, _, metrics in rows):
             columns.append(("coverage %", lambda f: _number(f["depth"], "coverage", 100, 2)))
+    if any(metrics.get("agreement") for _, _, metrics in rows):
+        columns.append(("as fp32 %", lambda f: _number(f if f.get("agreement") else None, "agreement", 100, 2)))
     columns.append(("ms", lambda f: _number(f, "latency_ms", 1, 1)))
     header = ["data", "weights", *(title for title, _ in columns)]
     return markdown(header, [[data, weights, *(cell(f) for _, cell in columns)] for data, weights, f in rows])
