@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from mtl_perception.batch.cluster import Cluster, RayPool
 from mtl_perception.batch.plan import Task
+from mtl_perception.batch.processes import ProcessPool
 from mtl_perception.batch.processor import Processor
 from mtl_perception.batch.progress import SKIPPED, Progress
 from mtl_perception.batch.record import describe_settings, read_record
 from mtl_perception.batch.results import DONE, FAILED, ResultsFile, SourceResult
+from mtl_perception.batch.schedule import Pool, run_pool
 from mtl_perception.batch.settings import Settings
-from mtl_perception.batch.workers import run_parallel
 
 
 def run_tasks(
-    settings: Settings, tasks: Sequence[Task], results: ResultsFile, *, jobs: int = 1, force: bool = False
+    settings: Settings,
+    tasks: Sequence[Task],
+    results: ResultsFile,
+    *,
+    jobs: int | None = None,
+    cluster: Cluster | None = None,
+    force: bool = False,
 ) -> Counter[str]:
     """Process the sources whose outputs are not finished, or were made with other settings.
 
@@ -23,7 +31,8 @@ def run_tasks(
         settings: What is the same for all sources.
         tasks: Sources and outputs.
         results: File that the results are appended to.
-        jobs: Number of processes.
+        jobs: Number of workers; by default 1, or as many as the cluster has room for.
+        cluster: Ray cluster for the workers; None: processes of this machine.
         force: Process all, and replace finished outputs.
 
     Returns:
@@ -58,8 +67,13 @@ def run_tasks(
             progress.note([f"{count} finished outputs were made with other settings and are processed again: {difference}"])
         for task, result in ended:
             progress.finish(task, result)
-        if jobs > 1 and len(pending) > 1:
-            run_parallel(settings, pending, jobs, progress)
+        pool: Pool
+        if pending and cluster is not None:
+            pool = RayPool(settings, results.path.parent, cluster)
+            run_pool(pool, pending, jobs or pool.capacity, progress)
+        elif len(pending) > 1 and jobs is not None and jobs > 1:
+            jobs = min(jobs, len(pending))
+            run_pool(ProcessPool(settings, jobs), pending, jobs, progress)
         elif pending:
             processor = Processor(settings)
             progress.note(processor.pipeline.notes)

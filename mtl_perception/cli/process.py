@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder for a bag of each source and results.jsonl. A run continues where the one before ended",
     )
     parser.add_argument("--list", type=Path, metavar="FILE", help="file with further sources, one on each line")
-    parser.add_argument("--jobs", type=int, metavar="N", help="number of sources processed at the same time (default: 1)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="number of sources processed at the same time (default: 1, or with --ray what the cluster has room for)",
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const=os.environ.get("RAY_ADDRESS", "local"),
+        metavar="ADDRESS",
+        help="process on a Ray cluster: HOST:PORT, auto (the cluster of this machine) or local (start one for this run) "
+        "(default: RAY_ADDRESS, else local)",
+    )
+    parser.add_argument(
+        "--worker-memory",
+        type=float,
+        default=1.3,
+        metavar="GIB",
+        help="memory to request of Ray for each worker (default: 1.3)",
+    )
     parser.add_argument(
         "--shard", metavar="I/N", help="process only the I-th of N parts of the list of sources, such as 1/8 to 8/8"
     )
@@ -84,7 +105,13 @@ def run(args: argparse.Namespace) -> None:
 def _is_folder(args: argparse.Namespace) -> bool:
     """Return whether --out is a folder of bags and not a bag."""
     out = Path(args.out)
-    many = len(args.sources) != 1 or args.list is not None or args.jobs is not None or args.shard is not None
+    many = (
+        len(args.sources) != 1
+        or args.list is not None
+        or args.jobs is not None
+        or args.shard is not None
+        or args.ray is not None
+    )
     return many or (out / "results.jsonl").is_file() or (args.out.endswith("/") and not (out / "metadata.yaml").is_file())
 
 
@@ -106,6 +133,7 @@ def _run_one(args: argparse.Namespace, settings: Settings) -> None:
 
 
 def _run_many(args: argparse.Namespace, settings: Settings) -> None:
+    from mtl_perception.batch.cluster import Cluster
     from mtl_perception.batch.plan import make_plan, parse_shard, read_list
     from mtl_perception.batch.progress import SKIPPED
     from mtl_perception.batch.results import DONE, FAILED, ResultsFile
@@ -115,12 +143,15 @@ def _run_many(args: argparse.Namespace, settings: Settings) -> None:
     folder = Path(args.out)
     if args.jobs is not None and args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: give 1 or more")
+    cluster = None if args.ray is None else Cluster(args.ray, args.worker_memory)
     shard = parse_shard(args.shard) if args.shard is not None else (1, 1)
     sources = [*args.sources, *(read_list(args.list) if args.list else [])]
     if not sources:
         raise ConfigError("no source given; give SOURCE… or --list FILE")
     if folder.suffix == ".mcap" or (folder / "metadata.yaml").is_file():
         raise ConfigError(f"--out {folder} is a bag; give a folder for the bags of several sources")
+    if cluster is not None:
+        require("ray", extra="cluster", purpose="process --ray")
     require("rosbags", extra="bags", purpose="writing bags")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +160,7 @@ def _run_many(args: argparse.Namespace, settings: Settings) -> None:
     results = ResultsFile(folder)
     tasks = make_plan(sources, folder, settings.part, results.read(), shard)
     print_license(load_network(settings.config.weights).description)
-    counts = run_tasks(settings, tasks, results, jobs=args.jobs or 1, force=args.force)
+    counts = run_tasks(settings, tasks, results, jobs=args.jobs, cluster=cluster, force=args.force)
     print(f"{counts[DONE]} done, {counts[SKIPPED]} skipped, {counts[FAILED]} failed of {len(tasks)} sources -> {folder}")
     if counts[FAILED]:
         raise SourceError(f"{counts[FAILED]} of {len(tasks)} sources failed; the reasons are in {results.path}")

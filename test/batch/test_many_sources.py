@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
-from support.bags import DELAY_NS, START_NS, STEP_NS, bag_image, drive, write_bag
+from support.bags import DELAY_NS, START_NS, STEP_NS, bag_image, write_drive
 
 from mtl_perception import Pipeline
 from mtl_perception.__main__ import main
+from mtl_perception.batch import processes
 from mtl_perception.batch import progress as progress_module
-from mtl_perception.batch import workers
 from mtl_perception.batch.processor import Processor
 
 SIZE = (24, 32)
@@ -49,17 +49,6 @@ def frames(monkeypatch) -> list:
 
     monkeypatch.setattr(Pipeline, "__call__", count)
     return computed
-
-
-def write_drive(path: Path, count: int) -> Path:
-    """Write a bag of one file with `count` images."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = write_bag(path.parent / "scratch", "mcap", drive("mcap", count, SIZE))
-    (file,) = folder.glob("*.mcap")
-    file.rename(path)
-    (folder / "metadata.yaml").unlink()
-    folder.rmdir()
-    return path
 
 
 def results_of(folder: Path) -> list[dict]:
@@ -248,7 +237,7 @@ class TestRerun:
         assert (folder / "b.mcap").read_bytes() == other
 
 
-def work_until_the_deadly_source(connection, settings) -> None:
+def work_until_the_deadly_source(*arguments) -> None:
     """Run a worker that is killed after the first frame of deadly.mcap."""
     process = Processor.process
 
@@ -259,7 +248,7 @@ def work_until_the_deadly_source(connection, settings) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     Processor.process = process_or_die
-    workers._work(connection, settings)
+    processes._work(*arguments)
 
 
 class TestFailures:
@@ -292,7 +281,7 @@ class TestFailures:
 
     def test_source_whose_process_dies_fails_alone(self, tmp_path, process, monkeypatch):
         sources = [write_drive(tmp_path / f"{name}.mcap", 3) for name in ("a", "deadly", "b", "c")]
-        monkeypatch.setattr(workers, "_work", work_until_the_deadly_source)
+        monkeypatch.setattr(processes, "_work", work_until_the_deadly_source)
         assert process(*sources, "--out", tmp_path / "out", "--jobs", 2)[0] == 1
         results = {result["output"]: result for result in results_of(tmp_path / "out")}
         assert {name: result["status"] for name, result in results.items()} == {
@@ -366,12 +355,12 @@ def test_cores_are_divided_among_the_jobs(tmp_path, process, monkeypatch):
     sources = [write_drive(tmp_path / f"{name}.mcap", 1) for name in "abc"]
     threads = []
 
-    def stop(settings, running):
-        threads.append(settings.config.cpu_threads)
+    def stop(pool):
+        threads.append(pool._settings.config.cpu_threads)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
-    monkeypatch.setattr(workers, "_start", stop)
+    monkeypatch.setattr(processes.ProcessPool, "start", stop)
     for options in (["--jobs", 3], ["--jobs", 50], ["--jobs", 3, "--cpu-threads", 2]):
         assert process(*sources, "--out", tmp_path / "out", *options)[0] == 1
     assert threads == [5, 5, 2], "no more jobs than sources"

@@ -54,6 +54,7 @@ def test_infer_works_without_optional_packages(tmp_path: Path, weights_file: Pat
         (["process", "drive.bag", "--out", "out.mcap"], "rosbags", "bags"),
         (["process", "synthetic:2", "--out", "out"], "open3d", "synthetic"),
         (["process", "video.mp4", "--out", "out.mcap"], "av", "video"),
+        (["process", "drive.bag", "--out", "out", "--ray"], "ray", "cluster"),
         (["record", "--out", "out.mcap"], "rosbags", "bags"),
         (["demo", "--out", "demo"], "", "demo"),
         (["bench", "--scaling", "plot.png"], "matplotlib", "plot"),

@@ -150,6 +150,17 @@ def drive(kind: str, count: int = 4, size: tuple[int, int] = (24, 32), topic: st
         yield topic, make.image(bag_image(i, *size), stamp), stamp + DELAY_NS
 
 
+def write_drive(path: Path, count: int) -> Path:
+    """Write an .mcap file with `count` images."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = write_bag(path.parent / "scratch", "mcap", drive("mcap", count))
+    (file,) = folder.glob("*.mcap")
+    file.rename(path)
+    (folder / "metadata.yaml").unlink()
+    folder.rmdir()
+    return path
+
+
 def assert_drive(frames, count: int = 4, size: tuple[int, int] = (24, 32)) -> None:
     assert len(frames) == count
     for i, frame in enumerate(frames):

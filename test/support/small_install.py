@@ -7,7 +7,7 @@ from pathlib import Path
 
 OPTIONAL_MODULES = (
     "av", "h5py", "imagesize", "matplotlib", "mcap", "onnx", "onnxruntime", "open3d", "openvino", "pooch", "pydantic",
-    "rosbags", "scipy", "torchmetrics", "tqdm",
+    "ray", "rosbags", "scipy", "torchmetrics", "tqdm",
 )  # fmt: skip
 
 SITE_CUSTOMIZE = f"""
