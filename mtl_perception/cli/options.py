@@ -6,10 +6,11 @@ import argparse
 import re
 import sys
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtl_perception.config import Config, parameters
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from mtl_perception.network.description import Description
@@ -63,6 +64,19 @@ def parse_size(text: str) -> tuple[int, int]:
     if not match:
         raise ConfigError(f"--size {text!r} is not WIDTHxHEIGHT")
     return int(match[1]), int(match[2])
+
+
+def output_file(path: Path, force: bool) -> Path:
+    """Return the path of a weights file to write.
+
+    Raises:
+        WeightsError: It is a directory, or exists and may not be replaced.
+    """
+    if path.is_dir():
+        raise WeightsError(f"cannot write {path}: it is a directory; give a file name")
+    if path.exists() and not force:
+        raise WeightsError(f"output {path} already exists; choose another name, or replace it with --force")
+    return path
 
 
 def print_license(description: Description) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mtl_perception.cli.options import output_file
 from mtl_perception.errors import ConfigError, SourceError, WeightsError
 from mtl_perception.inference.device import plain_precision
 from mtl_perception.network.certificate import REFERENCE
@@ -100,7 +101,7 @@ def show_info(args: argparse.Namespace) -> None:
 def convert_weights(args: argparse.Namespace) -> None:
     """Write a safetensors file with its description and verify it by loading it."""
     source = resolve(args.weights)
-    out = _output(args)
+    out = output_file(Path(args.out), args.force)
     state, description = read_weights(source)
     before = build_network(description, state, where=str(source)).state_dict()
     save_weights(out, before, description, half=args.half)
@@ -118,7 +119,7 @@ def calibrate_weights(args: argparse.Namespace) -> None:
     The file has the precision of the given one, except for a float32 segmentation head: rounding the divided weights to
     float16 would change labels.
     """
-    source, out = resolve(args.weights), _output(args)
+    source, out = resolve(args.weights), output_file(Path(args.out), args.force)
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.progress import progress_bar
     from mtl_perception.training.data.open import open_datasets
@@ -146,15 +147,6 @@ def calibrate_weights(args: argparse.Namespace) -> None:
         f"{out}: temperature {found.temperature:.3f}, ECE {100 * found.ece_before:.1f} % before and "
         f"{100 * found.ece_after:.1f} % after, on {found.images} images of {', '.join(found.data)}"
     )
-
-
-def _output(args: argparse.Namespace) -> Path:
-    out = Path(args.out)
-    if out.is_dir():
-        raise WeightsError(f"cannot write {out}: it is a directory; give a file name")
-    if out.exists() and not args.force:
-        raise WeightsError(f"output {out} already exists; choose another name, or replace it with --force")
-    return out
 
 
 def _add_nothing(parser: argparse.ArgumentParser) -> None:
