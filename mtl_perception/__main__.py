@@ -40,6 +40,7 @@ COMMANDS = {
     "weights": Command("mtl_perception.cli.weights", "list, download, inspect, convert and calibrate weights"),
     "eval": Command("mtl_perception.cli.evaluate", "evaluate weights: mIoU, depth errors and the worst frames"),
     "train": Command("mtl_perception.cli.train", "train weights from a configuration file"),
+    "quantize": Command("mtl_perception.cli.quantize", "write weights with a table for int8 inference on a CPU"),
     "export": Command("mtl_perception.cli.export", "export weights to ONNX, with pre- and post-processing"),
     "bench": Command("mtl_perception.cli.bench", "measure latency by stage, or against other implementations"),
     "parameters": Command("mtl_perception.cli.parameters", "print the parameter table as text, Markdown or YAML"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +77,26 @@ def output_file(path: Path, force: bool) -> Path:
     if path.exists() and not force:
         raise WeightsError(f"output {path} already exists; choose another name, or replace it with --force")
     return path
+
+
+def refuse_held_out(description: Description, data: Iterable[str], failed: str) -> None:
+    """Refuse data sets that the weights' card names as held out.
+
+    Args:
+        description: Description of the weights.
+        data: Names of the data sets.
+        failed: What cannot be done, for the message.
+
+    Raises:
+        ConfigError: One of them is held out.
+    """
+    held_out = {str(entry).partition(":")[0] for entry in description.card.get("held_out", ())}
+    for name in data:
+        if name in held_out:
+            raise ConfigError(
+                f"{failed} on {name}: its card names it as held out, so its error there would no longer be that of unseen "
+                "images; give other data"
+            )
 
 
 def print_license(description: Description) -> None:

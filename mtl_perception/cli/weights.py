@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from mtl_perception.cli.options import output_file
-from mtl_perception.errors import ConfigError, SourceError, WeightsError
+from mtl_perception.cli.options import output_file, refuse_held_out
+from mtl_perception.errors import SourceError, WeightsError
 from mtl_perception.inference.device import plain_precision
 from mtl_perception.network.certificate import REFERENCE
 from mtl_perception.network.description import Description
@@ -127,13 +127,7 @@ def calibrate_weights(args: argparse.Namespace) -> None:
 
     sets = [dataset for path in args.data for dataset in open_datasets(path)]
     state, description = read_weights(source)
-    held_out = {str(entry).partition(":")[0] for entry in description.card.get("held_out", ())}
-    for dataset in sets:
-        if dataset.name in held_out:
-            raise ConfigError(
-                f"{args.weights} cannot be calibrated on {dataset.name}: its card names it as held out, so its error "
-                "there would no longer be that of unseen images; give validation data"
-            )
+    refuse_held_out(description, [dataset.name for dataset in sets], f"{args.weights} cannot be calibrated")
     network = build_network(description, state, where=str(source))
     samples = progress_bar(spread(sets, args.limit), desc="confidence", unit="image")
     pipeline = Pipeline(str(source), args.device, precision=plain_precision(args.device), warm_up=False)

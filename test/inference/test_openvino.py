@@ -65,9 +65,9 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     sizes: list[tuple[int, int]] = []
     build = openvino_graph.openvino_model
 
-    def counting(network: MultiTaskRefineNet, height: int, width: int) -> object:
+    def counting(network: MultiTaskRefineNet, height: int, width: int, convolutions: object) -> object:
         sizes.append((height, width))
-        return build(network, height, width)
+        return build(network, height, width, convolutions)
 
     monkeypatch.setattr(openvino_graph, "openvino_model", counting)
     return sizes

@@ -20,6 +20,7 @@ from mtl_perception.inference.openvino.runtime import import_openvino, shared_co
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.digest import network_digest
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.network.quantization import Quantization
 from mtl_perception.version import __version__
 
 KEPT_SIZES = 4
@@ -30,7 +31,8 @@ STORED_AT = 2
 """Number of the image of a size at which its compiled network is stored on disk: a size that comes once is not worth 12 MB."""
 ATTEMPTS = 2
 """Consecutive failures of OpenVINO at a size after which PyTorch runs it."""
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8-fp32": "f32", "int8-bf16": "bf16"}
+"""OpenVINO's precision, by arithmetic, of everything that is not int8."""
 GRAPH_VERSION = 3
 """Increase it with each change of `graph.py` that changes its models: networks compiled from others are not reused."""
 
@@ -40,19 +42,22 @@ class OpenVinoEngine(TorchEngine):
 
     Args:
         network: What `load_network` returns; it is copied, not changed.
-        precision: fp32 or bf16; fp32 never uses less precise arithmetic.
+        arithmetic: What `cpu_arithmetic` returns; fp32 never uses less precise arithmetic.
         threads: Number of threads; 0: all cores.
         cache: Cache of compiled networks.
 
     Raises:
         ConfigError: OpenVINO is not installed or does not work on this machine.
+        WeightsError: The arithmetic is int8, and the weights have no valid table.
     """
 
     def __init__(
-        self, network: MultiTaskRefineNet, precision: str = "fp32", threads: int = 0, cache: ModelCache | None = None
+        self, network: MultiTaskRefineNet, arithmetic: str = "fp32", threads: int = 0, cache: ModelCache | None = None
     ) -> None:
         self._openvino = import_openvino()
-        super().__init__(network, precision, threads)
+        self._quantization = Quantization.of(network) if arithmetic.startswith("int8") else None
+        super().__init__(network, "fp32" if self._quantization else arithmetic, threads)
+        self.precision = arithmetic
         self._source = network
         try:
             self._core = shared_core()
@@ -76,6 +81,7 @@ class OpenVinoEngine(TorchEngine):
         }
         self._key = {
             "weights": network_digest(network),
+            "ranges": repr(sorted(self._quantization.ranges.items())) if self._quantization else "",
             "mtl_perception": __version__,
             "graph": str(GRAPH_VERSION),
             "openvino": version,
@@ -91,8 +97,9 @@ class OpenVinoEngine(TorchEngine):
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user: that OpenVINO failed, or why compiled networks are not stored."""
+        exact = " in fp32" if self._quantization else ""
         found = (
-            f"OpenVINO failed {self._failure}; PyTorch runs the network, several times slower" if self._failure else "",
+            f"OpenVINO failed {self._failure}; PyTorch runs the network{exact}, several times slower" if self._failure else "",
             f"each start compiles the network again: {self._cache.problem}" if self._cache.problem else "",
         )
         return tuple(filter(None, found))
@@ -156,9 +163,11 @@ class OpenVinoEngine(TorchEngine):
             except Exception:  # OpenVINO has no common base of errors
                 self._cache.discard(key)
         # Not at module level, because it imports OpenVINO.
+        from mtl_perception.inference.openvino.convolutions import Int8Convolutions
         from mtl_perception.inference.openvino.graph import openvino_model
 
-        compiled = self._core.compile_model(openvino_model(self._source, *size), "CPU", self._options)
+        int8 = Int8Convolutions(self._quantization) if self._quantization else None
+        compiled = self._core.compile_model(openvino_model(self._source, *size, int8), "CPU", self._options)
         self._unstored[size] = (0, compiled)
         return compiled
 
