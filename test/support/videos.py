@@ -1,4 +1,4 @@
-"""Small video files whose frames can be told apart."""
+"""Small video files with a number in each frame."""
 
 from __future__ import annotations
 

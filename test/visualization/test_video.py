@@ -83,7 +83,7 @@ def test_video_errors_name_the_remedy(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(SourceError, match="cannot write .*video.mp4"), VideoWriter(inside_a_file, 5.0) as writer:
         writer.write(np.zeros((8, 8, 3), np.uint8))
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(DependencyError, match=r"pip install 'mtl_perception\[demo\]'"):
+    with pytest.raises(DependencyError, match=r"pip install 'mtl_perception\[video\]'"):
         video_module.VideoWriter(tmp_path / "video.mp4", 5.0)
 
 
