@@ -1,73 +1,56 @@
-"""The node's outputs for the frames of one source, written to a bag."""
+"""A bag with the node's outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 
 from mtl_perception.batch.record import KEY, Record
 from mtl_perception.batch.settings import Settings
-from mtl_perception.config import Config
-from mtl_perception.errors import PerceptionError, SourceError
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import needed_results
 from mtl_perception.pipeline import Pipeline
+from mtl_perception.result import Result
 from mtl_perception.sources.bag.result_writer import ResultWriter
 from mtl_perception.sources.bag.writer import BagWriter
-from mtl_perception.sources.base import Source, rejection_note, timed_frames
+from mtl_perception.types import Frame
 
 
-def create_pipeline(config: Config) -> Pipeline:
-    """Create a pipeline whose results are written before the next frame is processed."""
-    return Pipeline(config=config, reuse_outputs=True)
-
-
-def write_outputs(
-    source: Source,
-    spec: str,
-    pipeline: Pipeline,
-    out: Path,
-    settings: Settings,
-    described: Mapping[str, object],
-    *,
-    force: bool,
-) -> Iterator[int]:
-    """Process every frame in the order of the source, and yield their number so far after each.
+class BagOutput:
+    """Context manager that writes a bag; see `BagWriter`.
 
     Args:
-        source: The opened source.
-        spec: Its name in errors.
+        path: The bag.
         pipeline: What computes the outputs.
-        out: The bag; see `BagWriter`.
-        settings: Topics, and part of the source.
-        described: The settings as `describe_settings` returns them, which are stored in the bag.
+        settings: Topics.
         force: See `BagWriter`.
-
-    Raises:
-        SourceError: The source is damaged or has no readable frame, the bag cannot be written, or anything else failed, also
-            Ctrl-C, after the first frame; the error names the file with the frames until then.
     """
-    config = pipeline.config
-    outputs = needed_results(settings.topics)
-    with BagWriter(out, force=force) as bag:
-        encoder = MessageEncoder(pipeline.class_set, config.overlay_opacity, config.min_confidence)
-        writer = ResultWriter(bag, encoder, settings.with_input, settings.topics)
-        try:
-            for time_ns, frame in timed_frames(source, settings.part):
-                writer.write(time_ns, frame, pipeline(frame, outputs))
-                yield writer.frames
-        except (Exception, KeyboardInterrupt) as error:
-            if not writer.frames or str(bag.partial) in str(error):
-                raise
-            raise SourceError(f"{describe_cause(error)}; the {writer.frames} frames before it are in {bag.partial}") from error
-        if not writer.frames:
-            part = f" of {settings.part}" if str(settings.part) else ""
-            raise SourceError(f"{spec}: no frame{part} was processed{rejection_note(source)}")
-        bag.set_custom_data(KEY, Record(described, writer.frames).to_json())
 
+    def __init__(self, path: Path, pipeline: Pipeline, settings: Settings, force: bool) -> None:
+        self.needs = needed_results(settings.topics)
+        self._bag = BagWriter(path, force=force)
+        self._pipeline, self._settings = pipeline, settings
+        self.partial = self._bag.partial
 
-def describe_cause(error: BaseException) -> str:
-    """Return the text of an expected error, or type and text of an unexpected one."""
-    if isinstance(error, PerceptionError):
-        return str(error)
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+    def __enter__(self) -> BagOutput:
+        self._bag.__enter__()
+        config = self._pipeline.config
+        encoder = MessageEncoder(self._pipeline.class_set, config.overlay_opacity, config.min_confidence)
+        self._writer = ResultWriter(self._bag, encoder, self._settings.with_input, self._settings.topics)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bag.__exit__(kind, error, trace)
+
+    @property
+    def frames(self) -> int:
+        """Number of frames written."""
+        return self._writer.frames
+
+    def write(self, time_ns: int, frame: Frame, result: Result) -> None:
+        """Write the messages of a frame."""
+        self._writer.write(time_ns, frame, result)
+
+    def finish(self, record: Record) -> None:
+        """Store the record in the metadata."""
+        self._bag.set_custom_data(KEY, record.to_json())

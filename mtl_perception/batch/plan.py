@@ -19,11 +19,11 @@ BAG_SUFFIXES = (".mcap", ".bag", ".db3", ".zstd", ".active")
 
 @dataclass(frozen=True)
 class Task:
-    """A source and the bag to write.
+    """A source and the output to write.
 
     Attributes:
         source: What `open_source` opens; a path is absolute.
-        output: The bag, `FOLDER/NAME.mcap`.
+        output: The bag, `FOLDER/NAME.mcap`, or the data set, `FOLDER/NAME`.
     """
 
     source: str
@@ -56,7 +56,12 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def make_plan(
-    sources: Sequence[str], folder: Path, part: TimeSlice, results: Mapping[str, SourceResult], shard: tuple[int, int] = (1, 1)
+    sources: Sequence[str],
+    folder: Path,
+    part: TimeSlice,
+    results: Mapping[str, SourceResult],
+    shard: tuple[int, int] = (1, 1),
+    suffix: str = ".mcap",
 ) -> list[Task]:
     """Return the tasks of a shard: every N-th source of the list, without repetitions.
 
@@ -69,6 +74,7 @@ def make_plan(
         part: Part of each source; becomes part of the name.
         results: Results of earlier runs by output.
         shard: Index, from 1, and number of shards.
+        suffix: Suffix of the outputs.
 
     Raises:
         ConfigError: An output would replace its source.
@@ -76,7 +82,7 @@ def make_plan(
     unique = list(dict.fromkeys(_absolute(source) for source in sources))
     # File systems may ignore case.
     shared = Counter(_stem(source).casefold() for source in unique)
-    suffix = f"-{part}.mcap" if str(part) else ".mcap"
+    suffix = f"-{part}{suffix}" if str(part) else suffix
     tasks = []
     for source in unique:
         plain = f"{_stem(source)}{suffix}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from mtl_perception.batch.bag import create_pipeline, describe_cause, write_outputs
+from mtl_perception.batch.outputs import create_pipeline, describe_cause, write_outputs
 from mtl_perception.batch.plan import Task
 from mtl_perception.batch.record import describe_settings
 from mtl_perception.batch.results import DONE, FAILED, SourceResult

@@ -18,6 +18,9 @@ from mtl_perception.sources.bag.scan import DamageError
 from mtl_perception.version import __version__
 from mtl_perception.weights.registry import resolve, sha256
 
+RECORD_FILE = "process.json"
+"""File of the record in a data set."""
+
 KEY = "mtl_perception"
 """Key of the record in the custom data of a bag."""
 
@@ -63,7 +66,8 @@ def describe_settings(settings: Settings) -> dict[str, object]:
     described = {
         "weights": sha256(resolve(settings.config.weights)),
         **{name: value for name, value in values.items() if name not in NOT_COMPARED},
-        "topics": sorted(settings.topics),
+        "images": settings.images,
+        "topics": [] if settings.images else sorted(settings.topics),
         "with_input": settings.with_input,
         "camera": "" if camera is None else _digest(camera),
         "image_topic": settings.image_topic,
@@ -77,8 +81,12 @@ def describe_settings(settings: Settings) -> dict[str, object]:
 def read_record(output: Path) -> Record | None:
     """Return the record of a finished output; None if it is not an output of `process`."""
     try:
-        information = yaml.safe_load(McapFile(output).metadata("rosbag2")["serialized_metadata"])
-        values = json.loads(information["custom_data"][KEY])
+        if output.is_dir():
+            text = (output / RECORD_FILE).read_text("utf-8")
+        else:
+            information = yaml.safe_load(McapFile(output).metadata("rosbag2")["serialized_metadata"])
+            text = information["custom_data"][KEY]
+        values = json.loads(text)
         return Record(dict(values["settings"]), int(values["frames"]), str(values["version"]))
     except (OSError, DamageError, NoIndexError, yaml.YAMLError, LookupError, TypeError, ValueError):
         return None

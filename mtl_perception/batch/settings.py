@@ -23,6 +23,7 @@ class Settings:
         camera_file: Calibration file to use instead of the sources' calibration.
         image_topic: See `open_source`.
         camera_info_topic: See `open_source`.
+        images: Whether to write data sets instead of bags.
     """
 
     config: Config
@@ -32,6 +33,7 @@ class Settings:
     camera_file: Path | None = None
     image_topic: str = ""
     camera_info_topic: str = ""
+    images: bool = False
 
     def open(self, spec: str) -> Source:
         """Open a source; see `open_source`."""

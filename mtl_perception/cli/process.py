@@ -68,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--camera-info", default="", metavar="TOPIC", help="CameraInfo topic (default: sibling of the image topic)"
     )
     parser.add_argument("--camera", type=Path, metavar="FILE", help="calibration file that replaces the source's CameraInfo")
+    parser.add_argument(
+        "--images",
+        action="store_true",
+        help="write a data set for train and eval instead of a bag: a folder with image, label, depth and dataset.yaml",
+    )
     parser.add_argument("--with-input", action="store_true", help="also write the images and their CameraInfo")
     parser.add_argument(
         "--topics",
@@ -77,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOPIC",
         help=f"outputs to write, such as segmentation/labels (default: all except {', '.join(omitted)})",
     )
-    parser.add_argument("--force", action="store_true", help="replace existing bags")
+    parser.add_argument("--force", action="store_true", help="replace existing outputs")
     add_parameters(parser)
 
 
@@ -85,6 +90,8 @@ def run(args: argparse.Namespace) -> None:
     """Process every frame of each source, in its order."""
     if not (0 <= args.start < math.inf and args.duration > 0):
         raise ConfigError(f"--start {args.start:g} --duration {args.duration:g}: give a start from 0 and a duration above 0")
+    if args.images and (args.with_input or args.topics is not RECORDED_TOPICS):
+        raise ConfigError("--images writes images, labels and depth only; omit --topics and --with-input")
     from mtl_perception.batch.settings import Settings
 
     settings = Settings(
@@ -95,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
         args.camera,
         args.image,
         args.camera_info,
+        args.images,
     )
     if _is_folder(args):
         _run_many(args, settings)
@@ -103,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _is_folder(args: argparse.Namespace) -> bool:
-    """Return whether --out is a folder of bags and not a bag."""
+    """Return whether --out is a folder of outputs and not an output."""
     out = Path(args.out)
     many = (
         len(args.sources) != 1
@@ -116,12 +124,13 @@ def _is_folder(args: argparse.Namespace) -> bool:
 
 
 def _run_one(args: argparse.Namespace, settings: Settings) -> None:
-    from mtl_perception.batch.bag import create_pipeline, write_outputs
+    from mtl_perception.batch.outputs import create_pipeline, write_outputs
     from mtl_perception.batch.record import describe_settings
 
     (spec,), out = args.sources, Path(args.out)
     source = settings.open(spec)
-    require("rosbags", extra="bags", purpose="writing bags")
+    if not args.images:
+        require("rosbags", extra="bags", purpose="writing bags")
     described = describe_settings(settings)
     pipeline = create_pipeline(settings.config)
     print_license(pipeline.description)
@@ -152,13 +161,14 @@ def _run_many(args: argparse.Namespace, settings: Settings) -> None:
         raise ConfigError(f"--out {folder} is a bag; give a folder for the bags of several sources")
     if cluster is not None:
         require("ray", extra="cluster", purpose="process --ray")
-    require("rosbags", extra="bags", purpose="writing bags")
+    if not args.images:
+        require("rosbags", extra="bags", purpose="writing bags")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SourceError(f"output folder {folder} cannot be created: {error.strerror}") from error
     results = ResultsFile(folder)
-    tasks = make_plan(sources, folder, settings.part, results.read(), shard)
+    tasks = make_plan(sources, folder, settings.part, results.read(), shard, "" if args.images else ".mcap")
     print_license(load_network(settings.config.weights).description)
     counts = run_tasks(settings, tasks, results, jobs=args.jobs, cluster=cluster, force=args.force)
     print(f"{counts[DONE]} done, {counts[SKIPPED]} skipped, {counts[FAILED]} failed of {len(tasks)} sources -> {folder}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from mtl_perception.errors import SourceError
 from mtl_perception.inference.device import plain_precision
+from mtl_perception.labels import ClassSet
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import Teacher
@@ -90,9 +91,7 @@ class TeacherNetworks:
             assert result.labels is not None
             assert result.depth is not None
             labels, depth = result.labels, result.depth
-            # Only the sky is infinitely far; the depth of anything else beyond the range is unknown.
-            sky = labels == self._pipeline.class_set.names.index("sky")
-            depth = np.where(np.isinf(depth) & ~sky, np.float32(np.nan), depth)
+            depth = keep_infinity_of_sky(depth, labels, self._pipeline.class_set)
         if self._onnx is None:
             return labels, depth
         other_labels, other_depth = self._onnx(frame, self._teacher.confidence)
@@ -101,6 +100,20 @@ class TeacherNetworks:
         if other_depth is not None:
             depth = other_depth if self._pipeline is None else mean_depth(depth, other_depth, self._teacher)
         return labels, depth
+
+
+def keep_infinity_of_sky(depth: np.ndarray, labels: np.ndarray, classes: ClassSet) -> np.ndarray:
+    """Return depth whose +Inf is NaN except where the class is "sky".
+
+    Only the sky is infinitely far; the depth of anything else beyond the range is unknown.
+
+    Args:
+        depth: H x W float32, m, +Inf beyond the range.
+        labels: H x W uint8.
+        classes: Classes of the labels.
+    """
+    sky = labels == classes.names.index("sky") if "sky" in classes.names else np.zeros(labels.shape, bool)
+    return np.where(np.isinf(depth) & ~sky, np.float32(np.nan), depth)
 
 
 def mean_depth(first: np.ndarray, second: np.ndarray, teacher: Teacher) -> np.ndarray:

@@ -6,7 +6,7 @@ import csv
 import io
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -76,18 +76,9 @@ def write_folder(
     """
     folder = Path(folder)
     try:
-        _prepare(folder, name)
+        start_folder(folder, name)
         written, keys = _fill(samples, folder, suffix, workers, progress)
-        rows = _camera_rows(folder)
-        _replace(folder / "cameras.csv", _table([rows[key] for key in keys if key in rows]))
-        description: dict[str, object] = {"format": "folder", "name": name, "license": license, "classes": classes}
-        if any((folder / "label").rglob("*.png")):
-            description |= {"labels": "label"}
-        if any((folder / "depth").rglob("*.png")):
-            description |= {"depth": "depth", "depth_scale": DEPTH_SCALE}
-        if rows:
-            description |= {"camera": "cameras.csv"}
-        _replace(folder / "dataset.yaml", yaml.safe_dump(description, sort_keys=False, allow_unicode=True).encode())
+        finish_folder(folder, keys, name, license, classes)
     except OSError as error:
         raise SourceError(f"{folder}: the data set cannot be written: {error}; check the disk and its permissions") from error
     except BrokenProcessPool as error:
@@ -95,7 +86,40 @@ def write_folder(
     return written
 
 
-def _prepare(folder: Path, name: str) -> None:
+def finish_folder(
+    folder: Path, keys: Sequence[str], name: str, license: str, classes: str | Sequence[Mapping[str, object]]
+) -> None:
+    """Write cameras.csv in the order of the samples, and dataset.yaml.
+
+    Args:
+        folder: Folder with the files of `write_sample`.
+        keys: Names of the samples.
+        name: Name of the data set.
+        license: Its license.
+        classes: Class set of the labels, or its classes as {"name", "color"}.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    rows = _camera_rows(folder)
+    _replace(folder / "cameras.csv", _table([rows[key] for key in keys if key in rows]))
+    description: dict[str, object] = {"format": "folder", "name": name, "license": license, "classes": classes}
+    if any((folder / "label").rglob("*.png")):
+        description |= {"labels": "label"}
+    if any((folder / "depth").rglob("*.png")):
+        description |= {"depth": "depth", "depth_scale": DEPTH_SCALE}
+    if rows:
+        description |= {"camera": "cameras.csv"}
+    _replace(folder / "dataset.yaml", yaml.safe_dump(description, sort_keys=False, allow_unicode=True).encode())
+
+
+def start_folder(folder: Path, name: str) -> None:
+    """Create a folder for samples, or continue one.
+
+    Raises:
+        SourceError: The folder contains another data set.
+        OSError: It cannot be written.
+    """
     description = folder / "dataset.yaml"
     if description.exists():
         held = yaml.safe_load(description.read_text(encoding="utf-8"))
