@@ -13,7 +13,7 @@ from mtl_perception.errors import ConfigError
 from mtl_perception.labels import ClassSet
 from mtl_perception.types import Outputs
 from mtl_perception.visualization.cloud import write_ply
-from mtl_perception.visualization.colors import colorize_labels, overlay
+from mtl_perception.visualization.colors import colorize_labels, overlay, with_legend
 from mtl_perception.visualization.files import replacing
 from mtl_perception.visualization.png import depth_to_png, write_png
 
@@ -32,22 +32,24 @@ class Result(Outputs):
     overlay_opacity: float
     stem: str = "frame"
 
-    def overlay(self, opacity: float | None = None) -> np.ndarray:
+    def overlay(self, opacity: float | None = None, *, show_legend: bool = False) -> np.ndarray:
         """Return the class colors blended over the image, as the node publishes them.
 
         Args:
             opacity: Weight of the class colors, 0 to 1; by default `overlay_opacity`.
+            show_legend: Whether to append a legend of the classes below the image.
 
         Returns:
-            H x W x 3 uint8, RGB; unlabeled pixels keep the image.
+            H x W x 3 uint8, RGB; unlabeled pixels keep the image. Higher with a legend.
 
         Raises:
             ConfigError: Labels or image were not requested, or the opacity is outside 0 to 1.
         """
         labels, image = self._require("overlay", "labels", "image")
-        return overlay(image, labels, self.class_set, self.overlay_opacity if opacity is None else opacity)
+        blended = overlay(image, labels, self.class_set, self.overlay_opacity if opacity is None else opacity)
+        return with_legend(blended, self.class_set) if show_legend else blended
 
-    def save(self, folder: str | Path, stem: str | None = None) -> None:
+    def save(self, folder: str | Path, stem: str | None = None, *, show_legend: bool = False) -> None:
         """Write the files that `infer` writes; each one is complete or absent, and replaces an older one.
 
         They are `<stem>.labels.png` (uint8 ids), `<stem>.depth.png` (uint16, meters x 256, 0 = invalid), `<stem>.color.png`,
@@ -56,6 +58,7 @@ class Result(Outputs):
         Args:
             folder: Output folder; created if it does not exist.
             stem: First part of the file names; by default `stem` of the result. Give each frame its own.
+            show_legend: Whether to append a legend of the classes below the overlay.
 
         Raises:
             ConfigError: Labels, depth or image were not requested.
@@ -65,6 +68,7 @@ class Result(Outputs):
         folder, stem = Path(folder), self.stem if stem is None else stem
         colors = colorize_labels(labels, self.class_set)
         blended = overlay(image, labels, self.class_set, self.overlay_opacity, colors=colors)
+        blended = with_legend(blended, self.class_set) if show_legend else blended
         write_png(folder / f"{stem}.labels.png", labels)
         write_png(folder / f"{stem}.depth.png", depth_to_png(depth))
         write_png(folder / f"{stem}.color.png", cv2.cvtColor(colors, cv2.COLOR_RGB2BGR))

@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="playback rate; 1 is real time (default: 1, or as fast as this machine can process)",
     )
+    parser.add_argument(
+        "--show-legend",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="append a legend of the classes below the video (default: %(default)s)",
+    )
     add_parameters(parser)
 
 
@@ -38,4 +44,4 @@ def run(args: argparse.Namespace) -> None:
         require(package, extra="demo", purpose="the demo")
     from mtl_perception.demo.run import run_demo
 
-    run_demo(args.drive, args.out, config_from(args), args.rate)
+    run_demo(args.drive, args.out, config_from(args), args.rate, show_legend=args.show_legend)

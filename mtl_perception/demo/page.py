@@ -10,16 +10,19 @@ from mtl_perception.demo.recording import Recording
 from mtl_perception.errors import PerceptionError
 from mtl_perception.inference.machine import device_name
 from mtl_perception.pipeline import Pipeline
+from mtl_perception.progress import progress_bar
 from mtl_perception.sources.base import Source
 from mtl_perception.visualization.cloud import render_cloud
-from mtl_perception.visualization.colors import colorize_depth
+from mtl_perception.visualization.colors import colorize_depth, with_legend
 from mtl_perception.visualization.report import ReportData, ReportFrame, write_report
 from mtl_perception.visualization.video import VideoWriter, side_by_side
 
 FRAMES_ON_PAGE = 4
 
 
-def write_page(out: Path, drive: str, source: Source, rate: float, pipeline: Pipeline, recording: Recording) -> None:
+def write_page(
+    out: Path, drive: str, source: Source, rate: float, pipeline: Pipeline, recording: Recording, *, show_legend: bool = True
+) -> None:
     """Write video.mp4, cloud.ply and index.html.
 
     Args:
@@ -29,6 +32,7 @@ def write_page(out: Path, drive: str, source: Source, rate: float, pipeline: Pip
         rate: Playback rate relative to real time.
         pipeline: Pipeline with the node's weights and parameters.
         recording: Recording of the run.
+        show_legend: Whether to append a legend of the classes below the video.
 
     Raises:
         PerceptionError: The node published nothing.
@@ -42,9 +46,10 @@ def write_page(out: Path, drive: str, source: Source, rate: float, pipeline: Pip
     middle = 0
     # The video runs in real time whatever the playback rate was.
     with VideoWriter(out / "video.mp4", max(source.rate_hz * count / len(source), 1.0)) as video:
-        for index, frame in enumerate(recording.frames()):
+        for index, frame in enumerate(progress_bar(recording.frames(), total=count, unit="frame")):
             depth = colorize_depth(frame.depth, pipeline.max_depth)
-            video.write(side_by_side(frame.image, frame.overlay, depth))
+            panels = side_by_side(frame.image, frame.overlay, depth)
+            video.write(with_legend(panels, pipeline.class_set) if show_legend else panels)
             if index == count // 2:
                 middle = frame.stamp_ns
             if index in on_page:

@@ -24,7 +24,7 @@ FILES = ("recording.mcap", "recording.partial.mcap", "video.mp4", "cloud.ply", "
 """Everything that the demo leaves in its folder."""
 
 
-def run_demo(drive: str, out: Path, config: Config, rate: float | None = None) -> None:
+def run_demo(drive: str, out: Path, config: Config, rate: float | None = None, *, show_legend: bool = True) -> None:
     """Run node, player and recorder, then write video, cloud and page from the recording.
 
     Args:
@@ -32,6 +32,7 @@ def run_demo(drive: str, out: Path, config: Config, rate: float | None = None) -
         out: Output folder; an earlier demo in it is replaced.
         config: Parameters of the node.
         rate: Playback rate relative to real time; None chooses the rate that this machine can process, at most 1.
+        show_legend: Whether to append a legend of the classes below the video.
 
     Raises:
         SourceError: The drive cannot be read, or `out` contains other files.
@@ -51,7 +52,7 @@ def run_demo(drive: str, out: Path, config: Config, rate: float | None = None) -
     _prepare(out)
     _run_processes(drive, out, config, rate, seconds + 60 + 3 * len(source), domain)
     _print_step(3, "writing video, cloud and page")
-    write_page(out, drive, source, rate, pipeline, Recording(out / "recording.mcap"))
+    write_page(out, drive, source, rate, pipeline, Recording(out / "recording.mcap"), show_legend=show_legend)
     _print_step(4, "done:")
     for name in ("index.html", "video.mp4", "cloud.ply", "recording.mcap"):
         print(f"    {out / name}")

@@ -116,21 +116,23 @@ def colorize_depth(depth: np.ndarray, max_depth: float, min_depth: float = 0.0) 
     return image
 
 
-def legend(class_set: ClassSet, width: int = 640) -> np.ndarray:
+def legend(class_set: ClassSet, width: int = 640, scale: float = 1.0) -> np.ndarray:
     """Draw the colors and names of the classes in as many columns as fit.
 
     Args:
         class_set: The classes.
         width: Width of the image, pixels; at least 160.
+        scale: Size of text and colors; at 1 the text is 10 pixels high.
 
     Returns:
         H x `width` x 3 uint8 RGB.
     """
-    swatch, row, margin = 16, 26, 14
-    widest = max((text_width(name) for name in class_set.names), default=0)
-    column = swatch + 8 + widest + 18
+    swatch, gap, row, margin = (round(size * scale) for size in (16, 8, 26, 14))
+    line = max(1, round(scale))
+    widest = max((text_width(name, scale) for name in class_set.names), default=0)
+    column = swatch + 3 * gap + widest
     width = max(width, 160)
-    columns = max(1, (width - 2 * margin + 18) // column)
+    columns = max(1, (width - 2 * margin + 2 * gap) // column)
     rows = max(1, -(-len(class_set) // columns))
     image = np.full((rows * row + 2 * margin - (row - swatch), width, 3), PANEL_COLOR, np.uint8)
     for index, (name, color) in enumerate(zip(class_set.names, class_set.colors, strict=True)):
@@ -138,9 +140,27 @@ def legend(class_set: ClassSet, width: int = 640) -> np.ndarray:
         y = margin + index % rows * row
         # Without an outline, dark colors are invisible on the panel.
         cv2.rectangle(image, (x, y), (x + swatch, y + swatch), (120, 126, 136), -1)
-        cv2.rectangle(image, (x + 1, y + 1), (x + swatch - 1, y + swatch - 1), color, -1)
-        write_text(image, name, (x + swatch + 8, y + swatch - 3))
+        cv2.rectangle(image, (x + line, y + line), (x + swatch - line, y + swatch - line), color, -1)
+        write_text(image, name, (x + swatch + gap, y + swatch - round(3 * scale)), scale=scale)
     return image
+
+
+def with_legend(image: np.ndarray, class_set: ClassSet) -> np.ndarray:
+    """Append the legend of all classes below an image, so that it covers nothing and images of one size stay of one size.
+
+    Args:
+        image: H x W x 3 uint8 RGB.
+        class_set: The classes.
+
+    Returns:
+        H' x max(W, 160) x 3 uint8 RGB, the image in the upper left corner.
+    """
+    width = image.shape[1]
+    # Text of 10 pixels for 1280, as on a display that shows the whole width, and never below 8 pixels.
+    strip = legend(class_set, width, max(0.8, width / 1280))
+    missing = strip.shape[1] - width
+    padded = cv2.copyMakeBorder(image, 0, 0, 0, missing, cv2.BORDER_CONSTANT, value=PANEL_COLOR) if missing else image
+    return np.concatenate([padded, strip])
 
 
 def depth_scale(max_depth: float, min_depth: float = 0.0, width: int = 640) -> np.ndarray:
@@ -177,14 +197,17 @@ def depth_scale(max_depth: float, min_depth: float = 0.0, width: int = 640) -> n
     return image
 
 
-def write_text(image: np.ndarray, text: str, origin: tuple[int, int], color: tuple[int, int, int] = INK_COLOR) -> None:
+def write_text(
+    image: np.ndarray, text: str, origin: tuple[int, int], color: tuple[int, int, int] = INK_COLOR, scale: float = 1.0
+) -> None:
     """Write small text into an RGB image, with its baseline at `origin` (x, y); non-ASCII characters become '?'."""
-    cv2.putText(image, _ascii(text), origin, cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1, cv2.LINE_AA)
+    thickness = max(1, round(scale))
+    cv2.putText(image, _ascii(text), origin, cv2.FONT_HERSHEY_SIMPLEX, 0.45 * scale, color, thickness, cv2.LINE_AA)
 
 
-def text_width(text: str) -> int:
+def text_width(text: str, scale: float = 1.0) -> int:
     """Return the width of a text drawn by `write_text`, pixels."""
-    return int(cv2.getTextSize(_ascii(text), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0])
+    return int(cv2.getTextSize(_ascii(text), cv2.FONT_HERSHEY_SIMPLEX, 0.45 * scale, max(1, round(scale)))[0][0])
 
 
 def _ascii(text: str) -> str:

@@ -19,11 +19,16 @@ STACKING_ASPECT_RATIO = 2.0
 """Images with a larger ratio of width to height are stacked vertically."""
 
 
+TIME_BASE = Fraction(1, 90_000)
+"""Resolution of the times of a video with stamps, s; that of MPEG."""
+
+
 class VideoWriter:
     """Writer of RGB images to a video; a context manager.
 
     The first image sets the size, padded to even sides; other sizes are letterboxed. The file appears when the block
-    succeeds. After an error, or without images, no file is written.
+    succeeds. After an error, or without images, no file is written. Images are shown at the frame rate, or with stamps at
+    their times.
 
     Args:
         path: The MP4 file.
@@ -45,17 +50,19 @@ class VideoWriter:
         self._temporary: Path | None = None
         self._container: Any = None
         self._stream: Any = None
+        self._first_ns, self._pts = 0, -1
         self.count = 0
 
     def __enter__(self) -> VideoWriter:
         self._temporary = self._files.enter_context(replacing(self._path))
         return self
 
-    def write(self, image: np.ndarray) -> None:
+    def write(self, image: np.ndarray, stamp_ns: int | None = None) -> None:
         """Append an image.
 
         Args:
             image: H x W x 3 uint8 RGB.
+            stamp_ns: Time of the image in nanoseconds, for all images or for none; the video starts with the first one.
 
         Raises:
             FrameError: Shape or dtype is invalid.
@@ -66,8 +73,15 @@ class VideoWriter:
         try:
             if self._container is None:
                 self._open(image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2)
+                if stamp_ns is not None:
+                    self._first_ns = stamp_ns
+                    self._stream.codec_context.time_base = TIME_BASE
             fitted = letterbox(image, self._stream.width, self._stream.height)
             frame = self._av.VideoFrame.from_ndarray(fitted, format="rgb24")
+            if stamp_ns is not None:
+                # Encoders refuse times that do not increase.
+                self._pts = max(self._pts + 1, round((stamp_ns - self._first_ns) / 10**9 / TIME_BASE))
+                frame.pts, frame.time_base = self._pts, TIME_BASE
             self._container.mux(self._stream.encode(frame))
         except (self._av.FFmpegError, OSError) as error:
             raise SourceError(f"cannot write video {self._path}: {error}") from error

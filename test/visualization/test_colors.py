@@ -14,7 +14,15 @@ from support.clouds import ROAD, SIDEWALK, VEHICLE
 from mtl_perception.errors import ConfigError, FrameError
 from mtl_perception.labels import STREET, ClassSet
 from mtl_perception.types import UNLABELED
-from mtl_perception.visualization.colors import BEYOND_COLOR, colorize_depth, colorize_labels, depth_scale, legend, overlay
+from mtl_perception.visualization.colors import (
+    BEYOND_COLOR,
+    colorize_depth,
+    colorize_labels,
+    depth_scale,
+    legend,
+    overlay,
+    with_legend,
+)
 
 # Labels
 
@@ -145,6 +153,21 @@ def test_legend_shows_every_class_color() -> None:
 def test_narrow_legend_has_more_rows() -> None:
     assert legend(STREET, 160).shape[0] > legend(STREET, 640).shape[0]
     assert legend(ClassSet("odd", ("straße",), ((1, 2, 3),))).shape[1] == 640
+
+
+@pytest.mark.parametrize("width", [100, 320, 1242, 3840])
+def test_legend_below_an_image_has_every_color_at_a_size_that_is_readable(width: int) -> None:
+    image = np.full((50, width, 3), 200, np.uint8)
+    shown = with_legend(image, STREET)
+    assert shown.shape[1] == max(width, 160)
+    np.testing.assert_array_equal(shown[:50, :width], image)
+    strip = shown[50:]
+    side = round(16 * max(0.8, width / 1280))
+    for color in STREET.colors:
+        assert (strip == np.array(color, np.uint8)).all(axis=-1).sum() >= (0.7 * side) ** 2
+    dark = ClassSet("dark", ("ready",), ((1, 2, 3),))
+    text = (with_legend(image, dark)[50:] > 130).all(axis=-1).any(axis=1).sum()
+    assert text >= max(9, width / 125), "height of the text, pixels"
 
 
 def test_depth_scale_has_the_colors_of_the_depth_image() -> None:

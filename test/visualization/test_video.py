@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,15 @@ def test_wide_images_are_stacked(size: tuple[int, int], max_width: int, shape: t
     ends = (joined[-1, -1], joined[shape[0] // 2 + 15, -1] if stacked else joined[-1, shape[1] // 2 + 15])
     assert (ends[0] == 160).all() and (ends[1] == 220).all()
     assert (image == 90).all(), "the caller's images must not be modified"
+
+
+def test_images_with_stamps_are_shown_at_their_times(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    start = 1_700_000_000_123_456_789
+    with VideoWriter(tmp_path / "video.mp4", 10.0) as writer:
+        for milliseconds in (0, 40, 41, 41, 900, 5000):
+            writer.write(np.full((64, 128, 3), 100, np.uint8), start + milliseconds * 1_000_000)
+    with av.open(str(tmp_path / "video.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times == pytest.approx([0, 0.04, 0.041, 0.041, 0.9, 5.0], abs=1e-4)
+    assert all(after > before for before, after in pairwise(times))
