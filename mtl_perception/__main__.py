@@ -32,7 +32,7 @@ class Command:
 
 COMMANDS = {
     "node": Command("mtl_perception.ros.main", "run the ROS 2 node", takes_ros_arguments=True),
-    "infer": Command("mtl_perception.cli.infer", "write labels, depth and point clouds of image files"),
+    "infer": Command("mtl_perception.cli.infer", "write labels, depth and point clouds of images, and overlays of videos"),
     "play": Command("mtl_perception.ros.play", "publish a drive, image folder or bag as a camera", takes_ros_arguments=True),
     "process": Command("mtl_perception.cli.process", "write the node's outputs for every frame of a bag, without ROS"),
     "record": Command("mtl_perception.ros.record", "record topics to an MCAP bag", takes_ros_arguments=True),

@@ -1,26 +1,33 @@
-"""`infer`: labels, depth and point clouds of image files."""
+"""`infer`: labels, depth and point clouds of image files, and overlays of videos."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.cli.options import add_parameters, config_from, print_license, print_notes
-from mtl_perception.errors import CameraError, PerceptionError, SourceError
+from mtl_perception.errors import CameraError, PerceptionError, SourceError, require
 from mtl_perception.progress import print_above_bar, progress_bar
 from mtl_perception.types import Frame
 
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
+    from mtl_perception.result import Result
+
+SAVED = frozenset({"labels", "depth", "cloud", "image"})
+"""Results that Result.save writes, of types.OUTPUTS."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add images, output folder and calibration."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="image file, or folder of image files")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="image or video file, folder of them, or pattern such as 'run/*.jpg'"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="output folder; created if it does not exist")
     parser.add_argument(
         "--camera",
@@ -28,15 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="calibration file, ROS YAML or KITTI (default: training camera of the weights, scaled to the image)",
     )
+    parser.add_argument(
+        "--frames", action="store_true", help="write the files of an image for every frame of a video as well, to DIR/NAME"
+    )
+    parser.add_argument("--show-legend", action="store_true", help="append a legend of the classes below overlays")
     add_parameters(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Process all images; report those that fail and continue with the next."""
-    from mtl_perception.image.files import read_image_file
+    """Process all files; report those that fail and continue with the next."""
     from mtl_perception.pipeline import Pipeline
+    from mtl_perception.sources.files import list_files
+    from mtl_perception.sources.video import is_video_file
 
-    paths = _list_images(args.images)
+    paths = list_files(args.files)
+    if any(map(is_video_file, paths)):
+        require("av", extra="video", purpose="reading videos")
     pipeline = Pipeline(config=config_from(args, warm_up=False), reuse_outputs=True)
     cameras = _Cameras(args.camera, pipeline)
     print_license(pipeline.description)
@@ -45,43 +59,60 @@ def run(args: argparse.Namespace) -> None:
     except OSError as error:
         raise SourceError(f"cannot create the output folder {args.out}: {error.strerror}") from error
     failed = 0
-    for path in progress_bar(paths, unit="image", disable=None if len(paths) > 1 else True):
+    for path in progress_bar(paths, unit="file", disable=None if len(paths) > 1 else True):
         try:
-            image = read_image_file(path)
-            frame = Frame(image, cameras.model(path, image.shape[1], image.shape[0]))
-            pipeline(frame, {"labels", "depth", "cloud", "image"}).save(args.out, path.stem)
+            (_infer_video if is_video_file(path) else _infer_image)(path, args, pipeline, cameras)
         except PerceptionError as error:
-            if len(paths) == 1:
+            if len(paths) == 1 or isinstance(error.__cause__, KeyboardInterrupt):
                 raise
             failed += 1
             print_above_bar(f"mtl_perception infer: {error}")
     print_notes(pipeline)
     if failed:
-        raise SourceError(f"{failed} of {len(paths)} images failed; the results of the others are in {args.out}")
+        raise SourceError(f"{failed} of {len(paths)} files failed; the results of the others are in {args.out}")
 
 
-def _list_images(given: list[Path]) -> list[Path]:
-    from mtl_perception.sources.images import describe_skipped, list_images
+def _infer_image(path: Path, args: argparse.Namespace, pipeline: Pipeline, cameras: _Cameras) -> None:
+    from mtl_perception.image.files import read_image_file
 
-    paths: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            found, skipped = list_images(path), describe_skipped(path)
-            if not found:
-                raise SourceError(f"{path}: the folder contains no images{skipped and '; ' + skipped}")
-            if skipped:
-                print(f"{path}: {skipped}", file=sys.stderr)
-            paths += found
-        elif path.is_file():
-            paths.append(path)
-        else:
-            raise SourceError(f"{path}: no such image")
-    stem, count = Counter(path.stem for path in paths).most_common(1)[0]
-    if count > 1:
-        raise SourceError(
-            f"{count} images are named {stem!r}, so their outputs would overwrite each other; use a separate --out for each"
+    image = read_image_file(path)
+    frame = Frame(image, cameras.model(path, image.shape[1], image.shape[0]))
+    pipeline(frame, SAVED).save(args.out, path.stem, show_legend=args.show_legend)
+
+
+def _infer_video(path: Path, args: argparse.Namespace, pipeline: Pipeline, cameras: _Cameras) -> None:
+    """Write the overlay video and, with --frames, the files of each frame under its number and time."""
+    from mtl_perception.batch.overlay_video import write_overlay_video
+    from mtl_perception.sources.base import rejection_note
+    from mtl_perception.sources.video import VideoSource
+
+    source = VideoSource(path, rectified=pipeline.config.input_rectified)
+    numbers = itertools.count()
+
+    def finish(frame: Frame, result: Result) -> None:
+        if args.frames:
+            stem = f"{next(numbers):06d}_{frame.stamp_ns / 1e9:.3f}s"
+            result.save(args.out / path.stem, stem, show_legend=args.show_legend)
+        bar.update()
+
+    frames = (
+        replace(frame, camera=cameras.model(path, frame.image.shape[1], frame.image.shape[0])) if args.frames else frame
+        for frame in source
+    )
+    out = args.out / f"{path.stem}.overlay.mp4"
+    with progress_bar(total=len(source), unit="frame", desc=path.name, leave=False) as bar:
+        count = write_overlay_video(
+            frames,
+            source.rate_hz,
+            pipeline,
+            out,
+            outputs=SAVED if args.frames else (),
+            show_legend=args.show_legend,
+            on_result=finish,
         )
-    return paths
+    if not count:
+        raise SourceError(f"{path}: no frame was processed{rejection_note(source)}")
+    print_above_bar(f"{count} frames{rejection_note(source)} -> {out}")
 
 
 class _Cameras:
@@ -92,6 +123,7 @@ class _Cameras:
         self._rectified = pipeline.config.input_rectified
         self._training = dict(pipeline.description.camera)
         self._warned: set[str] = set()
+        self._last: tuple[tuple[Path, int, int], CameraModel | None] | None = None
         if file is None:
             if self._training:
                 size = f"{self._training['width']:g}x{self._training['height']:g}"
@@ -101,7 +133,14 @@ class _Cameras:
             print(text, file=sys.stderr)
 
     def model(self, path: Path, width: int, height: int) -> CameraModel | None:
-        """Return the camera of an image file, or None if the calibration cannot be used for it."""
+        """Return the camera of an image or video file, or None if the calibration cannot be used for it."""
+        # All frames of a video have one camera.
+        key = (path, width, height)
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._load(path, width, height)
+        return self._last[1]
+
+    def _load(self, path: Path, width: int, height: int) -> CameraModel | None:
         if self._file is None:
             if not self._training:
                 return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mtl_perception.camera.calibration import load_calibration, needs_size
@@ -44,10 +44,14 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def describe_skipped(folder: Path) -> str:
+def describe_skipped(folder: Path, also: Callable[[Path], bool] = lambda path: False) -> str:
     """Return the number and names of the files that `list_images` leaves out, as in "2 files skipped: …"; "" if there are none.
 
     Subfolders, hidden files and `COMPANION_SUFFIXES` do not count.
+
+    Args:
+        folder: The folder.
+        also: Which other files are read.
 
     Raises:
         SourceError: The folder cannot be read.
@@ -59,7 +63,7 @@ def describe_skipped(folder: Path) -> str:
     names = []
     for path in entries:
         is_companion = path.name.startswith(".") or path.suffix.lower() in COMPANION_SUFFIXES
-        if not is_companion and not path.is_dir() and not is_image_file(path):
+        if not (is_companion or path.is_dir() or is_image_file(path) or also(path)):
             names.append(path.name if path.exists() else f"{path.name} (dangling link)")
     if not names:
         return ""

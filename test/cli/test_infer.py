@@ -157,7 +157,7 @@ class TestFailures:
         code, lines = infer(tmp_path / "bad.png", tmp_path / "good.png", "--out", tmp_path / "out")
         assert code == 1
         assert sum("bad.png" in line for line in lines) == 1
-        assert lines[-1] == f"mtl_perception infer: 1 of 2 images failed; the results of the others are in {tmp_path / 'out'}"
+        assert lines[-1] == f"mtl_perception infer: 1 of 2 files failed; the results of the others are in {tmp_path / 'out'}"
         assert {path.name.split(".")[0] for path in (tmp_path / "out").iterdir()} == {"good", "classes"}
 
     def test_single_unreadable_image_fails(self, tmp_path, infer):
@@ -170,7 +170,7 @@ class TestFailures:
     def test_missing_image_fails(self, tmp_path, infer):
         assert infer(tmp_path / "none.png", "--out", tmp_path / "out") == (
             1,
-            [f"mtl_perception infer: {tmp_path / 'none.png'}: no such image"],
+            [f"mtl_perception infer: {tmp_path / 'none.png'}: no such image or video"],
         )
 
     def test_kitti_file_is_read_for_the_camera_of_the_images_folder(self, tmp_path, infer):
@@ -192,7 +192,7 @@ class TestFailures:
         (tmp_path / "phone" / "a.png").unlink()
         code, lines = infer(tmp_path / "phone", "--out", tmp_path / "out")
         assert code == 1
-        assert "the folder contains no images; 1 file skipped: IMG_1.HEIC; supported: " in lines[-1]
+        assert "the folder contains no images or videos; 1 file skipped: IMG_1.HEIC; supported: " in lines[-1]
 
     def test_empty_folder_fails(self, tmp_path, infer):
         code, lines = infer(tmp_path, "--out", tmp_path / "out")

@@ -30,7 +30,9 @@ def test_finished_process_leaves_its_output_in_the_log(child):
 
 def test_failed_process_reports_the_last_line_of_its_log(child, tmp_path):
     process = child("images", "infer", "none.png", "--out", str(tmp_path / "out"))
-    with pytest.raises(PerceptionError, match=r"the images process exited with code 1: .*none\.png: no such image \(log: .*"):
+    with pytest.raises(
+        PerceptionError, match=r"the images process exited with code 1: .*none\.png: no such image or video \(log: .*"
+    ):
         wait_for(process, [], 60)
 
 

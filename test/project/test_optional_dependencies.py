@@ -55,6 +55,7 @@ def test_infer_works_without_optional_packages(tmp_path: Path, weights_file: Pat
         (["process", "synthetic:2", "--out", "out"], "open3d", "synthetic"),
         (["process", "video.mp4", "--out", "out.mcap"], "av", "video"),
         (["process", "drive.bag", "--out", "out", "--ray"], "ray", "cluster"),
+        (["infer", "video.mp4", "--out", "out"], "av", "video"),
         (["record", "--out", "out.mcap"], "rosbags", "bags"),
         (["demo", "--out", "demo"], "", "demo"),
         (["bench", "--scaling", "plot.png"], "matplotlib", "plot"),
