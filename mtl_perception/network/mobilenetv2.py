@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 # Expansion, output channels, number of blocks and first stride of layer2 to layer8; layer1 is a 3x3 convolution of stride 2.
@@ -17,10 +18,29 @@ STAGES = (
 STEM_CHANNELS = 32
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """Depthwise convolution that trains in float32 on a CPU, also in mixed precision.
+
+    In bfloat16 oneDNN computes its gradients up to 8 times slower than in float32, all other convolutions two to three times
+    faster.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output in the type of the input."""
+        if (
+            x.dtype == torch.float32
+            or x.device.type != "cpu"
+            or not (torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"))
+        ):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(x.dtype)
+
+
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True) -> nn.Sequential:
     """Return a convolution with symmetric padding, batch norm and, by default, ReLU6."""
     parts: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        (DepthwiseConv2d if groups > 1 else nn.Conv2d)(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
     ]
     if relu:
