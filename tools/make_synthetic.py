@@ -21,11 +21,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--count", type=int, default=2000, metavar="N", help="number of images (default %(default)s)")
     parser.add_argument("--size", type=size, default=(640, 192), metavar="WxH", help="image size in pixels (default 640x192)")
+    window = "share of the width of a whole image that an image shows (default %(default)s)"
+    parser.add_argument("--window", type=float, default=1.0, metavar="S", help=window)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="number of processes (default %(default)s)")
     args = parser.parse_args()
     try:
-        scenes = SyntheticScenes(args.count, *args.size, seed=args.seed)
+        scenes = SyntheticScenes(args.count, *args.size, seed=args.seed, window=args.window)
         written = write_folder(scenes, args.out, scenes.name, scenes.license, workers=args.workers)
     except PerceptionError as error:
         print(f"make_synthetic: {error}", file=sys.stderr)

@@ -63,24 +63,25 @@ class SyntheticScenes:
         width: Image width, pixels.
         height: Image height, pixels.
         seed: Seed of everything random.
+        window: Share of the width of a whole image that an image shows, see `random_camera`.
 
     Raises:
-        SourceError: The count, size or seed is out of range.
+        SourceError: The count, size, seed or window is out of range.
         DependencyError: Open3D or a system library that it loads is missing.
     """
 
     license = "Apache-2.0"
     classes = STREET
 
-    def __init__(self, count: int, width: int = 640, height: int = 192, seed: int = 0) -> None:
-        if count < 1 or width < 8 or height < 8 or seed < 0:
+    def __init__(self, count: int, width: int = 640, height: int = 192, seed: int = 0, window: float = 1.0) -> None:
+        if count < 1 or width < 8 or height < 8 or seed < 0 or not 0 < window <= 1:
             raise SourceError(
-                f"synthetic scenes: {count} images of {width}x{height}, seed {seed}: needs at least 1 image of 8x8 and a "
-                "seed of 0 or more"
+                f"synthetic scenes: {count} images of {width}x{height}, seed {seed}, window {window:g}: needs at least 1 "
+                "image of 8x8, a seed of 0 or more and a window above 0 and up to 1"
             )
         require_open3d()
-        self.name = f"scenes-{seed}-{width}x{height}"
-        self.width, self.height, self.seed = width, height, seed
+        self.name = f"scenes-{seed}-{width}x{height}" + ("" if window == 1 else f"-window-{window:g}")
+        self.width, self.height, self.seed, self.window = width, height, seed, window
         self._count = count
         self._library = Library(seed)
         self._textures = Textures(np.random.default_rng([seed, 2]))
@@ -167,6 +168,11 @@ class SyntheticScenes:
         pitch = float(np.clip(rng.normal(0, 0.022), -0.0524, 0.0524))
         roll = float(np.clip(rng.normal(0, 0.01), -0.0262, 0.0262))
         view = View(
-            random_camera(rng, self.width, self.height), position, plan.road.heading(y) + yaw, pitch, roll, random_weather(rng)
+            random_camera(rng, self.width, self.height, self.window),
+            position,
+            plan.road.heading(y) + yaw,
+            pitch,
+            roll,
+            random_weather(rng),
         )
         return view, (lateral, y)

@@ -24,6 +24,7 @@ class Frontage(Builder):
             "park": self._park,
             "field": self._field,
             "yard": self._yard,
+            "woods": self._woods,
         }
 
     def _town_houses(self, side: int, start: float, stop: float, s: Side) -> None:
@@ -80,6 +81,21 @@ class Frontage(Builder):
         if rng.random() < 0.3:
             self.put("shed", side * (s.front + rng.uniform(14, 50)), rng.uniform(start, stop), -side * np.pi / 2, s.height)
         self._forest(side, start, stop, s, rng.uniform(40, 100), 40)
+
+    def _woods(self, side: int, start: float, stop: float, s: Side) -> None:
+        """Build a wall of trees and bushes next to the road, sometimes behind a guard rail or a fence."""
+        rng = self.rng
+        if rng.random() < 0.45:
+            kind = ("guard rail", "bar fence", "fence")[rng.choice(3, p=(0.7, 0.15, 0.15))]
+            self._row(kind, side, start, stop, s.front + 0.2, s.height)
+        edge = s.front + rng.uniform(1.0, 7.0)
+        for y in np.arange(start + 2, stop - 1, rng.uniform(3.5, 8)):
+            if rng.random() < 0.7:
+                self.tree(side * (edge + rng.uniform(-0.5, 2.5)), y + rng.uniform(-1.5, 1.5), s.height, conifers=0.1)
+            self.put("bush", side * (edge + rng.uniform(-0.8, 2.0)), y + rng.uniform(-2, 2), z=s.height)
+        for y in np.arange(start + 10, stop + 10, 20.0):
+            self.put("forest", side * (edge + 4.5), y, z=s.height)
+            self.put("forest", side * (edge + 13), y + rng.uniform(-6, 6), z=s.height)
 
     def _yard(self, side: int, start: float, stop: float, s: Side) -> None:
         """Build an open yard with sheds and parked cars."""

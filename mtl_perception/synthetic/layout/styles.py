@@ -22,9 +22,9 @@ SOILS = ((128, 108, 84), (146, 132, 108), (150, 146, 138))
 
 USES: Mapping[str, Mapping[str, float]] = {
     "city": {"front": 0.8, "houses": 0.05, "park": 0.1, "yard": 0.05},
-    "suburb": {"front": 0.12, "houses": 0.62, "park": 0.13, "yard": 0.13},
-    "avenue": {"front": 0.3, "houses": 0.2, "park": 0.4, "yard": 0.1},
-    "country": {"houses": 0.15, "park": 0.35, "field": 0.5},
+    "suburb": {"front": 0.12, "houses": 0.54, "park": 0.12, "yard": 0.14, "woods": 0.08},
+    "avenue": {"front": 0.25, "houses": 0.16, "park": 0.3, "yard": 0.11, "woods": 0.18},
+    "country": {"houses": 0.1, "park": 0.2, "field": 0.33, "woods": 0.37},
 }
 """Kinds of street, with the probability of each land use beside them."""
 
@@ -72,7 +72,7 @@ def scene_style(rng: np.random.Generator) -> Style:
     wave = rng.uniform(45, 110)
     slope = rng.uniform(-0.28, 0.28) if rng.random() < 0.45 else rng.uniform(-0.04, 0.04)
     road = Road(bend=slope * wave, wave=wave, phase=rng.uniform(0, 2 * np.pi))
-    lanes = 2 if rng.random() < {"city": 0.3, "suburb": 0.05, "avenue": 0.5, "country": 0.1}[kind] else 1
+    lanes = 2 if rng.random() < {"city": 0.3, "suburb": 0.05, "avenue": 0.5, "country": 0.25}[kind] else 1
     lane = float(rng.uniform(2.6, 3.7))
     sides = {side: _scene_side(rng, kind, lanes * lane) for side in (-1, 1)}
     crossings: tuple[tuple[float, float], ...] = ()
