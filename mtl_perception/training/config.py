@@ -34,6 +34,9 @@ class Augmentation:
         rare: Probability that a crop contains a pixel of a rare class, if the image shows one.
         rare_classes: Names of the rare classes, the rarest first.
         paste: Probability that people and cyclists of other images are pasted in, at the size that the ground plane implies.
+        style: Folder of unlabeled images whose low-frequency amplitudes are mixed into training images (`StyleMixer`); empty:
+            none.
+        style_share: Probability of that.
     """
 
     focal_length: tuple[float, float] = (360.0, 800.0)
@@ -45,12 +48,14 @@ class Augmentation:
     rare: float = 0.4
     rare_classes: tuple[str, ...] = ("person", "cyclist", "pole", "sign")
     paste: float = 0.0
+    style: str = ""
+    style_share: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("focal_length", "late_focal_length"):
             low, high = getattr(self, name) or (1.0, 1.0)
             _check(0 < low <= high, f"augmentation.{name} {low}, {high}: give the lowest, then the highest, above 0")
-        for name in ("late", "flip", "blur", "rare", "paste"):
+        for name in ("late", "flip", "blur", "rare", "paste", "style_share"):
             _check(0 <= getattr(self, name) <= 1, f"augmentation.{name} {getattr(self, name)}: give a share from 0 to 1")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.labels import ClassSet
 from mtl_perception.training.augmentation.sample import TrainingSample
+from mtl_perception.training.augmentation.style import StyleMixer
 from mtl_perception.training.config import Augmentation, TrainConfig
 
 
@@ -30,6 +31,7 @@ class Augmenter:
     def __init__(self, config: TrainConfig, classes: ClassSet) -> None:
         self._config = config
         self._options = config.augmentation
+        self._mix_style = StyleMixer(self._options.style) if self._options.style else None
         self._rare = [classes.names.index(name) for name in self._options.rare_classes if name in classes.names]
 
     def __call__(
@@ -73,6 +75,8 @@ class Augmenter:
         return int(np.clip(x, 0, room[0])), int(np.clip(y, 0, room[1]))
 
     def _change_colors(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self._mix_style is not None and rng.random() < self._options.style_share:
+            image = self._mix_style(image, rng)
         if self._options.color > 0:
             image = cv2.LUT(np.ascontiguousarray(image), _tone_curves(self._options, rng))
             if rng.random() < 0.2:
