@@ -140,6 +140,10 @@ pip_install "$TORCH" --constraint $VENV/constraints.txt $TORCH
 # Keep the installed build of PyTorch in the following steps.
 venv_python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >>$VENV/constraints.txt
 pip_install "the packages for demo and tests" --constraint $VENV/constraints.txt -r requirements/dev.txt -r "$requirements"
+# Rerun needs NumPy 2, which the system's ROS may not have.
+if venv_python -c 'import numpy; raise SystemExit(int(numpy.__version__[0]) < 2)'; then
+    pip_install "the Rerun viewer" --constraint $VENV/constraints.txt -r requirements/rerun.txt
+fi
 pip_install "mtl_perception" --no-deps --no-build-isolation --editable .
 link_ros_files
 # A partial stamp: if a system library is missing, the next run need not rebuild the environment.

@@ -13,6 +13,7 @@ from mtl_perception.config import Config
 from mtl_perception.errors import PerceptionError, SourceError
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.sources.base import Source, rejection_note, timed_frames
+from mtl_perception.visualization.rerun import open_rerun
 
 
 def create_pipeline(config: Config) -> Pipeline:
@@ -46,10 +47,17 @@ def write_outputs(
             Ctrl-C, after the first frame; the error names the file with the frames until then.
     """
     created = DatasetOutput(out, pipeline, force) if settings.images else BagOutput(out, pipeline, settings, force)
-    with created as output:
+    rerun_file = settings.rerun_file(out)
+    needs = created.needs | (settings.rerun_options.needed_results() if rerun_file else frozenset())
+    recording = open_rerun(rerun_file, source.name, pipeline, settings.rerun_options, force)
+    # The recording is complete before the output, because a complete output is not processed again.
+    with created as output, recording as log:
         try:
             for time_ns, frame in timed_frames(source, settings.part):
-                output.write(time_ns, frame, pipeline(frame, output.needs))
+                result = pipeline(frame, needs)
+                output.write(time_ns, frame, result)
+                if log:
+                    log.log(result, frame.stamp_ns)
                 yield output.frames
         except (Exception, KeyboardInterrupt) as error:
             if not output.frames or str(output.partial) in str(error):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from mtl_perception.batch.bag import describe_cause
+from mtl_perception.batch.outputs import describe_cause
 from mtl_perception.errors import SourceError
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.result import Result

@@ -58,6 +58,8 @@ def run_tasks(
         elif difference := record.difference(wanted):
             differences[difference] += 1
             pending.append(task)
+        elif (recording := settings.rerun_file(task.output)) and not recording.exists():
+            pending.append(task)
         elif name not in known or known[name].status != DONE:
             # An earlier run was killed after it had finished the output and before it recorded it.
             ended.append((task, SourceResult(task.source, name, DONE, record.frames, 0.0)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtl_perception.config import Config
 from mtl_perception.sources.base import WHOLE, Source, TimeSlice
 from mtl_perception.sources.open import open_source
+from mtl_perception.visualization.rerun import RerunOptions
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Settings:
         image_topic: See `open_source`.
         camera_info_topic: See `open_source`.
         images: Whether to write data sets instead of bags.
+        rerun: Recording to write for Rerun: a file, or a folder for one of each output; None for none.
+        rerun_options: Content of the recordings.
     """
 
     config: Config
@@ -34,6 +37,8 @@ class Settings:
     image_topic: str = ""
     camera_info_topic: str = ""
     images: bool = False
+    rerun: Path | None = None
+    rerun_options: RerunOptions = field(default_factory=RerunOptions)
 
     def open(self, spec: str) -> Source:
         """Open a source; see `open_source`."""
@@ -44,3 +49,9 @@ class Settings:
             image_topic=self.image_topic,
             camera_info_topic=self.camera_info_topic,
         )
+
+    def rerun_file(self, out: Path) -> Path | None:
+        """Return the recording for Rerun that belongs to an output; None without one."""
+        if self.rerun is None or self.rerun.suffix == ".rrd":
+            return self.rerun
+        return self.rerun / f"{out.stem}.rrd"

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.cli.options import add_parameters, config_from, print_license, print_notes
+from mtl_perception.cli.options import (
+    add_parameters,
+    add_rerun_options,
+    config_from,
+    print_license,
+    print_notes,
+    rerun_options,
+)
 from mtl_perception.errors import CameraError, PerceptionError, SourceError, require
 from mtl_perception.progress import print_above_bar, progress_bar
 from mtl_perception.types import Frame
@@ -18,6 +25,7 @@ from mtl_perception.types import Frame
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.result import Result
+    from mtl_perception.visualization.rerun import RerunLog
 
 SAVED = frozenset({"labels", "depth", "cloud", "image"})
 """Results that Result.save writes, of types.OUTPUTS."""
@@ -39,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames", action="store_true", help="write the files of an image for every frame of a video as well, to DIR/NAME"
     )
     parser.add_argument("--show-legend", action="store_true", help="append a legend of the classes below overlays")
+    add_rerun_options(parser, help_text="also write a recording for Rerun (docs/view.md); replaces an existing one")
     add_parameters(parser)
 
 
@@ -47,7 +56,11 @@ def run(args: argparse.Namespace) -> None:
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.sources.files import list_files
     from mtl_perception.sources.video import is_video_file
+    from mtl_perception.visualization.rerun import open_rerun
 
+    options = rerun_options(args)
+    if args.rerun:
+        require("rerun", extra="rerun", purpose="--rerun")
     paths = list_files(args.files)
     if any(map(is_video_file, paths)):
         require("av", extra="video", purpose="reading videos")
@@ -59,28 +72,48 @@ def run(args: argparse.Namespace) -> None:
     except OSError as error:
         raise SourceError(f"cannot create the output folder {args.out}: {error.strerror}") from error
     failed = 0
-    for path in progress_bar(paths, unit="file", disable=None if len(paths) > 1 else True):
-        try:
-            (_infer_video if is_video_file(path) else _infer_image)(path, args, pipeline, cameras)
-        except PerceptionError as error:
-            if len(paths) == 1 or isinstance(error.__cause__, KeyboardInterrupt):
-                raise
-            failed += 1
-            print_above_bar(f"mtl_perception infer: {error}")
+    outputs = SAVED | (options.needed_results() if args.rerun else frozenset())
+    with open_rerun(args.rerun, args.out.name, pipeline, options, force=True) as recording:
+        for path in progress_bar(paths, unit="file", disable=None if len(paths) > 1 else True):
+            try:
+                infer = _infer_video if is_video_file(path) else _infer_image
+                infer(path, args, pipeline, cameras, outputs, recording)
+            except PerceptionError as error:
+                if len(paths) == 1 or isinstance(error.__cause__, KeyboardInterrupt):
+                    raise
+                failed += 1
+                print_above_bar(f"mtl_perception infer: {error}")
     print_notes(pipeline)
     if failed:
         raise SourceError(f"{failed} of {len(paths)} files failed; the results of the others are in {args.out}")
 
 
-def _infer_image(path: Path, args: argparse.Namespace, pipeline: Pipeline, cameras: _Cameras) -> None:
+def _infer_image(
+    path: Path,
+    args: argparse.Namespace,
+    pipeline: Pipeline,
+    cameras: _Cameras,
+    outputs: frozenset[str],
+    recording: RerunLog | None,
+) -> None:
     from mtl_perception.image.files import read_image_file
 
     image = read_image_file(path)
     frame = Frame(image, cameras.model(path, image.shape[1], image.shape[0]))
-    pipeline(frame, SAVED).save(args.out, path.stem, show_legend=args.show_legend)
+    result = pipeline(frame, outputs)
+    result.save(args.out, path.stem, show_legend=args.show_legend)
+    if recording:
+        recording.log(result, frame.stamp_ns)
 
 
-def _infer_video(path: Path, args: argparse.Namespace, pipeline: Pipeline, cameras: _Cameras) -> None:
+def _infer_video(
+    path: Path,
+    args: argparse.Namespace,
+    pipeline: Pipeline,
+    cameras: _Cameras,
+    outputs: frozenset[str],
+    recording: RerunLog | None,
+) -> None:
     """Write the overlay video and, with --frames, the files of each frame under its number and time."""
     from mtl_perception.batch.overlay_video import write_overlay_video
     from mtl_perception.sources.base import rejection_note
@@ -93,10 +126,13 @@ def _infer_video(path: Path, args: argparse.Namespace, pipeline: Pipeline, camer
         if args.frames:
             stem = f"{next(numbers):06d}_{frame.stamp_ns / 1e9:.3f}s"
             result.save(args.out / path.stem, stem, show_legend=args.show_legend)
+        if recording:
+            recording.log(result, frame.stamp_ns)
         bar.update()
 
+    needs_camera = args.frames or recording is not None
     frames = (
-        replace(frame, camera=cameras.model(path, frame.image.shape[1], frame.image.shape[0])) if args.frames else frame
+        replace(frame, camera=cameras.model(path, frame.image.shape[1], frame.image.shape[0])) if needs_camera else frame
         for frame in source
     )
     out = args.out / f"{path.stem}.overlay.mp4"
@@ -106,7 +142,7 @@ def _infer_video(path: Path, args: argparse.Namespace, pipeline: Pipeline, camer
             source.rate_hz,
             pipeline,
             out,
-            outputs=SAVED if args.frames else (),
+            outputs=outputs if needs_camera else (),
             show_legend=args.show_legend,
             on_result=finish,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mtl_perception.config import Config, parameters
 from mtl_perception.errors import ConfigError, WeightsError
+from mtl_perception.visualization.rerun import RerunOptions
 
 if TYPE_CHECKING:
     from mtl_perception.network.description import Description
@@ -52,6 +53,41 @@ def config_from(args: argparse.Namespace, **defaults: object) -> Config:
     """
     given = {row.name: getattr(args, row.name, None) for row in parameters()}
     return Config.from_mapping({**defaults, **{name: value for name, value in given.items() if value is not None}})
+
+
+def add_rerun_options(parser: argparse.ArgumentParser, metavar: str = "FILE.rrd", help_text: str = "") -> None:
+    """Add --rerun and what belongs to it; without a `help_text` for --rerun, only the latter."""
+    group = parser.add_argument_group("Rerun")
+    if help_text:
+        group.add_argument("--rerun", type=Path, metavar=metavar, help=help_text)
+    defaults = RerunOptions()
+    group.add_argument(
+        "--rerun-points",
+        type=int,
+        default=defaults.points,
+        metavar="N",
+        help="maximum number of points of a frame, 0 for no points (default: %(default)s)",
+    )
+    group.add_argument(
+        "--rerun-jpeg",
+        type=int,
+        default=defaults.jpeg,
+        metavar="Q",
+        help="JPEG quality of the images, 1 to 100, 0 for no compression (default: %(default)s)",
+    )
+
+
+def rerun_options(args: argparse.Namespace) -> RerunOptions:
+    """Return the values of the options of `add_rerun_options`.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+    if args.rerun_points < 0:
+        raise ConfigError(f"--rerun-points {args.rerun_points}: give 0 or more")
+    if not 0 <= args.rerun_jpeg <= 100:
+        raise ConfigError(f"--rerun-jpeg {args.rerun_jpeg}: give 0 to 100")
+    return RerunOptions(args.rerun_points, args.rerun_jpeg)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -8,7 +8,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtl_perception.cli.options import add_parameters, config_from, print_license, print_notes
+from mtl_perception.cli.options import (
+    add_parameters,
+    add_rerun_options,
+    config_from,
+    print_license,
+    print_notes,
+    rerun_options,
+)
 from mtl_perception.errors import ConfigError, SourceError, require
 from mtl_perception.messages.topics import OUTPUT_TOPICS, RECORDED_TOPICS
 from mtl_perception.progress import progress_bar
@@ -83,6 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"outputs to write, such as segmentation/labels (default: all except {', '.join(omitted)})",
     )
     parser.add_argument("--force", action="store_true", help="replace existing outputs")
+    add_rerun_options(
+        parser, "FILE.rrd|DIR", "also write a recording for Rerun (docs/view.md): a file, or a folder for one of each source"
+    )
     add_parameters(parser)
 
 
@@ -103,7 +113,14 @@ def run(args: argparse.Namespace) -> None:
         args.image,
         args.camera_info,
         args.images,
+        args.rerun,
+        rerun_options(args),
     )
+    if args.rerun is not None:
+        require("rerun", extra="rerun", purpose="--rerun")
+        if (args.rerun.suffix == ".rrd") == _is_folder(args):
+            expected = "a folder for the recordings of several sources" if _is_folder(args) else "FILE.rrd"
+            raise ConfigError(f"--rerun {args.rerun}: give {expected}")
     if _is_folder(args):
         _run_many(args, settings)
     else:

@@ -55,6 +55,32 @@ def finite_points(cloud: np.ndarray) -> np.ndarray:
     return points
 
 
+def sample_points(cloud: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` of the finite points of a cloud, in row-major order.
+
+    The choice is random but reproducible, because a regular stride leaves stripes. Its density is proportional to the square
+    root of the distance along Z, because distant points are sparser.
+
+    Args:
+        cloud: Array of CLOUD_DTYPE of any shape.
+        count: Maximum number of points.
+
+    Returns:
+        N points of CLOUD_DTYPE.
+
+    Raises:
+        FrameError: The dtype is not CLOUD_DTYPE.
+    """
+    if cloud.size <= count:
+        return finite_points(cloud)
+    flat = cloud.reshape(-1)
+    weights = np.sqrt(np.abs(flat["z"])) * np.random.default_rng(0).random(flat.size, np.float32)
+    total = np.cumsum(np.where(np.isfinite(weights), weights, 0), dtype=np.float64)
+    # The point with which the total passes a multiple of total / count; there are at most `count`.
+    intervals = (total * (count / max(total[-1], 1e-9))).astype(np.int32)
+    return finite_points(flat[np.diff(intervals, prepend=0) > 0])
+
+
 def rgb_of(points: np.ndarray) -> np.ndarray:
     """Return the image colors of N points of CLOUD_DTYPE as N x 3 uint8 RGB."""
     packed = points["rgb"]

@@ -62,6 +62,7 @@ def test_infer_works_without_optional_packages(tmp_path: Path, weights_file: Pat
         (["eval", "--data", "data.yaml"], "torchmetrics", "train"),
         (["export", "street", "--out", "out.onnx"], "onnx", "export"),
         (["infer", "image.png", "--out", "out", "--backend", "openvino"], "openvino", "openvino"),
+        (["infer", "image.png", "--out", "out", "--rerun", "out.rrd"], "rerun", "rerun"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else str(value),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 OPTIONAL_MODULES = (
     "av", "h5py", "imagesize", "matplotlib", "mcap", "onnx", "onnxruntime", "open3d", "openvino", "pooch", "pydantic",
-    "ray", "rosbags", "scipy", "torchmetrics", "tqdm",
+    "ray", "rerun", "rosbags", "scipy", "torchmetrics", "tqdm",
 )  # fmt: skip
 
 SITE_CUSTOMIZE = f"""
