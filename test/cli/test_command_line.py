@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import subprocess
 import sys
 
@@ -124,15 +125,25 @@ def test_missing_ros_is_reported(monkeypatch, capsys):
     assert capsys.readouterr().err == "mtl_perception node: No module named 'rclpy'; source ROS 2 in this shell first\n"
 
 
-@pytest.mark.parametrize("name", OFFLINE)
-def test_offline_commands_import_no_ros(name):
-    """Import each command in a process in which rclpy cannot be imported."""
+@pytest.fixture(scope="module")
+def import_errors() -> dict[str, str]:
+    """Error of importing each offline command, "" if there is none, in a process in which rclpy cannot be imported."""
     code = (
-        "import sys, importlib; sys.modules['rclpy'] = None\n"
+        "import sys, importlib, json; sys.modules['rclpy'] = None\n"
         "from mtl_perception.__main__ import COMMANDS\n"
-        "importlib.import_module(COMMANDS[sys.argv[1]].module)"
+        "def error(name):\n"
+        "    try: importlib.import_module(COMMANDS[name].module)\n"
+        "    except ImportError as error: return repr(error)\n"
+        "    return ''\n"
+        "print(json.dumps({name: error(name) for name in sys.argv[1:]}))"
     )
-    subprocess.run([sys.executable, "-c", code, name], check=True)
+    done = subprocess.run([sys.executable, "-c", code, *OFFLINE], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_offline_commands_import_no_ros(import_errors, name):
+    assert import_errors[name] == ""
 
 
 def test_ros_arguments_are_separated():

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import Done, run_commands
 from support.small_install import OPTIONAL_MODULES, small_install
 
 ROBOT_MODULES = [
@@ -48,35 +49,46 @@ def test_infer_works_without_optional_packages(tmp_path: Path, weights_file: Pat
     assert (tmp_path / "out/image.labels.png").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "package", "extra"),
-    [
-        (["process", "drive.bag", "--out", "out.mcap"], "rosbags", "bags"),
-        (["process", "synthetic:2", "--out", "out"], "open3d", "synthetic"),
-        (["process", "video.mp4", "--out", "out.mcap"], "av", "video"),
-        (["process", "drive.bag", "--out", "out", "--ray"], "ray", "cluster"),
-        (["infer", "video.mp4", "--out", "out"], "av", "video"),
-        (["record", "--out", "out.mcap"], "rosbags", "bags"),
-        (["demo", "--out", "demo"], "", "demo"),
-        (["bench", "--scaling", "plot.png"], "matplotlib", "plot"),
-        (["eval", "--data", "data.yaml"], "torchmetrics", "train"),
-        (["export", "street", "--out", "out.onnx"], "onnx", "export"),
-        (["infer", "image.png", "--out", "out", "--backend", "openvino"], "openvino", "openvino"),
-        (["infer", "image.png", "--out", "out", "--rerun", "out.rrd"], "rerun", "rerun"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else str(value),
-)
-def test_command_names_the_extra_that_it_needs(tmp_path: Path, arguments: list[str], package: str, extra: str) -> None:
+COMMANDS = [
+    (["process", "drive.bag", "--out", "out.mcap"], "rosbags", "bags"),
+    (["process", "synthetic:2", "--out", "out"], "open3d", "synthetic"),
+    (["process", "video.mp4", "--out", "out.mcap"], "av", "video"),
+    (["process", "drive.bag", "--out", "out", "--ray"], "ray", "cluster"),
+    (["infer", "video.mp4", "--out", "out"], "av", "video"),
+    (["record", "--out", "out.mcap"], "rosbags", "bags"),
+    (["demo", "--out", "demo"], "", "demo"),
+    (["bench", "--scaling", "plot.png"], "matplotlib", "plot"),
+    (["eval", "--data", "data.yaml"], "torchmetrics", "train"),
+    (["export", "street", "--out", "out.onnx"], "onnx", "export"),
+    (["infer", "image.png", "--out", "out", "--backend", "openvino"], "openvino", "openvino"),
+    (["infer", "image.png", "--out", "out", "--rerun", "out.rrd"], "rerun", "rerun"),
+]
+"""Arguments, the package that is missing, and the extra with it."""
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
+    """How each of COMMANDS ends without optional packages, by its arguments."""
     import cv2
     from support.images import noise_image
 
-    if arguments[0] == "record" and not _has("rclpy"):
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "drive.bag").write_bytes(b"#ROSBAG V2.0\n")
+    (folder / "video.mp4").write_bytes(b"")
+    (folder / "data.yaml").write_text("format: kitti\nroot: .\n")
+    cv2.imwrite(str(folder / "image.png"), noise_image(48, 64))
+    commands = [arguments for arguments, _, _ in COMMANDS if arguments[0] != "record" or _has("rclpy")]
+    results = run_commands(commands, folder, small_install(folder))
+    return {" ".join(arguments): done for arguments, done in zip(commands, results, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "extra"), COMMANDS, ids=lambda value: value[0] if isinstance(value, list) else str(value)
+)
+def test_command_names_the_extra_that_it_needs(ended: dict[str, Done], arguments: list[str], package: str, extra: str) -> None:
+    if " ".join(arguments) not in ended:
         pytest.skip("needs rclpy")
-    (tmp_path / "drive.bag").write_bytes(b"#ROSBAG V2.0\n")
-    (tmp_path / "video.mp4").write_bytes(b"")
-    (tmp_path / "data.yaml").write_text("format: kitti\nroot: .\n")
-    cv2.imwrite(str(tmp_path / "image.png"), noise_image(48, 64))
-    done = run(tmp_path, "-m", "mtl_perception", *arguments)
+    done = ended[" ".join(arguments)]
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
