@@ -26,10 +26,17 @@ def test_preset_values_are_valid(path):
     assert all(type(value) is kinds[name] for name, value in values.items()), "ROS does not convert types"
 
 
-def test_realtime_preset_halves_input_and_output():
-    config = presets.read_preset(ROOT / "config/cpu-realtime.yaml")
-    assert (config.device, config.precision, config.input_scale, config.output_scale) == ("cpu", "fp32", 0.5, 0.5)
-    assert presets.read_preset(ROOT / "config/cpu.yaml").input_scale == 1.0
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cpu", ("cpu", "fp32", 1.0, 1.0, 1)),
+        ("cpu-realtime", ("cpu", "auto", 1.0, 1.0, 2)),
+        ("cpu-small", ("cpu", "fp32", 0.5, 0.5, 1)),
+    ],
+)
+def test_presets_for_a_cpu_differ_in_arithmetic_and_size(name, expected):
+    config = presets.read_preset(ROOT / f"config/{name}.yaml")
+    assert (config.device, config.precision, config.input_scale, config.output_scale, config.points_stride) == expected
 
 
 def test_tool_reports_accuracy_and_agreement(tmp_path, weights_file, monkeypatch, capsys):
@@ -41,9 +48,12 @@ def test_tool_reports_accuracy_and_agreement(tmp_path, weights_file, monkeypatch
     monkeypatch.setattr(sys, "argv", ["presets", *arguments])
     assert presets.main() == 0
     rows = json.loads((out / "presets.json").read_text())["presets"]
-    assert list(rows) == ["cpu", "cpu-realtime"]
+    assert list(rows) == ["cpu", "cpu-realtime", "cpu-small"]
     assert (rows["cpu"]["labels_agree"], rows["cpu"]["depth_difference"]) == (1, 0), "the preset cpu is the reference itself"
-    assert rows["cpu-realtime"]["labels_agree"] < 1
+    assert rows["cpu-realtime"]["labels_agree"] == 1, "weights without certificates run in fp32"
+    assert rows["cpu-small"]["labels_agree"] < 1
+    assert [row["arithmetic"] for row in rows.values()] == ["fp32"] * 3
+    assert rows["cpu"]["ratio"] == 1 and all(row["latency_ms"] > 0 and row["ratio"] > 0 for row in rows.values())
     assert all({"mIoU", "abs_rel", "rmse_m", "frames"} <= row.keys() and row["frames"] == 1 for row in rows.values())
     assert capsys.readouterr().out == (out / "presets.md").read_text()
     monkeypatch.setattr(sys, "argv", ["presets", "--data", str(tmp_path / "none.yaml")])

@@ -1,9 +1,9 @@
-"""Accuracy of the presets in config/ on data with ground truth.
+"""Speed and accuracy of the presets in config/, on data with ground truth.
 
     DATA=<data folder> python -m tools.benchmarks.presets --limit 20 --out build/presets
 
-Reports mIoU and depth errors of each preset as `eval` does, at full output size, and the agreement of labels and depth with
-the full-size network at the preset's output size.
+Reports mIoU and depth errors of each preset as `eval` does, at full output size; the agreement of labels and depth with the
+full-size network at the preset's output size; and the time of labels, depth and cloud of a frame, the presets in turn.
 """
 
 from __future__ import annotations
@@ -12,21 +12,26 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import yaml
 
+from mtl_perception.benchmark.timing import time_interleaved
 from mtl_perception.config import Config, by_name
 from mtl_perception.errors import PerceptionError
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.training.data.open import Dataset, open_datasets
 from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation, overall, spread_evenly
+from mtl_perception.types import Frame
 
 CONFIGS = Path(__file__).resolve().parents[2] / "config"
-PRESETS = ("cpu", "cpu-realtime")
+PRESETS = ("cpu", "cpu-realtime", "cpu-small")
 SETS = ("street-heldout", "street-drive")
+RUNS = 15
 
 
 def main() -> int:
@@ -41,10 +46,13 @@ def main() -> int:
     try:
         paths = args.data or [CONFIGS / "data" / f"{name}.yaml" for name in SETS]
         sets = [dataset for path in paths for dataset in open_datasets(path)]
-        rows = {}
+        configs = {}
         for name in args.presets:
-            config = read_preset(Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml", args.weights, args.device)
-            rows[Path(name).stem] = {**accuracy(config, sets, args.limit), **agreement(config, sets, args.limit)}
+            path = Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml"
+            configs[path.stem] = read_preset(path, args.weights, args.device)
+        rows = speed(configs, sets[0][0].frame)
+        for name, config in configs.items():
+            rows[name] |= {**accuracy(config, sets, args.limit), **agreement(config, sets, args.limit)}
     except PerceptionError as error:
         print(f"presets: {error}", file=sys.stderr)
         return 1
@@ -62,6 +70,22 @@ def read_preset(path: Path, weights: str = "street", device: str = "") -> Config
     values = yaml.safe_load(path.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
     own = {name: value for name, value in values.items() if not by_name(name).node_only}
     return Config.from_mapping({**own, "weights": weights, "warm_up": False, **({"device": device} if device else {})})
+
+
+def speed(configs: dict[str, Config], frame: Frame, runs: int = RUNS) -> dict[str, dict[str, Any]]:
+    """Time labels, depth and cloud of a frame, the presets in turn; report the median and that of the ratios to the first."""
+    pipelines = {name: Pipeline(config=config, reuse_outputs=True) for name, config in configs.items()}
+    calls = {name: partial(pipeline, frame, ("labels", "depth", "cloud")) for name, pipeline in pipelines.items()}
+    times = time_interleaved(calls, runs)
+    first = next(iter(times.values()))
+    return {
+        name: {
+            "arithmetic": pipelines[name].precision,
+            "latency_ms": median(found),
+            "ratio": median(a / b for a, b in zip(found, first, strict=True)),
+        }
+        for name, found in times.items()
+    }
 
 
 def accuracy(config: Config, sets: list[Dataset], limit: int) -> dict[str, Any]:
@@ -104,11 +128,12 @@ def agreement(config: Config, sets: list[Dataset], limit: int) -> dict[str, Any]
 def as_markdown(rows: dict[str, dict[str, Any]]) -> str:
     """Return a Markdown table with a row per preset."""
     sets = list(dict.fromkeys(name for row in rows.values() for name in row["mIoU"]))
-    heads = ["preset", "input", "output", "frames", *(f"mIoU {name}" for name in sets), "AbsRel", "RMSE, m"]
+    heads = ["preset", "input", "output", "arithmetic", "ms", "ratio", "frames", *(f"mIoU {name}" for name in sets), "AbsRel", "RMSE, m"]
     heads += ["labels equal to full size", "depth difference (median)"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in rows.items():
-        cells = [name, f"{row['input_scale']:g}", f"{row['output_scale']:g}", str(row["frames"])]
+        cells = [name, f"{row['input_scale']:g}", f"{row['output_scale']:g}", row["arithmetic"]]
+        cells += [f"{row['latency_ms']:.1f}", f"{row['ratio']:.2f}", str(row["frames"])]
         cells += [format_or_dash(row["mIoU"].get(classes), "{:.1%}") for classes in sets]
         cells += [format_or_dash(row["abs_rel"], "{:.3f}"), format_or_dash(row["rmse_m"], "{:.2f}")]
         cells += [format_or_dash(row["labels_agree"], "{:.1%}"), format_or_dash(row["depth_difference"], "{:.1%}")]
