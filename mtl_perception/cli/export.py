@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="network_precision",
         choices=tuple(TOLERANCES),
         default="fp32",
-        help="precision of the network; pre- and post-processing are fp32 (default: %(default)s)",
+        help="precision of the network, int8 for weights with a quantization table; pre- and post-processing are fp32 "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--opset",

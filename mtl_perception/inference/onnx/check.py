@@ -38,6 +38,8 @@ class Tolerance:
 TOLERANCES = {
     "fp32": Tolerance(raw=1e-3, depth=1e-3, normals=1e-3, levels=1, share=0.999),
     "fp16": Tolerance(raw=1e-2, depth=1e-2, normals=1e-2, levels=3, share=0.99),
+    # Generated images are unlike those that the table was made from: the network is less sure of them, and values are clamped.
+    "int8": Tolerance(raw=0.15, depth=0.1, normals=0.2, levels=26, share=0.8),
 }
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mtl_perception.errors import ConfigError, PerceptionError, one_line, require
 from mtl_perception.inference.onnx.graph import ExportGraph, ExportOptions
+from mtl_perception.inference.onnx.quantize import quantize_model
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.network.quantization import Quantization
 from mtl_perception.version import __version__
 from mtl_perception.weights.files import METADATA_KEY
 
@@ -39,16 +41,20 @@ def write_onnx(network: MultiTaskRefineNet, options: ExportOptions, path: Path) 
     Raises:
         PerceptionError: The package onnx is missing, or the exporter failed.
         ConfigError: An opset out of range, or an output that the network does not have.
+        WeightsError: The precision is int8, and the weights have no valid quantization table.
     """
     require("onnx", extra="export", purpose="export")
     import onnx
 
     if options.opset not in OPSETS:
         raise ConfigError(f"opset {options.opset}: choose one from {OPSETS[0]} to {OPSETS[-1]}")
+    quantization = Quantization.of(network) if options.precision == "int8" else None
     graph = ExportGraph(network, options).eval()
     try:
         _trace(graph, path)
         model = onnx.load(str(path))
+        if quantization is not None:
+            quantize_model(model, quantization, prefix="network.")
         _finish(model, graph, network)
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(path))

@@ -30,7 +30,7 @@ class ExportOptions:
         min_depth: Meters; nearer is NaN.
         min_confidence: Labels with a lower softmax maximum (0 to 1) become 255.
         upsampling: bicubic or bilinear.
-        precision: Arithmetic of the network, fp32 or fp16; preprocessing and postprocessing use float32.
+        precision: Arithmetic of the network, fp32, fp16 or int8; preprocessing and postprocessing use float32.
         size: Height and width of the images; None: any.
         opset: Version of the ONNX operators.
     """
@@ -62,7 +62,8 @@ class ExportGraph(nn.Module):
         description = network.description
         self.options = options
         self.outputs = _validated(options.outputs, description.tasks)
-        self._dtype = DTYPES[options.precision]
+        # int8 is introduced in the written graph.
+        self._dtype = DTYPES.get(options.precision, torch.float32)
         # Folded before it is rounded to half precision.
         self.network = fold_batch_norm(network).to(self._dtype)
         self._trained_focal_length = description.depth_focal_length
