@@ -141,7 +141,7 @@ class TestNode:
         else:
             assert made == Config()
 
-    @given(data=damaged([Path(__file__).parents[2].joinpath("config/cpu-realtime.yaml").read_bytes()]))
+    @given(data=damaged([Path(__file__).parents[2].joinpath("config/cpu-small.yaml").read_bytes()]))
     @fuzz("parameter file, damaged", 0.01)
     def test_damaged_parameter_file_is_read_or_rejected(self, data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
         from support.node_in_process import started
