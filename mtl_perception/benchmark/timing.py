@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mtl_perception.inference.machine import device_name
+from mtl_perception.progress import progress_bar
 
 WARM_UP_RUNS = 2
 PACKAGES = ("torch", "numpy", "opencv-python", "openvino", "onnxruntime")
@@ -46,7 +47,7 @@ def time_interleaved(stages: Mapping[str, Callable[[], Any]], runs: int) -> dict
         for _ in range(WARM_UP_RUNS):
             stage()
     milliseconds: dict[str, list[float]] = {name: [] for name in stages}
-    for _ in range(runs):
+    for _ in progress_bar(range(runs), unit="run", leave=False):
         for name, stage in stages.items():
             milliseconds[name].append(1000 * elapsed(stage))
     return milliseconds
