@@ -49,13 +49,14 @@ def planes(values: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(32, 16), (24, 40), (16, 96)])
-@pytest.mark.parametrize("tile", [Tile(16, 16, 16), Tile(64, 64, 32)], ids=str)
-def test_pointwise_convolution_with_bias_residual_and_activation(inputs, outputs, tile):
-    x, weight = randn(2, 5, 7, inputs), randn(inputs, outputs, seed=1)
-    bias, residual = randn(outputs, seed=2), randn(2, 5, 7, outputs, seed=3)
+@pytest.mark.parametrize(("tile", "size"), [(Tile(16, 16, 16), (3, 3)), (Tile(64, 64, 32), (5, 7))], ids=str)
+def test_pointwise_convolution_with_bias_residual_and_activation(inputs, outputs, tile, size):
+    assert tile.m < 2 * size[0] * size[1] < 2 * tile.m, "two blocks of pixels, the second one incomplete"
+    x, weight = randn(2, *size, inputs), randn(inputs, outputs, seed=1)
+    bias, residual = randn(outputs, seed=2), randn(2, *size, outputs, seed=3)
     for options in itertools.product([False, True], repeat=3):
         with_bias, with_residual, relu6 = options
-        out = torch.full((2, 5, 7, outputs), torch.nan)
+        out = torch.full((2, *size, outputs), torch.nan)
         convolution.pointwise(
             x,
             weight,
@@ -93,7 +94,7 @@ def test_pointwise_convolution_is_added_to_a_total_with_and_without_an_output():
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 10)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7)], ids=str)
 def test_depthwise_convolution(size, stride):
     x, weight, bias = randn(2, *size, 48), randn(9, 48, seed=1), randn(48, seed=2)
     found = convolution.depthwise(x, weight, bias, stride)
@@ -113,7 +114,7 @@ def test_first_convolution_normalizes_and_pads_with_zeros_after_that(size, dtype
     torch.testing.assert_close(planes(found), expected, **EXACT)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 4), (9, 11)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 9)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_pooling_equals_that_of_pytorch_and_propagates_nan(size, dtype):
     x = randn(2, *size, 64).to(dtype)
@@ -218,7 +219,7 @@ def network(weights_file):
 
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("spoil", [False, True], ids=["finite", "non-finite"])
-@pytest.mark.parametrize("size", [(1, 1), (3, 70), (21, 30)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (3, 70), (13, 18)], ids=str)
 def test_kernel_writes_the_outputs_of_the_rule(network, size, mode, spoil):
     outputs = ("labels", "confidence", "depth", "cloud")
     assert_same_outputs(*outputs_both_ways(network, size, outputs, mode, spoil=spoil))
@@ -227,12 +228,12 @@ def test_kernel_writes_the_outputs_of_the_rule(network, size, mode, spoil):
 @pytest.mark.parametrize("outputs", [("labels",), ("confidence",), ("depth",), ("cloud",), ("labels", "depth")], ids="-".join)
 @pytest.mark.parametrize("min_confidence", [False, True])
 def test_kernel_writes_any_subset_of_the_outputs(network, outputs, min_confidence):
-    assert_same_outputs(*outputs_both_ways(network, (9, 14), outputs, min_confidence=min_confidence, spoil=True))
+    assert_same_outputs(*outputs_both_ways(network, (5, 9), outputs, min_confidence=min_confidence, spoil=True))
 
 
 @pytest.mark.parametrize("classes", [(0, 6), (5, 3), (11, 1)], ids=str)
 def test_kernel_chooses_among_a_group_of_classes(network, classes):
-    assert_same_outputs(*outputs_both_ways(network, (9, 14), ("labels", "confidence", "cloud"), classes=classes))
+    assert_same_outputs(*outputs_both_ways(network, (5, 9), ("labels", "confidence", "cloud"), classes=classes))
 
 
 def test_kernel_computes_depth_as_a_magnitude(network):
@@ -241,7 +242,7 @@ def test_kernel_computes_depth_as_a_magnitude(network):
 
 
 @pytest.mark.parametrize("spoil", [False, True], ids=["finite", "non-finite"])
-@pytest.mark.parametrize("size", [(1, 1), (17, 40)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (5, 70)], ids=str)
 def test_kernel_removes_exactly_the_points_at_depth_edges(network, size, spoil):
     found, expected = outputs_both_ways(network, size, ("depth", "cloud"), spoil=spoil, filters_edges=True)
     assert_same_outputs(found, expected)
