@@ -37,6 +37,7 @@ COMMANDS = {
     "process": Command("mtl_perception.cli.process", "write the node's outputs for every frame of a bag, without ROS"),
     "record": Command("mtl_perception.ros.record", "record topics to an MCAP bag", takes_ros_arguments=True),
     "demo": Command("mtl_perception.cli.demo", "run node, player and recorder, and write a page with the result"),
+    "view": Command("mtl_perception.cli.view", "show a source, a bag with outputs, a recording or a running node in Rerun"),
     "weights": Command("mtl_perception.cli.weights", "list, download, inspect, convert and calibrate weights"),
     "eval": Command("mtl_perception.cli.evaluate", "evaluate weights: mIoU, depth errors and the worst frames"),
     "train": Command("mtl_perception.cli.train", "train weights from a configuration file"),

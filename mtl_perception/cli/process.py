@@ -20,6 +20,7 @@ from mtl_perception.errors import ConfigError, SourceError, require
 from mtl_perception.messages.topics import OUTPUT_TOPICS, RECORDED_TOPICS
 from mtl_perception.progress import progress_bar
 from mtl_perception.sources.base import TimeSlice, rejection_note
+from mtl_perception.visualization.rerun import require_rerun
 
 if TYPE_CHECKING:
     from mtl_perception.batch.settings import Settings
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
         rerun_options(args),
     )
     if args.rerun is not None:
-        require("rerun", extra="rerun", purpose="--rerun")
+        require_rerun("--rerun")
         if (args.rerun.suffix == ".rrd") == _is_folder(args):
             expected = "a folder for the recordings of several sources" if _is_folder(args) else "FILE.rrd"
             raise ConfigError(f"--rerun {args.rerun}: give {expected}")

@@ -89,9 +89,7 @@ class RerunLog:
         options: RerunOptions | None = None,
         image_has_labels: bool = False,
     ) -> None:
-        # The SDK would report on stderr what `log` and its callers report.
-        os.environ.setdefault("RUST_LOG", "off")
-        require("rerun", extra="rerun", purpose="logging to Rerun")
+        require_rerun("logging to Rerun")
         import rerun
 
         self.frames = 0
@@ -327,6 +325,13 @@ class RerunFile:
             os.replace(self._partial, self._path)
         elif not self._log.frames:
             self._partial.unlink(missing_ok=True)
+
+
+def require_rerun(purpose: str) -> None:
+    """Check that rerun-sdk can be imported; see `require`."""
+    # The SDK, which reads this when it is imported, would report on stderr what `RerunLog` and its callers report.
+    os.environ.setdefault("RUST_LOG", "off")
+    require("rerun", extra="rerun", purpose=purpose)
 
 
 def open_rerun(

@@ -62,6 +62,7 @@ COMMANDS = [
     (["export", "street", "--out", "out.onnx"], "onnx", "export"),
     (["infer", "image.png", "--out", "out", "--backend", "openvino"], "openvino", "openvino"),
     (["infer", "image.png", "--out", "out", "--rerun", "out.rrd"], "rerun", "rerun"),
+    (["view", "image.png", "--web"], "rerun", "rerun"),
 ]
 """Arguments, the package that is missing, and the extra with it."""
 

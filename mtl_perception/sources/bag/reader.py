@@ -17,6 +17,7 @@ import yaml
 from mtl_perception.errors import FrameError, SourceError, one_line, require
 from mtl_perception.placeholders import describe_placeholder
 from mtl_perception.sources.bag.mcap import McapFile, NoIndexError
+from mtl_perception.sources.bag.messages import LABEL_INFO_DEFINITIONS
 from mtl_perception.sources.bag.scan import (
     MCAP_MAGIC,
     ROS1,
@@ -262,7 +263,10 @@ def _typestore(is_ros1: bool) -> Any:
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
     if not is_ros1:
-        return get_typestore(Stores.ROS2_JAZZY)
+        store = get_typestore(Stores.ROS2_JAZZY)
+        for kind, definition in LABEL_INFO_DEFINITIONS:
+            store.register(get_types_from_msg(definition, kind))
+        return store
     store = get_typestore(Stores.ROS1_NOETIC)
     for name in ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage"):
         store.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", name))
