@@ -12,7 +12,10 @@ from mtl_perception.config import Config
 from mtl_perception.errors import ConfigError
 from mtl_perception.inference import backend
 from mtl_perception.inference.openvino import arithmetic
-from mtl_perception.inference.openvino.arithmetic import cpu_arithmetic, instruction_sets
+from mtl_perception.inference.openvino.arithmetic import certified_arithmetic, cpu_arithmetic, instruction_sets
+from mtl_perception.network.certificate import Certificate, Score
+from mtl_perception.network.digest import certificate_digest
+from mtl_perception.network.quantization import VERSION, Quantization, quantized_convolutions
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.types import Frame
 from mtl_perception.weights.files import load_network
@@ -106,6 +109,22 @@ def test_int8_without_a_table_is_refused_with_the_command_that_makes_one(process
     processor(AMX)
     with pytest.raises(ConfigError, match="weights 'random' have no quantization table; make one with .*quantize"):
         Pipeline(weights_file, "cpu", precision="int8", warm_up=False)
+
+
+@pytest.mark.parametrize(("version", "expected"), [(VERSION, "int8-bf16"), (VERSION + 1, "bf16")])
+def test_auto_leaves_out_int8_whose_table_this_version_cannot_use(processor, weights_file, version, expected):
+    processor(AMX)
+    network = load_network(weights_file)
+    ranges = Quantization(dict.fromkeys(quantized_convolutions(network), (0.0, 6.0)))
+    table = {**ranges.describe(network, ["test"], 1), "version": version}
+    network.description = replace(network.description, quantization=table)
+    score = Score(1, {"street": 0.5}, 0.1, 4.0, 1.0)
+    names = ("fp32", "bf16", "int8-bf16")
+    certified = {name: Certificate(certificate_digest(network, name), "test", {"tiny": score}) for name in names}
+    network.description = replace(network.description, certified=certified)
+    assert certified_arithmetic(network) == expected
+    processor(AVX2)
+    assert certified_arithmetic(network) == "fp32"
 
 
 class TestWithTable:

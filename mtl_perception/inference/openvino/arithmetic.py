@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mtl_perception.errors import WeightsError
 from mtl_perception.network.digest import certified_losses
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.network.quantization import Quantization
 
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
@@ -43,7 +45,17 @@ def cpu_arithmetic(precision: str) -> tuple[str, str]:
 def certified_arithmetic(network: MultiTaskRefineNet) -> str:
     """Return the fastest arithmetic of this processor that these weights are certified for within the limits, else fp32."""
     losses = certified_losses(network)
-    return next((name for name in fast_arithmetics() if name in losses and losses[name].within_limits), "fp32")
+    chosen = (name for name in fast_arithmetics() if name in losses and losses[name].within_limits)
+    return next((name for name in chosen if not name.startswith("int8") or _has_table(network)), "fp32")
+
+
+def _has_table(network: MultiTaskRefineNet) -> bool:
+    """Return whether this version can use the quantization table, which another version may have made."""
+    try:
+        Quantization.of(network)
+    except WeightsError:
+        return False
+    return True
 
 
 def fast_arithmetics() -> tuple[str, ...]:
