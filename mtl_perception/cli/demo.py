@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mtl_perception.cli.options import add_parameters, config_from
+from mtl_perception.cli.options import add_parameters, add_rerun_options, config_from, rerun_options
 from mtl_perception.errors import ConfigError, require
+from mtl_perception.visualization.rerun import check_path, require_rerun
 
 SYNTHETIC = "synthetic:40:6"
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="append a legend of the classes below the video (default: %(default)s)",
     )
+    add_rerun_options(parser, help_text="also write a recording for Rerun (docs/view.md); replaces an existing one")
     add_parameters(parser)
 
 
@@ -42,6 +44,18 @@ def run(args: argparse.Namespace) -> None:
     packages = ["rosbags", "av", *(["open3d"] if args.drive.startswith("synthetic") else [])]
     for package in packages:
         require(package, extra="demo", purpose="the demo")
+    options = rerun_options(args)
+    if args.rerun is not None:
+        require_rerun("--rerun")
+        check_path(args.rerun, force=True)
     from mtl_perception.demo.run import run_demo
 
-    run_demo(args.drive, args.out, config_from(args), args.rate, show_legend=args.show_legend)
+    run_demo(
+        args.drive,
+        args.out,
+        config_from(args),
+        args.rate,
+        show_legend=args.show_legend,
+        rerun=args.rerun,
+        rerun_options=options,
+    )

@@ -12,8 +12,11 @@ import numpy as np
 
 from mtl_perception.messages.decode import decode_cloud, decode_depth, decode_image, stamp_ns
 from mtl_perception.messages.topics import NODE_NAME
+from mtl_perception.pipeline import Pipeline
+from mtl_perception.sources.bag.outputs import RecordedOutputs
 from mtl_perception.sources.bag.reader import deserialize, open_bag
 from mtl_perception.visualization.report import TopicRow
+from mtl_perception.visualization.rerun import RerunFile, RerunLog, RerunOptions
 
 NODE = f"/{NODE_NAME}"
 IMAGE, OVERLAY, DEPTH = "/image", f"{NODE}/segmentation/overlay", f"{NODE}/depth/image"
@@ -100,6 +103,20 @@ class Recording:
                 if status.name.endswith(": frames"):
                     counts = {value.key: value.value for value in status.values}
         return counts
+
+
+def write_rerun(bag: Path, path: Path, pipeline: Pipeline, options: RerunOptions) -> None:
+    """Write the outputs in a recording as a recording for Rerun, which replaces an existing one.
+
+    Raises:
+        SourceError: The bag cannot be read, or the file cannot be written.
+    """
+    recorded = RecordedOutputs(bag, NODE)
+    classes = recorded.class_set or pipeline.class_set
+    log = RerunLog(path.stem, classes, pipeline.max_depth, options, recorded.image_has_labels)
+    with RerunFile(log, path, force=True):
+        for stamp, outputs in recorded:
+            log.log(outputs, stamp)
 
 
 def _row(name: str, times: _Times) -> TopicRow:

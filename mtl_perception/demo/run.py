@@ -12,11 +12,12 @@ from pathlib import Path
 from mtl_perception.config import Config, parameters
 from mtl_perception.demo.page import write_page
 from mtl_perception.demo.processes import Child, wait_for
-from mtl_perception.demo.recording import Recording
+from mtl_perception.demo.recording import Recording, write_rerun
 from mtl_perception.errors import SourceError
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.sources.open import open_source
 from mtl_perception.types import Frame
+from mtl_perception.visualization.rerun import RerunOptions
 
 MARGIN = 1.6
 """Factor between the period of a frame and the pipeline's time, because player and recorder use the same cores."""
@@ -24,7 +25,16 @@ FILES = ("recording.mcap", "recording.partial.mcap", "video.mp4", "cloud.ply", "
 """Everything that the demo leaves in its folder."""
 
 
-def run_demo(drive: str, out: Path, config: Config, rate: float | None = None, *, show_legend: bool = True) -> None:
+def run_demo(
+    drive: str,
+    out: Path,
+    config: Config,
+    rate: float | None = None,
+    *,
+    show_legend: bool = True,
+    rerun: Path | None = None,
+    rerun_options: RerunOptions | None = None,
+) -> None:
     """Run node, player and recorder, then write video, cloud and page from the recording.
 
     Args:
@@ -33,6 +43,8 @@ def run_demo(drive: str, out: Path, config: Config, rate: float | None = None, *
         config: Parameters of the node.
         rate: Playback rate relative to real time; None chooses the rate that this machine can process, at most 1.
         show_legend: Whether to append a legend of the classes below the video.
+        rerun: Recording to write for Rerun; None for none.
+        rerun_options: Its content.
 
     Raises:
         SourceError: The drive cannot be read, or `out` contains other files.
@@ -53,9 +65,12 @@ def run_demo(drive: str, out: Path, config: Config, rate: float | None = None, *
     _run_processes(drive, out, config, rate, seconds + 60 + 3 * len(source), domain)
     _print_step(3, "writing video, cloud and page")
     write_page(out, drive, source, rate, pipeline, Recording(out / "recording.mcap"), show_legend=show_legend)
+    if rerun is not None:
+        write_rerun(out / "recording.mcap", rerun, pipeline, rerun_options or RerunOptions())
     _print_step(4, "done:")
-    for name in ("index.html", "video.mp4", "cloud.ply", "recording.mcap"):
-        print(f"    {out / name}")
+    for path in (*(out / name for name in ("index.html", "video.mp4", "cloud.ply", "recording.mcap")), rerun):
+        if path is not None:
+            print(f"    {path}")
 
 
 def _print_step(number: int, text: str) -> None:

@@ -32,6 +32,9 @@ from mtl_perception.visualization.cloud import EYE, TARGET, UNLABELED_COLOR, sam
 STAMP, FRAME = "stamp", "frame"
 """Timelines: time stamp of the image, and number of the frame from 0."""
 
+MAX_OPEN_FRAMES = 100
+"""Frames to which outputs may be added: in a recording of a node, the next images come before the outputs of one."""
+
 CAMERA, POINTS = "world/camera", "world/points"
 LOGGED_OUTPUTS = ("image", "labels", "depth", "confidence", "cloud")
 """Results that are logged, of types.OUTPUTS."""
@@ -96,7 +99,7 @@ class RerunLog:
         self._rerun: Any = rerun
         self._max_depth, self._image_has_labels = max_depth, image_has_labels
         self._options = options or RerunOptions()
-        self._stamp: int | None = None
+        self._numbers: dict[int, int] = {}
         self._camera: object = None
         self._size: tuple[int, int] | None = None
         self._file: _PipedFile | None = None
@@ -139,12 +142,15 @@ class RerunLog:
         Raises:
             SourceError: The file cannot be written, or the viewer has been closed.
         """
-        if stamp_ns != self._stamp or not stamp_ns:
-            self._stamp = stamp_ns
-            self._stream.set_time(FRAME, sequence=self.frames)
-            if stamp_ns:
-                self._stream.set_time(STAMP, timestamp=np.datetime64(stamp_ns, "ns"))
+        number = self._numbers.get(stamp_ns) if stamp_ns else None
+        if number is None:
+            number = self._numbers[stamp_ns] = self.frames
             self.frames += 1
+            if len(self._numbers) > MAX_OPEN_FRAMES:
+                del self._numbers[next(iter(self._numbers))]
+        self._stream.set_time(FRAME, sequence=number)
+        if stamp_ns:
+            self._stream.set_time(STAMP, timestamp=np.datetime64(stamp_ns, "ns"))
         rerun, log = self._rerun, self._stream.log
         camera = outputs.camera
         if camera is not None and camera != self._camera:

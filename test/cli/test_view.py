@@ -19,6 +19,7 @@ from support.bags import drive, write_bag
 pytest.importorskip("rerun", reason="needs rerun-sdk: pip install 'mtl_perception[rerun]'")
 from support.rrd import pixels, read_rrd
 
+from mtl_perception import Pipeline
 from mtl_perception.__main__ import main
 from mtl_perception.labels import STREET
 from mtl_perception.sources.bag.outputs import RecordedOutputs, find_node
@@ -61,6 +62,15 @@ def test_outputs_in_a_bag_are_those_that_were_recorded_directly(tmp_path, proces
     for name in ("/world/camera/image", "/world/points", "/world/camera"):
         rows, others = ([{key: row[key] for key in row if ":" in key} for row in of[name]] for of in (found, expected))
         assert rows == others and rows
+
+
+def test_demo_writes_the_outputs_of_its_recording(tmp_path, processed, weights_file):
+    from mtl_perception.demo.recording import write_rerun
+
+    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    write_rerun(processed / "with.mcap", tmp_path / "demo.rrd", pipe, RerunOptions())
+    found, expected = read_rrd(tmp_path / "demo.rrd"), read_rrd(processed / "out.rrd")
+    assert found["/world/camera/labels"] == expected["/world/camera/labels"] and len(found["/world/points"]) == COUNT
 
 
 def test_overlays_take_the_place_of_images_that_were_not_recorded(processed):

@@ -179,6 +179,14 @@ def test_outputs_with_one_stamp_are_one_frame(tmp_path, outputs):
         assert [row["frame"] for row in found[f"/world/camera/{name}"]] == [0, 1]
 
 
+def test_outputs_that_come_after_the_next_image_belong_to_their_frame(tmp_path, outputs):
+    image, labels = Outputs(image=outputs[0].image), Outputs(labels=outputs[0].labels)
+    order = [(image, STAMPS[0]), (image, STAMPS[1]), (labels, STAMPS[0]), (labels, STAMPS[1])]
+    found = write(tmp_path / "a.rrd", order)
+    for name in ("image", "labels"):
+        assert [(row["frame"], row["stamp"]) for row in found[f"/world/camera/{name}"]] == list(enumerate(STAMPS))
+
+
 def test_file_is_partial_until_it_is_complete(tmp_path, outputs):
     path, partial = tmp_path / "new/drive.rrd", tmp_path / "new/drive.partial.rrd"
     with RerunFile(RerunLog("drive", STREET, 80.0), path) as log:
