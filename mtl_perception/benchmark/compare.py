@@ -31,6 +31,7 @@ OURS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ours: torch, fp32", {"device": "cpu", "backend": "torch", "precision": "fp32"}),
     ("ours: openvino, fp32", {"device": "cpu", "backend": "openvino", "precision": "fp32"}),
     ("ours: openvino, bf16", {"device": "cpu", "backend": "openvino", "precision": "bf16"}),
+    ("ours: openvino, int8", {"device": "cpu", "backend": "openvino", "precision": "int8"}),
     ("ours: cuda, fp32", {"device": "cuda", "precision": "fp32"}),
     ("ours: cuda, fp16", {"device": "cuda", "precision": "fp16"}),
     ("ours: cuda, bf16", {"device": "cuda", "precision": "bf16"}),
@@ -149,25 +150,18 @@ def _implementations(
 
 
 def _ours(config: Config, image: np.ndarray, camera: CameraModel) -> Implementation:
-    if config.precision == "bf16" and config.backend == "openvino":
-        _require_bfloat16()
     pipeline = Pipeline(config=config, reuse_outputs=True)
     frame = Frame(image, camera)
     if config.backend not in ("auto", pipeline.backend.partition(" ")[0]):
         raise PerceptionError("; ".join(pipeline.notes) or f"the pipeline used {pipeline.backend} instead")
+    if not pipeline.precision.startswith(config.precision):
+        raise PerceptionError("; ".join(pipeline.notes) or f"the pipeline used {pipeline.precision} instead")
 
     def total() -> dict[str, np.ndarray]:
         result = pipeline(frame, OUTPUTS)
         return {name: getattr(result, name) for name in OUTPUTS}
 
     return Implementation(forward_pass(pipeline, image), total)
-
-
-def _require_bfloat16() -> None:
-    from mtl_perception.inference.openvino.runtime import shared_core
-
-    if "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise PerceptionError("this processor does not support bfloat16")
 
 
 def _onnx_runtime(module: torch.nn.Module, size: tuple[int, ...], path: Path) -> Callable[[np.ndarray], RawOutputs]:

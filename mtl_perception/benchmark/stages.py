@@ -49,7 +49,8 @@ def time_stages(pipeline: Pipeline, image: np.ndarray, runs: int) -> dict[str, d
     stages: dict[str, Callable[[], Any]] = {"decode bgr8": lambda: decode_image(message)}
     if pipeline.backend.startswith("torch"):
         # Other backends normalize within the forward pass.
-        preprocess = Preprocessor(pipeline.description, DTYPES[pipeline.precision])
+        # Where PyTorch has replaced OpenVINO, it computes int8 in float32.
+        preprocess = Preprocessor(pipeline.description, DTYPES.get(pipeline.precision, torch.float32))
         stages["normalize (part of forward)"] = lambda: preprocess(image)
     if pipeline.device.type == "cpu":
         stages |= cpu_stages(pipeline, frame)

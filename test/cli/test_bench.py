@@ -77,6 +77,7 @@ def test_implementations_agree_and_missing_ones_give_a_reason(tmp_path, weights_
     shown = capsys.readouterr().out
     assert all(name in shown for name in rows)
     assert rows.pop(bench_compare.ONNX_RUNTIME) == {"skipped": "no onnxruntime here"}
+    assert "no quantization table" in rows["ours: openvino, int8"]["skipped"]
     published = rows[bench_compare.PUBLISHED]
     assert published["network"]["ratio"] == published["total"]["ratio"] == 1
     assert (published["agreement"]["labels"], published["agreement"]["network"]) == (1, 0)
