@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -130,62 +127,6 @@ class TestRerun:
         assert summary_of(folder) == [("a.mcap", "done", 2), ("b.mcap", "done", 2)]
         assert process(*sources, "--out", folder, "--force")[:2] == (0, f"2 done, 0 skipped, 0 failed of 2 sources -> {folder}")
         assert len(frames) == 6
-
-    @pytest.mark.parametrize("phase", ["first frame", "last frame", "finished", "recorded"])
-    def test_killed_run_is_completed_and_nothing_is_done_twice(self, tmp_path, process, frames, weights_file, phase):
-        sources = [write_drive(tmp_path / f"{name}.mcap", 3) for name in "ab"]
-        folder, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
-        script = textwrap.dedent("""
-            import os
-            import signal
-            import sys
-            from mtl_perception import Pipeline
-            from mtl_perception.__main__ import main
-            from mtl_perception.batch.results import ResultsFile
-
-            phase, *arguments = sys.argv[1:]
-            calls = []
-
-            def die():
-                os.kill(os.getpid(), signal.SIGKILL)
-
-            def count(function, before, after):
-                def call(self, *arguments):
-                    calls.append(function)
-                    if calls.count(function) == before:
-                        die()
-                    result = function(self, *arguments)
-                    if calls.count(function) == after:
-                        die()
-                    return result
-                return call
-
-            frame = {"first frame": 1, "last frame": 6}.get(phase)
-            Pipeline.__call__ = count(Pipeline.__call__, None, frame)
-            record = {"finished": (1, None), "recorded": (None, 1)}.get(phase, (None, None))
-            ResultsFile.append = count(ResultsFile.append, *record)
-            sys.exit(main(arguments))
-        """)
-        arguments = ["process", *map(str, sources), "--out", str(folder), "--weights", str(weights_file), "--device", "cpu"]
-        command = [sys.executable, "-c", script, phase, *arguments]
-        killed = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=200, check=False)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-        finished = {"first frame": [], "last frame": ["a.mcap"], "finished": ["a.mcap"], "recorded": ["a.mcap"]}[phase]
-        assert sorted(path.name for path in folder.glob("[ab].mcap")) == finished, "an output with its name is complete"
-        recorded = [] if phase in ("first frame", "finished") else [("a.mcap", "done", 3)]
-        assert (summary_of(folder) if (folder / "results.jsonl").exists() else []) == recorded
-        before = {name: (folder / name).stat().st_mtime_ns for name in finished}
-
-        frames.clear()
-        code, _, line = process(*sources, "--out", folder)
-        assert code == 0, line
-        assert len(frames) == 6 - 3 * len(finished)
-        assert summary_of(folder) == [("a.mcap", "done", 3), ("b.mcap", "done", 3)]
-        assert {name: (folder / name).stat().st_mtime_ns for name in finished} == before
-        assert process(*sources, "--out", undisturbed)[0] == 0
-        assert names_of(folder) == names_of(undisturbed) == {"a.mcap", "b.mcap", "results.jsonl"}
-        for name in ("a.mcap", "b.mcap"):
-            assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
 
     def test_ctrl_c_ends_the_run_and_the_next_one_continues(self, tmp_path, process, monkeypatch):
         sources = [write_drive(tmp_path / f"{name}.mcap", 2) for name in "ab"]
