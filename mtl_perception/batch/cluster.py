@@ -210,13 +210,20 @@ def _check_reachable(address: str) -> None:
         raise SourceError(f"no connection to the Ray cluster {address}: {error}; give the address of its head node") from error
 
 
+def remove_stale_markers(folder: Path) -> None:
+    """Remove the files by which workers recognize a folder, of runs on this machine that were killed."""
+    prefix = _marker_prefix()
+    for marker in folder.glob(f"{prefix}*"):
+        if not Path("/proc", marker.name.removeprefix(prefix)).exists():
+            marker.unlink(missing_ok=True)
+
+
+def _marker_prefix() -> str:
+    return f".ray-{platform.node()}-"
+
+
 def _create_marker(folder: Path) -> Path:
-    """Create a file by which workers recognize the folder; remove those of runs that were killed."""
-    prefix = f".ray-{platform.node()}-"
-    for left in folder.glob(f"{prefix}*"):
-        if not Path("/proc", left.name.removeprefix(prefix)).exists():
-            left.unlink(missing_ok=True)
-    marker = folder / f"{prefix}{os.getpid()}"
+    marker = folder / f"{_marker_prefix()}{os.getpid()}"
     try:
         marker.touch()
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from mtl_perception.batch.cluster import Cluster, RayPool
+from mtl_perception.batch.cluster import Cluster, RayPool, remove_stale_markers
 from mtl_perception.batch.plan import Task
 from mtl_perception.batch.processes import ProcessPool
 from mtl_perception.batch.processor import Processor
@@ -41,6 +41,7 @@ def run_tasks(
     Raises:
         PerceptionError: Nothing can be processed, such as without valid weights.
     """
+    remove_stale_markers(results.path.parent)
     wanted = describe_settings(settings)
     known = results.read()
     pending: list[Task] = []

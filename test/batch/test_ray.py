@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from ray.cluster_utils import Cluster as NodeCluster
 from support.bags import write_drive
 
 from mtl_perception.__main__ import main
-from mtl_perception.batch.cluster import Cluster
+from mtl_perception.batch.cluster import Cluster, remove_stale_markers
 from mtl_perception.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,6 +163,16 @@ def test_unreachable_cluster_is_one_line(tmp_path, weights_file, capsys):
     line = capsys.readouterr().err.splitlines()[-1]
     reason = "no connection to the Ray cluster 127.0.0.1:1: [Errno 111] Connection refused;"
     assert line.startswith(f"mtl_perception process: {reason}")
+
+
+def test_markers_of_killed_runs_are_removed(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for name in (f"{platform.node()}-{dead.pid}", f"{platform.node()}-{os.getpid()}", f"other-node-{dead.pid}"):
+        (tmp_path / f".ray-{name}").touch()
+    remove_stale_markers(tmp_path)
+    kept = {f".ray-{platform.node()}-{os.getpid()}", f".ray-other-node-{dead.pid}"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_output_folder_that_a_node_does_not_see_is_an_error(tmp_path, weights_file):
