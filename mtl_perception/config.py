@@ -120,6 +120,14 @@ class Config:
     min_confidence: float = _parameter(
         0.0, "Minimum confidence; pixels below it get label 255 (unlabeled)", when=LIVE, low=0.0, high=1.0
     )
+    temporal_smoothing: float = _parameter(
+        0.0,
+        "Weight of the camera's previous image in labels, confidence and depth where optical flow finds the same content; "
+        "0: off; on a CPU only; single images are not smoothed",
+        when=CONFIGURE,
+        low=0.0,
+        high=0.9,
+    )
     points_edge_filter: float = _parameter(
         0.12,
         "Relative depth jump between neighboring cells of the depth map (4 pixels apart) above which their points become NaN; "

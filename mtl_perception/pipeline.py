@@ -19,6 +19,7 @@ from mtl_perception.config import LIVE, Config, by_name, parameters
 from mtl_perception.errors import CameraError, ConfigError, DeviceError, FrameError
 from mtl_perception.image.files import read_image_file
 from mtl_perception.inference.backend import Backend, create_backend
+from mtl_perception.inference.host.smoothing import History
 from mtl_perception.inference.request import Request, scaled_size
 from mtl_perception.labels import ClassSet, parse_groups
 from mtl_perception.network.certificate import REFERENCE, Loss
@@ -195,6 +196,7 @@ class Pipeline:
     def stream(self, frames: Iterable[FrameLike], outputs: Collection[str] = OUTPUTS) -> Iterator[Result]:
         """Yield the results of frames in order; a GPU overlaps their copies with its work.
 
+        With `temporal_smoothing`, frames without a history are smoothed as those of one camera.
         On a GPU one frame is read ahead of the result. With `reuse_outputs`, a result is valid until the next one is taken.
 
         Args:
@@ -205,11 +207,15 @@ class Pipeline:
             As a call does; an error of one frame is raised after the results of those before it.
         """
         pending: deque[tuple[FrameLike, Config]] = deque()
+        history = History()
 
         def requests() -> Iterator[Request]:
             for frame in _check_several(frames):
                 config = self.config
-                request = self._request([_to_frame(frame)], [outputs], config)
+                valid = _to_frame(frame)
+                if valid.history is None:
+                    valid = replace(valid, history=history)
+                request = self._request([valid], [outputs], config)
                 pending.append((frame, config))
                 yield request
 
@@ -238,6 +244,7 @@ class Pipeline:
             config.min_confidence,
             config.points_edge_filter,
             config.points_stride,
+            config.temporal_smoothing,
         )
 
     def _result(self, outputs: Outputs, frame: FrameLike, config: Config) -> Result:

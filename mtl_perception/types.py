@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from mtl_perception.camera.model import CameraModel
+    from mtl_perception.inference.host.smoothing import History
 
 UNLABELED = 255
 """Label of pixels without a class: void in the ground truth, or below the minimum confidence."""
@@ -32,12 +33,14 @@ class Frame:
         camera: The camera model for this image size; None if unknown.
         stamp_ns: Time of exposure, nanoseconds since the epoch of the source's clock.
         frame_id: Name of the camera's optical frame (REP 103).
+        history: What `temporal_smoothing` remembers of this camera, the same object in all its frames; None: not smoothed.
     """
 
     image: np.ndarray
     camera: CameraModel | None = None
     stamp_ns: int = 0
     frame_id: str = ""
+    history: History | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mtl_perception.batch.bag import BagOutput
@@ -11,6 +12,7 @@ from mtl_perception.batch.record import Record
 from mtl_perception.batch.settings import Settings
 from mtl_perception.config import Config
 from mtl_perception.errors import PerceptionError, SourceError
+from mtl_perception.inference.host.smoothing import History
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.sources.base import Source, rejection_note, timed_frames
 from mtl_perception.visualization.rerun import open_rerun
@@ -50,11 +52,12 @@ def write_outputs(
     rerun_file = settings.rerun_file(out)
     needs = created.needs | (settings.rerun_options.needed_results() if rerun_file else frozenset())
     recording = open_rerun(rerun_file, source.name, pipeline, settings.rerun_options, force)
+    history = History()
     # The recording is complete before the output, because a complete output is not processed again.
     with created as output, recording as log:
         try:
             for time_ns, frame in timed_frames(source, settings.part):
-                result = pipeline(frame, needs)
+                result = pipeline(replace(frame, history=history), needs)
                 output.write(time_ns, frame, result)
                 if log:
                     log.log(result, frame.stamp_ns)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from mtl_perception.batch.outputs import describe_cause
 from mtl_perception.errors import SourceError
+from mtl_perception.inference.host.smoothing import History
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.result import Result
 from mtl_perception.types import Frame
@@ -42,10 +44,11 @@ def write_overlay_video(
             frames until then, and the error says so. Or the video cannot be written.
     """
     failure: BaseException | None = None
+    history = History()
     with VideoWriter(path, min(max(rate_hz, 0.01), 1000.0)) as video:
         try:
             for frame in frames:
-                result = pipeline(frame, {"labels", "image", *outputs})
+                result = pipeline(replace(frame, history=history), {"labels", "image", *outputs})
                 video.write(result.overlay(show_legend=show_legend), frame.stamp_ns)
                 on_result(frame, result)
         except (Exception, KeyboardInterrupt) as error:

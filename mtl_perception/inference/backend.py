@@ -98,8 +98,8 @@ def create_backend(network: MultiTaskRefineNet, classes: tuple[int, int], config
 
     Raises:
         DeviceError: The device is absent or out of memory.
-        ConfigError: Precision or backend do not fit the device, the requested backend is not installed, or the weights have no
-            table for int8.
+        ConfigError: Precision, backend or `temporal_smoothing` do not fit the device, the requested backend is not installed,
+            or the weights have no table for int8.
     """
     device = select_device(config.device)
     precision = select_precision(config.precision, device)
@@ -109,6 +109,11 @@ def create_backend(network: MultiTaskRefineNet, classes: tuple[int, int], config
         return CpuBackend(engine, classes, copies, note)
     if config.backend == "openvino":
         raise ConfigError(f"backend openvino runs on a CPU, not on device {device}: use backend auto or torch, or device cpu")
+    if config.temporal_smoothing:
+        raise ConfigError(
+            f"parameter temporal_smoothing: {config.temporal_smoothing} runs on a CPU only, not on device {device}: "
+            "set device cpu, or temporal_smoothing 0"
+        )
     with device_errors(device, "initializing"):
         # Without TF32 for fp32, which would make it less precise than its name says.
         runtime = CudaRuntime(device, config.cudnn_benchmark, exact=precision == "fp32")

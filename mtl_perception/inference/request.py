@@ -28,6 +28,7 @@ class Request:
         min_confidence: 0 to 1.
         points_edge_filter: Relative depth jump from which on points are removed; 0: keep all.
         points_stride: Step of the rows and columns of the outputs that have points.
+        temporal_smoothing: Weight of a camera's previous image, 0 to below 1; used where a frame has a history.
     """
 
     frames: Sequence[Frame]
@@ -42,6 +43,7 @@ class Request:
     min_confidence: float
     points_edge_filter: float = 0.0
     points_stride: int = 1
+    temporal_smoothing: float = 0.0
 
     @cached_property
     def cameras(self) -> list[CameraModel | None]:

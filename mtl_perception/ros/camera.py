@@ -13,6 +13,7 @@ from std_msgs.msg import Header
 from mtl_perception.config import Config
 from mtl_perception.errors import CameraError, one_line
 from mtl_perception.image.header import image_size
+from mtl_perception.inference.host.smoothing import History
 from mtl_perception.messages.decode import decode_camera_info, stamp_ns
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import OUTPUT_TOPICS, OutputTopic
@@ -58,6 +59,7 @@ class Camera:
         self._on_image: Callable[[Any], None] | None = None
         self._node = node
         self._publishers: dict[str, Any] = {}
+        self._history = History()
 
     def create_publishers(self, config: Config) -> None:
         """Create the publishers of all outputs."""
@@ -94,8 +96,9 @@ class Camera:
         if self.subscriptions is not None:
             self.subscriptions.close()
             self.subscriptions = None
-        # Free the worker with the pipeline, and the latest image.
+        # Free the worker with the pipeline, and the latest images.
         self._on_image = None
+        self._history = History()
         self.monitor.last = None
 
     def publish_latched(self, encoder: MessageEncoder) -> None:
@@ -125,7 +128,7 @@ class Camera:
         height, width = image.shape[:2]
         self.image_size, self.image_frame_id = (width, height), message.header.frame_id
         model = self.calibrations.state(self.image_size, rectified).model
-        return Frame(image, model, stamp_ns(message.header), message.header.frame_id)
+        return Frame(image, model, stamp_ns(message.header), message.header.frame_id, self._history)
 
     def publish(self, outputs: list[OutputTopic], encoder: MessageEncoder, result: Result, header: Header) -> None:
         """Publish outputs of a result under the header of its image."""

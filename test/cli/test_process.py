@@ -10,6 +10,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader
 from support.bags import CAMERA_INFO, DELAY_NS, IMAGE, START_NS, STEP_NS, Messages, bag_image, drive, write_bag
+from support.images import noise_image
 
 from mtl_perception import CameraModel, Frame, Pipeline
 from mtl_perception.__main__ import main
@@ -96,6 +97,23 @@ def test_messages_have_the_values_stamps_and_topics_of_the_node(tmp_path, proces
         classes = one["segmentation/label_info"].class_map
         assert [(entry.class_id, entry.class_name) for entry in classes] == list(enumerate(STREET.names))
         assert one["segmentation/label_info"].threshold == 0
+
+
+def test_temporal_smoothing_is_that_of_a_stream_of_the_pipeline(tmp_path, process, weights_file, pipe):
+    make, still = Messages(), noise_image(96, 128).astype(int)
+    images = [np.clip(still + 4 * i, 0, 255).astype(np.uint8) for i in range(COUNT)]
+    stamps = [START_NS + i * STEP_NS for i in range(COUNT)]
+    records = [("/image", make.image(image, stamp), stamp) for image, stamp in zip(images, stamps, strict=True)]
+    source = write_bag(tmp_path / "in", "mcap", records)
+    assert process(source, "--out", tmp_path / "out.mcap", "--temporal-smoothing", 0.9)[0] == 0
+    entries = messages_of(tmp_path / "out.mcap")["/mtl_perception/segmentation/confidence"]
+    found = [message.data.reshape(96, 128) for _, message in entries]
+    smoothing = Pipeline(weights=weights_file, device="cpu", warm_up=False, temporal_smoothing=0.9)
+    frames = list(open_source(str(source)))
+    for confidence, expected in zip(found, smoothing.stream(frames, {"confidence"}), strict=True):
+        np.testing.assert_array_equal(confidence, expected.confidence)
+    np.testing.assert_array_equal(found[0], pipe(frames[0]).confidence)
+    assert (found[1] != pipe(frames[1]).confidence).mean() > 0.1
 
 
 def test_offered_qos_is_that_of_the_node(tmp_path, process):

@@ -21,7 +21,7 @@ from support.ros_messages import OUTPUTS, camera_info, image, stamp_of
 
 FRAMES = 5
 SIZES = [(64, 96)] * 3 + [(48, 72)] * 2
-"""Images whose size changes, with the same aspect ratio."""
+"""Images whose size changes, with the same aspect ratio; those of one size are alike, so that they are smoothed."""
 TOPICS = {**OUTPUTS, "segmentation/points": PointCloud2}
 SETTINGS = {
     "output_scale": 0.5,
@@ -31,11 +31,12 @@ SETTINGS = {
     "input_rectified": False,
     "points_edge_filter": 1.0,
     "points_stride": 3,
+    "temporal_smoothing": 0.5,
 }
 
 
 def source_images() -> list[np.ndarray]:
-    return [noise_image(*size, seed=i) for i, size in enumerate(SIZES)]
+    return [np.clip(noise_image(*size).astype(int) + 2 * i, 0, 255).astype(np.uint8) for i, size in enumerate(SIZES)]
 
 
 def info_values() -> dict:

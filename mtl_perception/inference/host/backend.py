@@ -45,6 +45,8 @@ class CpuBackend:
         self._postprocess = Postprocessor(self._transform, classes)
         self._copies = copies
         self._note = note
+        # Outputs of two networks are not blended; the histories of frames may outlive this object.
+        self._identity = object()
         self._clouds = Workspace()
         self._rays: dict[tuple[CameraModel, int], Tensor] = {}
 
@@ -96,7 +98,11 @@ class CpuBackend:
         needed, spec, post = request.predictions(index), request.resize_spec, self._postprocess
         if not needed:
             return {}
-        raw = self.engine.forward(request.frames[index].image, request.input_scale)
+        frame = request.frames[index]
+        raw = self.engine.forward(frame.image, request.input_scale)
+        if request.temporal_smoothing and frame.history is not None:
+            source = self._identity, request.input_scale
+            raw = frame.history.smooth(frame, raw, request.temporal_smoothing, self._transform, source)
         values: dict[str, Tensor] = {}
         if "labels" in needed or "confidence" in needed:
             labels, confidence = post.segmentation(raw[0], spec, request.min_confidence, "confidence" in needed)
