@@ -8,6 +8,7 @@ import signal
 import sys
 import webbrowser
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mtl_perception.cli.options import (
@@ -120,10 +121,12 @@ def _recorded(path: Path, node: str, config: Config, options: RerunOptions) -> t
 
 
 def _process(args: argparse.Namespace, config: Config, options: RerunOptions) -> Callable[[], tuple[RerunLog, Feed]]:
+    from mtl_perception.inference.host.smoothing import History
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.sources.open import open_source
 
     source = open_source(args.source, rectified=config.input_rectified, camera_file=args.camera, image_topic=args.image)
+    history = History()
     pipeline = Pipeline(config=config, reuse_outputs=True)
     print_license(pipeline.description)
     print_notes(pipeline)
@@ -132,6 +135,6 @@ def _process(args: argparse.Namespace, config: Config, options: RerunOptions) ->
         for frame in progress_bar(source, total=len(source), unit="frame"):
             if is_closed():
                 return
-            log.log(pipeline(frame, options.needed_results()), frame.stamp_ns)
+            log.log(pipeline(replace(frame, history=history), options.needed_results()), frame.stamp_ns)
 
     return lambda: (RerunLog(source.name, pipeline.class_set, pipeline.max_depth, options), feed)
