@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import signal
 import sys
 import webbrowser
@@ -20,7 +21,8 @@ from mtl_perception.cli.options import (
     rerun_options,
 )
 from mtl_perception.config import Config
-from mtl_perception.errors import ConfigError, PerceptionError, SourceError
+from mtl_perception.errors import ConfigError, DependencyError, PerceptionError, SourceError
+from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.progress import progress_bar
 from mtl_perception.visualization.rerun import RerunLog, RerunOptions, require_rerun
 
@@ -29,9 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add source, kind of viewer and topics."""
     parser.add_argument(
         "source",
+        nargs="?",
         metavar="SOURCE|BAG|FILE.rrd",
         help="source to process while it is shown; bag with the node's outputs, which are shown as they are; or recording",
     )
+    parser.add_argument("--live", action="store_true", help="show the outputs of a running node; needs ROS 2")
     parser.add_argument("--web", action="store_true", help="show a page at http://127.0.0.1:PORT instead of a window")
     parser.add_argument(
         "--port", type=int, default=9090, metavar="PORT", help="port of the page; data are at the next one (default: 9090)"
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--node",
         default="",
         metavar="NAME",
-        help="prefix of the outputs to show if the bag has several, such as /mtl_perception",
+        help="prefix of the outputs to show: with --live (default: /mtl_perception), or if the bag has several",
     )
     parser.add_argument("--image", default="", metavar="TOPIC", help="image topic of a source that has several")
     parser.add_argument("--camera", type=Path, metavar="FILE", help="calibration file of the source")
@@ -54,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
 
     if not 1 <= args.port <= 65534:
         raise ConfigError(f"--port {args.port}: give 1 to 65534")
+    if bool(args.source) == args.live:
+        raise ConfigError("view: give either SOURCE or --live")
     require_rerun("view")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     files, prepare = _prepare(args, rerun_options(args))
@@ -90,7 +96,10 @@ def _prepare(args: argparse.Namespace, options: RerunOptions) -> tuple[list[Path
     from mtl_perception.sources.bag.outputs import find_node
     from mtl_perception.sources.bag.reader import is_bag_file
 
-    config, path = config_from(args, warm_up=False), Path(args.source).expanduser()
+    config = config_from(args, warm_up=False)
+    if args.live:
+        return [], _live(args, config, options)
+    path = Path(args.source).expanduser()
     if path.suffix == ".rrd":
         if not path.is_file():
             raise SourceError(f"{path} does not exist")
@@ -138,3 +147,20 @@ def _process(args: argparse.Namespace, config: Config, options: RerunOptions) ->
             log.log(pipeline(replace(frame, history=history), options.needed_results()), frame.stamp_ns)
 
     return lambda: (RerunLog(source.name, pipeline.class_set, pipeline.max_depth, options), feed)
+
+
+def _live(args: argparse.Namespace, config: Config, options: RerunOptions) -> Callable[[], tuple[RerunLog, Feed]]:
+    from mtl_perception.weights.files import load_network
+
+    try:
+        watch = importlib.import_module("mtl_perception.ros.view").watch
+    except ImportError as error:
+        raise DependencyError(f"view --live needs ROS 2: {error}; source ROS 2 in this shell first") from error
+    description = load_network(config.weights).description
+    node = args.node or f"/{NODE_NAME}"
+
+    def feed(log: RerunLog, is_closed: Callable[[], bool]) -> None:
+        watch(log, node, args.ros_arguments, is_closed, with_points=options.points > 0)
+
+    classes, max_depth = description.class_set(config.classes)[0], config.max_depth or description.depth_range[1]
+    return lambda: (RerunLog(node, classes, max_depth, options, image_has_labels=True), feed)
