@@ -65,7 +65,7 @@ def test_convolutions_of_the_table_read_int8_with_scales_by_channel(random_weigh
         values, scales, zeros = (arrays[name] for name in weight.input)
         assert (values.dtype, zeros.dtype, scales.shape, zeros.any()) == (np.int8, np.int8, values.shape[:1], np.False_)
         largest = np.abs(values.astype(int)).reshape(len(values), -1).max(1)
-        assert 126 <= largest.min() and largest.max() == 127, "each channel uses the whole range"
+        assert largest.min() >= 126 and largest.max() == 127, "each channel uses the whole range"
         assert arrays[source.input[2]].dtype == np.int8 and arrays[source.input[2]] == 0, "TensorRT has no other zero points"
         quantized.append(node.input[1].removesuffix(".weight_float"))
     assert sorted([*quantized, "conv8"]) == sorted(quantized_convolutions(load_network(random_weights)))
