@@ -37,8 +37,6 @@ GROUP_BYTES = 2**28
 """Largest map inside a block that is computed at once; that of an 8K image has 3.2 GB."""
 GROUP_CHANNELS = 16
 """Fewest channels of a group: a vector unit's lanes."""
-CHANNEL_GROUPS = 8
-"""Channel groups at level 1: the fastest of 4, 8 and 16 at 1242 x 375, where a group's map has 3.7 MB."""
 POOL_REACH = 2
 """Rows above and below that a 5x5 pooling reads."""
 TAPPED_OUTPUTS = 6
@@ -153,7 +151,7 @@ class _Builder:
 
     def _level1(self, f3: Any, x: Any) -> list[Any]:
         """Build the last level and the heads, one group of channels at a time."""
-        size = CHANNELS // CHANNEL_GROUPS
+        size = CHANNELS // self._convolutions.channel_groups
         values: list[list[Any]] = [[] for _ in self._heads]
         for first in range(0, CHANNELS, size):
             part = slice(first, first + size)
