@@ -58,9 +58,10 @@ def write_recording(folder: Path) -> Path:
     return write_bag(folder / "recording", "mcap", records)
 
 
-def offline(recording: Path, weights: Path, out: Path) -> dict[str, dict[int, object]]:
-    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items() if value is not False]
-    arguments += [f"--no-{name.replace('_', '-')}" for name, value in SETTINGS.items() if value is False]
+def offline(recording: Path, weights: str | Path, out: Path, **settings: object) -> dict[str, dict[int, object]]:
+    settings = {**SETTINGS, **settings}
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not False]
+    arguments += [f"--no-{name.replace('_', '-')}" for name, value in settings.items() if value is False]
     command = [sys.executable, "-m", "mtl_perception", "process", str(recording), "--out", str(out), f"--weights={weights}"]
     done = subprocess.run([*command, *arguments, "--topics", *TOPICS], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
@@ -74,9 +75,9 @@ def offline(recording: Path, weights: Path, out: Path) -> dict[str, dict[int, ob
     return messages
 
 
-def live(weights: Path, log: Path) -> dict[str, dict[int, object]]:
-    settings = [word for name, value in SETTINGS.items() for word in ("-p", f"{name}:={value}")]
-    with node_process(log, "-p", f"weights:={weights}", "-p", "diagnostics_period:=0.1", *settings):
+def live(weights: str | Path, log: Path, **settings: object) -> dict[str, dict[int, object]]:
+    words = [word for name, value in {**SETTINGS, **settings}.items() for word in ("-p", f"{name}:={value}")]
+    with node_process(log, "-p", f"weights:={weights}", "-p", "diagnostics_period:=0.1", *words):
         client = Client(start_ns=1)
         camera = Camera(client, outputs=TOPICS)
         info = camera_info(96, 64, **info_values())
@@ -112,9 +113,12 @@ def differences(offline: object, live: object, path: str = "") -> list[str]:
     return found
 
 
-def test_live_and_offline_outputs_are_identical(tmp_path: Path, weights_file: Path) -> None:
-    expected = offline(write_recording(tmp_path), weights_file, tmp_path / "processed")
-    found = live(weights_file, tmp_path / "node.log")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_live_and_offline_outputs_are_identical(tmp_path: Path, weights_file: Path, precision: str) -> None:
+    # The random weights have no table for int8.
+    weights = weights_file if precision == "fp32" else "street"
+    expected = offline(write_recording(tmp_path), weights, tmp_path / "processed", precision=precision)
+    found = live(weights, tmp_path / "node.log", precision=precision)
     for topic in TOPICS:
         assert list(expected[topic]) == sorted(found[topic]) == [START_NS + i * 10**8 for i in range(FRAMES)], topic
         for stamp, message in expected[topic].items():
