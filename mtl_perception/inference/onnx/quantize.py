@@ -8,8 +8,12 @@ import numpy as np
 
 from mtl_perception.network.quantization import LARGEST_WEIGHT, Quantization, quantize_weight
 
-MERGED = "conv8"
-"""Convolution whose range is that of another input: the CPU's graph merges it with the one before; it stays in float here."""
+FLOAT = ("layer2.", "conv8")
+"""Beginnings of the names of further convolutions that stay in floating point here.
+
+The first block loses too much without zero points. The range of conv8 is that of another input, because the CPU's graph merges
+it with the convolution before.
+"""
 
 
 def quantize_model(model: Any, quantization: Quantization, prefix: str) -> int:
@@ -40,7 +44,7 @@ def quantize_model(model: Any, quantization: Quantization, prefix: str) -> int:
 
     for node in graph.node:
         name = node.input[1].removeprefix(prefix).removesuffix(".weight") if node.op_type == "Conv" else ""
-        if name in quantization.ranges and name != MERGED:
+        if name in quantization.ranges and not name.startswith(FLOAT):
             found += 1
             source, scale = node.input[0], max(map(abs, quantization.ranges[name])) / LARGEST_WEIGHT
             if (source, scale) not in rounded:
