@@ -101,7 +101,7 @@ def test_default_filter_removes_points_between_surfaces_of_a_street():
     from mtl_perception.synthetic.drive import SyntheticDrive
 
     sample = SyntheticDrive(1, seed=5).sample(0)
-    pipe = Pipeline("street", "cpu", warm_up=False, points_edge_filter=0.0)
+    pipe = Pipeline("street", "cpu", precision="fp32", warm_up=False, points_edge_filter=0.0)
     plain = pipe(sample.frame, {"depth", "cloud"})
     pipe.update(points_edge_filter=Config().points_edge_filter)
     kept = np.isfinite(pipe(sample.frame, {"depth", "cloud"}).cloud["z"])
