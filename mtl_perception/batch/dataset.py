@@ -14,10 +14,10 @@ from mtl_perception.errors import SourceError
 from mtl_perception.labels import CLASS_SETS, ClassSet
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.result import Result
-from mtl_perception.sources.bag.writer import partial_path
 from mtl_perception.training.data.writer import finish_folder, start_folder, write_sample
 from mtl_perception.training.pseudo_labels import keep_infinity_of_sky
 from mtl_perception.types import Frame, Sample
+from mtl_perception.visualization.files import partial_path
 
 CONTENT = frozenset({"image", "label", "depth", "cameras.csv", "dataset.yaml", RECORD_FILE})
 

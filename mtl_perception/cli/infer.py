@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,10 +74,10 @@ def run(args: argparse.Namespace) -> None:
     failed = 0
     outputs = SAVED | (options.needed_results() if args.rerun else frozenset())
     with open_rerun(args.rerun, args.out.name, pipeline, options, force=True) as recording:
+        inference = _Inference(args, pipeline, cameras, outputs, recording)
         for path in progress_bar(paths, unit="file", disable=None if len(paths) > 1 else True):
             try:
-                infer = _infer_video if is_video_file(path) else _infer_image
-                infer(path, args, pipeline, cameras, outputs, recording)
+                (inference.video if is_video_file(path) else inference.image)(path)
             except PerceptionError as error:
                 if len(paths) == 1 or isinstance(error.__cause__, KeyboardInterrupt):
                     raise
@@ -88,67 +88,65 @@ def run(args: argparse.Namespace) -> None:
         raise SourceError(f"{failed} of {len(paths)} files failed; the results of the others are in {args.out}")
 
 
-def _infer_image(
-    path: Path,
-    args: argparse.Namespace,
-    pipeline: Pipeline,
-    cameras: _Cameras,
-    outputs: frozenset[str],
-    recording: RerunLog | None,
-) -> None:
-    from mtl_perception.image.files import read_image_file
+@dataclass(frozen=True)
+class _Inference:
+    """Inference of one file after another."""
 
-    image = read_image_file(path)
-    frame = Frame(image, cameras.model(path, image.shape[1], image.shape[0]))
-    result = pipeline(frame, outputs)
-    result.save(args.out, path.stem, show_legend=args.show_legend)
-    if recording:
-        recording.log(result, frame.stamp_ns)
+    args: argparse.Namespace
+    pipeline: Pipeline
+    cameras: _Cameras
+    outputs: frozenset[str]
+    recording: RerunLog | None
 
+    def image(self, path: Path) -> None:
+        """Write the files of an image."""
+        from mtl_perception.image.files import read_image_file
 
-def _infer_video(
-    path: Path,
-    args: argparse.Namespace,
-    pipeline: Pipeline,
-    cameras: _Cameras,
-    outputs: frozenset[str],
-    recording: RerunLog | None,
-) -> None:
-    """Write the overlay video and, with --frames, the files of each frame under its number and time."""
-    from mtl_perception.batch.overlay_video import write_overlay_video
-    from mtl_perception.sources.base import rejection_note
-    from mtl_perception.sources.video import VideoSource
+        image = read_image_file(path)
+        frame = Frame(image, self.cameras.model(path, image.shape[1], image.shape[0]))
+        result = self.pipeline(frame, self.outputs)
+        result.save(self.args.out, path.stem, show_legend=self.args.show_legend)
+        if self.recording:
+            self.recording.log(result, frame.stamp_ns)
 
-    source = VideoSource(path, rectified=pipeline.config.input_rectified)
-    numbers = itertools.count()
+    def video(self, path: Path) -> None:
+        """Write the overlay video and, with --frames, the files of each frame under its number and time."""
+        from mtl_perception.batch.overlay_video import write_overlay_video
+        from mtl_perception.sources.base import rejection_note
+        from mtl_perception.sources.video import VideoSource
 
-    def finish(frame: Frame, result: Result) -> None:
-        if args.frames:
-            stem = f"{next(numbers):06d}_{frame.stamp_ns / 1e9:.3f}s"
-            result.save(args.out / path.stem, stem, show_legend=args.show_legend)
-        if recording:
-            recording.log(result, frame.stamp_ns)
-        bar.update()
+        source = VideoSource(path, rectified=self.pipeline.config.input_rectified)
+        numbers = itertools.count()
 
-    needs_camera = args.frames or recording is not None
-    frames = (
-        replace(frame, camera=cameras.model(path, frame.image.shape[1], frame.image.shape[0])) if needs_camera else frame
-        for frame in source
-    )
-    out = args.out / f"{path.stem}.overlay.mp4"
-    with progress_bar(total=len(source), unit="frame", desc=path.name, leave=False) as bar:
-        count = write_overlay_video(
-            frames,
-            source.rate_hz,
-            pipeline,
-            out,
-            outputs=outputs if needs_camera else (),
-            show_legend=args.show_legend,
-            on_result=finish,
+        def finish(frame: Frame, result: Result) -> None:
+            if self.args.frames:
+                stem = f"{next(numbers):06d}_{frame.stamp_ns / 1e9:.3f}s"
+                result.save(self.args.out / path.stem, stem, show_legend=self.args.show_legend)
+            if self.recording:
+                self.recording.log(result, frame.stamp_ns)
+            bar.update()
+
+        needs_camera = self.args.frames or self.recording is not None
+        frames = (
+            replace(frame, camera=self.cameras.model(path, frame.image.shape[1], frame.image.shape[0]))
+            if needs_camera
+            else frame
+            for frame in source
         )
-    if not count:
-        raise SourceError(f"{path}: no frame was processed{rejection_note(source)}")
-    print_above_bar(f"{count} frames{rejection_note(source)} -> {out}")
+        out = self.args.out / f"{path.stem}.overlay.mp4"
+        with progress_bar(total=len(source), unit="frame", desc=path.name, leave=False) as bar:
+            count = write_overlay_video(
+                frames,
+                source.rate_hz,
+                self.pipeline,
+                out,
+                outputs=self.outputs if needs_camera else (),
+                show_legend=self.args.show_legend,
+                on_result=finish,
+            )
+        if not count:
+            raise SourceError(f"{path}: no frame was processed{rejection_note(source)}")
+        print_above_bar(f"{count} frames{rejection_note(source)} -> {out}")
 
 
 class _Cameras:

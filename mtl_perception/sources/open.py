@@ -8,11 +8,11 @@ from pathlib import Path
 from mtl_perception.errors import SourceError
 from mtl_perception.sources.bag.reader import METADATA, is_bag_file
 from mtl_perception.sources.bag.source import BagSource
-from mtl_perception.sources.bag.writer import partial_path
 from mtl_perception.sources.base import Source
 from mtl_perception.sources.images import SUFFIXES, ImageSource, describe_skipped, is_image_file, list_images
 from mtl_perception.sources.kitti import find_camera_folder, open_drive
 from mtl_perception.sources.video import VideoSource, is_video_file
+from mtl_perception.visualization.files import partial_path
 
 ACCEPTED = (
     "a KITTI raw or KITTI-360 drive (…_drive_NNNN_sync), a KITTI odometry sequence, an image folder, an image, a video, "

@@ -1,4 +1,4 @@
-"""Atomic replacement of files."""
+"""Atomic replacement of files, and names of partial ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mtl_perception.errors import SourceError
+
+PARTIAL_SUFFIXES = (".mcap", ".rrd")
+"""Suffixes of files that keep them while they are written, so that viewers open what is there."""
+
+
+def partial_path(path: Path) -> Path:
+    """Return the path of a recording while it is written: NAME.partial.mcap, NAME.partial.rrd, or a folder NAME.partial."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}" if path.suffix in PARTIAL_SUFFIXES else f"{path.name}.partial")
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from mtl_perception.errors import SourceError, require
 from mtl_perception.labels import ClassSet
 from mtl_perception.types import UNLABELED, Outputs
 from mtl_perception.visualization.cloud import EYE, TARGET, UNLABELED_COLOR, sample_points
+from mtl_perception.visualization.files import partial_path
 
 STAMP, FRAME = "stamp", "frame"
 """Timelines: time stamp of the image, and number of the frame from 0."""
@@ -355,11 +356,6 @@ def open_rerun(
     if path is None:
         return nullcontext()
     return RerunFile(RerunLog(name, classes.class_set, classes.max_depth, options), path, force)
-
-
-def partial_path(path: Path) -> Path:
-    """Return the path of a file while it is written: NAME.partial.rrd."""
-    return path.with_name(f"{path.stem}.partial.rrd")
 
 
 def check_path(path: Path, force: bool = False) -> None:

@@ -15,16 +15,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mtl_perception.errors import SourceError, require
+from mtl_perception.visualization.files import partial_path
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection, Qos
 
 _T = TypeVar("_T")
-
-
-def partial_path(path: Path) -> Path:
-    """Return the path of a bag while it is written: NAME.partial.mcap, or a folder NAME.partial."""
-    return path.with_name(f"{path.stem}.partial.mcap" if path.suffix == ".mcap" else f"{path.name}.partial")
 
 
 class BagWriter:
