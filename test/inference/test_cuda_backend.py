@@ -1,11 +1,11 @@
-"""CUDA backend with a test double for the device: concurrent requests, programs, and failures of the device."""
+"""CUDA backend with a test double for the device: concurrent requests, programs and streams."""
 
 from __future__ import annotations
 
 import gc
 import random
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,106 +14,18 @@ import pytest
 import torch
 import yaml
 from support.images import noise_image
+from support.late_device import CAMERA, HEIGHT, WIDTH, Arithmetic, LateRuntime, assert_results_of, request_of
 
-from mtl_perception import CameraModel, Frame, Pipeline, load_network
+from mtl_perception import Frame, Pipeline, load_network
 from mtl_perception.config import Config
-from mtl_perception.errors import DeviceError
 from mtl_perception.inference import backend as selection
 from mtl_perception.inference.cuda import backend as cuda_backend
 from mtl_perception.inference.cuda.backend import SLOTS, CudaBackend
-from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, Stream, is_out_of_memory
+from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, Stream
 from mtl_perception.inference.cuda.slots import pinned_bytes, spec_of
 from mtl_perception.inference.request import Request
-from mtl_perception.types import Outputs
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-HEIGHT, WIDTH = 6, 8
-CAMERA = CameraModel(WIDTH, HEIGHT, 5.0, 6.0, 4.0, 3.0)
-
-
-@dataclass(eq=False)
-class Op:
-    """Work that was submitted to a stream."""
-
-    stream: Stream
-    work: Any
-    after: Any
-    done: bool = False
-
-
-class LateRuntime(HostRuntime):
-    """A device that defers work until it is waited for, or runs some of it at random: the worst case of a real one."""
-
-    can_capture = True
-
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__()
-        self.queues: dict[Stream, list[Op]] = {stream: [] for stream in Stream}
-        self.captures = self.releases = 0
-        self.faults: list[Exception] = []
-        self._chance = None if seed is None else random.Random(seed)
-
-    def run(self, stream, work, after=None):
-        op = Op(stream, work, after)
-        self.queues[stream].append(op)
-        if self._chance is not None:
-            for queue in self._chance.sample(list(self.queues.values()), 2):
-                for pending in [op for op in queue if not op.done][: self._chance.randrange(3)]:
-                    self.wait(pending)
-        return op
-
-    @torch.no_grad()
-    def wait(self, mark):
-        if mark.done:
-            return
-        queue = self.queues[mark.stream]
-        for op in queue[: queue.index(mark)]:
-            self.wait(op)
-        if mark.after is not None:
-            self.wait(mark.after)
-        mark.work()
-        mark.done = True
-
-    def make(self, build):
-        for op in self.queues[Stream.COMPUTE]:
-            self.wait(op)
-        return build()
-
-    def capture(self, work):
-        self.captures += 1
-        if self.faults:
-            raise self.faults.pop(0)
-        return work
-
-    def release(self):
-        for queue in self.queues.values():
-            for op in queue:
-                self.wait(op)
-        self.releases += 1
-
-
-class Arithmetic:
-    """A program whose outputs identify the input: labels are the red channel, depth combines green and the limits."""
-
-    def __init__(self, network, classes, spec) -> None:
-        self.spec = spec
-
-    def allocate_maps(self):
-        return torch.zeros(self.spec.batch, *self.spec.size, 2)
-
-    def compute_maps(self, image, maps) -> None:
-        maps.copy_(image[..., :2])
-
-    def write_outputs(self, maps, image, limits, rays, out) -> None:
-        assert torch.equal(maps[..., 0], image[..., 0].float()), "maps of another request"
-        if "labels" in out:
-            out["labels"].copy_(maps[..., 0])
-        depth = maps[..., 1] * limits[:, 3, None, None] + limits[:, 0, None, None]
-        if "depth" in out:
-            out["depth"].copy_(depth)
-        if "cloud" in out:
-            out["cloud"][..., :2] = rays * depth[..., None]
-            out["cloud"][..., 2:] = depth[..., None]
 
 
 @pytest.fixture(scope="module")
@@ -129,23 +41,6 @@ def make(network, monkeypatch):
         return CudaBackend(network, runtime, "fp32", (0, 12), **options)
 
     return backend
-
-
-def request_of(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[str] | None = None, count: int = 1) -> Request:
-    """Return a request whose images, limits and camera depend on the seed."""
-    camera = CameraModel(size[1], size[0], 5.0, 6.0, 4.0 + seed, 3.0)
-    frames = [Frame(noise_image(*size, seed=10 * seed + i), camera) for i in range(count)]
-    outputs = frozenset(wanted or {"labels", "depth", "cloud"})
-    return Request(frames, [outputs] * count, [1.0 + seed] * count, size, "exact", 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
-
-
-def assert_results_of(results: list[Outputs], done: Request) -> None:
-    """Check that all results belong to the request."""
-    for frame, result, factor in zip(done.frames, results, done.depth_factors, strict=True):
-        depth = frame.image[..., 1].astype(np.float32) * np.float32(factor) + np.float32(done.min_depth)
-        np.testing.assert_array_equal(result.labels, frame.image[..., 0])
-        np.testing.assert_allclose(result.depth, depth, rtol=1e-6)
-        np.testing.assert_allclose(result.cloud["x"], frame.camera.rays()[..., 0] * depth, rtol=1e-5)
 
 
 @pytest.mark.parametrize("copies", [True, False])
@@ -301,78 +196,6 @@ def test_tensors_are_never_created_in_inference_mode(make):
     assert_results_of(backend.infer([request_of(5)])[0], request_of(5))
 
 
-def test_failed_capture_falls_back_to_eager_with_a_note(make):
-    runtime = LateRuntime()
-    backend = make(runtime)
-    assert backend.name == "cpu graph"
-    runtime.faults.append(RuntimeError("operation not permitted when stream is capturing\nmore"))
-    for number in (1, 2, 3):
-        assert_results_of(backend.infer([request_of(number)])[0], request_of(number))
-    assert backend.name == "cpu eager"
-    assert backend.notes == [
-        "no graph of an image of 8x6 for labels, depth, cloud, and none from now on: "
-        "operation not permitted when stream is capturing"
-    ]
-    for number in (1, 2, 3):
-        assert_results_of(backend.infer([request_of(number, size=(5, 5))])[0], request_of(number, size=(5, 5)))
-    assert (runtime.captures, backend.graphs) == (1, 0)
-    assert make(LateRuntime(), use_graphs=False).name == make(HostRuntime()).name == "cpu eager"
-
-
-@pytest.mark.parametrize(
-    "fault", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
-)
-def test_out_of_memory_frees_everything_and_continues_without_a_graph(make, fault):
-    runtime = LateRuntime()
-    backend = make(runtime, copies=False)
-    large = request_of(3, size=(20, 30))
-    assert_results_of(backend.infer([large])[0], large)
-    pending = [backend.submit(request_of(number)) for number in (1, 2)]
-    runtime.faults.append(fault)
-    assert_results_of(backend.infer([large])[0], large)
-    assert runtime.releases == 1
-    assert [spec.size for spec in backend._plans] == [(20, 30)]
-    for number, ticket in zip((1, 2), pending, strict=True):
-        assert_results_of(ticket.result(), request_of(number))
-    for _ in range(3):
-        assert_results_of(backend.infer([large])[0], large)
-    assert backend.graphs == 0, "no graph of this size after running out of memory"
-    for number in (4, 5, 6):
-        backend.infer([request_of(number)])
-    assert backend.graphs == 1, "other sizes still have graphs"
-    assert backend.notes == [
-        "out of memory: programs and graphs were freed; an image of 30x20 for labels, depth, cloud now runs without a graph"
-    ]
-
-
-def test_out_of_memory_twice_raises_a_device_error(make, monkeypatch):
-    runtime = LateRuntime()
-    backend = make(runtime)
-    backend.infer([request_of(1)])
-
-    def full(nbytes):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
-
-    with monkeypatch.context() as context:
-        context.setattr(runtime, "pinned", full)
-        with pytest.raises(
-            DeviceError, match="out of memory while processing an image of 50x40 for labels.*Tried to allocate 3 GiB"
-        ):
-            backend.infer([request_of(2, size=(40, 50))])
-    assert_results_of(backend.infer([request_of(3)])[0], request_of(3))
-
-
-def test_other_errors_are_not_mistaken_for_out_of_memory(make, monkeypatch):
-    backend = make(LateRuntime())
-    monkeypatch.setattr(Arithmetic, "write_outputs", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        backend.infer([request_of(1)])
-    texts = ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-    assert all(is_out_of_memory(RuntimeError(text)) for text in texts)
-    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
-    assert not is_out_of_memory(ValueError("out of memory"))
-
-
 def test_requests_of_several_sizes_do_not_mix(make):
     backend = make(LateRuntime(3), copies=False)
     requests = [
@@ -479,17 +302,3 @@ def test_graph_and_eager_give_the_same_bytes_on_a_gpu(network, precision):
         assert [backend.infer([each])[0][0].cloud.tobytes() for each in requests] == answers[-1]
         assert backend.name.startswith(f"cuda {'graph' if use_graphs else 'eager'}") and backend.notes == []
     assert answers[0] == answers[1]
-
-
-@needs_cuda
-def test_a_failed_capture_on_a_gpu_falls_back_to_eager_with_the_same_results(network):
-    class FailingCapture(CudaRuntime):
-        def capture(self, work):
-            return super().capture(lambda: (work(), torch.zeros(1, device=self.device).item()))
-
-    backend = CudaBackend(network, FailingCapture(torch.device("cuda")), "fp32", (0, 12))
-    eager = CudaBackend(network, CudaRuntime(torch.device("cuda")), "fp32", (0, 12), use_graphs=False)
-    for number in range(3):
-        each = request_of(number, size=(61, 90))
-        assert backend.infer([each])[0][0].cloud.tobytes() == eager.infer([each])[0][0].cloud.tobytes()
-    assert backend.name == "cuda eager" and "none from now on" in backend.notes[0]
