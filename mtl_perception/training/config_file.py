@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -12,8 +13,18 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.data.fields import read_yaml
+from mtl_perception.training.data.fields import expand_path, read_yaml
 
+PATHS = (
+    "start",
+    "encoder",
+    "teacher.weights",
+    "teacher.folder",
+    "teacher.onnx.file",
+    "teacher.onnx.mapping",
+    "augmentation.style",
+)
+"""Keys of files and folders, in which `~` and `${NAME}` are expanded."""
 KINDS = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
 
 
@@ -25,7 +36,8 @@ def read_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainCo
         changes: Values that override the file, by dotted name (`optimizer.ema`).
 
     Raises:
-        ConfigError: The file cannot be read, a key is unknown (the message suggests the closest one), or a value is invalid.
+        ConfigError: The file cannot be read, a key is unknown (the message suggests the closest one), a value is invalid, or a
+            path needs an environment variable that is not set.
     """
     data = _read_with_base(path, ())
     for name, value in (changes or {}).items():
@@ -84,6 +96,8 @@ def _build(cls: type, data: Any, where: str) -> Any:
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
     """Convert a YAML value to an annotated type."""
+    if where in PATHS and isinstance(value, str):
+        return expand_path(value, where, os.environ)
     if is_dataclass(kind) and isinstance(kind, type):
         return _build(kind, value, where)
     origin, arguments = get_origin(kind) or kind, get_args(kind)

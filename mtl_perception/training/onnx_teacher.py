@@ -41,7 +41,7 @@ class OnnxNetwork:
     def __init__(self, teacher: OnnxTeacher, base: Path) -> None:
         require("openvino", extra="openvino", purpose="a teacher in an ONNX file")
         self.teacher = teacher
-        self.path = base / Path(teacher.file).expanduser()
+        self.path = base / teacher.file
         if not self.path.is_file():
             raise SourceError(f"teacher.onnx.file: {self.path} does not exist")
         width, height = teacher.size

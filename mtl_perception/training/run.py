@@ -93,7 +93,7 @@ class Run:
     @property
     def _teacher_folder(self) -> Path:
         folder = self.config.teacher.folder
-        return self.base / Path(folder).expanduser() if folder else self.out / "teacher"
+        return self.base / folder if folder else self.out / "teacher"
 
     def _teach(self, sets: list[TrainingSet]) -> list[TrainingSet]:
         return write_pseudo_labels(sets, self.config.teacher, self._teacher_folder, self.device, self.base)

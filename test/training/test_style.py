@@ -47,11 +47,6 @@ def test_mixing_is_reproducible(folder: Path) -> None:
     assert np.array_equal(one, two) and not np.array_equal(one, image)
 
 
-def test_folder_may_be_an_environment_variable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STYLE_IMAGES", str(folder))
-    StyleMixer("${STYLE_IMAGES}")
-
-
 def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ConfigError, match=r"augmentation\.style: .* has no images; give a folder of \.jpg"):

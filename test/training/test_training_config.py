@@ -55,6 +55,23 @@ def test_numbers_in_scientific_notation_are_read(data: Path, tmp_path: Path) -> 
         read_config(path)
 
 
+def test_paths_expand_environment_variables_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNS", "/data/runs")
+    monkeypatch.setenv("HOME", "/home/rosie")
+    teacher = {"weights": "${RUNS}/a.safetensors", "folder": "~/labels", "onnx": {"file": "${RUNS}/b.onnx", "depth": "s"}}
+    config = read_config(
+        write_config(tmp_path, "run", start="${RUNS}/s.safetensors", teacher=teacher, augmentation={"style": "${RUNS}/style"})
+    )
+    assert config.start == "/data/runs/s.safetensors"
+    assert config.teacher.weights == "/data/runs/a.safetensors"
+    assert config.teacher.folder == "/home/rosie/labels"
+    assert config.teacher.onnx.file == "/data/runs/b.onnx"
+    assert config.augmentation.style == "/data/runs/style"
+    path = write_config(tmp_path, "unset", start="${RUN}/s.safetensors")
+    with pytest.raises(ConfigError, match=r"unset\.yaml: start: '\$\{RUN\}/s\.safetensors' needs the environment variable RUN"):
+        read_config(path)
+
+
 def test_the_learning_rate_warms_up_and_then_decays() -> None:
     optimizer = TrainConfig(name="x", sets=({"path": "y"},)).optimizer
     assert learning_rate(0, 0.0, optimizer) == pytest.approx(1 / 50)

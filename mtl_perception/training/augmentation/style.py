@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 
@@ -26,17 +25,16 @@ class StyleMixer:
     Nothing but these amplitudes is taken from the folder.
 
     Args:
-        folder: Folder of images, which need no labels; environment variables as `${NAME}` are replaced.
+        folder: Folder of images, which need no labels.
 
     Raises:
         ConfigError: The folder has no images.
     """
 
     def __init__(self, folder: str) -> None:
-        path = Path(os.path.expandvars(folder)).expanduser()
-        self._files = sorted(file for file in path.glob("*") if file.suffix.lower() in SUFFIXES)
+        self._files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in SUFFIXES)
         if not self._files:
-            raise ConfigError(f"augmentation.style: {path} has no images; give a folder of {', '.join(SUFFIXES)} files")
+            raise ConfigError(f"augmentation.style: {folder} has no images; give a folder of {', '.join(SUFFIXES)} files")
 
     @cached_property
     def _images(self) -> list[np.ndarray]:

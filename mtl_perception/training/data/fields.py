@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Template
@@ -91,15 +92,7 @@ class Fields:
 
     def path(self, key: str, base: Path, variables: Mapping[str, str]) -> Path:
         """Return a path, relative to `base`, with `~` and `${NAME}` expanded."""
-        text = self.text(key)
-        try:
-            return base / Path(Template(text).substitute(variables)).expanduser()
-        except KeyError as error:
-            raise ConfigError(
-                f"{self.where}: {key}: {text!r} needs the environment variable {error.args[0]}; set it to a folder"
-            ) from None
-        except (ValueError, RuntimeError):
-            raise ConfigError(f"{self.where}: {key}: {text!r}: invalid variable; write ${{NAME}}") from None
+        return base / expand_path(self.text(key), f"{self.where}: {key}", variables)
 
     def choice(self, key: str, choices: Iterable[str], default: str | None = None) -> str:
         """Return one of several strings."""
@@ -115,6 +108,25 @@ class Fields:
         if value is None:
             raise ConfigError(f"{self.where}: {key} is missing")
         return value
+
+
+def expand_path(text: str, where: str, variables: Mapping[str, str]) -> str:
+    """Return a path with `~` and `${NAME}` expanded.
+
+    Args:
+        text: The path, or a name, which stays as it is.
+        where: Start of the message: the file and the key.
+        variables: Values by name.
+
+    Raises:
+        ConfigError: A variable is not set, or `$` is not part of `${NAME}`.
+    """
+    try:
+        return os.path.expanduser(Template(text).substitute(variables))
+    except KeyError as error:
+        raise ConfigError(f"{where}: {text!r} needs the environment variable {error.args[0]}; set it to a folder") from None
+    except ValueError:
+        raise ConfigError(f"{where}: {text!r}: invalid variable; write ${{NAME}}") from None
 
 
 def escape_variables(path: Path) -> str:
