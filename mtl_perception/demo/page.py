@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,16 +13,21 @@ from mtl_perception.inference.machine import device_name
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar
 from mtl_perception.sources.base import Source
-from mtl_perception.visualization.cloud import render_cloud
 from mtl_perception.visualization.colors import colorize_depth, with_legend
-from mtl_perception.visualization.report import ReportData, ReportFrame, write_report
+from mtl_perception.visualization.report import ReportData, write_report
 from mtl_perception.visualization.video import VideoWriter, side_by_side
-
-FRAMES_ON_PAGE = 4
 
 
 def write_page(
-    out: Path, drive: str, source: Source, rate: float, pipeline: Pipeline, recording: Recording, *, show_legend: bool = True
+    out: Path,
+    drive: str,
+    source: Source,
+    rate: float,
+    pipeline: Pipeline,
+    recording: Recording,
+    *,
+    show_legend: bool = True,
+    rerun: Path | None = None,
 ) -> None:
     """Write video.mp4, cloud.ply and index.html.
 
@@ -33,6 +39,7 @@ def write_page(
         pipeline: Pipeline with the node's weights and parameters.
         recording: Recording of the run.
         show_legend: Whether to append a legend of the classes below the video.
+        rerun: Recording for Rerun that was written; None for none.
 
     Raises:
         PerceptionError: The node published nothing.
@@ -41,8 +48,6 @@ def write_page(
     count = next((row.messages for row in topics if row.name.endswith("/depth/image")), 0)
     if count == 0:
         raise PerceptionError(f"the node published nothing; see {out / 'log' / 'node.log'}")
-    on_page = {round(i * (count - 1) / max(FRAMES_ON_PAGE - 1, 1)) for i in range(FRAMES_ON_PAGE)}
-    frames: list[ReportFrame] = []
     middle = 0
     # The video runs in real time whatever the playback rate was.
     with VideoWriter(out / "video.mp4", max(source.rate_hz * count / len(source), 1.0)) as video:
@@ -52,13 +57,6 @@ def write_page(
             video.write(with_legend(panels, pipeline.class_set) if show_legend else panels)
             if index == count // 2:
                 middle = frame.stamp_ns
-            if index in on_page:
-                images = {"camera": frame.image.copy(), "segmentation": frame.overlay.copy(), "depth": depth}
-                cloud = recording.cloud(frame.stamp_ns)
-                if cloud is not None:
-                    height, width = depth.shape[:2]
-                    images["point cloud, class colors"] = render_cloud(cloud, (width, height), class_set=pipeline.class_set)
-                frames.append(ReportFrame(f"frame {index + 1} of {count}", images))
     description = pipeline.description
     synthetic = drive.startswith("synthetic")
     facts = {
@@ -88,9 +86,10 @@ def write_page(
             max_depth=pipeline.max_depth,
             facts=facts,
             card=str(description.card.get("what", "")),
-            frames=frames,
             cloud=recording.cloud(middle),
             cloud_caption=f"frame {count // 2 + 1} of {count}",
+            files=("recording.mcap", "cloud.ply", "video.mp4", *([rerun.name] if rerun and rerun.parent == out else [])),
+            viewer_command=shlex.join(["python", "-m", "mtl_perception", "view", str(rerun or out / "recording.mcap")]),
             topics=topics,
             counts=recording.counts(),
             notes=notes,

@@ -17,12 +17,13 @@ from mtl_perception.errors import SourceError
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.sources.open import open_source
 from mtl_perception.types import Frame
+from mtl_perception.visualization.files import partial_path
 from mtl_perception.visualization.rerun import RerunOptions
 
 MARGIN = 1.6
 """Factor between the period of a frame and the pipeline's time, because player and recorder use the same cores."""
-FILES = ("recording.mcap", "recording.partial.mcap", "video.mp4", "cloud.ply", "viewer.js", "index.html", "images", "log")
-"""Everything that the demo leaves in its folder."""
+FILES = ("recording.mcap", "recording.partial.mcap", "video.mp4", "cloud.ply", "index.html", "images", "log")
+"""Everything that the demo leaves in its folder, without the recording for Rerun."""
 
 
 def run_demo(
@@ -61,12 +62,12 @@ def run_demo(
     domain = _unused_domain()
     pace = f"{source.rate_hz * rate:.1f} Hz ({rate:.2f} x real time, {seconds:.0f} s)"
     _print_step(2, f"playing {len(source)} frames at {pace} in ROS domain {domain}")
-    _prepare(out)
+    _prepare(out, rerun)
     _run_processes(drive, out, config, rate, seconds + 60 + 3 * len(source), domain)
     _print_step(3, "writing video, cloud and page")
-    write_page(out, drive, source, rate, pipeline, Recording(out / "recording.mcap"), show_legend=show_legend)
     if rerun is not None:
         write_rerun(out / "recording.mcap", rerun, pipeline, rerun_options or RerunOptions())
+    write_page(out, drive, source, rate, pipeline, Recording(out / "recording.mcap"), show_legend=show_legend, rerun=rerun)
     _print_step(4, "done:")
     for path in (*(out / name for name in ("index.html", "video.mp4", "cloud.ply", "recording.mcap")), rerun):
         if path is not None:
@@ -85,10 +86,11 @@ def _affordable_rate(pipeline: Pipeline, frame: Frame, rate_hz: float) -> float:
     return min(1.0, 1 / (rate_hz * (time.monotonic() - started) * MARGIN))
 
 
-def _prepare(out: Path) -> None:
+def _prepare(out: Path, rerun: Path | None = None) -> None:
     """Create an empty folder, or empty that of an earlier demo."""
     if out.exists():
-        others = {path.name for path in out.iterdir()} - set(FILES) if out.is_dir() else {out.name}
+        files = {*FILES, *((rerun.name, partial_path(rerun).name) if rerun else ())}
+        others = {path.name for path in out.iterdir()} - files if out.is_dir() else {out.name}
         if others:
             raise SourceError(f"{out} contains other files ({min(others)}); choose another --out")
         shutil.rmtree(out)

@@ -21,6 +21,14 @@ def test_folder_of_an_earlier_demo_is_replaced(tmp_path):
     assert list(out.iterdir()) == []
 
 
+def test_recording_for_rerun_may_be_in_the_folder_of_an_earlier_demo(tmp_path):
+    (tmp_path / "drive.rrd").write_text("old")
+    with pytest.raises(SourceError, match=r"contains other files \(drive\.rrd\)"):
+        demo._prepare(tmp_path)
+    demo._prepare(tmp_path, tmp_path / "drive.rrd")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folder_with_other_files_is_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(SourceError, match=r"contains other files \(thesis\.txt\); choose another --out"):

@@ -205,7 +205,7 @@ def test_wheel_holds(wheel: list[str], ending: str) -> None:
 
 
 def test_wheel_holds_all_data_beside_the_code(wheel: list[str]) -> None:
-    kinds = ("models/*.safetensors", "visualization/*.html", "visualization/*.js", "mappings/*.yaml")
+    kinds = ("models/*.safetensors", "visualization/*.html", "mappings/*.yaml")
     wanted = {str(path.relative_to(ROOT)) for kind in kinds for path in (ROOT / "mtl_perception").glob(kind)}
     assert wanted - set(wheel) == set()
     assert not [name for name in wheel if name.startswith(("test/", "tools/"))]
