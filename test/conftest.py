@@ -77,13 +77,23 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files whose tests would all be deselected, because importing them takes seconds."""
+    wanted = {"ros": True, "not ros": False}.get(config.option.markexpr)
+    if wanted is None or not collection_path.match("test_*.py"):
+        return None
+    return needs_ros(collection_path) != wanted or None
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Set the markers `ros` and `fuzz` by file, and group the tests for the processes of pytest-xdist.
 
     Tests of one file share their expensive fixtures. All ROS tests run in one process, because two nodes at
-    the same time would delay each other.
+    the same time would delay each other. Files with slow tests come first: at the end, all processes have work.
     """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     for item in items:
         ros = needs_ros(item.path)
         if ros:
