@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
+from support.commands import Done, run_forked
+
 from mtl_perception.ros import environment
 from mtl_perception.ros.environment import configure_middleware
 from mtl_perception.ros.rviz import without_opencv_plugins
@@ -135,29 +138,44 @@ def test_opencv_plugins_are_removed_from_the_environment() -> None:
     assert without_opencv_plugins({"QT_QPA_PLATFORM_PLUGIN_PATH": "/opt/qt"}) == {"QT_QPA_PLATFORM_PLUGIN_PATH": "/opt/qt"}
 
 
-@pytest.mark.parametrize("command", ["node", "play", "record"])
-@pytest.mark.parametrize(
-    ("variables", "reason"),
-    [
-        ({}, "HOME is not set; set HOME, or ROS_LOG_DIR to a folder that can be written"),
-        ({"HOME": "/proc/none"}, "/proc/none/.ros/log cannot be created; set ROS_LOG_DIR to a folder that can be written"),
-        ({"HOME": "/proc", "ROS_HOME": "/proc/none"}, "/proc/none/log cannot be created; set ROS_LOG_DIR to a folder that"),
-        (
-            {"HOME": "/root", "ROS_LOG_DIR": "/proc/none"},
-            "/proc/none cannot be created; set ROS_LOG_DIR to a folder that can be",
-        ),
-    ],
-    ids=["no-home", "home", "ros-home", "ros-log-dir"],
-)
-def test_log_folder_that_cannot_be_created_is_named(
-    tmp_path: Path, command: str, variables: dict[str, str], reason: str
-) -> None:
+COMMANDS = {"node": [], "play": ["a.png"], "record": ["--out", "out.mcap"]}
+LOG_FOLDERS = {
+    "no-home": ({}, "HOME is not set; set HOME, or ROS_LOG_DIR to a folder that can be written"),
+    "home": (
+        {"HOME": "/proc/none"},
+        "/proc/none/.ros/log cannot be created; set ROS_LOG_DIR to a folder that can be written",
+    ),
+    "ros-home": (
+        {"HOME": "/proc", "ROS_HOME": "/proc/none"},
+        "/proc/none/log cannot be created; set ROS_LOG_DIR to a folder that",
+    ),
+    "ros-log-dir": (
+        {"HOME": "/root", "ROS_LOG_DIR": "/proc/none"},
+        "/proc/none cannot be created; set ROS_LOG_DIR to a folder that can be",
+    ),
+}
+"""Environment variables, and the reason for which no folder for log files can be created."""
+
+
+@pytest.fixture(scope="module")
+def without_log_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[str, str], Done], Path]:
+    """How each of COMMANDS ends with each of LOG_FOLDERS, and the working folder."""
+    folder = tmp_path_factory.mktemp("commands")
+    cv2.imwrite(str(folder / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    cases = list(itertools.product(COMMANDS, LOG_FOLDERS))
+    commands = [([command, *COMMANDS[command]], LOG_FOLDERS[variables][0]) for command, variables in cases]
+    modules = [f"mtl_perception.ros.{name}" for name in ("main", "node", "play", "record")]
+    unset = dict.fromkeys(("HOME", "ROS_HOME", "ROS_LOG_DIR"))
+    return dict(zip(cases, run_forked(commands, folder, modules, unset), strict=True)), folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("variables", LOG_FOLDERS)
+def test_log_folder_that_cannot_be_created_is_named(without_log_folder, command: str, variables: str) -> None:
     """A container without HOME, or with a file system that is read-only."""
-    arguments = {"node": [], "play": [str(tmp_path / "a.png")], "record": ["--out", str(tmp_path / "out.mcap")]}[command]
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
-    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "ROS_HOME", "ROS_LOG_DIR")}
-    command_line = [sys.executable, "-m", "mtl_perception", command, *arguments]
-    done = subprocess.run(command_line, env={**kept, **variables}, check=False, text=True, capture_output=True)
+    ended, folder = without_log_folder
+    done = ended[command, variables]
     assert done.returncode == 1
+    reason = LOG_FOLDERS[variables][1]
     assert done.stderr.splitlines()[-1].startswith(f"mtl_perception {command}: ROS cannot write its log files: {reason}")
-    assert not (tmp_path / "out.mcap").exists()
+    assert not (folder / "out.mcap").exists()

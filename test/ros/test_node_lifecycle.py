@@ -13,6 +13,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import Image, PointCloud2
+from support.commands import Done, run_forked
 from support.images import noise_image
 from support.node_process import PATIENCE, Process, node_process
 from support.ros_client import Camera, Client
@@ -261,30 +262,38 @@ def test_shutdown_finalizes_the_node_and_sigterm_ends_the_process(client: Client
 # Nodes in their own processes.
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["-p", "max_depth:=-3.0"], "max_depth"),
-        (["-p", "max_depth:=far"], "max_depth"),
-        (["-p", "upsampling:=cubic"], "upsampling"),
-        (["-p", "cameras:=[front, front]"], "'front' occurs 2 times"),
-        (["-p", "cpu_threads:=many"], "cpu_threads"),
-        (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
-        (["-p", "max_depth"], "max_depth"),
-        (
-            ["-p", "mtl_perception:max_dept:=3.0"],
-            "-p mtl_perception:max_dept:=3.0: unknown parameter 'max_dept'; did you mean 'max_depth'?",
-        ),
-    ],
-    ids=["range", "type", "choice", "names", "integer", "no file", "no value", "unknown"],
-)
-def test_invalid_value_at_startup_exits_with_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
-    process = Process(["node", "--ros-args", *arguments], tmp_path / "node.log")
-    assert process.wait() == 2
-    lines = process.output.strip().splitlines()
+INVALID = {
+    "range": (["-p", "max_depth:=-3.0"], "max_depth"),
+    "type": (["-p", "max_depth:=far"], "max_depth"),
+    "choice": (["-p", "upsampling:=cubic"], "upsampling"),
+    "names": (["-p", "cameras:=[front, front]"], "'front' occurs 2 times"),
+    "integer": (["-p", "cpu_threads:=many"], "cpu_threads"),
+    "no file": (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
+    "no value": (["-p", "max_depth"], "max_depth"),
+    "unknown": (
+        ["-p", "mtl_perception:max_dept:=3.0"],
+        "-p mtl_perception:max_dept:=3.0: unknown parameter 'max_dept'; did you mean 'max_depth'?",
+    ),
+}
+"""Arguments with an invalid value, and what the error names."""
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
+    """How the node ends with each of INVALID."""
+    commands = [(["node", "--ros-args", *arguments], {}) for arguments, _ in INVALID.values()]
+    done = run_forked(commands, tmp_path_factory.mktemp("commands"), ["mtl_perception.ros.main", "mtl_perception.ros.node"])
+    return dict(zip(INVALID, done, strict=True))
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_value_at_startup_exits_with_one_line(refused: dict[str, Done], case: str) -> None:
+    done = refused[case]
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("mtl_perception node: ")
-    assert words in lines[-1]
-    assert "Traceback" not in process.output
+    assert INVALID[case][1] in lines[-1]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
