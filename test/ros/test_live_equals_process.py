@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,8 @@ from support.images import noise_image
 from support.node_process import node_process
 from support.ros_client import START_NS, Camera, Client
 from support.ros_messages import OUTPUTS, camera_info, image, stamp_of
+
+from mtl_perception.__main__ import main
 
 FRAMES = 5
 SIZES = [(64, 96)] * 3 + [(48, 72)] * 2
@@ -62,9 +62,8 @@ def offline(recording: Path, weights: str | Path, out: Path, **settings: object)
     settings = {**SETTINGS, **settings}
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not False]
     arguments += [f"--no-{name.replace('_', '-')}" for name, value in settings.items() if value is False]
-    command = [sys.executable, "-m", "mtl_perception", "process", str(recording), "--out", str(out), f"--weights={weights}"]
-    done = subprocess.run([*command, *arguments, "--topics", *TOPICS], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
+    command = ["process", str(recording), "--out", str(out), f"--weights={weights}"]
+    assert main([*command, *arguments, "--topics", *TOPICS]) == 0
     messages: dict[str, dict[int, object]] = {topic: {} for topic in TOPICS}
     with AnyReader([out], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
         for connection, _, data in reader.messages():

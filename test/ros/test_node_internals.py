@@ -65,7 +65,7 @@ class Spy:
 @pytest.fixture
 def node(weights_file: Path):
     # Nearly all depth of the random network is at edges; a cloud without points would be computed again with depth.
-    with node_inside(weights_file, Spy, points_edge_filter=0.0) as node:
+    with node_inside(weights_file, Spy, points_edge_filter=0.0, warm_up=False) as node:
         yield node
 
 
@@ -76,28 +76,43 @@ def client(node):
     client.close()
 
 
-@pytest.mark.parametrize(
-    ("topics", "asked"),
-    [
-        (["segmentation/labels"], {"labels"}),
-        (["segmentation/image"], {"labels"}),
-        (["segmentation/image", "segmentation/overlay"], {"labels", "image"}),
-        (["segmentation/confidence"], {"confidence"}),
-        (["depth/image"], {"depth"}),
-        (["depth/camera_info"], set()),
-        (["points"], {"cloud"}),
-        (["points", "segmentation/labels"], {"cloud", "labels"}),
-    ],
-)
-def test_only_subscribed_outputs_are_computed(node, client: Client, topics: list[str], asked: set[str]) -> None:
-    camera = Camera(client, outputs={topic: OUTPUTS[topic] for topic in topics})
-    camera.publish_info(camera_info(WIDTH, HEIGHT))
-    camera.connect(image(PIXELS))
-    # Images sent by connect() may still be in progress.
-    camera.wait_until_idle()
-    node.session.pipeline.asked.clear()
-    camera.exchange(image(PIXELS))
-    assert node.session.pipeline.asked == [asked]
+class TestSubscriptions:
+    @pytest.fixture(scope="class")
+    def watched(self, weights_file: Path):
+        """A node for all tests of the class, and its client."""
+        settings = {"points_edge_filter": 0.0, "warm_up": False}
+        with node_inside(weights_file, Spy, **settings) as node, contextlib.closing(Client()) as client:
+            yield node, client
+
+    @pytest.mark.parametrize(
+        ("topics", "asked"),
+        [
+            (["segmentation/labels"], {"labels"}),
+            (["segmentation/image"], {"labels"}),
+            (["segmentation/image", "segmentation/overlay"], {"labels", "image"}),
+            (["segmentation/confidence"], {"confidence"}),
+            (["depth/image"], {"depth"}),
+            (["depth/camera_info"], set()),
+            (["points"], {"cloud"}),
+            (["points", "segmentation/labels"], {"cloud", "labels"}),
+        ],
+    )
+    def test_only_subscribed_outputs_are_computed(self, watched, topics: list[str], asked: set[str]) -> None:
+        node, client = watched
+        publishers = [
+            publisher for publisher in node.publishers if publisher.topic_name.removeprefix("/mtl_perception/") in OUTPUTS
+        ]
+        assert len(publishers) == len(OUTPUTS)
+        client.spin_until(lambda: not any(publisher.get_subscription_count() for publisher in publishers), "no subscriber")
+        camera = Camera(client, outputs={topic: OUTPUTS[topic] for topic in topics})
+        camera.publish_info(camera_info(WIDTH, HEIGHT))
+        camera.connect(image(PIXELS))
+        # Images sent by connect() may still be in progress.
+        camera.wait_until_idle()
+        node.session.pipeline.asked.clear()
+        camera.exchange(image(PIXELS))
+        assert node.session.pipeline.asked == [asked]
+        camera.close()
 
 
 def test_deactivation_waits_for_the_frame_in_progress(node, client: Client) -> None:
@@ -300,7 +315,7 @@ def test_label_info_follows_min_confidence(weights_file: Path, monkeypatch) -> N
         return String(data=json.dumps(fields)) if kind == topics.LABEL_INFO else build(kind, fields, header)
 
     monkeypatch.setattr(camera_module, "to_message", to_message)
-    with node_inside(weights_file, Spy, min_confidence=0.25):
+    with node_inside(weights_file, Spy, min_confidence=0.25, warm_up=False):
         client, received = Client(), []
         client.node.create_subscription(
             String,
