@@ -175,7 +175,7 @@ def test_different_frame_id_of_camera_info_is_reported(camera: Camera, client: C
 
 
 def test_fast_camera_keeps_order_and_the_last_image_is_processed(camera: Camera, client: Client) -> None:
-    """60 images at 30 Hz, which is faster than the node processes them."""
+    """30 images at 30 Hz, which is faster than the node processes them."""
     width, height = 1280, 720
     large = noise_image(height, width)
     camera.publish_info(camera_info(width, height))
@@ -185,7 +185,7 @@ def test_fast_camera_keeps_order_and_the_last_image_is_processed(camera: Camera,
         camera.order[topic].clear()
     sent = []
     message = image(large)
-    for _ in range(60):
+    for _ in range(30):
         sent.append(camera.publish(message))
         client.spin_for(1 / 30)
     camera.answers(sent[-1])
@@ -345,7 +345,7 @@ def test_latched_camera_info_is_used(client: Client, connected: Camera, good) ->
 
 
 def test_memory_stays_flat(client: Client, connected: Camera, node) -> None:
-    """For 2,000 images with all outputs."""
+    """For 700 images with all outputs, within 10 kB an image."""
     connected.infos = client.node.create_publisher(CameraInfo, "/camera_info", profile())
     connected.wait_until_heard()
     small = image(noise_image(48, 64))
@@ -360,7 +360,7 @@ def test_memory_stays_flat(client: Client, connected: Camera, node) -> None:
         return node.resident_bytes()
 
     warm = flow(300)
-    assert flow(2000) - warm < 20e6
+    assert flow(700) - warm < 700 * 10e3
 
 
 def test_log_has_no_internal_errors(node) -> None:
