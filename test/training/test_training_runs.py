@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.training import FOCAL_LENGTH, datasets_fixture, read_log, train, write_config, write_dataset
+from support.training import FOCAL_LENGTH, datasets_fixture, one_thread, read_log, train, write_config, write_dataset
 
 from mtl_perception.errors import WeightsError
 from mtl_perception.training.config_file import read_config
@@ -26,7 +26,8 @@ data = datasets_fixture()
 def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(data: Path, tmp_path: Path) -> None:
     path = write_config(data, "resumed", held_out=[{"path": "both", "format": "folder"}], license="for the test", workers=1)
     # All runs use one thread, because the number of threads changes the order of sums.
-    train(path, tmp_path / "whole", processes=1)
+    with one_thread():
+        train(path, tmp_path / "whole")
     command = [sys.executable, "-m", "mtl_perception", "train", str(path), "--out", str(tmp_path / "parts"), "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
@@ -43,7 +44,8 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(data: Path, tmp
     assert 1 <= done < 6
     assert "the weights so far are in" in errors
     assert load_network(tmp_path / "parts/tiny-latest.safetensors").description.card == {"step": done, "complete": False}
-    text = train(path, tmp_path / "parts", "--set", "epoch=2", processes=1)
+    with one_thread():
+        text = train(path, tmp_path / "parts", "--set", "epoch=2")
     assert f"resumed at step {done} of 6" in text and "different from the checkpoint: epoch was 3, is 2" in text
     resumed, whole = (load_network(tmp_path / name / "tiny.safetensors") for name in ("parts", "whole"))
     for name, value in resumed.state_dict().items():
