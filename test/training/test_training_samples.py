@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, datasets_fixture, road_sample, write_config
+from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, datasets_fixture, road_sample, write_config, write_dataset
 
 from mtl_perception.labels import STREET
 from mtl_perception.pipeline import Pipeline
@@ -88,6 +88,17 @@ def test_crops_are_chosen_to_contain_rare_classes() -> None:
 
     assert share(1.0) > 0.95
     assert share(0.0) < 0.8
+
+
+def test_sets_in_one_folder_divide_its_share_by_their_sizes(tmp_path: Path) -> None:
+    for name, count in (("labeled/monday", 3), ("labeled/tuesday", 1), ("other", 2)):
+        write_dataset(tmp_path / name, count)
+    sets = open_training_sets([{"path": "labeled", "share": 2, "teach": False}, {"path": "other"}], tmp_path)
+    assert [(one.dataset.name, one.share, one.teach) for one in sets] == [
+        ("monday", 1.5, False),
+        ("tuesday", 0.5, False),
+        ("other", 1.0, True),
+    ]
 
 
 def test_pasted_people_stand_on_the_ground_with_a_plausible_height_and_depth(data: Path) -> None:

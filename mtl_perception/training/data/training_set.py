@@ -61,7 +61,7 @@ def camera_or_default(sample: Sample, focal_length: float = 0.0) -> CameraModel:
 
 
 def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list[TrainingSet]:
-    """Open the training sets of a configuration.
+    """Open the training sets of a configuration; sets in one folder divide its share by their numbers of samples.
 
     Args:
         entries: Entries of `open_sets`, with the keys `share`, `focal_length`, `teach` and `paste_source` in addition.
@@ -74,16 +74,18 @@ def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list
     sets = []
     for number, entry in enumerate(entries, 1):
         fields = Fields({key: value for key, value in entry.items() if key in RUN_KEYS}, f"sets: set {number}")
-        [dataset] = open_sets([{key: value for key, value in entry.items() if key not in RUN_KEYS}], base)
-        sets.append(
+        datasets = open_sets([{key: value for key, value in entry.items() if key not in RUN_KEYS}], base)
+        share, samples = fields.number("share", 1.0, low=0.0), sum(map(len, datasets))
+        sets += [
             TrainingSet(
                 dataset,
-                share=fields.number("share", 1.0, low=0.0),
+                share=share * len(dataset) / samples,
                 focal_length=fields.number("focal_length", 0.0, low=0.0),
                 teach=fields.flag("teach", True),
                 paste_source=fields.flag("paste_source", True),
             )
-        )
+            for dataset in datasets
+        ]
     names = [entry.dataset.name for entry in sets]
     for name in names:
         if names.count(name) > 1:
