@@ -55,10 +55,10 @@ PARALLEL = -n $(PROCESSES) --maxprocesses 4 --dist loadgroup --no-loadscope-reor
 # the others use the processors meanwhile. Their output follows at the end. Exit code 5: no test was selected.
 define run_tests
 	@mkdir -p build/ros_log
-	@$(1) -m ros $(PYTEST_ARGS) >build/ros_tests.txt 2>&1 & ros=$$!; \
+	@$(1) --ros only $(PYTEST_ARGS) >build/ros_tests.txt 2>&1 & ros=$$!; \
 	trap 'kill $$ros 2>/dev/null' INT TERM; \
 	status=0; \
-	nice -n 5 env $(1) -m "not ros" $(PARALLEL) $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
+	nice -n 5 env $(1) --ros none $(PARALLEL) $(PYTEST_ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
 	wait $$ros || { code=$$?; [ $$code = 5 ] || status=$$code; }; \
 	cat build/ros_tests.txt; \
 	exit $$status

@@ -77,21 +77,26 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option by which `make test` divides the tests, and which leaves `-m` to its user."""
+    parser.addoption("--ros", choices=("only", "none"), help="run only the tests that need ROS, or none of them")
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out files whose tests would all be deselected, because importing them takes seconds."""
-    wanted = {"ros": True, "not ros": False}.get(config.option.markexpr)
-    if wanted is None or not collection_path.match("test_*.py"):
-        return None
-    return needs_ros(collection_path) != wanted or None
+    """Leave out the files of which no test is selected, because importing them takes seconds."""
+    return True if collection_path.match("test_*.py") and not is_selected(collection_path, config) else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Set the markers `ros` and `fuzz` by file, and group the tests for the processes of pytest-xdist.
 
     Tests of one file share their expensive fixtures. All ROS tests run in one process, because two nodes at
     the same time would delay each other. Files with slow tests come first: at the end, all processes have work.
     """
+    if others := [item for item in items if not is_selected(item.path, config)]:  # of files that were named
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
     for item in items:
@@ -101,6 +106,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.parent.name == "fuzz":
             item.add_marker(pytest.mark.fuzz)
         item.add_marker(pytest.mark.xdist_group("ros" if ros else item.path.name))
+
+
+def is_selected(path: Path, config: pytest.Config) -> bool:
+    """Return whether the option `--ros` selects the tests of a file."""
+    wanted = config.getoption("--ros")
+    return wanted is None or needs_ros(path) == (wanted == "only")
 
 
 @cache
