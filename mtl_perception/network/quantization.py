@@ -18,16 +18,17 @@ from mtl_perception.network.digest import network_digest
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.version import __version__
 
-VERSION = 1
+VERSION = 2
 """Increase it with each change of which convolutions are quantized or how: tables made for others are refused."""
 LEVELS = 256
 """Number of values of a rounded input."""
 LARGEST_WEIGHT = 127
-FLOAT = ("layer1.", "layer8.0.output.2.", "crp1.", "pre_", "depth", "normal")
+FLOAT = ("layer1.", "layer2.", "layer3.", "layer8.0.output.2.", "conv3", "crp1.", "pre_", "depth", "normal")
 """Beginnings of the names of convolutions that stay in floating point.
 
-The first convolution and the head for depth lose accuracy in int8. crp1 and pre_* are factors by channel. layer8's last
-convolution is merged with conv8.
+The encoder's first layers and the head for depth lose accuracy in int8. conv3 has few inputs; in floating point, OpenVINO
+computes the addition after it in the same step. crp1 and pre_* are factors by channel. layer8's last convolution is merged with
+conv8.
 """
 
 
@@ -114,8 +115,8 @@ def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _preserve_sums(rounded: np.ndarray, exact: np.ndarray) -> None:
     """Round some values the other way, so that the sum of each row differs by at most a half, those near a half first.
 
-    The weights of a depthwise convolution are few, and in the first block they nearly cancel, while its inputs are not
-    negative: the sum of the rounding errors, multiplied by the mean of the input, could exceed the output.
+    The weights of a depthwise convolution are few, and where they nearly cancel, the sum of the rounding errors, multiplied by
+    the mean of the input, which is not negative, could exceed the output.
     """
     missing = np.rint((exact - rounded).sum(axis=1)).astype(int)
     for row in np.flatnonzero(missing):

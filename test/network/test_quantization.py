@@ -51,7 +51,7 @@ def test_weights_are_rounded_to_the_nearest_of_255_values_of_their_channel():
 
 
 def test_rounding_preserves_the_sums_of_depthwise_weights():
-    """Weights that cancel, as in the first block: rounded one by one, their sums would be off by up to 2 steps and more."""
+    """Weights that cancel, as in layer2: rounded one by one, their sums would be off by up to 2 steps and more."""
     weight = np.random.default_rng(0).normal(size=(500, 1, 1, 3, 3)).astype(np.float32)
     weight -= weight.mean(axis=(3, 4), keepdims=True)
     values, scale = quantize_weight(weight)
@@ -87,11 +87,11 @@ def test_a_table_is_the_same_after_writing_and_reading_the_weights(network, tmp_
     assert (found.description.quantization["data"], found.description.quantization["images"]) == (["one", "two"], 3)
 
 
-def test_the_first_convolution_and_the_depth_head_stay_in_floating_point(network):
+def test_the_first_layers_and_the_depth_head_stay_in_floating_point(network):
     names = quantized_convolutions(network)
-    assert len(names) == 72
-    assert not [name for name in names if name.startswith(("layer1.", "depth", "pre_", "crp1."))]
-    assert {"layer2.0.output.1.0", "layer3.0.output.0.0", "conv8"} <= set(names)
+    assert len(names) == 62
+    assert not [name for name in names if name.startswith(("layer1.", "layer2.", "layer3.", "conv3", "depth", "pre_", "crp1."))]
+    assert {"layer4.0.output.0.0", "layer8.0.output.1.0", "conv8"} <= set(names)
     assert {"crp4.0.1_outvar_dimred", "conv_adapt2", "segm"} <= set(names)
 
 
@@ -118,12 +118,12 @@ class TestRefused:
             (lambda table: table.update(network="0" * 64), "the table was made for other weights"),
             (lambda table: table.pop("ranges"), "damaged table: ranges is a NoneType"),
             (lambda table: table["ranges"].pop("conv_adapt3"), "incomplete table: the range of conv_adapt3 is missing"),
-            (lambda table: table["ranges"].update(conv3=[1.0]), r"damaged table: the range of conv3 is [1.0]"),
-            (lambda table: table["ranges"].update(conv3=[2.0, 1.0]), "damaged table: the range of conv3"),
-            (lambda table: table["ranges"].update(conv3=[0.5, 1.0]), "damaged table: the range of conv3"),
-            (lambda table: table["ranges"].update(conv3=[0.0, float("inf")]), "damaged table: the range of conv3"),
-            (lambda table: table["ranges"].update(conv3=["0", "1"]), "damaged table: the range of conv3"),
-            (lambda table: table["ranges"].update(conv3=None), "damaged table: the range of conv3 is None"),
+            (lambda table: table["ranges"].update(conv4=[1.0]), r"damaged table: the range of conv4 is [1.0]"),
+            (lambda table: table["ranges"].update(conv4=[2.0, 1.0]), "damaged table: the range of conv4"),
+            (lambda table: table["ranges"].update(conv4=[0.5, 1.0]), "damaged table: the range of conv4"),
+            (lambda table: table["ranges"].update(conv4=[0.0, float("inf")]), "damaged table: the range of conv4"),
+            (lambda table: table["ranges"].update(conv4=["0", "1"]), "damaged table: the range of conv4"),
+            (lambda table: table["ranges"].update(conv4=None), "damaged table: the range of conv4 is None"),
             (lambda table: table["ranges"].update(depth=[0.0, 1.0]), "damaged table: unknown convolution 'depth'"),
         ],
     )

@@ -8,11 +8,10 @@ import numpy as np
 
 from mtl_perception.network.quantization import LARGEST_WEIGHT, Quantization, quantize_weight
 
-FLOAT = ("layer2.", "conv8")
-"""Beginnings of the names of further convolutions that stay in floating point here.
+FLOAT = ("conv8",)
+"""Names of further convolutions that stay in floating point here.
 
-The first block loses too much without zero points. The range of conv8 is that of another input, because the CPU's graph merges
-it with the convolution before.
+The range of conv8 is that of another input, because the CPU's graph merges it with the convolution before.
 """
 
 
@@ -44,7 +43,7 @@ def quantize_model(model: Any, quantization: Quantization, prefix: str) -> int:
 
     for node in graph.node:
         name = node.input[1].removeprefix(prefix).removesuffix(".weight") if node.op_type == "Conv" else ""
-        if name in quantization.ranges and not name.startswith(FLOAT):
+        if name in quantization.ranges and name not in FLOAT:
             found += 1
             source, scale = node.input[0], max(map(abs, quantization.ranges[name])) / LARGEST_WEIGHT
             if (source, scale) not in rounded:
