@@ -33,7 +33,7 @@ ATTEMPTS = 2
 """Consecutive failures of OpenVINO at a size after which PyTorch runs it."""
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8-fp32": "f32", "int8-bf16": "bf16"}
 """OpenVINO's precision, by arithmetic, of everything that is not int8."""
-GRAPH_VERSION = 4
+GRAPH_VERSION = 5
 """Increase it with each change of `graph.py` that changes its models: networks compiled from others are not reused."""
 
 

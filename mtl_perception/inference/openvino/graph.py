@@ -26,7 +26,7 @@ from openvino import opset13 as ops
 from torch import nn
 
 from mtl_perception.inference.openvino.convolutions import ALL, FloatConvolutions
-from mtl_perception.inference.openvino.operators import constant, convolve, max_pool_5x5, resize, slice_axis, slice_rows
+from mtl_perception.inference.openvino.operators import constant, convolve, resize, slice_axis, slice_rows
 from mtl_perception.network.folding import fold_batch_norm
 from mtl_perception.network.grid import upsampled_size
 from mtl_perception.network.mobilenetv2 import STAGES, InvertedResidual
@@ -143,23 +143,24 @@ class _Builder:
         for first in range(0, height, rows):
             start, stop = max(first - margin, 0), min(first + rows + margin, height)
             top = total = slice_rows(x, start, stop)
-            for stage in stages:
+            for stage, following in zip(stages, [*stages[1:], ""], strict=True):
                 top = self._conv(self._convolutions.pooled_source(stage, top), stage, ready=True)
+                top = self._convolutions.shared_source(following, top)
                 total = ops.add(total, top)
             bands.append(slice_rows(total, first - start, min(first + rows, height) - start))
         return bands[0] if len(bands) == 1 else ops.concat(bands, 2)
 
     def _level1(self, f3: Any, x: Any) -> list[Any]:
         """Build the last level and the heads, one group of channels at a time."""
-        size = CHANNELS // self._convolutions.channel_groups
+        size = min(CHANNELS // self._convolutions.channel_groups, _group_channels(f3, CHANNELS))
         values: list[list[Any]] = [[] for _ in self._heads]
         for first in range(0, CHANNELS, size):
             part = slice(first, first + size)
             coarse = self._upsample(self._conv(x, "conv_adapt2", outputs=part), f3)
-            top = total = ops.clamp(self._conv(f3, "conv3", outputs=part, add=coarse), 0.0, 6.0)
-            for stage in self._stages(1):
-                top = self._scale(max_pool_5x5(top), stage, part)
-                total = ops.add(total, top)
+            top = self._conv(f3, "conv3", outputs=part, add=coarse, relu=True)
+            total = self._convolutions.chained_pooling(
+                top, [self._module(stage).weight[part].numpy() for stage in self._stages(1)]
+            )
             for i, name in enumerate(self._heads):
                 hidden = ops.clamp(self._scale(total, f"pre_{name}", part), 0.0, 6.0)
                 values[i].append(self._head(name, hidden, part))
