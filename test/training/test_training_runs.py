@@ -44,8 +44,7 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(data: Path, tmp
     assert 1 <= done < 6
     assert "the weights so far are in" in errors
     assert load_network(tmp_path / "parts/tiny-latest.safetensors").description.card == {"step": done, "complete": False}
-    with one_thread():
-        text = train(path, tmp_path / "parts", "--set", "epoch=2")
+    text = train(path, tmp_path / "parts", "--set", "epoch=2", processes=1)
     assert f"resumed at step {done} of 6" in text and "different from the checkpoint: epoch was 3, is 2" in text
     resumed, whole = (load_network(tmp_path / name / "tiny.safetensors") for name in ("parts", "whole"))
     for name, value in resumed.state_dict().items():
