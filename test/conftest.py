@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from functools import cache
 from pathlib import Path
@@ -75,6 +76,12 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
     save_weights(path, network.state_dict(), description, half=False)
     return path
+
+
+def pytest_configure() -> None:
+    """Let SIGINT end this process and the ones that it starts: a shell ignores it in what it runs in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
