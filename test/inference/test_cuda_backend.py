@@ -14,33 +14,28 @@ import pytest
 import torch
 import yaml
 from support.images import noise_image
-from support.late_device import CAMERA, HEIGHT, WIDTH, Arithmetic, LateRuntime, assert_results_of, request_of
+from support.late_device import (
+    CAMERA,
+    HEIGHT,
+    WIDTH,
+    Arithmetic,
+    LateRuntime,
+    assert_results_of,
+    backend_fixtures,
+    needs_cuda,
+    request_of,
+)
 
-from mtl_perception import Frame, Pipeline, load_network
+from mtl_perception import Frame, Pipeline
 from mtl_perception.config import Config
 from mtl_perception.inference import backend as selection
 from mtl_perception.inference.cuda import backend as cuda_backend
 from mtl_perception.inference.cuda.backend import SLOTS, CudaBackend
-from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, Stream
+from mtl_perception.inference.cuda.runtime import CudaRuntime, Stream
 from mtl_perception.inference.cuda.slots import pinned_bytes, spec_of
 from mtl_perception.inference.request import Request
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-
-
-@pytest.fixture(scope="module")
-def network(weights_file):
-    return load_network(weights_file)
-
-
-@pytest.fixture
-def make(network, monkeypatch):
-    monkeypatch.setattr(cuda_backend, "DeviceProgram", Arithmetic)
-
-    def backend(runtime: HostRuntime, **options) -> CudaBackend:
-        return CudaBackend(network, runtime, "fp32", (0, 12), **options)
-
-    return backend
+network, make = backend_fixtures()
 
 
 @pytest.mark.parametrize("copies", [True, False])

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.late_device import Arithmetic, LateRuntime, assert_results_of, request_of
+from support.late_device import Arithmetic, LateRuntime, assert_results_of, backend_fixtures, needs_cuda, request_of
 
-from mtl_perception import load_network
 from mtl_perception.errors import DeviceError
-from mtl_perception.inference.cuda import backend as cuda_backend
 from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, is_out_of_memory
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-
-
-@pytest.fixture(scope="module")
-def network(weights_file):
-    return load_network(weights_file)
-
-
-@pytest.fixture
-def make(network, monkeypatch):
-    monkeypatch.setattr(cuda_backend, "DeviceProgram", Arithmetic)
-
-    def backend(runtime: HostRuntime, **options) -> CudaBackend:
-        return CudaBackend(network, runtime, "fp32", (0, 12), **options)
-
-    return backend
+network, make = backend_fixtures()
 
 
 def test_failed_capture_falls_back_to_eager_with_a_note(make):

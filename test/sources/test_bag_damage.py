@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.bags import (
+    KINDS,
     assert_drive,
     bag_image,
     drive,
@@ -25,8 +26,6 @@ from mtl_perception.sources.bag import scan as bag_scan
 from mtl_perception.sources.bag.scan import MCAP_MAGIC, ROS1_MAGIC, DamageError, scan
 from mtl_perception.sources.bag.source import BagSource
 from mtl_perception.sources.open import open_source
-
-KINDS = ("ros1", "db3", "mcap")
 
 
 class TestDamage:

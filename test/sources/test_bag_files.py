@@ -12,6 +12,7 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from support.bags import (
     IMAGE,
+    KINDS,
     ROS2,
     START_NS,
     STEP_NS,
@@ -28,8 +29,6 @@ from support.data import write_image
 from mtl_perception.errors import SourceError
 from mtl_perception.sources.bag import sqlite as bag_sqlite
 from mtl_perception.sources.open import open_source
-
-KINDS = ("ros1", "db3", "mcap")
 
 
 class TestFolders:

@@ -9,6 +9,7 @@ import pytest
 from support.bags import (
     DELAY_NS,
     IMAGE,
+    KINDS,
     START_NS,
     STEP_NS,
     Messages,
@@ -21,8 +22,6 @@ from support.bags import (
 
 from mtl_perception.errors import SourceError
 from mtl_perception.sources.open import open_source
-
-KINDS = ("ros1", "db3", "mcap")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,7 @@ from rosbags.typesys import Stores, get_typestore
 
 ROS1 = get_typestore(Stores.ROS1_NOETIC)
 ROS2 = get_typestore(Stores.ROS2_JAZZY)
+KINDS = ("ros1", "db3", "mcap")
 START_NS = 1_700_000_000_123_456_789
 STEP_NS = 50_000_000
 DELAY_NS = 7_000_000

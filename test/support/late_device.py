@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from mtl_perception import CameraModel, Frame
+from mtl_perception import CameraModel, Frame, load_network
+from mtl_perception.inference.cuda import backend as cuda_backend
+from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import HostRuntime, Stream
 from mtl_perception.inference.request import Request
 from mtl_perception.types import Outputs
@@ -17,6 +20,8 @@ from support.images import noise_image
 
 HEIGHT, WIDTH = 6, 8
 CAMERA = CameraModel(WIDTH, HEIGHT, 5.0, 6.0, 4.0, 3.0)
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 
 
 @dataclass(eq=False)
@@ -119,3 +124,22 @@ def assert_results_of(results: list[Outputs], done: Request) -> None:
         np.testing.assert_array_equal(result.labels, frame.image[..., 0])
         np.testing.assert_allclose(result.depth, depth, rtol=1e-6)
         np.testing.assert_allclose(result.cloud["x"], frame.camera.rays()[..., 0] * depth, rtol=1e-5)
+
+
+def backend_fixtures() -> tuple[Any, Any]:
+    """Create the fixtures `network` and `make`, which returns a backend on a runtime, with `Arithmetic` as its program."""
+
+    @pytest.fixture(scope="module")
+    def network(weights_file):
+        return load_network(weights_file)
+
+    @pytest.fixture
+    def make(network, monkeypatch):
+        monkeypatch.setattr(cuda_backend, "DeviceProgram", Arithmetic)
+
+        def backend(runtime: HostRuntime, **options) -> CudaBackend:
+            return CudaBackend(network, runtime, "fp32", (0, 12), **options)
+
+        return backend
+
+    return network, make
