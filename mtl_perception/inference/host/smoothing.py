@@ -85,7 +85,7 @@ class History:
             return tuple(raw)
         depth = raw[1] if transform == "exp" else raw[1].abs().clamp_min(MIN_DEPTH).log()
         planes = np.concatenate((raw[0].numpy(), depth.numpy()))
-        # The sum of squares in a third of the time of a sum. It is not finite either if one value is not.
+        # `vdot` takes a third of the time of `sum`, and is non-finite if any value is.
         if not np.isfinite(np.vdot(planes, planes)):
             # Otherwise, a single failure would spread over all images that follow.
             self.clear()
