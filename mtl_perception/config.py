@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from mtl_perception.errors import ConfigError, truncated_repr
+from mtl_perception.errors import ConfigError, did_you_mean, truncated_repr
 
 # When a parameter can change.
 LIVE = "any time"
@@ -287,7 +286,7 @@ class Parameter:
         if self.choices and value not in self.choices:
             raise ConfigError(
                 f"parameter {self.name}: {truncated_repr(value)} is not one of {', '.join(self.choices)}"
-                f"{_suggest(value, self.choices)}"
+                f"{did_you_mean(value, self.choices)}"
             )
         if self.low is not None and self.high is not None and not self.low <= value <= self.high:
             raise ConfigError(f"parameter {self.name}: {value} is outside {self.range_text()}")
@@ -345,14 +344,9 @@ def describe_unknown(name: str) -> str:
     """Explain an unknown parameter name: its new name if it was renamed, else the nearest name."""
     if name in RENAMED:
         return f"parameter {name} was renamed to {RENAMED[name]}"
-    return f"unknown parameter {truncated_repr(name)}{_suggest(name, _table())}"
+    return f"unknown parameter {truncated_repr(name)}{suggest(name)}"
 
 
-def nearest(name: str, cutoff: float = 0.6) -> str:
-    """Return the most similar parameter name, or an empty string if none has at least the similarity `cutoff` (0 to 1)."""
-    return next(iter(difflib.get_close_matches(name, _table(), n=1, cutoff=cutoff)), "")
-
-
-def _suggest(name: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def suggest(name: str) -> str:
+    """Return "; did you mean 'X'?" with the parameter that an unknown name resembles; "" if there is none."""
+    return did_you_mean(name, _table())

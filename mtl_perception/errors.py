@@ -5,8 +5,10 @@ A message reads `<what failed>: <why>; <what to do>`. The command line prints it
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import reprlib
+from collections.abc import Iterable
 
 
 class PerceptionError(Exception):
@@ -100,6 +102,13 @@ _repr = _TruncatedRepr()
 def truncated_repr(value: object) -> str:
     """Return the repr of an untrusted value on one line of at most 200 characters."""
     return _truncate(_repr.repr(value), 200)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return "; did you mean 'X'?" with the known name that resembles an untrusted one most; "" if none does."""
+    # Only text: written out, a YAML value with aliases may take gigabytes.
+    close = difflib.get_close_matches(name[:100], known, n=1) if isinstance(name, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def one_line(error: object, limit: int = 200) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mtl_perception.errors import ConfigError, truncated_repr
+from mtl_perception.errors import ConfigError, did_you_mean, truncated_repr
 from mtl_perception.types import UNLABELED
 
 
@@ -277,8 +276,7 @@ def _class_id(value: object, classes: ClassSet, where: str) -> int:
         return value
     if isinstance(value, str) and value in classes.names:
         return classes.names.index(value)
-    close = difflib.get_close_matches(value, classes.names, n=1) if isinstance(value, str) else []
-    hint = f"; did you mean {close[0]!r}?" if close else f" ({', '.join(classes.names)})"
+    hint = did_you_mean(value, classes.names) or f" ({', '.join(classes.names)})"
     raise ConfigError(f"{where}: {truncated_repr(value)} is not a class of {classes.name}{hint}")
 
 

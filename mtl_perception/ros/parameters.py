@@ -105,7 +105,7 @@ def check_names(node: Node, overrides: Sequence[Override]) -> None:
     if refused := [override for override in unknown if override.names_node or override.name in config.RENAMED]:
         raise ConfigError("; ".join(_describe(override) for override in refused))
     for override in unknown:
-        if config.nearest(override.name):
+        if config.suggest(override.name):
             node.get_logger().warning(_describe(override, " is ignored"))
 
 
@@ -117,9 +117,8 @@ def _describe(override: Override, consequence: str = "") -> str:
     place = f"{override.place}: " if override.place else ""
     if override.name in config.RENAMED:
         return place + config.describe_unknown(override.name)
-    nearest = config.nearest(override.name)
-    hint = f"did you mean {nearest!r}?" if nearest else "see `mtl_perception parameters`"
-    return f"{place}unknown parameter {truncated_repr(override.name)}{consequence}; {hint}"
+    hint = config.suggest(override.name) or "; see `mtl_perception parameters`"
+    return f"{place}unknown parameter {truncated_repr(override.name)}{consequence}{hint}"
 
 
 def refuse_undeclared(node: Node, changes: Iterable[RosParameter]) -> SetParametersResult | None:

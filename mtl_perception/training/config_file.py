@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -11,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, did_you_mean
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.data.fields import expand_path, read_yaml
 
@@ -86,8 +85,7 @@ def _build(cls: type, data: Any, where: str) -> Any:
     prefix = f"{where}." if where else ""
     for key in data:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            raise ConfigError(f"unknown key {prefix}{key}" + (f"; did you mean {close[0]}?" if close else ""))
+            raise ConfigError(f"unknown key {prefix}{key}{did_you_mean(key, known)}")
     for name, entry in known.items():
         if entry.default is MISSING and entry.default_factory is MISSING and name not in data:
             raise ConfigError(f"{prefix}{name} is missing")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtl_perception.errors import WeightsError
+from mtl_perception.errors import WeightsError, did_you_mean
 from mtl_perception.network.description import Description, published_description
 
 SHIPPED_DIR = Path(__file__).resolve().parents[1] / "models"
@@ -209,9 +208,7 @@ def known_names(encoders: bool) -> list[str]:
 
 def unknown_name(name: str, names: list[str]) -> WeightsError:
     """Return the error for an unknown name, with the closest known one."""
-    nearest = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return WeightsError(f"unknown weights {name!r}{hint} (available: {', '.join(names)}; or give a file)")
+    return WeightsError(f"unknown weights {name!r}{did_you_mean(name, names)} (available: {', '.join(names)}; or give a file)")
 
 
 def _content(path: Path) -> bytes:

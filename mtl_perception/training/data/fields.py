@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from string import Template
 
 import yaml
 
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, did_you_mean
 
 
 class Fields:
@@ -40,8 +39,7 @@ class Fields:
         known = list(known)
         for key in self.values:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
+                hint = did_you_mean(key, known) or f" (known: {', '.join(known)})"
                 raise ConfigError(f"{self.where}: unknown key {key!r}{hint}")
 
     def __contains__(self, key: str) -> bool:
@@ -98,8 +96,7 @@ class Fields:
         """Return one of several strings."""
         value, choices = self.text(key, default), list(choices)
         if value not in choices:
-            close = difflib.get_close_matches(value, choices, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(value, choices)
             raise ConfigError(f"{self.where}: {key}: {value!r} is not one of {', '.join(choices)}{hint}")
         return value
 
