@@ -64,12 +64,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _spread(sets: list[Dataset], count: int) -> list[tuple[Dataset, int]]:
+    from mtl_perception.training.data.select import spread_evenly
+
     """Return at most `count` samples, evenly spaced over all data sets together."""
     every = [(dataset, index) for dataset in sets for index in range(len(dataset))]
     if not every:
         raise SourceError(f"no images in {', '.join(dataset.name for dataset in sets)}")
-    count = min(count, len(every))
-    return [every[place * len(every) // count] for place in range(count)]
+    return [every[i] for i in spread_evenly(len(every), count)]
 
 
 def _images(chosen: list[tuple[Dataset, int]]) -> Iterator[np.ndarray]:

@@ -22,6 +22,7 @@ from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import Teacher, TrainConfig
 from mtl_perception.training.data.dataset import Dataset
+from mtl_perception.training.data.select import spread_evenly
 from mtl_perception.training.data.training_set import TrainingSet
 from mtl_perception.training.temperature import calibrate_confidence, spread
 from mtl_perception.version import __version__
@@ -126,9 +127,8 @@ def _spread_with_depth(sets: Sequence[TrainingSet], count: int) -> Iterator[tupl
     known = [(entry, found) for entry, found in indices if found and entry.share > 0]
     shares = sum(entry.share for entry, _ in known)
     for entry, found in known:
-        number = min(math.ceil(count * entry.share / shares), len(found))
-        for place in range(number):
-            yield entry, found[place * len(found) // number]
+        for i in spread_evenly(len(found), math.ceil(count * entry.share / shares)):
+            yield entry, found[i]
 
 
 def evaluate_weights(weights: Path, held_out: Sequence[Dataset], device: str, end: float = math.inf) -> dict[str, Any]:

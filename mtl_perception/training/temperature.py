@@ -15,6 +15,7 @@ from mtl_perception.errors import ConfigError
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.training.data.dataset import Dataset
+from mtl_perception.training.data.select import spread_evenly
 from mtl_perception.training.evaluation.calibration import CalibrationMetrics
 from mtl_perception.training.evaluation.classes import comparisons
 from mtl_perception.types import UNLABELED
@@ -124,8 +125,7 @@ def spread(sets: Sequence[Dataset], count: int) -> list[tuple[Dataset, int]]:
     found = []
     for dataset in sets:
         labeled = [i for i in range(len(dataset)) if dataset.has_labels(i)]
-        number = min(count or len(labeled), len(labeled))
-        found += [(dataset, labeled[place * len(labeled) // number]) for place in range(number)]
+        found += [(dataset, labeled[i]) for i in spread_evenly(len(labeled), count)]
     return found
 
 

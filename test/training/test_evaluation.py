@@ -18,8 +18,9 @@ from mtl_perception.labels import KITTI6, NYUD40, STREET, ClassSet
 from mtl_perception.types import Sample
 
 pytest.importorskip("torchmetrics")
+from mtl_perception.training.data.select import spread_evenly
 from mtl_perception.training.evaluation.classes import comparisons
-from mtl_perception.training.evaluation.evaluate import PIPELINE, DepthProtocol, Evaluation, FrameScore, overall, spread_evenly
+from mtl_perception.training.evaluation.evaluate import PIPELINE, DepthProtocol, Evaluation, FrameScore, overall
 from mtl_perception.training.evaluation.tables import markdown
 
 STREET_OF_KITTI6 = [8, 3, 0, 1, 7, 11]

@@ -80,3 +80,9 @@ def _list_rule(fields: Fields, dataset: Dataset, base: Path) -> Callable[[str], 
         raise SourceError(f"{fields.where}: list: {path} names {missing!r}, which is not in {dataset.name}")
     selected = set(names)
     return lambda key: key in selected
+
+
+def spread_evenly(count: int, limit: int) -> list[int]:
+    """Return the indices of at most `limit` (0: all) of `count` samples, evenly spread."""
+    limit = min(limit or count, count)
+    return [place * count // limit for place in range(limit)]

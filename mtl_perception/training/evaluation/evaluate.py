@@ -15,6 +15,7 @@ from mtl_perception.config import by_name
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.inference.outputs import labels_from_scores
 from mtl_perception.labels import ClassSet
+from mtl_perception.training.data.select import spread_evenly
 from mtl_perception.training.evaluation.agreement import LabelAgreement
 from mtl_perception.training.evaluation.boxes import FOUND, PEOPLE
 from mtl_perception.training.evaluation.classes import comparisons
@@ -279,13 +280,6 @@ def overall(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     for evaluation in evaluations:
         metrics.merge(evaluation.metrics)
     return _summarize(metrics, [score for evaluation in evaluations for score in evaluation.scores])
-
-
-def spread_evenly(count: int, limit: int) -> list[int]:
-    """Return the indices of at most `limit` (0: all) of `count` frames, evenly spread."""
-    if not limit or limit >= count:
-        return list(range(count))
-    return [i * count // limit for i in range(limit)]
 
 
 def _summarize(metrics: Metrics, scores: Sequence[FrameScore]) -> dict[str, Any]:
