@@ -16,12 +16,12 @@ from mtl_perception.labels import ClassSet
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import Teacher
-from mtl_perception.training.data.formats.files import DEPTH_INF, DEPTH_SCALE, read_depth_values, read_labels
+from mtl_perception.training.data.formats.files import DEPTH_INF, DEPTH_SCALE, read_depth, read_labels
 from mtl_perception.training.data.training_set import TrainingSet
 from mtl_perception.training.data.writer import encode_depth
 from mtl_perception.training.onnx_teacher import OnnxNetwork
 from mtl_perception.types import UNLABELED, Frame, Sample
-from mtl_perception.visualization.files import replacing
+from mtl_perception.visualization.png import write_png
 
 
 class PseudoLabels(Sequence[Sample]):
@@ -51,9 +51,7 @@ class PseudoLabels(Sequence[Sample]):
         if image is None:
             raise SourceError(f"pseudo-labels {label_path} cannot be read; delete the folder to create them again")
         labels = read_labels(label_path, image.shape[:2])
-        values = read_depth_values(depth_path, image.shape[:2])
-        depth = np.where(values == 0, np.nan, values / DEPTH_SCALE).astype(np.float32)
-        depth[values == DEPTH_INF] = np.inf
+        depth = read_depth(depth_path, labels.shape, DEPTH_SCALE, DEPTH_INF)
         return Sample(Frame(np.empty((*labels.shape, 0), np.uint8)), labels, depth, key)
 
     def files(self, key: str) -> tuple[Path, Path]:
@@ -184,9 +182,4 @@ def _is_incomplete(entry: TrainingSet, index: int, tasks: Collection[str]) -> bo
 def _write(labels: np.ndarray, depth: np.ndarray, label_path: Path, depth_path: Path) -> None:
     # Labels come last: a sample is complete if both files exist.
     for path, image in ((depth_path, depth), (label_path, labels)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as part:
-                part.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be written: {error.strerror}") from error
+        write_png(path, image)

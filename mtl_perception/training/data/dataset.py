@@ -111,6 +111,8 @@ class ImageDataset:
 
     depth_scale = 256.0
     """Stored value of 1 m in its depth images; 0 is unknown."""
+    sky: int | None = None
+    """Stored value of the sky; None if there is none."""
 
     def __init__(
         self, name: str, license: str, items: Sequence[SampleFiles], mapping: LabelMapping, options: DatasetOptions
@@ -153,8 +155,8 @@ class ImageDataset:
         return None
 
     def read_depth(self, item: SampleFiles, path: Path, camera: CameraModel | None, shape: tuple[int, int]) -> np.ndarray:
-        """Read a depth file: H x W float32, m, NaN = unknown."""
-        return read_depth(path, shape, self.depth_scale)
+        """Read a depth file: H x W float32, m, NaN = unknown, +Inf = the sky."""
+        return read_depth(path, shape, self.depth_scale, self.sky)
 
     def validate(self, indices: Iterable[int] | None = None) -> int:
         """Read every file of some samples (None: of all).

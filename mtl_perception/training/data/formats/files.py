@@ -85,8 +85,8 @@ def read_depth_values(path: Path, shape: Shape) -> np.ndarray:
     return values
 
 
-def read_depth(path: Path, shape: Shape, scale: float) -> np.ndarray:
-    """Read depth: H x W float32, m = stored value / scale; 0 is unknown and becomes NaN.
+def read_depth(path: Path, shape: Shape, scale: float, sky: int | None = None) -> np.ndarray:
+    """Read depth: H x W float32, m = stored value / scale; 0 is unknown and becomes NaN, the value `sky` becomes +Inf.
 
     Raises:
         SourceError: The file is not a 16-bit gray image of that shape.
@@ -94,6 +94,8 @@ def read_depth(path: Path, shape: Shape, scale: float) -> np.ndarray:
     values = read_depth_values(path, shape)
     depth: np.ndarray = values.astype(np.float32) / np.float32(scale)
     depth[values == 0] = np.nan
+    if sky is not None:
+        depth[values == sky] = np.inf
     return depth
 
 

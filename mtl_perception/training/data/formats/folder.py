@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import CLASS_SETS, ClassSet, LabelMapping, load_mapping, parse_mapping
@@ -15,7 +13,7 @@ from mtl_perception.sources.images import is_image_file
 from mtl_perception.training.data.dataset import DatasetOptions, ImageDataset, SampleFiles
 from mtl_perception.training.data.fields import Fields, read_yaml
 from mtl_perception.training.data.formats.boxes import read_boxes
-from mtl_perception.training.data.formats.files import DEPTH_INF, check_partner_files, read_depth_values
+from mtl_perception.training.data.formats.files import DEPTH_INF, check_partner_files
 from mtl_perception.training.data.formats.folder_cameras import FolderCameras
 from mtl_perception.types import UNLABELED, Sample
 
@@ -38,6 +36,8 @@ class Folder(ImageDataset):
         ConfigError: dataset.yaml or the camera table is invalid; the message names the key or the line.
         SourceError: A folder is missing or has no images, or a label or depth image has no image of its name.
     """
+
+    sky = DEPTH_INF
 
     def __init__(self, path: Path, options: DatasetOptions) -> None:
         root = path if path.is_dir() else path.parent
@@ -69,14 +69,6 @@ class Folder(ImageDataset):
     def camera(self, item: SampleFiles, width: int, height: int) -> CameraModel | None:
         """Return the camera of the image, that of all images, or None."""
         return self._cameras.camera(item.key, width, height)
-
-    def read_depth(self, item: SampleFiles, path: Path, camera: CameraModel | None, shape: tuple[int, int]) -> np.ndarray:
-        """Read a depth image: m, NaN where 0 is stored, +Inf where 65535 is."""
-        values = read_depth_values(path, shape)
-        depth: np.ndarray = values.astype(np.float32) / np.float32(self.depth_scale)
-        depth[values == 0] = np.nan
-        depth[values == DEPTH_INF] = np.inf
-        return depth
 
 
 def _find_images(folder: Path, fields: Fields, key: str, *, required: bool = False) -> dict[str, Path]:

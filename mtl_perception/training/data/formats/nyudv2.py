@@ -12,6 +12,7 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import NYUD40, lookup
+from mtl_perception.network.description import NYUD_CAMERA
 from mtl_perception.training.data.dataset import FRAME_ID, DatasetOptions
 from mtl_perception.training.data.fields import escape_variables
 from mtl_perception.types import UNLABELED, Frame, Sample
@@ -20,8 +21,8 @@ LICENSE = "NYU Depth v2 (Silberman et al., ECCV 2012): research use"
 FILE = "nyu_depth_v2_labeled.mat"
 CLASS_MAPPING = "classMapping40.mat"
 SPLITS = {"train": "trainNdxs", "test": "testNdxs"}
-CAMERA = CameraModel(640, 480, 518.8579, 519.4696, 325.5824, 253.7362)
-"""Color camera of camera_params.m in the toolbox; depth is registered to it."""
+CAMERA = CameraModel.from_intrinsics(NYUD_CAMERA)
+"""Depth is registered to the color camera."""
 
 
 class NyuDepthV2:
