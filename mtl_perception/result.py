@@ -15,7 +15,7 @@ from mtl_perception.types import Outputs
 from mtl_perception.visualization.cloud import write_ply
 from mtl_perception.visualization.colors import colorize_labels, overlay, with_legend
 from mtl_perception.visualization.files import replacing
-from mtl_perception.visualization.png import depth_to_png, write_png
+from mtl_perception.visualization.image_files import depth_to_png, write_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,10 @@ class Result(Outputs):
         colors = colorize_labels(labels, self.class_set)
         blended = overlay(image, labels, self.class_set, self.overlay_opacity, colors=colors)
         blended = with_legend(blended, self.class_set) if show_legend else blended
-        write_png(folder / f"{stem}.labels.png", labels)
-        write_png(folder / f"{stem}.depth.png", depth_to_png(depth))
-        write_png(folder / f"{stem}.color.png", cv2.cvtColor(colors, cv2.COLOR_RGB2BGR))
-        write_png(folder / f"{stem}.overlay.png", cv2.cvtColor(blended, cv2.COLOR_RGB2BGR))
+        write_image(folder / f"{stem}.labels.png", labels)
+        write_image(folder / f"{stem}.depth.png", depth_to_png(depth))
+        write_image(folder / f"{stem}.color.png", colors)
+        write_image(folder / f"{stem}.overlay.png", blended)
         if self.cloud is not None:
             write_ply(folder / f"{stem}.ply", self.cloud)
         with replacing(folder / "classes.json") as part:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
+import numpy as np
 import torch
 
 from mtl_perception.cli.options import add_parameters, config_from
@@ -20,6 +20,7 @@ from mtl_perception.inference.machine import device_name
 from mtl_perception.progress import progress_bar
 from mtl_perception.visualization.error_sheet import DepthErrors, LabelErrors, error_sheet
 from mtl_perception.visualization.files import replacing
+from mtl_perception.visualization.image_files import write_image
 from mtl_perception.weights.registry import SHIPPED_SUFFIX, resolve
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ PARAMETERS = ("classes", "device", "cpu_threads", "input_scale", "upsampling")
 REFERENCE = "fp32"
 
 CROPS = ("garg", "eigen", "none")
-JPEG_QUALITY = 92
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -243,18 +243,10 @@ def _write_report(out: Path, report: dict[str, Any], text: str) -> None:
 def _write_worst(evaluation: Evaluation, folder: Path, weights: str, count: int) -> None:
     for place, score in enumerate(evaluation.worst(count), 1):
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in score.name)
-        ok, data = cv2.imencode(
-            ".jpg",
-            cv2.cvtColor(_sheet(evaluation, score, weights), cv2.COLOR_RGB2BGR),
-            [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY],
-        )
-        if not ok:
-            raise SourceError(f"{folder}: the image of {score.name} could not be encoded")
-        with replacing(folder / f"{place:02d}_{name}.jpg") as part:
-            part.write_bytes(data.tobytes())
+        write_image(folder / f"{place:02d}_{name}.jpg", _sheet(evaluation, score, weights))
 
 
-def _sheet(evaluation: Evaluation, score: FrameScore, weights: str) -> Any:
+def _sheet(evaluation: Evaluation, score: FrameScore, weights: str) -> np.ndarray:
     """Draw the errors of a frame; it is predicted again, because keeping all predictions would take too much memory."""
     sample = evaluation.dataset[score.index]
     prediction = evaluation.predict(sample)

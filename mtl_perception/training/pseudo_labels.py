@@ -21,7 +21,7 @@ from mtl_perception.training.data.training_set import TrainingSet
 from mtl_perception.training.data.writer import encode_depth
 from mtl_perception.training.onnx_teacher import OnnxNetwork
 from mtl_perception.types import UNLABELED, Frame, Sample
-from mtl_perception.visualization.png import write_png
+from mtl_perception.visualization.image_files import write_image
 
 
 class PseudoLabels(Sequence[Sample]):
@@ -182,4 +182,4 @@ def _is_incomplete(entry: TrainingSet, index: int, tasks: Collection[str]) -> bo
 def _write(labels: np.ndarray, depth: np.ndarray, label_path: Path, depth_path: Path) -> None:
     # Labels come last: a sample is complete if both files exist.
     for path, image in ((depth_path, depth), (label_path, labels)):
-        write_png(path, image)
+        write_image(path, image)

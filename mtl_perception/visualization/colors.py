@@ -15,19 +15,18 @@ BEYOND_COLOR = (48, 48, 48)
 """Color of depth beyond the range (+Inf); differs from that of invalid depth."""
 
 MIN_DEPTH_RATIO = 1 / 40
-"""Default lower end of the depth colors relative to the upper end: 2 m for 80 m."""
+"""Lower end of the depth colors relative to the upper end: 2 m for 80 m."""
 
 PANEL_COLOR = (24, 27, 33)
 INK_COLOR = (226, 230, 236)
 
 
-def colorize_labels(labels: np.ndarray, class_set: ClassSet, out: np.ndarray | None = None) -> np.ndarray:
+def colorize_labels(labels: np.ndarray, class_set: ClassSet) -> np.ndarray:
     """Color a label image by class.
 
     Args:
         labels: H x W uint8 class ids; 255 and other ids outside the set become black.
         class_set: The classes.
-        out: Optional output array, H x W x 3 uint8, C-contiguous.
 
     Returns:
         H x W x 3 uint8 RGB.
@@ -36,19 +35,13 @@ def colorize_labels(labels: np.ndarray, class_set: ClassSet, out: np.ndarray | N
         FrameError: `labels` is not a label image.
     """
     _check_labels(labels)
-    _check_out(out, labels.shape)
     # Three times as fast as cv2.LUT, which requires an input of three channels.
-    colors: np.ndarray = cv2.applyColorMap(np.ascontiguousarray(labels), class_set.palette()[:, None], dst=out)
+    colors: np.ndarray = cv2.applyColorMap(np.ascontiguousarray(labels), class_set.palette()[:, None])
     return colors
 
 
 def overlay(
-    image: np.ndarray,
-    labels: np.ndarray,
-    class_set: ClassSet,
-    opacity: float,
-    out: np.ndarray | None = None,
-    colors: np.ndarray | None = None,
+    image: np.ndarray, labels: np.ndarray, class_set: ClassSet, opacity: float, colors: np.ndarray | None = None
 ) -> np.ndarray:
     """Blend class colors over an image; unlabeled pixels keep the image.
 
@@ -57,7 +50,6 @@ def overlay(
         labels: H x W uint8 class ids.
         class_set: The classes.
         opacity: Weight of the class colors, 0..1: (1 - opacity) * image + opacity * color, rounded to nearest.
-        out: Optional output array, H x W x 3 uint8, C-contiguous; may be `image`.
         colors: Result of `colorize_labels` for `labels`, if already computed; not modified.
 
     Returns:
@@ -75,37 +67,35 @@ def overlay(
             f"overlay: the image is {image.dtype} {image.shape}, but the labels require uint8 {(*labels.shape, 3)}",
             "size_mismatch",
         )
-    _check_out(out, labels.shape)
     image = np.ascontiguousarray(image)
     labels = np.ascontiguousarray(labels)
     if colors is None:
         colors = colorize_labels(labels, class_set)
     if labels.max() >= len(class_set):
         unlabeled = (np.arange(256) >= len(class_set)).astype(np.uint8)
-        # An image blended with itself is unchanged, so a single pass handles all pixels, and `out` may be `image`.
+        # An image blended with itself is unchanged, so a single pass handles all pixels.
         colors = cv2.copyTo(image, cv2.LUT(labels, unlabeled), colors.copy())
-    blended: np.ndarray = cv2.addWeighted(image, 1.0 - opacity, colors, opacity, 0.0, dst=out)
+    blended: np.ndarray = cv2.addWeighted(image, 1.0 - opacity, colors, opacity, 0.0)
     return blended
 
 
-def colorize_depth(depth: np.ndarray, max_depth: float, min_depth: float = 0.0) -> np.ndarray:
+def colorize_depth(depth: np.ndarray, max_depth: float) -> np.ndarray:
     """Color depth with the turbo map on a logarithmic scale, from red (near) to blue (far).
 
     Args:
         depth: H x W float32 meters.
-        max_depth: Upper end of the scale, meters; larger finite depth is clipped to it.
-        min_depth: Lower end of the scale, meters; 0 selects `max_depth` / 40.
+        max_depth: Upper end of the scale, meters; larger finite depth is clipped to it. The lower end is `max_depth` / 40.
 
     Returns:
         H x W x 3 uint8 RGB; black where depth is NaN or not positive, dark gray where it is +Inf.
 
     Raises:
         FrameError: `depth` is not a depth image.
-        ConfigError: The range is empty.
+        ConfigError: `max_depth` is not above 0 and finite.
     """
     if depth.ndim != 2 or depth.dtype != np.float32 or depth.size == 0:
         raise FrameError(f"invalid depth image: {depth.dtype} {depth.shape} is not H x W float32", "bad_depth")
-    near, far = _depth_range(max_depth, min_depth)
+    near, far = _depth_range(max_depth)
     valid = depth > 0.0
     beyond = np.isposinf(depth)
     log_depth = np.log(np.clip(np.where(valid, depth, np.float32(far)), near, far))
@@ -163,26 +153,25 @@ def with_legend(image: np.ndarray, class_set: ClassSet) -> np.ndarray:
     return np.concatenate([padded, strip])
 
 
-def depth_scale(max_depth: float, min_depth: float = 0.0, width: int = 640) -> np.ndarray:
+def depth_scale(max_depth: float, width: int) -> np.ndarray:
     """Draw the colors of `colorize_depth` as a bar with ticks in meters.
 
     Args:
         max_depth: Upper end of the scale, meters.
-        min_depth: Lower end of the scale, meters; 0 selects `max_depth` / 40.
         width: Width of the image, pixels; at least 160.
 
     Returns:
         52 x `width` x 3 uint8 RGB.
 
     Raises:
-        ConfigError: The range is empty.
+        ConfigError: `max_depth` is not above 0 and finite.
     """
-    near, far = _depth_range(max_depth, min_depth)
+    near, far = _depth_range(max_depth)
     width = max(width, 160)
     left, right = 14, width - 15
     image = np.full((52, width, 3), PANEL_COLOR, np.uint8)
     bar = np.geomspace(near, far, right - left + 1, dtype=np.float32)[None]
-    image[10:26, left : right + 1] = colorize_depth(bar, far, near)
+    image[10:26, left : right + 1] = colorize_depth(bar, far)
     taken: list[tuple[int, int]] = []
     for meters in [far, *_ticks(near, far)]:
         x = left + round((right - left) * math.log(meters / near) / math.log(far / near))
@@ -228,19 +217,12 @@ def _turbo(levels: np.ndarray) -> np.ndarray:
     return rgb
 
 
-def _depth_range(max_depth: float, min_depth: float) -> tuple[float, float]:
-    near = min_depth if min_depth > 0 else max_depth * MIN_DEPTH_RATIO
-    if not 0 < near < max_depth < math.inf:
-        raise ConfigError(f"invalid depth scale: the range {near:g} to {max_depth:g} m is empty or not finite")
-    return near, max_depth
+def _depth_range(max_depth: float) -> tuple[float, float]:
+    if not 0 < max_depth < math.inf:
+        raise ConfigError(f"invalid depth scale: its upper end of {max_depth:g} m is not above 0 and finite")
+    return max_depth * MIN_DEPTH_RATIO, max_depth
 
 
 def _check_labels(labels: np.ndarray) -> None:
     if labels.ndim != 2 or labels.dtype != np.uint8 or labels.size == 0:
         raise FrameError(f"invalid label image: {labels.dtype} {labels.shape} is not H x W uint8", "bad_labels")
-
-
-def _check_out(out: np.ndarray | None, shape: tuple[int, ...]) -> None:
-    # OpenCV silently returns a new array otherwise.
-    if out is not None and (out.shape != (*shape, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous):
-        raise FrameError(f"invalid output array: {out.dtype} {out.shape} is not C-contiguous uint8 {(*shape, 3)}", "bad_out")

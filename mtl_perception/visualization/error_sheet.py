@@ -116,7 +116,7 @@ def error_sheet(
     return _framed(np.concatenate(rows))
 
 
-def error_scale(width: int = 320) -> np.ndarray:
+def error_scale(width: int) -> np.ndarray:
     """Draw the colors of relative depth errors as a bar with ticks: 52 x `width` x 3 uint8 RGB."""
     image = np.full((52, width, 3), PANEL_COLOR, np.uint8)
     left, right = 14, width - 15
@@ -142,7 +142,7 @@ def _information(
         parts.append(legend(labels.classes, width))
     if depth is not None:
         half = width // 2
-        parts.append(np.concatenate([depth_scale(depth.cap, width=width - half), error_scale(half)], axis=1))
+        parts.append(np.concatenate([depth_scale(depth.cap, width - half), error_scale(half)], axis=1))
     stacked = np.concatenate(parts)
     return _extended(stacked, max(height - stacked.shape[0], 0))
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-import cv2
 import numpy as np
 
-from mtl_perception.errors import SourceError
 from mtl_perception.labels import ClassSet
 from mtl_perception.visualization.cloud import render_cloud, write_ply
 from mtl_perception.visualization.colors import depth_scale
 from mtl_perception.visualization.files import replacing
+from mtl_perception.visualization.image_files import write_image
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ class ReportData:
         title: Heading.
         class_set: Classes of the labels.
         max_depth: Upper end of the depth colors, meters.
-        min_depth: Lower end of the depth colors, meters; 0 selects `max_depth` / 40.
         facts: Source, weights, license, device, versions and so on, in display order.
         card: Description of the weights, one paragraph; may be empty.
         cloud: Array of CLOUD_DTYPE for two images and `cloud.ply`, or None.
@@ -65,7 +63,6 @@ class ReportData:
     title: str
     class_set: ClassSet
     max_depth: float
-    min_depth: float = 0.0
     facts: Mapping[str, str] = field(default_factory=dict)
     card: str = ""
     cloud: np.ndarray | None = None
@@ -140,7 +137,7 @@ def _legend(class_set: ClassSet) -> str:
 def _video(out: Path, data: ReportData) -> str:
     if not data.video or not (out / data.video).is_file():
         return ""
-    scale = depth_scale(data.max_depth, data.min_depth, 720)
+    scale = depth_scale(data.max_depth, 720)
     player = f'<video controls muted loop autoplay playsinline src="{_link(data.video)}"></video>'
     return _section("Video", f"{player}\n{_figure(out, 'images/depth_scale.png', scale, 'depth, meters')}")
 
@@ -159,11 +156,7 @@ def _cloud(out: Path, data: ReportData) -> str:
 
 def _figure(out: Path, name: str, image: np.ndarray, caption: str) -> str:
     """Write an RGB image in the format of the name's suffix, and return the element that shows it."""
-    written, data = cv2.imencode(Path(name).suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
-    if not written:
-        raise SourceError(f"cannot encode {out / name}")
-    with replacing(out / name) as temporary:
-        temporary.write_bytes(data.tobytes())
+    write_image(out / name, image)
     height, width = image.shape[:2]
     return (
         f'<figure><a href="{name}"><img src="{name}" width="{width}" height="{height}" alt="{escape(caption)}"></a>'

@@ -19,7 +19,7 @@ from mtl_perception.labels import STREET
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.result import Result
 from mtl_perception.visualization.colors import overlay
-from mtl_perception.visualization.png import depth_to_png
+from mtl_perception.visualization.image_files import depth_to_png
 
 HEIGHT, WIDTH = 40, 64
 CAMERA_YAML = """\

@@ -6,9 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +19,7 @@ from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.visualization.colors import colorize_depth, colorize_labels
 from mtl_perception.visualization.files import replacing
+from mtl_perception.visualization.image_files import write_image
 
 COLUMNS = ("step", "segmentation", "depth", "sky", "rate", "seconds", "saturated")
 SMOOTHING = 0.95
@@ -106,9 +105,7 @@ class Journal:
                 strict=True,
             )
         ]
-        sheet: Any = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
-        with replacing(self._samples / f"step-{step:07d}.jpg") as part:
-            part.write_bytes(cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
+        write_image(self._samples / f"step-{step:07d}.jpg", np.vstack(rows))
 
     def _colorize(self, depth: np.ndarray) -> np.ndarray:
         return colorize_depth(np.where(depth > self._max_depth, np.inf, depth).astype(np.float32), self._max_depth)

@@ -1,4 +1,4 @@
-"""PNG files of labels, depth and colors."""
+"""Files of labels, depth and colors."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ def depth_to_png(depth: np.ndarray) -> np.ndarray:
     return np.where(finite, scaled, 0).astype(np.uint16)
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write a PNG, replaced atomically.
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Write a PNG, or a JPEG of quality 95, replaced atomically.
 
     Args:
-        path: Output file.
-        pixels: H x W uint8 or uint16, or H x W x 3 uint8 BGR.
+        path: Output file; its suffix selects the format.
+        pixels: H x W uint8 or uint16, or H x W x 3 uint8 RGB.
 
     Raises:
         SourceError: The file cannot be written.
     """
-    encoded, data = cv2.imencode(".png", pixels)
+    bgr = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    encoded, data = cv2.imencode(path.suffix, bgr)
     if not encoded:
-        raise SourceError(f"cannot encode {path}")
+        raise SourceError(f"cannot write {path}: OpenCV cannot encode an image of {pixels.dtype} {pixels.shape}")
     with replacing(path) as part:
         part.write_bytes(data.tobytes())
