@@ -21,7 +21,7 @@ from mtl_perception.result import Result
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
 from mtl_perception.ros.qos import keep_last, output_profile
 from mtl_perception.ros.subscriptions import CameraSubscriptions
-from mtl_perception.runtime.calibrations import CalibrationCache, DecodedCameraInfo
+from mtl_perception.runtime.calibrations import CalibrationCache
 from mtl_perception.runtime.diagnostics import CameraSnapshot, InputSnapshot
 from mtl_perception.runtime.statistics import Statistics
 from mtl_perception.runtime.stream_monitor import Arrival, StreamMonitor
@@ -164,12 +164,11 @@ class Camera:
             self.monitor.observe(self._arrival(message))
 
     def _on_camera_info(self, message: CameraInfo) -> None:
-        try:
-            decoded = DecodedCameraInfo(decode_camera_info(message))
-        except CameraError as error:
-            decoded = DecodedCameraInfo(error=str(error))
         self._info_frame_id = message.header.frame_id
-        self.calibrations.update(decoded)
+        try:
+            self.calibrations.update(decode_camera_info(message))
+        except CameraError as error:
+            self.calibrations.update(str(error))
 
     def _arrival(self, message: Any) -> Arrival:
         clock = self._node.get_clock()

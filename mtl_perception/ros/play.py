@@ -150,7 +150,7 @@ class Player:
         transforms: Static transforms to publish.
     """
 
-    def __init__(self, clock: bool, restamp: bool, transforms: Iterable[StaticTransform] = ()) -> None:
+    def __init__(self, clock: bool, restamp: bool, transforms: Iterable[StaticTransform]) -> None:
         self._node = rclpy.create_node("player")
         self._images = self._node.create_publisher(Image, "image", keep_last(5, reliable=True))
         self._infos = self._node.create_publisher(CameraInfo, "camera_info", keep_last(5, reliable=True))
@@ -178,15 +178,11 @@ class Player:
         header = Header(frame_id=frame.frame_id)
         header.stamp.sec, header.stamp.nanosec = stamp // 10**9, stamp % 10**9
         if self._clock is not None:
-            self._publish_clock(header)
+            self._clock.publish(Clock(clock=header.stamp))
         if frame.camera is not None:
             fields = camera_info_fields(Calibration.of(frame.camera))
             self._infos.publish(to_message(CAMERA_INFO, fields, header))
         self._images.publish(to_message(IMAGE, image_fields(frame.image, "rgb8"), header))
-
-    def _publish_clock(self, header: Header) -> None:
-        assert self._clock is not None
-        self._clock.publish(Clock(clock=header.stamp))
 
     def drain(self) -> None:
         """Wait until the last reliable messages are probably received, before the publisher is destroyed."""

@@ -27,39 +27,25 @@ class CameraState:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class DecodedCameraInfo:
-    """Result of decoding a CameraInfo message.
-
-    Attributes:
-        calibration: None if the message is unusable.
-        error: Why the message is unusable; empty if it is not.
-    """
-
-    calibration: Calibration | None = None
-    error: str = ""
-
-
 class CalibrationCache:
     """Latest calibration of a camera, with the camera models derived from it.
 
     One thread updates it while another reads it.
 
     Attributes:
-        latest: Latest CameraInfo, decoded; None before the first one.
+        latest: Calibration in the latest CameraInfo, or why that is unusable; None before the first one.
         changes: Number of times that the calibration changed.
     """
 
     def __init__(self) -> None:
         # Replaced as a whole, so that a reader never sees half an update.
-        self.latest: DecodedCameraInfo | None = None
+        self.latest: Calibration | str | None = None
         self.changes = 0
         self._states: dict[tuple[Calibration, int, int, bool], CameraState] = {}
 
-    def update(self, latest: DecodedCameraInfo) -> None:
+    def update(self, latest: Calibration | str) -> None:
         """Replace the calibration; an unusable CameraInfo replaces it, too, because the camera may have changed."""
-        before = self.latest and self.latest.calibration
-        if before is not None and latest.calibration != before:
+        if isinstance(self.latest, Calibration) and latest != self.latest:
             self.changes += 1
         self.latest = latest
 
@@ -70,12 +56,11 @@ class CalibrationCache:
             size: Width and height of the image in pixels; None for the size of the calibration.
             rectified: Whether images are rectified.
         """
-        latest = self.latest
-        if latest is None:
-            return CameraState()
-        calibration = latest.calibration
+        calibration = self.latest
         if calibration is None:
-            return CameraState(error=latest.error)
+            return CameraState()
+        if isinstance(calibration, str):
+            return CameraState(error=calibration)
         width, height = size or (calibration.width, calibration.height)
         key = (calibration, width, height, rectified)
         state = self._states.get(key)

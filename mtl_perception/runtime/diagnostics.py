@@ -80,17 +80,17 @@ class CameraSnapshot:
 
 @dataclass(frozen=True)
 class NetworkSnapshot:
-    """The network while the node is configured; `trouble` and `notes` are those of the recovery and the pipeline."""
+    """The network while the node is configured.
 
-    weights: str
-    name: str
-    classes: int
-    device: str
-    precision: str
-    backend: str
-    license: str
-    failures: int
-    recoveries: int
+    Attributes:
+        summary: Name and device.
+        values: Diagnostic values.
+        trouble: Why the device does not work at present; empty if it works.
+        notes: Remarks of recovery and pipeline.
+    """
+
+    summary: str
+    values: dict[str, str]
     trouble: str
     notes: tuple[str, ...]
 
@@ -294,23 +294,12 @@ def _network(snapshot: Snapshot) -> Status:
         return Status("network", [Finding(Level.ERROR, snapshot.failure, snapshot.failure)], "", lambda: state)
     if network is None:
         return Status("network", [], snapshot.state, lambda: state)
-    values = {
-        "weights": network.weights,
-        "classes": str(network.classes),
-        "device": network.device,
-        "precision": network.precision,
-        "backend": network.backend,
-        "license": network.license,
-        "device failures": str(network.failures),
-        "device recoveries": str(network.recoveries),
-    }
-    summary = f"{network.name} on {network.device}"
     if network.trouble:
         findings = [Finding(Level.ERROR, "device", network.trouble)]
     else:
-        text = "; ".join((summary, *network.notes))
+        text = "; ".join((network.summary, *network.notes))
         findings = [Finding(Level.WARN, text, text)] if network.notes else []
-    return Status("network", findings, summary, lambda: values)
+    return Status("network", findings, network.summary, lambda: network.values)
 
 
 def _name(camera: CameraSnapshot, name: str) -> str:

@@ -58,16 +58,19 @@ class Session(Generic[CameraT]):
     def network_snapshot(self) -> NetworkSnapshot:
         """Summarize pipeline and recovery for diagnostics."""
         pipeline, recovery = self.pipeline, self.recovery
+        values = {
+            "weights": self.config.weights,
+            "classes": str(len(pipeline.class_set)),
+            "device": str(pipeline.device),
+            "precision": pipeline.precision,
+            "backend": pipeline.backend,
+            "license": pipeline.description.license,
+            "device failures": str(recovery.failures),
+            "device recoveries": str(recovery.recoveries),
+        }
         return NetworkSnapshot(
-            weights=self.config.weights,
-            name=pipeline.description.name,
-            classes=len(pipeline.class_set),
-            device=str(pipeline.device),
-            precision=pipeline.precision,
-            backend=pipeline.backend,
-            license=pipeline.description.license,
-            failures=recovery.failures,
-            recoveries=recovery.recoveries,
+            summary=f"{pipeline.description.name} on {pipeline.device}",
+            values=values,
             trouble=recovery.trouble,
             notes=tuple(filter(None, (recovery.note, *pipeline.notes))),
         )

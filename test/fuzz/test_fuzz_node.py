@@ -153,9 +153,9 @@ class TestRaw:
         if fits:
             message.width, message.height = 16, 12
         calibrations = sender.node.session.cameras[0].calibrations
-        before = calibrations.latest
+        calibrations.latest = None
         sender.camera.infos.publish(message)
-        wait_for(lambda: calibrations.latest is not before)
+        wait_for(lambda: calibrations.latest is not None)
         assert sender.send(image(noise_image(12, 16))) == ""
         assert_diagnostics_are_short(sender)
         (status,) = [status for status in diagnostics_of(sender) if status.name.endswith(": camera")]
