@@ -35,8 +35,8 @@ def load_calibration(
         CameraError: The format is unknown, a key is missing or invalid, or the size is required and not given.
     """
     path = Path(path)
-    text = _read(path)
-    kitti = _kitti_rows(text)
+    text = read_text(path)
+    kitti = parse_rows(text)
     try:
         available = _kitti_cameras(kitti)
         if camera is None:
@@ -58,11 +58,16 @@ def needs_size(path: Path) -> bool:
     Raises:
         CameraError: The file cannot be read.
     """
-    kitti = _kitti_rows(_read(path))
+    kitti = parse_rows(read_text(path))
     return bool(_kitti_cameras(kitti)) and not any(key.startswith("P_rect_") for key in kitti)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the content of a calibration file.
+
+    Raises:
+        CameraError: The file cannot be read, or is not a text file of at most MAX_BYTES.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -80,7 +85,7 @@ def _read(path: Path) -> str:
     return text
 
 
-def _kitti_rows(text: str) -> dict[str, str]:
+def parse_rows(text: str) -> dict[str, str]:
     """Parse the `KEY: values` lines of a KITTI file; a YAML file has such lines too, but none of KITTI's keys."""
     rows = (line.partition(":") for line in text.splitlines())
     return {key.strip(): value for key, colon, value in rows if colon}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtl_perception.camera.calibration import parse_rows, read_text
 from mtl_perception.camera.transforms import OPTICAL_IN_LINK, StaticTransform, optical_transform, static_transform
 from mtl_perception.errors import CameraError
 
@@ -66,13 +67,7 @@ def read_matrix(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         CameraError: The file cannot be read, or the key is missing or has another number of values.
     """
-    try:
-        lines = path.read_text("ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CameraError(f"calibration file {path} cannot be read: {error}") from None
-    text = next(
-        (value for name, colon, value in (line.partition(":") for line in lines) if colon and name.strip() == key), None
-    )
+    text = parse_rows(read_text(path)).get(key)
     if text is None:
         raise CameraError(f"calibration file {path}: {key} is missing")
     try:
