@@ -125,9 +125,6 @@ class Description:
         """
         try:
             data = json.loads(text)
-            if "licence" in data:
-                # Spelling in files written before version 0.1.0.
-                data.setdefault("license", data.pop("licence"))
             unknown = set(data) - {f.name for f in fields(cls)}
             if unknown:
                 raise WeightsError(
