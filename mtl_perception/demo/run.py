@@ -30,11 +30,11 @@ def run_demo(
     drive: str,
     out: Path,
     config: Config,
-    rate: float | None = None,
+    rate: float | None,
     *,
-    show_legend: bool = True,
-    rerun: Path | None = None,
-    rerun_options: RerunOptions | None = None,
+    show_legend: bool,
+    rerun: Path | None,
+    rerun_options: RerunOptions,
 ) -> None:
     """Run node, player and recorder, then write video, cloud and page from the recording.
 
@@ -66,7 +66,7 @@ def run_demo(
     _run_processes(drive, out, config, rate, seconds + 60 + 3 * len(source), domain)
     _print_step(3, "writing video, cloud and page")
     if rerun is not None:
-        write_rerun(out / "recording.mcap", rerun, pipeline, rerun_options or RerunOptions())
+        write_rerun(out / "recording.mcap", rerun, pipeline, rerun_options)
     write_page(out, drive, source, rate, pipeline, Recording(out / "recording.mcap"), show_legend=show_legend, rerun=rerun)
     _print_step(4, "done:")
     for path in (*(out / name for name in ("index.html", "video.mp4", "cloud.ply", "recording.mcap")), rerun):

@@ -14,9 +14,9 @@ CHANNELS = 256
 CRP_STAGES = 4
 
 
-def conv1x1(inputs: int, outputs: int = CHANNELS, groups: int = 1) -> nn.Conv2d:
-    """Return a 1x1 convolution without bias, as used throughout the decoder."""
-    return nn.Conv2d(inputs, outputs, 1, groups=groups, bias=False)
+def conv1x1(inputs: int, groups: int = 1) -> nn.Conv2d:
+    """Return a 1x1 convolution to CHANNELS channels without bias, as used throughout the decoder."""
+    return nn.Conv2d(inputs, CHANNELS, 1, groups=groups, bias=False)
 
 
 def max_pool_5x5(x: Tensor) -> Tensor:

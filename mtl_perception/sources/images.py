@@ -82,7 +82,6 @@ class ImageSource:
         name: Name of the source.
         rectified: See `CameraResolver`.
         camera_file: Calibration file; by default one of `CAMERA_FILES` beside the images.
-        calibration: Calibration to use instead of a file.
         stamps_ns: Stamp of each image, nanoseconds; by default from 0 at 10 Hz.
         rate_hz: Frame rate that belongs to `stamps_ns`.
         frame_id: Name of the camera's optical frame.
@@ -99,7 +98,6 @@ class ImageSource:
         *,
         rectified: bool = True,
         camera_file: Path | None = None,
-        calibration: Calibration | None = None,
         stamps_ns: Sequence[int] | None = None,
         rate_hz: float = DEFAULT_RATE_HZ,
         frame_id: str = "camera_optical_frame",
@@ -112,11 +110,11 @@ class ImageSource:
         self.frame_id = frame_id
         self._transforms = link_transforms(frame_id) if transforms is None else list(transforms)
         self.rectified = rectified
-        self.calibration = calibration
+        self.calibration: Calibration | None = None
         # A calibration file without an image size is loaded once the size of the first image is known.
         self._sizeless_file: Path | None = None
         camera_file = camera_file or camera_file_beside(self.paths[0])
-        if calibration is None and camera_file is not None:
+        if camera_file is not None:
             if needs_size(camera_file):
                 self._sizeless_file = camera_file
             else:

@@ -131,13 +131,7 @@ def letterbox(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return box
 
 
-def side_by_side(
-    image: np.ndarray,
-    overlay: np.ndarray,
-    depth_colors: np.ndarray,
-    max_width: int = 1280,
-    captions: tuple[str, str, str] = ("camera", "segmentation", "depth"),
-) -> np.ndarray:
+def side_by_side(image: np.ndarray, overlay: np.ndarray, depth_colors: np.ndarray, max_width: int = 1280) -> np.ndarray:
     """Combine three captioned images: side by side, or stacked if they are more than twice as wide as high.
 
     Args:
@@ -145,7 +139,6 @@ def side_by_side(
         overlay: h x w x 3 uint8 RGB.
         depth_colors: h x w x 3 uint8 RGB.
         max_width: Maximum width of the result, pixels.
-        captions: Caption of each image.
 
     Returns:
         H' x W' x 3 uint8 RGB.
@@ -158,7 +151,7 @@ def side_by_side(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     spacer = np.full((gap, size[0], 3) if stacked else (size[1], gap, 3), PANEL_COLOR, np.uint8)
     parts: list[np.ndarray] = []
-    for panel, caption in zip((image, overlay, depth_colors), captions, strict=True):
+    for panel, caption in ((image, "camera"), (overlay, "segmentation"), (depth_colors, "depth")):
         part = _resize(panel, size).copy()
         _caption(part, caption)
         parts += [part, spacer]

@@ -23,12 +23,11 @@ class Postprocessor:
     Args:
         depth_transform: The description's: "abs" or "exp".
         classes: First class and number of classes to choose among.
-        threads: Number of row tiles read at a time; 0: as many as PyTorch has threads.
     """
 
-    def __init__(self, depth_transform: str, classes: tuple[int, int], threads: int = 0) -> None:
+    def __init__(self, depth_transform: str, classes: tuple[int, int]) -> None:
         self._work = Workspace()
-        self._tiles = TileReader(threads or torch.get_num_threads())
+        self._tiles = TileReader(torch.get_num_threads())
         self._depth_transform = depth_transform
         self._classes = slice(classes[0], classes[0] + classes[1])
 

@@ -77,18 +77,8 @@ def count_messages(topics: dict[str, Topic], channel: Channel, count: int) -> No
         topic.count += count
 
 
-def can_scan(path: Path) -> bool:
-    """Return whether the file starts with the signature of a format that `scan` reads."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(ROS1_MAGIC))
-    except OSError:
-        return False
-    return head == ROS1_MAGIC or head.startswith(MCAP_MAGIC)
-
-
 def scan(path: Path) -> Iterator[BagMessage]:
-    """Return an iterator over the messages of a file that `can_scan` accepts, in the order in which they were written.
+    """Return an iterator over the messages of a file that starts with a magic of these formats, as they were written.
 
     Raises:
         DamageError: After the last message before the damage.
