@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from torch import Tensor
 from mtl_perception.errors import WeightsError, one_line, truncated_repr
 from mtl_perception.network.description import Description, published_description
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.visualization.files import replacing
 from mtl_perception.weights.registry import resolve
 from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_checkpoint
 
@@ -131,7 +130,8 @@ def save_weights(
         exact: Names of entries that keep their type even so.
 
     Raises:
-        WeightsError: The file cannot be written, or a value is too large for float16.
+        WeightsError: A value is too large for float16.
+        SourceError: The file cannot be written.
     """
     tensors = {}
     for name, tensor in state.items():
@@ -153,7 +153,8 @@ def replace_description(source: Path, out: Path, description: Description) -> No
         description: Description stored in the metadata.
 
     Raises:
-        WeightsError: The source is a published checkpoint or cannot be read, or the file cannot be written.
+        WeightsError: The source is a published checkpoint, or cannot be read.
+        SourceError: The file cannot be written.
     """
     if is_checkpoint(source):
         raise WeightsError(f"{source}: a published checkpoint has no description; convert it first (weights convert)")
@@ -163,17 +164,5 @@ def replace_description(source: Path, out: Path, description: Description) -> No
 def _write(path: Path, tensors: Mapping[str, Tensor], description: Description) -> None:
     """Write a safetensors file atomically."""
     data = save(dict(tensors), metadata={METADATA_KEY: description.to_json(), "format": str(FORMAT_VERSION)})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            part = Path(file.name)
-            try:
-                file.write(data)
-                file.flush()
-                part.chmod(0o644)
-                os.replace(part, path)
-            except OSError:
-                part.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error.strerror}") from error
+    with replacing(path) as part:
+        part.write_bytes(data)

@@ -28,7 +28,7 @@ def certify(weights: Path, out: Path, runs: Sequence[dict[str, Any]]) -> dict[st
 
     Raises:
         ConfigError: The evaluations do not compare one arithmetic with another in OpenVINO.
-        WeightsError: The file cannot be written.
+        SourceError: The file cannot be written.
     """
     network = load_network(weights)
     for run in runs:

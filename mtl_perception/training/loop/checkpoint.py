@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mtl_perception.errors import ConfigError, SourceError
+from mtl_perception.visualization.files import replacing
 
 PATTERN = "step-*.checkpoint"
 LATEST = "{}-latest.safetensors"
@@ -24,11 +24,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         SourceError: The file cannot be written.
     """
     path = folder / f"step-{step:07d}.checkpoint"
-    part = path.with_suffix(".part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save({**state, "step": step}, part)
-        os.replace(part, path)
+        with replacing(path) as part:
+            torch.save({**state, "step": step}, part)
         for old in sorted(folder.glob(PATTERN))[:-KEPT]:
             old.unlink()
     except (OSError, RuntimeError) as error:
