@@ -24,6 +24,7 @@ from mtl_perception.training.loop.processes import Processes
 from mtl_perception.training.loop.schedule import TimeLimit
 from mtl_perception.training.loop.trainer import Trainer
 from mtl_perception.training.pseudo_labels import write_pseudo_labels
+from mtl_perception.visualization.files import writing
 from mtl_perception.weights.files import save_weights
 
 
@@ -148,5 +149,6 @@ class Run:
         path = self.out / "interim.safetensors"
         save_weights(path, network.state_dict(), network.description)
         metrics = evaluate_weights(path, sets, self.device)
-        with (self.out / "curve.jsonl").open("a", encoding="utf-8") as file:
+        curve = self.out / "curve.jsonl"
+        with writing(curve), curve.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")

@@ -35,12 +35,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.exists():
-            os.replace(temporary, path)
-    except OSError as error:
-        raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.exists():
+                os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Convert OSError to SourceError.
+
+    Raises:
+        SourceError: The file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(f"cannot write {path}: {error.strerror or error}") from error

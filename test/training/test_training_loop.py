@@ -14,7 +14,7 @@ import torch
 from support.training import datasets_fixture, one_thread, read_log, train, write_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtl_perception.errors import PerceptionError
+from mtl_perception.errors import PerceptionError, SourceError
 from mtl_perception.labels import STREET
 from mtl_perception.training import loader as loader_module
 from mtl_perception.training.config import TrainConfig
@@ -23,6 +23,7 @@ from mtl_perception.training.data.training_set import open_training_sets
 from mtl_perception.training.initialize import initialize_network
 from mtl_perception.training.loader import BatchNumbers, TrainingSamples, load
 from mtl_perception.training.loop import schedule as schedule_module
+from mtl_perception.training.loop.journal import Journal, LoggedStep
 from mtl_perception.training.loop.learner import Batch
 from mtl_perception.training.loop.processes import Processes
 from mtl_perception.training.loop.schedule import FINAL_RATE, Schedule, TimeLimit, learning_rate
@@ -177,6 +178,14 @@ def test_time_limited_run_anneals_and_writes_its_weights(data: Path, tmp_path: P
 def test_learning_rate_ends_at_its_lowest_at_the_time_limit() -> None:
     optimizer = TrainConfig("x", ({"path": "y"},)).optimizer
     assert learning_rate(1000, 1.0, optimizer) == pytest.approx(FINAL_RATE)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, TrainConfig("run", sets=({"path": "data"},)), 0)
+    (tmp_path / "log.csv").unlink()
+    (tmp_path / "log.csv").mkdir()
+    with pytest.raises(SourceError, match=r"cannot write .*log\.csv: Is a directory"):
+        journal.write([LoggedStep(1, np.zeros(3, np.float32), 1e-3, 0.5)])
 
 
 def test_checkpoints_are_written_by_time_with_usable_weights(data: Path, tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtl_perception.errors import SourceError
 from mtl_perception.labels import ClassSet
 from mtl_perception.network.grid import STRIDE, upsample
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.visualization.colors import colorize_depth, colorize_labels
-from mtl_perception.visualization.files import replacing
+from mtl_perception.visualization.files import replacing, writing
 from mtl_perception.visualization.image_files import write_image
 
 COLUMNS = ("step", "segmentation", "depth", "sky", "rate", "seconds", "saturated")
@@ -63,14 +62,16 @@ class Journal:
         self._max_depth = config.depth.range[1]
         self._mean: np.ndarray | None = None
         self._saturated = ""
-        try:
+        with writing(self._path):
             self._samples.mkdir(parents=True, exist_ok=True)
             self._truncate(step)
-        except OSError as error:
-            raise SourceError(f"{self._path}: cannot be written: {error.strerror}") from error
 
     def write(self, steps: Sequence[LoggedStep]) -> None:
-        """Append these steps to the log, and update the smoothed losses in `line`."""
+        """Append these steps to the log, and update the smoothed losses in `line`.
+
+        Raises:
+            SourceError: The log cannot be written.
+        """
         rows = []
         for entry in steps:
             self._mean = entry.losses if self._mean is None else SMOOTHING * self._mean + (1 - SMOOTHING) * entry.losses
@@ -79,7 +80,7 @@ class Journal:
             self._saturated = ""
         if self._mean is not None:
             self.line = f"segmentation {self._mean[0]:.3f} depth {self._mean[1]:.3f}"
-        with self._path.open("a", newline="", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
 
     def write_samples(self, step: int, network: MultiTaskRefineNet, batch: dict[str, Tensor], dtype: torch.dtype) -> None:
