@@ -103,7 +103,8 @@ class Run:
         """Open the training sets, the validation sets and the held-out sets."""
         sets = open_training_sets(self.config.sets, self.base)
         validation, held_out = (
-            open_sets(list(entries), self.base) if entries else [] for entries in (self.config.validation, self.config.held_out)
+            open_sets(list(entries), self.base, where=key) if (entries := getattr(self.config, key)) else []
+            for key in ("validation", "held_out")
         )
         for dataset in (*(entry.dataset for entry in sets), *validation, *held_out):
             if dataset.classes.names != class_set(self.config).names:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, datasets_fixture, road_sample, write_config, write_dataset
 
+from mtl_perception.errors import ConfigError
 from mtl_perception.labels import STREET
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.training.augmentation.crop import Augmenter, flip, resize, window
@@ -21,6 +23,7 @@ from mtl_perception.training.data.training_set import open_training_sets
 from mtl_perception.training.finalize import _spread_with_depth
 from mtl_perception.training.loader import TrainingSamples
 from mtl_perception.training.pseudo_labels import write_pseudo_labels
+from mtl_perception.training.run import Run
 from mtl_perception.types import UNLABELED, Sample
 
 data = datasets_fixture()
@@ -99,6 +102,22 @@ def test_sets_in_one_folder_divide_its_share_by_their_sizes(tmp_path: Path) -> N
         ("tuesday", 0.5, False),
         ("other", 1.0, True),
     ]
+
+
+def test_the_error_of_an_invalid_set_names_its_number(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_dataset(tmp_path / name, 1)
+    with pytest.raises(ConfigError, match="^sets: set 2: unknown key 'pth'; did you mean 'path'"):
+        open_training_sets([{"path": "one"}, {"pth": "two"}], tmp_path)
+    with pytest.raises(ConfigError, match="^sets: set 2: teach: 'no' is not true or false"):
+        open_training_sets([{"path": "one"}, {"path": "two", "teach": "no"}], tmp_path)
+    with pytest.raises(ConfigError, match="^sets: two sets are named 'one'; give each its own `name:`"):
+        open_training_sets([{"path": "one"}, {"path": "one"}], tmp_path)
+    wrong = [{"path": "one", "name": "other"}, {"path": "two", "format": "folders"}]
+    for key in ("validation", "held_out"):
+        run = Run(TrainConfig("run", sets=({"path": "one"},), **{key: tuple(wrong)}), tmp_path, tmp_path / "out")
+        with pytest.raises(ConfigError, match=f"^{key}: set 2: format: 'folders' is not one of"):
+            run.check()
 
 
 def test_pasted_people_stand_on_the_ground_with_a_plausible_height_and_depth(data: Path) -> None:

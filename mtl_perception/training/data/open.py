@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def open_datasets(path: str | Path, variables: Mapping[str, str] | None = None) 
         raise SourceError(f"data {path} is neither a folder nor a YAML file with `sets:`")
     values = read_yaml(path)
     if isinstance(values, dict) and values.get("format") == "folder":
-        return _open_entry({"path": escape_variables(path), "format": "folder"}, path.parent, str(path), {})
+        return open_entry({"path": escape_variables(path), "format": "folder"}, path.parent, str(path), {})
     fields = Fields(values, str(path))
     fields.only(["sets"])
     return open_sets(fields.raw("sets"), path.parent, where=str(path), variables=variables)
@@ -111,12 +112,16 @@ def open_sets(sets: object, base: Path, *, where: str = "sets", variables: Mappi
         raise ConfigError(f"{where}: sets: not a list of data sets")
     found: list[Dataset] = []
     for number, entry in enumerate(sets, 1):
-        found += _open_entry(entry, base, f"{where}: set {number}", os.environ if variables is None else variables)
-    names = [dataset.name for dataset in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{where}: two sets are named {name!r}; give each its own `name:`")
+        found += open_entry(entry, base, f"{where}: set {number}", os.environ if variables is None else variables)
+    refuse_same_names(found, where)
     return found
+
+
+def refuse_same_names(datasets: Iterable[Dataset], where: str) -> None:
+    """Raise ConfigError if two data sets have one name; `where` is the start of the message."""
+    name, count = Counter(dataset.name for dataset in datasets).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"{where}: two sets are named {name!r}; give each its own `name:`")
 
 
 def validate(dataset: Dataset) -> int:
@@ -135,7 +140,8 @@ def validate(dataset: Dataset) -> int:
     return len(dataset)
 
 
-def _open_entry(entry: object, base: Path, where: str, variables: Mapping[str, str]) -> list[Dataset]:
+def open_entry(entry: object, base: Path, where: str, variables: Mapping[str, str]) -> list[Dataset]:
+    """Open the data sets of one entry; see `open_sets`."""
     fields = Fields(entry, where)
     kind = fields.choice("format", FORMATS) if "format" in fields else None
     fields.only((*COMMON_KEYS, *(FORMATS[kind].keys if kind else ())))
@@ -150,7 +156,7 @@ def _open_entry(entry: object, base: Path, where: str, variables: Mapping[str, s
             raise ConfigError(f"{where}: path: {path} has no known layout; give `format:`, one of {', '.join(FORMATS)}")
         if len(found) > 1 and "name" in fields:
             raise ConfigError(f"{where}: name: {path} contains {len(found)} sets, which cannot share one name")
-        return [_open_entry({**fields.values, **keys}, base, where, variables)[0] for _, keys in found]
+        return [open_entry({**fields.values, **keys}, base, where, variables)[0] for _, keys in found]
     options = DatasetOptions(
         fields.name("name", ""),
         fields.flag("labels", True),
@@ -169,7 +175,7 @@ def _open_found(root: Path) -> list[Dataset]:
     found = _search(root, SEARCH_DEPTH)
     if not found:
         raise SourceError(f"folder {root} contains no data set of a known layout ({', '.join(FORMATS)}; see docs/data.md)")
-    datasets = [_open_entry(keys, root, str(path), {})[0] for path, keys in found]
+    datasets = [open_entry(keys, root, str(path), {})[0] for path, keys in found]
     names = [dataset.name for dataset in datasets]
     for dataset, (path, _) in zip(datasets, found, strict=True):
         if names.count(dataset.name) > 1 and path != root:

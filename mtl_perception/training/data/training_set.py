@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.errors import ConfigError
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.training.data.dataset import Dataset
 from mtl_perception.training.data.fields import Fields
-from mtl_perception.training.data.open import open_sets
+from mtl_perception.training.data.open import open_entry, refuse_same_names
 from mtl_perception.types import Sample
 
 RUN_KEYS = ("share", "focal_length", "teach", "paste_source")
@@ -73,8 +73,9 @@ def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list
     """
     sets = []
     for number, entry in enumerate(entries, 1):
-        fields = Fields({key: value for key, value in entry.items() if key in RUN_KEYS}, f"sets: set {number}")
-        datasets = open_sets([{key: value for key, value in entry.items() if key not in RUN_KEYS}], base)
+        where = f"sets: set {number}"
+        fields = Fields({key: value for key, value in entry.items() if key in RUN_KEYS}, where)
+        datasets = open_entry({key: value for key, value in entry.items() if key not in RUN_KEYS}, base, where, os.environ)
         share, samples = fields.number("share", 1.0, low=0.0), sum(map(len, datasets))
         sets += [
             TrainingSet(
@@ -86,8 +87,5 @@ def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list
             )
             for dataset in datasets
         ]
-    names = [entry.dataset.name for entry in sets]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"two sets are named {name!r}; give each its own `name:`")
+    refuse_same_names((entry.dataset for entry in sets), "sets")
     return sets
