@@ -17,6 +17,7 @@ from mtl_perception.benchmark.timing import WARM_UP_RUNS, describe_machine
 from mtl_perception.cli.options import add_parameters, config_from, parse_size
 from mtl_perception.errors import ConfigError, require
 from mtl_perception.pipeline import Pipeline
+from mtl_perception.visualization.files import replacing
 
 SIZES = ("1242x375", "621x188", "640x480")
 
@@ -68,7 +69,8 @@ def run(args: argparse.Namespace) -> None:
             results[name] = compare(config, image, args.runs) if args.compare else time_stages(pipeline, image, args.runs)
             print(format_table(results[name]) if args.compare else format_stages(results[name]))
     if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        with replacing(args.json) as part:
+            part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _load_image(path: Path | None, width: int, height: int) -> np.ndarray:

@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; an interrupted run exits with 1 and states how to resume it."""
     started = time.monotonic()  # The time limit includes loading PyTorch.
+    if args.threads < 0:
+        raise ConfigError(f"--threads {args.threads} is negative; give 0 or more")
     import torch
 
     from mtl_perception.training.config_file import read_config

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mtl_perception.cli.options import output_file, refuse_held_out
-from mtl_perception.errors import SourceError, WeightsError
+from mtl_perception.errors import ConfigError, SourceError, WeightsError
 from mtl_perception.inference.device import plain_precision
 from mtl_perception.network.certificate import REFERENCE
 from mtl_perception.network.description import Description
@@ -119,6 +119,8 @@ def calibrate_weights(args: argparse.Namespace) -> None:
     The file has the precision of the given one, except for a float32 segmentation head: rounding the divided weights to
     float16 would change labels.
     """
+    if args.limit < 0:
+        raise ConfigError(f"--limit {args.limit} is negative; give 0 or more")
     source, out = resolve(args.weights), output_file(Path(args.out), args.force)
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.progress import progress_bar

@@ -28,9 +28,9 @@ ARGUMENTS = ["--runs", "3", "--no-warm-up", "--device", "cpu"]
 
 
 def test_stages_are_printed_and_written_as_json(tmp_path, weights_file, capsys):
-    arguments = ["--size", "48x32", "--runs", "3", "--json", str(tmp_path / "b.json"), "--no-warm-up", "--device", "cpu"]
+    arguments = ["--size", "48x32", "--runs", "3", "--json", str(tmp_path / "new/b.json"), "--no-warm-up", "--device", "cpu"]
     assert main(["bench", *arguments, "--weights", str(weights_file)]) == 0
-    written = json.loads((tmp_path / "b.json").read_text())
+    written = json.loads((tmp_path / "new/b.json").read_text())
     assert written["runs"] == 3
     assert (written["machine"]["precision"], written["machine"]["weights"]) == ("fp32", str(weights_file))
     stages = written["sizes"]["48x32"]

@@ -93,6 +93,8 @@ def test_the_command_writes_weights_with_the_calibration_in_the_card(
     assert out.stat().st_size > 10e6, "float32 as the given file"
     assert main([*command, str(data / "both")]) == 1
     assert "already exists" in capsys.readouterr().err
+    assert main([*command, str(data / "both"), "--limit", "-1"]) == 2
+    assert "--limit -1 is negative; give 0 or more" in capsys.readouterr().err
 
 
 def test_a_calibrated_half_file_stays_half_but_for_its_head(data: Path, tmp_path: Path, overconfident: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.training import datasets_fixture, write_config
 
+from mtl_perception.__main__ import main
 from mtl_perception.errors import ConfigError
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.config_file import read_config
@@ -34,6 +35,11 @@ def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, change: dict[s
     with pytest.raises(ConfigError, match=message) as caught:
         read_config(path)
     assert "wrong.yaml" in str(caught.value)
+
+
+def test_a_negative_number_of_threads_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(tmp_path / "any.yaml"), "--threads", "-2"]) == 2
+    assert capsys.readouterr().err == "mtl_perception train: --threads -2 is negative; give 0 or more\n"
 
 
 def test_a_configuration_extends_its_base_and_is_overridden_by_the_command_line(tmp_path: Path) -> None:
