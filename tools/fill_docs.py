@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 from mtl_perception.__main__ import COMMANDS
 from mtl_perception.cli.parameters import as_markdown
-from mtl_perception.messages.encodings import SUPPORTED, describe_content
+from mtl_perception.messages.encodings import SUPPORTED
 from mtl_perception.messages.topics import OUTPUT_TOPICS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,16 @@ DIAGNOSTICS = (
     "diagnostic_msgs/DiagnosticArray",
     "rates, latencies, frame counts, faults and their reasons",
 )
+ENCODINGS = (
+    (r"rgba|bgra|\d+UC4", "color; alpha is ignored"),
+    (r"rgb|bgr|\d+UC3", "color"),
+    (r"mono|\d+UC1", "gray"),
+    ("bayer", "Bayer pattern, demosaiced"),
+    ("yuv422|uyvy|yuyv", "YUV 4:2:2"),
+    ("nv12|nv21", "YUV 4:2:0, semi-planar"),
+    ("nv24|yuv444", "YUV 4:4:4, semi-planar"),
+)
+"""What is read from the encodings that match a pattern."""
 
 
 def topics() -> str:
@@ -48,7 +59,8 @@ def encodings() -> str:
     """Return the table of image encodings that are read."""
     names: dict[str, list[str]] = {}
     for encoding in SUPPORTED:
-        names.setdefault(describe_content(encoding), []).append(f"`{encoding}`")
+        content = next(content for pattern, content in ENCODINGS if re.match(pattern, encoding))
+        names.setdefault(content, []).append(f"`{encoding}`")
     lines = ["| encodings | read as |", "|---|---|"]
     lines += [f"| {', '.join(found)} | {content} |" for content, found in names.items()]
     return "\n".join(lines) + "\n"

@@ -78,25 +78,11 @@ SEMIPLANAR_LAYOUTS: dict[str, SemiplanarLayout] = {
 }
 SUPPORTED = (*PIXEL_LAYOUTS, *SEMIPLANAR_LAYOUTS)
 """Names of all encodings that are read."""
-_CONTENT = (
-    (r"rgba|bgra|\d+UC4", "color; alpha is ignored"),
-    (r"rgb|bgr|\d+UC3", "color"),
-    (r"mono|\d+UC1", "gray"),
-    ("bayer", "Bayer pattern, demosaiced"),
-    ("yuv422|uyvy|yuyv", "YUV 4:2:2"),
-    ("nv12|nv21", "YUV 4:2:0, semi-planar"),
-    ("nv24|yuv444", "YUV 4:4:4, semi-planar"),
-)
 _REFUSED = (
     (r"(8|16)UC2", "two channels are neither color nor gray"),
     (r"(8|16|32)SC[1-4]", "signed integers are not color or gray"),
     (r"(32|64)FC[1-4]", "floating-point values are depth or other data, not color or gray"),
 )
-
-
-def describe_content(encoding: str) -> str:
-    """Return what the documentation says about an encoding that is read."""
-    return next(content for pattern, content in _CONTENT if re.match(pattern, encoding))
 
 
 def find_refusal(encoding: str) -> str:
