@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.config import LIVE, Config, by_name, parameters
+from mtl_perception.config import LIVE, Config, by_name
 from mtl_perception.errors import CameraError, ConfigError, DeviceError, FrameError
 from mtl_perception.image.files import read_image_file
 from mtl_perception.inference.backend import Backend, create_backend
@@ -128,8 +128,7 @@ class Pipeline:
         for name in changes:
             if by_name(name).when != LIVE:
                 raise ConfigError(f"parameter {name} can change {by_name(name).when}")
-        values = {parameter.name: getattr(self.config, parameter.name) for parameter in parameters()}
-        config = Config.from_mapping({**values, **changes})
+        config = Config.from_mapping({**vars(self.config), **changes})
         self._max_depth(config)
         self.config = config
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtl_perception.cli.options import add_parameters, add_rerun_options, config_from, rerun_options
 from mtl_perception.errors import ConfigError, require
-from mtl_perception.visualization.rerun import check_path, require_rerun
+from mtl_perception.visualization.rerun import check_path
 
 SYNTHETIC = "synthetic:40:6"
 
@@ -46,7 +46,6 @@ def run(args: argparse.Namespace) -> None:
         require(package, extra="demo", purpose="the demo")
     options = rerun_options(args)
     if args.rerun is not None:
-        require_rerun("--rerun")
         check_path(args.rerun, force=True)
     from mtl_perception.demo.run import run_demo
 

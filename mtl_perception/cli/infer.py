@@ -56,11 +56,9 @@ def run(args: argparse.Namespace) -> None:
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.sources.files import list_files
     from mtl_perception.sources.video import is_video_file
-    from mtl_perception.visualization.rerun import open_rerun, require_rerun
+    from mtl_perception.visualization.rerun import open_rerun
 
     options = rerun_options(args)
-    if args.rerun:
-        require_rerun("--rerun")
     paths = list_files(args.files)
     if any(map(is_video_file, paths)):
         require("av", extra="video", purpose="reading videos")

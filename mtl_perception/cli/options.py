@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mtl_perception.config import Config, parameters
 from mtl_perception.errors import ConfigError, WeightsError
-from mtl_perception.visualization.rerun import RerunOptions
+from mtl_perception.visualization.rerun import RerunOptions, require_rerun
 
 if TYPE_CHECKING:
     from mtl_perception.network.description import Description
@@ -82,11 +82,14 @@ def rerun_options(args: argparse.Namespace) -> RerunOptions:
 
     Raises:
         ConfigError: A value is out of range.
+        DependencyError: --rerun is given, and rerun-sdk is not installed.
     """
     if args.rerun_points < 0:
         raise ConfigError(f"--rerun-points {args.rerun_points}: give 0 or more")
     if not 0 <= args.rerun_jpeg <= 100:
         raise ConfigError(f"--rerun-jpeg {args.rerun_jpeg}: give 0 to 100")
+    if getattr(args, "rerun", None) is not None:
+        require_rerun("--rerun")
     return RerunOptions(args.rerun_points, args.rerun_jpeg)
 
 

@@ -20,7 +20,6 @@ from mtl_perception.errors import ConfigError, SourceError, require
 from mtl_perception.messages.topics import OUTPUT_TOPICS, RECORDED_TOPICS
 from mtl_perception.progress import progress_bar
 from mtl_perception.sources.base import TimeSlice, rejection_note
-from mtl_perception.visualization.rerun import require_rerun
 
 if TYPE_CHECKING:
     from mtl_perception.batch.settings import Settings
@@ -117,11 +116,9 @@ def run(args: argparse.Namespace) -> None:
         args.rerun,
         rerun_options(args),
     )
-    if args.rerun is not None:
-        require_rerun("--rerun")
-        if (args.rerun.suffix == ".rrd") == _is_folder(args):
-            expected = "a folder for the recordings of several sources" if _is_folder(args) else "FILE.rrd"
-            raise ConfigError(f"--rerun {args.rerun}: give {expected}")
+    if args.rerun is not None and (args.rerun.suffix == ".rrd") == _is_folder(args):
+        expected = "a folder for the recordings of several sources" if _is_folder(args) else "FILE.rrd"
+        raise ConfigError(f"--rerun {args.rerun}: give {expected}")
     if _is_folder(args):
         _run_many(args, settings)
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mtl_perception.camera.calibration import load_calibration
@@ -13,7 +12,7 @@ from mtl_perception.errors import PerceptionError
 from mtl_perception.image.files import read_image_file
 from mtl_perception.placeholders import describe_placeholder
 from mtl_perception.sources.bag.reader import open_bag
-from mtl_perception.training.data.formats.files import read_gray
+from mtl_perception.training.data.formats.files import read_labels
 from mtl_perception.weights.encoders import load_encoder
 from mtl_perception.weights.files import load_network
 
@@ -28,7 +27,7 @@ READERS = {
     "drive.mcap": open_bag,
     "drive.db3": open_bag,
     "camera.yaml": load_calibration,
-    "label.png": lambda path: read_gray(path, np.uint8, "label image"),
+    "label.png": lambda path: read_labels(path, (1, 1)),
 }
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -279,13 +279,9 @@ class _Ros1File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.topics: dict[str, Topic] = {}
-        try:
-            with self._reader() as reader:
-                for connection in reader.connections:
-                    count_messages(self.topics, Channel(connection.topic, connection.msgtype), connection.msgcount)
-        except Exception as error:
-            # rosbags raises many kinds of errors on a damaged file.
-            raise DamageError(one_line(error).rstrip(".")) from error
+        with _errors_as_damage(), self._reader() as reader:
+            for connection in reader.connections:
+                count_messages(self.topics, Channel(connection.topic, connection.msgtype), connection.msgcount)
 
     def _reader(self) -> Any:
         from rosbags import rosbag1
@@ -293,24 +289,19 @@ class _Ros1File:
         return rosbag1.Reader(self.path)
 
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
-        reader = self._reader()
-        try:
-            reader.open()
+        with _errors_as_damage(), self._reader() as reader:
             connections = [connection for connection in reader.connections if connection.topic in topics]
-            messages = iter(reader.messages(connections)) if connections else iter(())
-        except Exception as error:
-            raise DamageError(one_line(error).rstrip(".")) from error
-        try:
-            while True:
-                try:
-                    connection, time_ns, data = next(messages)
-                except StopIteration:
-                    return
-                except Exception as error:
-                    raise DamageError(one_line(error).rstrip(".")) from error
+            for connection, time_ns, data in reader.messages(connections) if connections else ():
                 yield BagMessage(connection.topic, connection.msgtype, time_ns, data, ROS1)
-        finally:
-            reader.close()
+
+
+@contextmanager
+def _errors_as_damage() -> Iterator[None]:
+    """Raise DamageError for the many kinds of errors that rosbags raises on a damaged file."""
+    try:
+        yield
+    except Exception as error:
+        raise DamageError(one_line(error).rstrip(".")) from error
 
 
 class _UnreadableFile:

@@ -33,11 +33,11 @@ def read_image(path: Path) -> np.ndarray:
         raise SourceError(str(error)) from error
 
 
-def read_gray(path: Path, dtype: type[np.generic], what: str) -> np.ndarray:
-    """Read an image of one channel without conversion: H x W of this dtype.
+def read_gray(path: Path, dtype: type[np.generic], what: str, shape: Shape) -> np.ndarray:
+    """Read an image of one channel and of the size of its image without conversion: H x W of this dtype.
 
     Raises:
-        SourceError: The file is missing or damaged, has several channels (such as a palette), or another bit depth.
+        SourceError: The file is missing or damaged, has several channels (such as a palette), another bit depth or size.
     """
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
@@ -54,13 +54,9 @@ def read_gray(path: Path, dtype: type[np.generic], what: str) -> np.ndarray:
         raise SourceError(f"{what} {path} has {pixels.shape[2]} channels; store ids or depth in one gray {bits}-bit channel")
     if pixels.dtype != dtype:
         raise SourceError(f"{what} {path} has {pixels.dtype.itemsize * 8} bits per pixel, not {bits}")
+    if pixels.shape != shape:
+        raise SourceError(f"{what} {path} is {pixels.shape[1]}x{pixels.shape[0]}, its image is {shape[1]}x{shape[0]}")
     return pixels
-
-
-def check_shape(path: Path, what: str, found: Shape, shape: Shape) -> None:
-    """Raise SourceError unless a label or depth image has the size of its image."""
-    if found != shape:
-        raise SourceError(f"{what} {path} is {found[1]}x{found[0]}, its image is {shape[1]}x{shape[0]}")
 
 
 def read_labels(path: Path, shape: Shape) -> np.ndarray:
@@ -69,9 +65,7 @@ def read_labels(path: Path, shape: Shape) -> np.ndarray:
     Raises:
         SourceError: The file is not an 8-bit gray image of that shape.
     """
-    labels = read_gray(path, np.uint8, "label image")
-    check_shape(path, "label image", labels.shape[:2], shape)
-    return labels
+    return read_gray(path, np.uint8, "label image", shape)
 
 
 def read_depth_values(path: Path, shape: Shape) -> np.ndarray:
@@ -80,9 +74,7 @@ def read_depth_values(path: Path, shape: Shape) -> np.ndarray:
     Raises:
         SourceError: The file is not a 16-bit gray image of that shape.
     """
-    values = read_gray(path, np.uint16, "depth image")
-    check_shape(path, "depth image", values.shape[:2], shape)
-    return values
+    return read_gray(path, np.uint16, "depth image", shape)
 
 
 def read_depth(path: Path, shape: Shape, scale: float, sky: int | None = None) -> np.ndarray:
