@@ -20,7 +20,7 @@ from mtl_perception.errors import CameraError, ConfigError, DeviceError, FrameEr
 from mtl_perception.image.files import read_image_file
 from mtl_perception.inference.backend import Backend, create_backend
 from mtl_perception.inference.host.smoothing import History
-from mtl_perception.inference.request import Request, scaled_size
+from mtl_perception.inference.request import Request
 from mtl_perception.labels import ClassSet, parse_groups
 from mtl_perception.network.certificate import REFERENCE, Loss
 from mtl_perception.network.description import KITTI_CAMERA as DEFAULT_CAMERA
@@ -229,21 +229,14 @@ class Pipeline:
 
     def _request(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]], config: Config) -> Request:
         """Build the request for validated frames of one size."""
-        height, width = frames[0].image.shape[:2]
+        width = frames[0].image.shape[1]
         return Request(
             frames,
             [_validated_outputs(wanted) for wanted in outputs],
             [self._depth_factor(frame.camera, width, config.input_scale) for frame in frames],
-            scaled_size(height, width, config.output_scale),
             self.description.grid,
-            config.input_scale,
-            config.upsampling,
-            config.min_depth,
             self._max_depth(config),
-            config.min_confidence,
-            config.points_edge_filter,
-            config.points_stride,
-            config.temporal_smoothing,
+            config,
         )
 
     def _result(self, outputs: Outputs, frame: FrameLike, config: Config) -> Result:

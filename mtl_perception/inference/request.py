@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mtl_perception.camera.model import CameraModel
+from mtl_perception.config import Config
 from mtl_perception.network.grid import ResizeSpec, uncropped_size
 from mtl_perception.types import Frame
 
@@ -19,31 +20,17 @@ class Request:
         frames: Validated images and their cameras.
         wanted: Names of outputs for each frame; see types.ALL_OUTPUTS.
         depth_factors: Meters per unit of transformed depth, for each frame.
-        output_size: Height and width.
         grid: The description's: how the network's outputs lie over the image.
-        input_scale: Scale by which images are downsampled for the network.
-        upsampling: bicubic or bilinear.
-        min_depth: Meters.
-        max_depth: Meters.
-        min_confidence: 0 to 1.
-        points_edge_filter: Relative depth jump from which on points are removed; 0: keep all.
-        points_stride: Step of the rows and columns of the outputs that have points.
-        temporal_smoothing: Weight of a camera's previous image, 0 to below 1; used where a frame has a history.
+        max_depth: Meters: the parameter, or the weights' own range.
+        config: All other parameters.
     """
 
     frames: Sequence[Frame]
     wanted: Sequence[frozenset[str]]
     depth_factors: Sequence[float]
-    output_size: tuple[int, int]
     grid: str
-    input_scale: float
-    upsampling: str
-    min_depth: float
     max_depth: float
-    min_confidence: float
-    points_edge_filter: float = 0.0
-    points_stride: int = 1
-    temporal_smoothing: float = 0.0
+    config: Config
 
     @cached_property
     def cameras(self) -> list[CameraModel | None]:
@@ -68,14 +55,20 @@ class Request:
         return int(height), int(width)
 
     @cached_property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the outputs."""
+        return scaled_size(*self.image_size, self.config.output_scale)
+
+    @cached_property
     def network_size(self) -> tuple[int, int]:
         """Height and width of the network's input."""
-        return scaled_size(*self.image_size, self.input_scale)
+        return scaled_size(*self.image_size, self.config.input_scale)
 
     @cached_property
     def resize_spec(self) -> ResizeSpec:
         """How the network's outputs are resized to those of the request."""
-        return ResizeSpec(self.output_size, uncropped_size(self.network_size, self.output_size, self.grid), self.upsampling)
+        uncropped = uncropped_size(self.network_size, self.output_size, self.grid)
+        return ResizeSpec(self.output_size, uncropped, self.config.upsampling)
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:

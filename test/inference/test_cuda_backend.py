@@ -99,7 +99,7 @@ def test_requests_with_the_same_network_input_share_a_graph(make):
     for other in (
         request_of(1, wanted={"labels", "depth"}),
         request_of(1, wanted={"cloud"}),
-        replace(request_of(1), upsampling="bilinear"),
+        replace(request_of(1), config=Config(min_depth=0.5, points_edge_filter=0.0, upsampling="bilinear")),
     ):
         for _ in range(5):
             backend.infer([other])

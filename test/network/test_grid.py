@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mtl_perception.config import Config
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.request import Request
 from mtl_perception.network.grid import STRIDE, ResizeSpec, nearest_cells, uncropped_size, upsample
@@ -51,9 +52,9 @@ def test_stretched_grid_displaces_maps_of_kitti_images():
 
 
 def make_request(size: tuple[int, int], output_scale: float, input_scale: float, grid: str) -> Request:
-    output = max(round(size[0] * output_scale), 1), max(round(size[1] * output_scale), 1)
     frames = [Frame(np.zeros((*size, 3), np.uint8))]
-    return Request(frames, [frozenset({"depth"})], [1.0], output, grid, input_scale, "bilinear", 0.0, 1e9, 0.0)
+    config = Config(input_scale=input_scale, output_scale=output_scale, upsampling="bilinear")
+    return Request(frames, [frozenset({"depth"})], [1.0], grid, 1e9, config)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mtl_perception import CameraModel, Frame, load_network
+from mtl_perception.config import Config
 from mtl_perception.inference.cuda import backend as cuda_backend
 from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import HostRuntime, Stream
@@ -114,13 +115,14 @@ def request_of(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH), wanted: set[s
     camera = CameraModel(size[1], size[0], 5.0, 6.0, 4.0 + seed, 3.0)
     frames = [Frame(noise_image(*size, seed=10 * seed + i), camera) for i in range(count)]
     outputs = frozenset(wanted or {"labels", "depth", "cloud"})
-    return Request(frames, [outputs] * count, [1.0 + seed] * count, size, "exact", 1.0, "bicubic", 0.5 * seed, 80.0, 0.0)
+    config = Config(min_depth=0.5 * seed, points_edge_filter=0.0)
+    return Request(frames, [outputs] * count, [1.0 + seed] * count, "exact", 80.0, config)
 
 
 def assert_results_of(results: list[Outputs], done: Request) -> None:
     """Check that all results belong to the request."""
     for frame, result, factor in zip(done.frames, results, done.depth_factors, strict=True):
-        depth = frame.image[..., 1].astype(np.float32) * np.float32(factor) + np.float32(done.min_depth)
+        depth = frame.image[..., 1].astype(np.float32) * np.float32(factor) + np.float32(done.config.min_depth)
         np.testing.assert_array_equal(result.labels, frame.image[..., 0])
         np.testing.assert_allclose(result.depth, depth, rtol=1e-6)
         np.testing.assert_allclose(result.cloud["x"], frame.camera.rays()[..., 0] * depth, rtol=1e-5)

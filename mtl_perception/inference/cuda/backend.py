@@ -270,7 +270,7 @@ class CudaBackend:
             if camera is None or camera == plan.cameras[index]:
                 continue
             assert plan.rays is not None
-            target, source = plan.rays[index], self._rays_of(camera, request.points_stride)
+            target, source = plan.rays[index], self._rays_of(camera, request.config.points_stride)
             # In the stream that reads them, after the requests that still need the old ones.
             self.runtime.run(Stream.COMPUTE, lambda target=target, source=source: target.copy_(source))  # type: ignore[misc]
             plan.cameras[index] = camera

@@ -20,7 +20,7 @@ from mtl_perception.types import ALL_OUTPUTS, CLOUD_DTYPE, Outputs
 
 def spec_of(request: Request, tasks: Sequence[str], classes: int) -> ProgramSpec:
     """Return what a request needs computed by a network with these tasks and classes."""
-    size = request.image_size
+    size, config = request.image_size, request.config
     wanted = frozenset[str]().union(*(request.outputs(index) for index in range(len(request.frames))))
     if request.output_size == size:
         wanted -= {"image"}
@@ -32,10 +32,10 @@ def spec_of(request: Request, tasks: Sequence[str], classes: int) -> ProgramSpec
         tuple(name for name in ALL_OUTPUTS if name in wanted),
         request.network_size,
         request.resize_spec,
-        "confidence" in wanted or (request.min_confidence > 0 and bool({"labels", "cloud"} & wanted)),
+        "confidence" in wanted or (config.min_confidence > 0 and bool({"labels", "cloud"} & wanted)),
         classes if "scores" in wanted else 0,
-        "cloud" in wanted and request.points_edge_filter > 0,
-        request.points_stride if "cloud" in wanted else 1,
+        "cloud" in wanted and config.points_edge_filter > 0,
+        config.points_stride if "cloud" in wanted else 1,
     )
 
 
@@ -116,7 +116,9 @@ class Slot:
             request: Its images may change once this returns.
             overlap: Let its copies run beside the work of other requests.
         """
-        limits, jump = (request.min_depth, request.max_depth, request.min_confidence), log_jump(request.points_edge_filter)
+        config = request.config
+        limits = config.min_depth, request.max_depth, config.min_confidence
+        jump = log_jump(config.points_edge_filter)
         self._limits[:] = [(*limits, factor, jump) for factor in request.depth_factors]
         # Without overlap, all is in one stream: it waits for no events, and the images need no memory of their own.
         stream, last = Stream.UPLOAD if overlap else Stream.COMPUTE, len(self._pieces) - 1

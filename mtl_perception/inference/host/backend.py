@@ -98,22 +98,22 @@ class CpuBackend:
         needed, spec, post = request.predictions(index), request.resize_spec, self._postprocess
         if not needed:
             return {}
-        frame = request.frames[index]
-        raw = self.engine.forward(frame.image, request.input_scale)
-        if request.temporal_smoothing and frame.history is not None:
-            source = self._identity, request.input_scale
-            raw = frame.history.smooth(frame, raw, request.temporal_smoothing, self._transform, source)
+        frame, config = request.frames[index], request.config
+        raw = self.engine.forward(frame.image, config.input_scale)
+        if config.temporal_smoothing and frame.history is not None:
+            source = self._identity, config.input_scale
+            raw = frame.history.smooth(frame, raw, config.temporal_smoothing, self._transform, source)
         values: dict[str, Tensor] = {}
         if "labels" in needed or "confidence" in needed:
-            labels, confidence = post.segmentation(raw[0], spec, request.min_confidence, "confidence" in needed)
+            labels, confidence = post.segmentation(raw[0], spec, config.min_confidence, "confidence" in needed)
             values["labels"] = labels
             if confidence is not None:
                 values["confidence"] = confidence
         if "depth" in needed:
-            limits = request.min_depth, request.max_depth
+            limits = config.min_depth, request.max_depth
             values["depth"] = post.depth(raw[1], spec, *limits, request.depth_factors[index])
-            if request.points_edge_filter and "cloud" in request.outputs(index):
-                values["edges"] = depth_edges(raw[1][0], self._transform, log_jump(request.points_edge_filter))
+            if config.points_edge_filter and "cloud" in request.outputs(index):
+                values["edges"] = depth_edges(raw[1][0], self._transform, log_jump(config.points_edge_filter))
         if "normals" in needed and len(raw) > 2:
             values["normals"] = post.normals(raw[2], spec)
         if "scores" in needed:
@@ -121,7 +121,7 @@ class CpuBackend:
         return values
 
     def _cloud(self, request: Request, camera: CameraModel, image: np.ndarray, values: Mapping[str, Tensor]) -> Tensor:
-        stride, edges = request.points_stride, values.get("edges")
+        stride, edges = request.config.points_stride, values.get("edges")
         rays = self._rays.pop((camera, stride), None)
         if rays is None:
             floats = 2 * camera.width * camera.height // stride**2
