@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtl_perception.camera.calibration import load_calibration, read_text
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.cli.options import (
     add_parameters,
@@ -156,13 +157,13 @@ class _Cameras:
         self._training = dict(pipeline.description.camera)
         self._warned: set[str] = set()
         self._last: tuple[tuple[Path, int, int], CameraModel | None] | None = None
-        if file is None:
-            if self._training:
-                size = f"{self._training['width']:g}x{self._training['height']:g}"
-                text = f"no --camera: clouds use the training camera of the weights ({size}), scaled to each image"
-            else:
-                text = "no --camera, and the weights have no training camera: no clouds are written"
-            print(text, file=sys.stderr)
+        if file is not None:
+            read_text(file)  # Refuses a missing file once instead of with each image.
+        elif self._training:
+            size = f"{self._training['width']:g}x{self._training['height']:g}"
+            print(f"no --camera: clouds use the training camera of the weights ({size}), scaled to each image", file=sys.stderr)
+        else:
+            print("no --camera, and the weights have no training camera: no clouds are written", file=sys.stderr)
 
     def model(self, path: Path, width: int, height: int) -> CameraModel | None:
         """Return the camera of an image or video file, or None if the calibration cannot be used for it."""
@@ -177,8 +178,6 @@ class _Cameras:
             if not self._training:
                 return None
             return CameraModel.from_intrinsics(self._training).scaled(width, height)
-        from mtl_perception.camera.calibration import load_calibration
-
         calibration = load_calibration(self._file, size=(width, height), image=path)
         try:
             return calibration.for_image(width, height).camera(self._rectified)

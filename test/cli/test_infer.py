@@ -230,6 +230,16 @@ class TestFailures:
         assert problem in lines[-1]
         assert lines[-1].startswith("mtl_perception infer: ")
 
+    def test_missing_calibration_file_is_reported_once_before_any_image(self, tmp_path, infer):
+        (tmp_path / "in").mkdir()
+        for name in ("a.png", "b.png"):
+            write(tmp_path / "in" / name)
+        code, lines = infer(tmp_path / "in", "--out", tmp_path / "out", "--camera", tmp_path / "front.yaml")
+        assert code == 1
+        problem = f"calibration file {tmp_path}/front.yaml cannot be read: No such file or directory"
+        assert lines == [f"mtl_perception infer: {problem}"]
+        assert not (tmp_path / "out").exists()
+
     def test_calibration_of_another_aspect_ratio_omits_only_the_cloud(self, tmp_path, infer):
         write(tmp_path / "a.png")
         (tmp_path / "front.yaml").write_text(CAMERA_YAML.replace("image_width: 128", "image_width: 100"))
