@@ -64,8 +64,7 @@ class DepthMetrics:
         crop: none, garg or eigen.
         cap: Largest true depth that is evaluated, m.
         median_scaling: First multiply each prediction by median(t) / median(p). Only for comparison with networks without
-            metric
-            scale: it hides the scale error.
+            metric scale: it hides the scale error.
 
     Raises:
         ConfigError: The crop is unknown, or the cap leaves nothing.

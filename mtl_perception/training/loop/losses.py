@@ -1,8 +1,7 @@
 """Training losses.
 
 Losses are returned as a weighted sum and the sum of the weights, so that several processes can add theirs. They never index by
-a
-mask: the CPU would wait for the GPU to count the selected pixels.
+a mask: the CPU would wait for the GPU to count the selected pixels.
 """
 
 from __future__ import annotations
