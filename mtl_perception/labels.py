@@ -60,38 +60,22 @@ def colormap(index: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-STREET = ClassSet(
-    "street",
-    (
-        "road",
-        "sidewalk",
-        "terrain",
-        "building",
-        "fence",
-        "pole",
-        "sign",
-        "vegetation",
-        "sky",
-        "person",
-        "cyclist",
-        "vehicle",
-    ),
-    # Cityscapes' colors for the classes that it has.
-    (
-        (128, 64, 128),
-        (244, 35, 232),
-        (152, 251, 152),
-        (70, 70, 70),
-        (190, 153, 153),
-        (153, 153, 153),
-        (220, 220, 0),
-        (107, 142, 35),
-        (70, 130, 180),
-        (220, 20, 60),
-        (255, 0, 0),
-        (0, 0, 142),
-    ),
-)
+# Cityscapes' colors for the classes that it has.
+_STREET = {
+    "road": (128, 64, 128),
+    "sidewalk": (244, 35, 232),
+    "terrain": (152, 251, 152),
+    "building": (70, 70, 70),
+    "fence": (190, 153, 153),
+    "pole": (153, 153, 153),
+    "sign": (220, 220, 0),
+    "vegetation": (107, 142, 35),
+    "sky": (70, 130, 180),
+    "person": (220, 20, 60),
+    "cyclist": (255, 0, 0),
+    "vehicle": (0, 0, 142),
+}
+STREET = ClassSet("street", tuple(_STREET), tuple(_STREET.values()))
 
 KITTI6 = ClassSet(
     "kitti6",
