@@ -191,7 +191,7 @@ def test_a_plain_folder_is_read_with_its_mapping_depth_and_cameras(tmp_path: Pat
     write_text(root / "cameras.csv", TABLE + "one,20,10,30,31,9.5,4.5\nyard/two,20,10,40,41,8.5,3.5\n")
     dataset = _open_folder(root)
     assert (dataset.name, dataset.license, dataset.keys) == ("yard-robot", "ours", ["one", "yard/two"])
-    assert dataset.validate() == 2
+    assert validate(dataset) == 2
     one, two = dataset[0], dataset[1]
     assert one.labels is not None and (one.labels == 0).all()
     assert one.depth is not None
@@ -211,7 +211,7 @@ def test_a_plain_folder_may_define_classes_and_one_camera(tmp_path: Path) -> Non
     assert sample.labels is not None and (sample.labels == 1).all()
     assert sample.frame.camera is not None and sample.frame.camera.cy == -2
     with pytest.raises(SourceError, match=r"label/yard/two.png has the id 8, which is not in the mapping 'lawn'"):
-        dataset.validate()
+        validate(dataset)
 
 
 @pytest.mark.parametrize("rectified", [True, False])
@@ -231,7 +231,7 @@ def test_a_plain_folder_may_name_a_camera_info_file(tmp_path: Path, rectified: b
     assert camera is not None and camera.fx == (25 if rectified else 30) and camera.is_distorted is not rectified
     write_text(root / "info.yaml", yaml.safe_dump({**info, "image_height": 30}))
     with pytest.raises(SourceError, match=r"camera file .*info.yaml, image one: .*40x30"):
-        _open_folder(root).validate()
+        validate(_open_folder(root))
 
 
 def test_a_folder_of_images_alone_is_a_data_set(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_folder_of_images_alone_is_a_data_set(tmp_path: Path) -> None:
     write_text(tmp_path / "p/dataset.yaml", "format: folder\nclasses: street\n")
     dataset = _open_folder(tmp_path / "p")
     sample = dataset[0]
-    assert dataset.validate() == 1 and dataset.license == "not stated"
+    assert validate(dataset) == 1 and dataset.license == "not stated"
     assert sample.labels is None and sample.depth is None and sample.frame.camera is None
 
 
@@ -249,7 +249,7 @@ def test_validation_names_the_first_invalid_file(tmp_path: Path) -> None:
 
     def validation_error() -> str:
         with pytest.raises((SourceError, ConfigError)) as caught:
-            _open_folder(root).validate()
+            validate(_open_folder(root))
         assert "\n" not in str(caught.value)
         return str(caught.value)
 

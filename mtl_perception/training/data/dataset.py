@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -158,28 +158,22 @@ class ImageDataset:
         """Read a depth file: H x W float32, m, NaN = unknown, +Inf = the sky."""
         return read_depth(path, shape, self.depth_scale, self.sky)
 
-    def validate(self, indices: Iterable[int] | None = None) -> int:
-        """Read every file of some samples (None: of all).
-
-        Returns:
-            Number of samples.
+    def check(self, index: int) -> None:
+        """Read every file of a sample.
 
         Raises:
-            SourceError: The first file that cannot be read, has another size than its image or another bit depth, has an id
-                that is not in the mapping, or an image without a camera in a data set with cameras.
+            SourceError: A file cannot be read, has another size than its image or another bit depth, has an id that is not in
+                the mapping, or an image without a camera in a data set with cameras.
         """
-        known, count = self.mapping.known(), 0
-        for index in range(len(self)) if indices is None else indices:
-            item, count = self.items[index], count + 1
-            height, width = self[index].frame.image.shape[:2]
-            if item.labels is not None:
-                ids = np.unique(read_labels(item.labels, (height, width)))
-                if not known[ids].all():
-                    raise SourceError(
-                        f"label image {item.labels} has the id {ids[~known[ids]][0]}, which is not in the mapping "
-                        f"{self.mapping.name!r}; {UNLABELED} means unlabeled"
-                    )
-        return count
+        height, width = self[index].frame.image.shape[:2]
+        path, known = self.items[index].labels, self.mapping.known()
+        if path is not None:
+            ids = np.unique(read_labels(path, (height, width)))
+            if not known[ids].all():
+                raise SourceError(
+                    f"label image {path} has the id {ids[~known[ids]][0]}, which is not in the mapping {self.mapping.name!r}; "
+                    f"{UNLABELED} means unlabeled"
+                )
 
 
 class Subset:
@@ -212,11 +206,3 @@ class Subset:
     def has_depth(self, index: int) -> bool:
         """Return whether a sample has depth."""
         return self.dataset.has_depth(self.indices[index])
-
-    def validate(self) -> int:
-        """Read every file of the subset, see `ImageDataset.validate`."""
-        if isinstance(self.dataset, ImageDataset):
-            return self.dataset.validate(self.indices)
-        for index in self.indices:
-            self.dataset[index]
-        return len(self)

@@ -133,11 +133,13 @@ def validate(dataset: Dataset) -> int:
     Raises:
         SourceError: The first file that is invalid; the message names it and the reason.
     """
-    if isinstance(dataset, ImageDataset | Subset):
-        return dataset.validate()
-    for index in range(len(dataset)):
-        dataset[index]
-    return len(dataset)
+    whole, indices = (dataset.dataset, dataset.indices) if isinstance(dataset, Subset) else (dataset, range(len(dataset)))
+    for index in indices:
+        if isinstance(whole, ImageDataset):
+            whole.check(index)
+        else:
+            whole[index]
+    return len(indices)
 
 
 def open_entry(entry: object, base: Path, where: str, variables: Mapping[str, str]) -> list[Dataset]:
