@@ -12,7 +12,7 @@ from mtl_perception.errors import WeightsError
 from mtl_perception.network.mobilenetv2 import STAGES, STEM_CHANNELS, MobileNetV2
 from mtl_perception.weights.files import load_network
 from mtl_perception.weights.registry import resolve
-from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_checkpoint
+from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_state_dict
 
 FIRST_EXPANSION = "layer2.0.output.0"
 """Expansion by a factor of 1, which torchvision omits."""
@@ -40,7 +40,7 @@ def load_encoder(path_or_name: str | Path) -> dict[str, Tensor]:
     path = resolve(path_or_name, encoder=True)
     with torch.device("meta"):
         expected = MobileNetV2().state_dict()
-    state = read_checkpoint(path) if is_checkpoint(path) else None
+    state = read_state_dict(path) if is_checkpoint(path) else None
     if state is None or "segm.weight" in state:
         network = load_network(path).state_dict()
         return {name: network[name] for name in expected}

@@ -16,7 +16,7 @@ from mtl_perception.network.description import Description, published_descriptio
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.visualization.files import replacing
 from mtl_perception.weights.registry import resolve
-from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_checkpoint
+from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_state_dict
 
 METADATA_KEY = "mtl_perception"
 FORMAT_VERSION = 1
@@ -106,7 +106,7 @@ def _read_own(path: Path) -> tuple[dict[str, Tensor], Description]:
 
 
 def _read_published(path: Path) -> tuple[dict[str, Tensor], Description]:
-    state = read_checkpoint(path)
+    state = read_state_dict(path)
     if "segm.weight" not in state or state["segm.weight"].ndim != 4:
         raise WeightsError(f"{path}: not a published network: entry 'segm.weight' is missing or has a wrong shape")
     tasks = 3 if "normal.weight" in state else 2

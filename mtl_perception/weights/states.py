@@ -30,7 +30,7 @@ def is_checkpoint(path: Path) -> bool:
     return head[8:9] != b"{" and head.startswith((b"PK", b"\x80"))
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a PyTorch checkpoint by name in the file's order, without executing code.
 
     Raises:
