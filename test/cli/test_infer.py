@@ -63,17 +63,6 @@ def pipe(weights_file) -> Pipeline:
     return Pipeline(weights=weights_file, device="cpu", warm_up=False)
 
 
-@pytest.fixture
-def infer(weights_file, capsys):
-    """Run the command in this process and return its exit code and the lines of stderr."""
-
-    def run(*arguments: object) -> tuple[int, list[str]]:
-        code = main(["infer", *map(str, arguments), "--weights", str(weights_file), "--device", "cpu"])
-        return code, capsys.readouterr().err.splitlines()
-
-    return run
-
-
 def assert_files_hold(folder: Path, stem: str, result: Result) -> None:
     np.testing.assert_array_equal(read(folder / f"{stem}.labels.png"), result.labels)
     depth = read(folder / f"{stem}.depth.png")

@@ -13,7 +13,6 @@ from support.videos import truncate, write_video
 av = pytest.importorskip("av", reason="needs PyAV")
 
 from mtl_perception import Pipeline
-from mtl_perception.__main__ import main
 from mtl_perception.batch.overlay_video import write_overlay_video
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import STREET
@@ -27,17 +26,6 @@ FILES = ("labels.png", "depth.png", "color.png", "overlay.png", "ply")
 @pytest.fixture(scope="module")
 def pipe(weights_file: Path) -> Pipeline:
     return Pipeline(weights=weights_file, device="cpu", warm_up=False)
-
-
-@pytest.fixture
-def infer(weights_file, capsys):
-    """Run the command in this process and return its exit code and the lines of stderr."""
-
-    def run(*arguments: object) -> tuple[int, list[str]]:
-        code = main(["infer", *map(str, arguments), "--weights", str(weights_file), "--device", "cpu"])
-        return code, capsys.readouterr().err.splitlines()
-
-    return run
 
 
 def images(count: int) -> list[np.ndarray]:
