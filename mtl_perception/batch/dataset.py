@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -17,7 +15,7 @@ from mtl_perception.result import Result
 from mtl_perception.training.data.writer import finish_folder, start_folder, write_sample
 from mtl_perception.training.pseudo_labels import keep_infinity_of_sky
 from mtl_perception.types import Frame, Sample
-from mtl_perception.visualization.files import partial_path
+from mtl_perception.visualization.files import WriteLock, is_locked, partial_path, replaced_error
 
 CONTENT = frozenset({"image", "label", "depth", "cameras.csv", "dataset.yaml", RECORD_FILE})
 
@@ -40,6 +38,7 @@ class DatasetOutput:
 
     def __init__(self, path: Path, pipeline: Pipeline, force: bool) -> None:
         self.path, self.partial, self.frames = path, partial_path(path), 0
+        self._locked_file = self.partial / RECORD_FILE
         self._pipeline = pipeline
         if path.exists() and not force:
             raise SourceError(f"output {path} already exists; choose another name, or replace it with --force")
@@ -52,9 +51,9 @@ class DatasetOutput:
         try:
             _remove(self.partial)
             self.partial.mkdir(parents=True)
-            self._lock = os.open(self.partial, os.O_RDONLY)
-            with suppress(OSError):  # The file system may have no locks.
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Folders cannot be locked on NFS.
+            self._locked_file.touch(exist_ok=False)
+            self._lock = WriteLock(self._locked_file)
             start_folder(self.partial, self.path.name)
         except OSError as error:
             raise self._error(error) from error
@@ -64,18 +63,19 @@ class DatasetOutput:
         try:
             if kind is None:
                 self._move_in_place()
-            elif not self.frames:
+            elif not self.frames and self._lock.is_at(self._locked_file):
                 _remove(self.partial)
         except OSError as failure:
             raise self._error(failure) from failure
         finally:
-            os.close(self._lock)
+            self._lock.close()
 
     def write(self, time_ns: int, frame: Frame, result: Result) -> None:
         """Write image, labels and depth of a frame."""
         assert result.image is not None
         assert result.labels is not None
         assert result.depth is not None
+        self._check_not_replaced()
         depth = keep_infinity_of_sky(result.depth, result.labels, self._pipeline.class_set)
         sample = Sample(Frame(result.image, result.camera), result.labels, depth, f"{self.frames:06d}")
         try:
@@ -95,7 +95,7 @@ class DatasetOutput:
                 f"labels and depth by the weights {description.name!r} ({description.license}); images: that of the recording",
                 _describe_classes(self._pipeline.class_set),
             )
-            (self.partial / RECORD_FILE).write_text(record.to_json() + "\n", encoding="utf-8")
+            self._locked_file.write_text(record.to_json() + "\n", encoding="utf-8")
             # The name must not survive a power cut that the content does not.
             os.sync()
         except OSError as error:
@@ -105,21 +105,19 @@ class DatasetOutput:
         names = {path.name for path in self.partial.iterdir()} if self.partial.is_dir() else {self.partial.name}
         if others := {name for name in names - CONTENT if not name.endswith(".part")}:
             raise SourceError(f"output {self.path}: {self.partial} is not replaced, because it contains {min(others)}")
-        lock = os.open(self.partial, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SourceError(f"output {self.path}: another process is writing {self.partial}") from None
-        except OSError:
-            pass
-        finally:
-            os.close(lock)
+        if self._locked_file.exists() and is_locked(self._locked_file):
+            raise SourceError(f"output {self.path}: another process is writing {self.partial}")
         if not force:
             raise SourceError(
                 f"output {self.path}: an earlier run did not finish and left {self.partial}; replace it with --force"
             )
 
+    def _check_not_replaced(self) -> None:
+        if not self._lock.is_at(self._locked_file):
+            raise SourceError(replaced_error(self.path, self.partial))
+
     def _move_in_place(self) -> None:
+        self._check_not_replaced()
         replaced = self.path.with_name(f"{self.path.name}.replaced")
         if self.path.exists():
             _remove(replaced)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from pathlib import Path
 
 import cv2
@@ -19,6 +17,8 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.labels import CLASS_SETS
 from mtl_perception.training.data.open import open_datasets, validate
 from mtl_perception.types import UNLABELED
+from mtl_perception.visualization import files
+from mtl_perception.visualization.files import WriteLock
 
 CAMERA = CameraModel(32, 24, 40.0, 41.0, 15.5, 11.5)
 
@@ -124,11 +124,32 @@ class TestExistingFolders:
         source = write_drive(tmp_path / "a.mcap", 1)
         partial = tmp_path / "one.partial"
         partial.mkdir()
-        lock = os.open(partial, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        (partial / "process.json").touch()
+        lock = WriteLock(partial / "process.json")
         assert process(source, "--out", tmp_path / "one", "--force")[2].endswith(f"another process is writing {partial}")
-        os.close(lock)
+        lock.close()
         assert process(source, "--out", tmp_path / "one", "--force")[0] == 0
+
+    def test_unfinished_folder_of_another_process_gets_no_name(self, tmp_path, process, weights_file, monkeypatch, capsys):
+        """Without locks, a second process replaces the partial folder of the first, which finishes earlier."""
+        monkeypatch.setattr(files, "_flock", lambda descriptor, kind: None)
+        source = write_drive(tmp_path / "a.mcap", 3)
+        out = tmp_path / "one"
+        call = Pipeline.__call__
+        codes: list[tuple[int, str, str]] = []
+
+        def start_another(self, *arguments):
+            result = call(self, *arguments)
+            monkeypatch.setattr(Pipeline, "__call__", call)
+            codes.append(process(source, "--out", out, "--force"))
+            return result
+
+        monkeypatch.setattr(Pipeline, "__call__", start_another)
+        code, _, line = process(source, "--out", out)
+        assert code == 1 and f"another process has replaced {tmp_path / 'one.partial'}; do not write" in line
+        assert [code for code, *_ in codes] == [0]
+        assert names_of(tmp_path) == {"a.mcap", "one"}
+        assert {path.name for path in (out / "label").iterdir()} == {"000000.png", "000001.png", "000002.png"}
 
 
 @pytest.mark.parametrize("options", [["--with-input"], ["--topics", "depth/image"]])

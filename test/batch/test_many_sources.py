@@ -17,6 +17,7 @@ from mtl_perception.__main__ import main
 from mtl_perception.batch import processes
 from mtl_perception.batch import progress as progress_module
 from mtl_perception.batch.processor import Processor
+from mtl_perception.visualization.files import WriteLock
 
 SIZE = (24, 32)
 LABELS = "/mtl_perception/segmentation/labels"
@@ -147,6 +148,24 @@ class TestRerun:
         assert names_of(folder) == {"a.partial.mcap"}
         assert process(*sources, "--out", folder)[0] == 0
         assert summary_of(folder) == [("a.mcap", "done", 2), ("b.mcap", "done", 2)]
+
+    def test_source_that_another_process_works_on_fails_alone_and_is_not_disturbed(self, tmp_path, process):
+        """On this machine or, with shared storage, on another one. The next run records what the other process has finished."""
+        sources = [write_drive(tmp_path / f"{name}.mcap", 2) for name in "ab"]
+        folder, one = tmp_path / "out", tmp_path / "one.mcap"
+        assert process(sources[1], "--out", one)[0] == 0
+        partial = folder / "b.partial.mcap"
+        folder.mkdir()
+        partial.write_bytes(one.read_bytes())
+        lock = WriteLock(partial)
+        assert process(*sources, "--out", folder)[:2] == (1, f"1 done, 0 skipped, 1 failed of 2 sources -> {folder}")
+        failed = results_of(folder)[1]
+        assert failed["error"] == f"output {folder / 'b.mcap'}: another process is writing {partial}"
+        assert lock.is_at(partial)
+        partial.rename(folder / "b.mcap")
+        lock.close()
+        assert process(*sources, "--out", folder)[:2] == (0, f"1 done, 1 skipped, 0 failed of 2 sources -> {folder}")
+        assert summary_of(folder) == [("a.mcap", "done", 2), ("b.mcap", "failed", 0), ("b.mcap", "done", 2)]
 
     def test_output_made_with_other_settings_is_processed_again(self, tmp_path, process, frames, capsys, weights_file):
         sources = [write_drive(tmp_path / f"{name}.mcap", 2) for name in "abc"]

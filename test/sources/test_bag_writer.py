@@ -19,6 +19,7 @@ from mtl_perception.errors import SourceError
 from mtl_perception.sources.bag.reader import open_bag
 from mtl_perception.sources.bag.writer import BagWriter
 from mtl_perception.sources.open import open_source
+from mtl_perception.visualization import files
 
 
 def small_text(number: int) -> bytes:
@@ -249,7 +250,6 @@ class TestWriter:
         script = f"""
             import os
             import signal
-            from mtl_perception.sources.bag import writer as module
             from rosbags.rosbag2.storage_mcap import McapWriter
 
             def die(*arguments):
@@ -264,7 +264,7 @@ class TestWriter:
             patches = {{
                 "finishing": (McapWriter, "close", die),
                 "metadata": (Path, "replace", die),
-                "finished": (module.os, "fsync", die),
+                "finished": (os, "fsync", die),
                 "moving": (BagWriter, "_move_in_place", move_and_die),
             }}
             with BagWriter(path, force=True) as writer:
@@ -302,6 +302,25 @@ class TestWriter:
             with pytest.raises(SourceError, match=r"another process is writing .*out\.partial\.mcap$"):
                 BagWriter(tmp_path / "out.mcap", force=force)
         assert_drive(list(open_source(tmp_path / "out.mcap")), 2)
+
+    @pytest.mark.parametrize("name", ["out.mcap", "out"])
+    @pytest.mark.parametrize("count", [0, 3])
+    def test_unfinished_bag_of_another_process_gets_no_name(self, tmp_path, monkeypatch, name, count):
+        """Without locks, a second process replaces the partial bag of the first, which finishes earlier."""
+        monkeypatch.setattr(files, "_flock", lambda descriptor, kind: None)
+        path = tmp_path / name
+        first = BagWriter(path).__enter__()
+        for i in range(count):
+            first.write("/text", "std_msgs/msg/String", small_text(i), i)
+        with BagWriter(path, force=True) as second:
+            second.write("/text", "std_msgs/msg/String", small_text(10), 0)
+            message = rf"{name}: another process has replaced .*out\.partial.*; do not write an output twice at the same time$"
+            with pytest.raises(SourceError, match=message):
+                first.__exit__(None, None, None)
+            assert not path.exists()
+            second.write("/text", "std_msgs/msg/String", small_text(11), 1)
+        assert {entry.name for entry in tmp_path.iterdir()} == {name}
+        assert texts_of(path) == [small_text(10), small_text(11)]
 
     def test_folder_with_other_content_is_not_replaced(self, tmp_path):
         (tmp_path / "out.partial").mkdir()

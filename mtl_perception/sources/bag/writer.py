@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mtl_perception.errors import SourceError, require
-from mtl_perception.visualization.files import partial_path
+from mtl_perception.visualization.files import WriteLock, is_locked, partial_path, replaced_error
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection, Qos
@@ -159,15 +157,8 @@ class BagWriter:
         others = names - {self._file.name, "metadata.yaml", "metadata.yaml.tmp"}
         if not names:
             return
-        if self._file.is_file():
-            with self._file.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise SourceError(f"output {self.path}: another process is writing {self.partial}") from None
-                except OSError:
-                    # The file system has no locks.
-                    pass
+        if self._file.is_file() and is_locked(self._file):
+            raise SourceError(f"output {self.path}: another process is writing {self.partial}")
         if not self.force:
             raise SourceError(
                 f"output {self.path}: an earlier run did not finish and left {self.partial}; "
@@ -193,10 +184,10 @@ class BagWriter:
             self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
             self._writer.open()
             self._file.parent.mkdir(exist_ok=True)
-            (self._writer.path / f"{self._file.stem}.mcap").rename(self._file)
-        self._lock = self._file.open("rb")
-        with contextlib.suppress(OSError):
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            created = self._writer.path / f"{self._file.stem}.mcap"
+            # Locked before others see it.
+            self._lock = WriteLock(created)
+            created.rename(self._file)
 
     def _add_topic(self, topic: str, type_name: str, latched: bool) -> Connection:
         if topic not in self._topics:
@@ -217,24 +208,29 @@ class BagWriter:
             with contextlib.suppress(Exception):
                 self._writer.abort()
             if not self.count:
-                _remove(self.partial)
+                self._remove_partial()
             reason = error.strerror or error if isinstance(error, OSError) else error
             raise SourceError(f"output {self.path} could not be finished: {reason}{self._location()}") from error
         if complete:
             self._move_in_place()
         elif not self.count:
-            _remove(self.partial)
+            self._remove_partial()
 
     def _finish(self) -> None:
         with tempfile.TemporaryDirectory(prefix="mtl_perception_") as scratch:
             # A single file has no metadata.yaml beside it.
             self._writer.metapath = (Path(scratch) if self.partial == self._file else self.partial) / "metadata.yaml"
             self._writer.close()
-        with self._file.open("rb") as file:
-            # The name must not survive a power cut that the content does not.
-            os.fsync(file.fileno())
+        # The name must not survive a power cut that the content does not.
+        self._lock.sync()
+
+    def _remove_partial(self) -> None:
+        if self._lock.is_at(self._file):
+            _remove(self.partial)
 
     def _move_in_place(self) -> None:
+        if not self._lock.is_at(self._file):
+            raise SourceError(replaced_error(self.path, self.partial))
         replaced = self.path.with_name(f"{self.path.name}.replaced")
         if self.path.exists():
             # Another process may have created it in the meantime.
