@@ -9,7 +9,9 @@ import platform
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from mtl_perception.batch.results import SourceResult
 from mtl_perception.batch.schedule import Death, Event, Ready
 from mtl_perception.batch.settings import Settings
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError, one_line
+from mtl_perception.visualization.files import WriteLock, is_locked
 
 LOCAL = "local"
 """Address of a cluster that is started on this machine, for this run only."""
@@ -32,6 +35,9 @@ REPORT_INTERVAL_S = 0.5
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Shared memory of a local cluster: about the minimum that Ray accepts; frames and results do not pass through it."""
+
+MARKER_PREFIX = ".ray-"
+"""Beginning of the name of the file by which workers recognize the folder of the outputs."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class RayPool:
         self._settings = replace(
             settings, config=replace(config, cpu_threads=threads), camera_file=camera and camera.expanduser().absolute()
         )
-        self._marker = _create_marker(folder.absolute())
+        self._marker, self._lock = _create_marker(folder.absolute())
         available = self._ray.cluster_resources()
         memory = int(cluster.memory_gib * 2**30)
         room = [available.get("CPU", 0) / threads, available.get("memory", 0) / memory]
@@ -135,6 +141,7 @@ class RayPool:
     def close(self) -> None:
         """Kill the actors, and disconnect."""
         self._marker.unlink(missing_ok=True)
+        self._lock.close()
         for actor in self._actors.values():
             self._ray.kill(actor)
         self._actors.clear()
@@ -211,24 +218,24 @@ def _check_reachable(address: str) -> None:
 
 
 def remove_stale_markers(folder: Path) -> None:
-    """Remove the files by which workers recognize a folder, of runs on this machine that were killed."""
-    prefix = _marker_prefix()
-    for marker in folder.glob(f"{prefix}*"):
-        if not Path("/proc", marker.name.removeprefix(prefix)).exists():
-            marker.unlink(missing_ok=True)
+    """Remove the files by which workers recognize a folder, of runs that were killed.
+
+    On a file system without locks they stay, because they may be those of runs on other machines.
+    """
+    for marker in folder.glob(f"{MARKER_PREFIX}*"):
+        # Another process may remove it first, or it may be of another user.
+        with suppress(OSError):
+            if is_locked(marker) is False:
+                marker.unlink()
 
 
-def _marker_prefix() -> str:
-    return f".ray-{platform.node()}-"
-
-
-def _create_marker(folder: Path) -> Path:
-    marker = folder / f"{_marker_prefix()}{os.getpid()}"
+def _create_marker(folder: Path) -> tuple[Path, WriteLock]:
+    marker = folder / f"{MARKER_PREFIX}{uuid.uuid4().hex}"
     try:
         marker.touch()
+        return marker, WriteLock(marker)
     except OSError as error:
         raise SourceError(f"output folder {folder} cannot be written: {error.strerror}") from error
-    return marker
 
 
 def _describe_death(error: Exception) -> str:

@@ -22,8 +22,9 @@ from ray.cluster_utils import Cluster as NodeCluster
 from support.bags import write_drive
 
 from mtl_perception.__main__ import main
-from mtl_perception.batch.cluster import Cluster, remove_stale_markers
+from mtl_perception.batch.cluster import Cluster, _create_marker, remove_stale_markers
 from mtl_perception.errors import ConfigError
+from mtl_perception.visualization import files
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = textwrap.dedent("""
@@ -165,14 +166,20 @@ def test_unreachable_cluster_is_one_line(tmp_path, weights_file, capsys):
     assert line.startswith(f"mtl_perception process: {reason}")
 
 
-def test_markers_of_killed_runs_are_removed(tmp_path):
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    for name in (f"{platform.node()}-{dead.pid}", f"{platform.node()}-{os.getpid()}", f"other-node-{dead.pid}"):
-        (tmp_path / f".ray-{name}").touch()
+def test_markers_of_killed_runs_are_removed(tmp_path, monkeypatch):
+    """Also those whose process id belongs to another process now, or that another machine or container left."""
+    for name in (f".ray-{platform.node()}-{os.getpid()}", ".ray-other-node-1"):
+        (tmp_path / name).touch()
+    running, lock = _create_marker(tmp_path)
     remove_stale_markers(tmp_path)
-    kept = {f".ray-{platform.node()}-{os.getpid()}", f".ray-other-node-{dead.pid}"}
-    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert set(os.listdir(tmp_path)) == {running.name}
+    lock.close()
+    with monkeypatch.context() as without_locks:
+        without_locks.setattr(files, "_flock", lambda descriptor, kind: None)
+        remove_stale_markers(tmp_path)
+    assert set(os.listdir(tmp_path)) == {running.name}, "it may be that of a run on another machine"
+    remove_stale_markers(tmp_path)
+    assert set(os.listdir(tmp_path)) == set()
 
 
 def test_output_folder_that_a_node_does_not_see_is_an_error(tmp_path, weights_file):
