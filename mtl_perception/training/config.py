@@ -55,6 +55,7 @@ class Augmentation:
         for name in ("focal_length", "late_focal_length"):
             low, high = getattr(self, name) or (1.0, 1.0)
             _check(0 < low <= high, f"augmentation.{name} {low}, {high}: give the lowest, then the highest, above 0")
+        _check(self.color >= 0, f"augmentation.color {self.color:g}: give 0 or more")
         for name in ("late", "flip", "blur", "rare", "paste", "style_share"):
             _check(0 <= getattr(self, name) <= 1, f"augmentation.{name} {getattr(self, name)}: give a share from 0 to 1")
 
@@ -105,6 +106,9 @@ class Optimizer:
     batch_norm: str = "frozen"
 
     def __post_init__(self) -> None:
+        for name in ("encoder", "decoder", "weight_decay"):
+            _check(getattr(self, name) >= 0, f"optimizer.{name} {getattr(self, name):g}: give 0 or more")
+        _check(self.clip > 0, f"optimizer.clip {self.clip:g}: give a norm above 0; a large one switches clipping off")
         _check(0 <= self.ema < 1, f"optimizer.ema {self.ema}: give 0 to below 1")
         _check_choice("optimizer.batch_norm", self.batch_norm, ("frozen", "train"))
 
@@ -182,6 +186,7 @@ class Teacher:
     def __post_init__(self) -> None:
         _check(0 <= self.confidence <= 1, f"teacher.confidence {self.confidence}: give 0 to 1")
         _check(self.far == (0, 0) or 0 <= self.far[0] < self.far[1], f"teacher.far {list(self.far)}: nearer depth first")
+        _check(self.weight >= 0, f"teacher.weight {self.weight:g}: give 0 or more")
         _check(self.agreement > 1, f"teacher.agreement {self.agreement:g}: give a ratio above 1")
         _check_tasks("teacher.tasks", self.tasks)
 
@@ -271,6 +276,9 @@ class TrainConfig:
             _check(getattr(self, name) >= low, f"{name} {getattr(self, name):g}: give at least {low}")
         _check(self.checkpoint_minutes > 0, f"checkpoint_minutes {self.checkpoint_minutes:g}: give minutes above 0")
         _check(min(self.crop) >= MIN_CROP, f"crop {list(self.crop)}: give at least {MIN_CROP} pixels per side")
+        _check(min(self.task_weights) >= 0, f"task_weights {list(self.task_weights)}: give 0 or more")
+        for name, weight in self.class_weights.items():
+            _check(weight >= 0, f"class_weights.{name} {weight:g}: give 0 or more")
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("balance", self.balance, BALANCES)
         _check_choice("grid", self.grid, GRIDS)

@@ -24,6 +24,8 @@ PATHS = (
     "augmentation.style",
 )
 """Keys of files and folders, in which `~` and `${NAME}` are expanded."""
+MAY_BE_EMPTY = ("augmentation.late_focal_length",)
+"""Keys of a fixed number of values that an empty list switches off."""
 KINDS = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
 
 
@@ -104,7 +106,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         if arguments[-1] is Ellipsis:
             return tuple(_convert(arguments[0], item, where) for item in value)
-        if len(arguments) == len(value) or not value:  # An empty one switches an option off.
+        if len(arguments) == len(value) or (not value and where in MAY_BE_EMPTY):
             return tuple(_convert(argument, item, where) for argument, item in zip(arguments, value, strict=False))
     if origin is dict and isinstance(value, dict):
         return {

@@ -24,10 +24,18 @@ data = datasets_fixture()
         ({"optimizer": {"emma": 0.9}}, "unknown key optimizer.emma; did you mean 'ema'?"),
         ({"steps": "many"}, "steps: 'many' is not an integer"),
         ({"crop": [512]}, r"crop: \[512\] is not"),
+        ({"crop": []}, r"crop: \[\] is not"),
+        ({"depth": {"range": []}}, r"depth.range: \[\] is not"),
         ({"tasks": ["normals"]}, "tasks"),
         ({"depth": {"loss": "l3"}}, "depth.loss 'l3': not one of log_l1, berhu, silog"),
         ({"sets": []}, "sets: give at least one data set"),
         ({"augmentation": {"focal_length": [3, 2]}}, "augmentation.focal_length"),
+        ({"augmentation": {"color": -1}}, "augmentation.color -1: give 0 or more"),
+        ({"optimizer": {"clip": 0}}, "optimizer.clip 0: give a norm above 0"),
+        ({"optimizer": {"decoder": -1e-4}}, "optimizer.decoder -0.0001: give 0 or more"),
+        ({"teacher": {"weight": -0.5}}, "teacher.weight -0.5: give 0 or more"),
+        ({"task_weights": [1, -1]}, r"task_weights \[1.0, -1.0\]: give 0 or more"),
+        ({"class_weights": {"person": -2}}, "class_weights.person -2: give 0 or more"),
     ],
 )
 def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, change: dict[str, object], message: str) -> None:
