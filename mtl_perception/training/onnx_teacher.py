@@ -11,7 +11,7 @@ import numpy as np
 
 from mtl_perception.errors import ConfigError, SourceError, one_line, require
 from mtl_perception.inference.openvino.runtime import shared_core
-from mtl_perception.labels import LabelMapping, load_mapping
+from mtl_perception.labels import ClassSet, LabelMapping, load_mapping
 from mtl_perception.training.config import OnnxTeacher
 from mtl_perception.types import UNLABELED, Frame
 
@@ -31,14 +31,15 @@ class OnnxNetwork:
     Args:
         teacher: The file, its input and its outputs.
         base: Folder that relative paths start from.
+        classes: Classes of the labels.
 
     Raises:
         DependencyError: OpenVINO is not installed.
         SourceError: The file cannot be read.
-        ConfigError: It does not have the stated input or outputs, or there is no such label mapping.
+        ConfigError: It does not have the stated input or outputs, or there is no label mapping of this name to these classes.
     """
 
-    def __init__(self, teacher: OnnxTeacher, base: Path) -> None:
+    def __init__(self, teacher: OnnxTeacher, base: Path, classes: ClassSet) -> None:
         require("openvino", extra="openvino", purpose="a teacher in an ONNX file")
         self.teacher = teacher
         self.path = base / teacher.file
@@ -59,9 +60,15 @@ class OnnxNetwork:
             name = getattr(teacher, key)
             if name and name not in names:
                 raise ConfigError(f"teacher.onnx.{key}: {self.path} has no output {name!r}; it has {', '.join(names)}")
+        self.classes = classes
         self.mapping: LabelMapping | None = None
         if teacher.mapping:
             self.mapping = load_mapping(teacher.mapping, base, "teacher.onnx.mapping")
+            if self.mapping.classes.names != classes.names:
+                raise ConfigError(
+                    f"teacher.onnx.mapping: {teacher.mapping} maps to {self.mapping.classes.name!r}, "
+                    f"but the data sets have the classes {classes.name!r}"
+                )
 
     def __call__(self, frame: Frame, min_confidence: float) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Return labels and depth of an image; None for an output that the network does not have.
@@ -72,6 +79,9 @@ class OnnxNetwork:
 
         Returns:
             H x W uint8, 255 = unlabeled, and H x W float32, m, NaN = unknown.
+
+        Raises:
+            ConfigError: The output with class scores does not have the classes, and there is no mapping.
         """
         width, height = self.teacher.size
         image = np.asarray(cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA), np.float32) / 255
@@ -99,6 +109,11 @@ class OnnxNetwork:
         return outputs
 
     def _labels(self, probabilities: np.ndarray, size: tuple[int, int], min_confidence: float) -> np.ndarray:
+        if self.mapping is None and len(probabilities) != len(self.classes):
+            raise ConfigError(
+                f"teacher.onnx.labels: {self.path} has {len(probabilities)} classes, not the {len(self.classes)} of "
+                f"{self.classes.name!r}; give a `mapping:`"
+            )
         enlarged = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in probabilities])
         labels: np.ndarray = enlarged.argmax(0).astype(np.uint8)
         if self.mapping is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mtl_perception.errors import SourceError
+from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.inference.device import plain_precision
 from mtl_perception.labels import ClassSet
 from mtl_perception.pipeline import Pipeline
@@ -66,19 +66,26 @@ class TeacherNetworks:
         teacher: The teacher.
         base: Folder that relative paths start from.
         device: Device of `teacher.weights`.
+        classes: Classes of the labels.
 
     Raises:
-        PerceptionError: A network cannot be loaded.
+        PerceptionError: A network cannot be loaded, or its labels have other classes.
     """
 
-    def __init__(self, teacher: Teacher, base: Path, device: str) -> None:
+    def __init__(self, teacher: Teacher, base: Path, device: str, classes: ClassSet) -> None:
         self._teacher = teacher
         self._pipeline: Pipeline | None = None
         if teacher.weights:
             self._pipeline = Pipeline(
                 teacher.weights, device, precision=plain_precision(device), min_confidence=teacher.confidence, warm_up=False
             )
-        self._onnx = OnnxNetwork(teacher.onnx, base) if teacher.onnx.file else None
+            uses_labels = "segmentation" in teacher.tasks and not teacher.onnx.labels
+            if uses_labels and self._pipeline.class_set.names != classes.names:
+                raise ConfigError(
+                    f"teacher.weights: {teacher.weights} has the classes {self._pipeline.class_set.name!r}, the data sets "
+                    f"have {classes.name!r}; set teacher.tasks to [depth], or use other weights"
+                )
+        self._onnx = OnnxNetwork(teacher.onnx, base, classes) if teacher.onnx.file else None
 
     def __call__(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
         """Return labels (H x W uint8, 255 = unlabeled) and depth (H x W float32, m, NaN = unknown, +Inf = sky)."""
@@ -149,7 +156,7 @@ def write_pseudo_labels(
 
     Raises:
         WeightsError: The weights of the teacher cannot be used.
-        ConfigError: The ONNX file cannot be used.
+        ConfigError: The ONNX file cannot be used, or the labels of a network have other classes than the sets.
         SourceError: A file cannot be read or written.
     """
     networks: TeacherNetworks | None = None
@@ -163,7 +170,7 @@ def write_pseudo_labels(
         pseudo_labels = PseudoLabels(out / entry.dataset.name, keys, needed)
         missing = [i for i in needed if not all(path.is_file() for path in pseudo_labels.files(keys[i]))]
         if missing and networks is None:
-            networks = TeacherNetworks(teacher, base, device)
+            networks = TeacherNetworks(teacher, base, device, entry.dataset.classes)
         bar = progress_bar(missing, desc=f"teacher: {entry.dataset.name}", unit="image", disable=None if missing else True)
         for index in bar:
             assert networks is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from support.training import FOCAL_LENGTH, HEIGHT, PERSON, ROAD, SKY, WIDTH, dat
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import ConfigError, SourceError
+from mtl_perception.labels import KITTI6, STREET
+from mtl_perception.network.description import Description
 from mtl_perception.training.config import OnnxTeacher, Teacher
 from mtl_perception.training.config_file import read_config
 from mtl_perception.training.data.training_set import open_training_sets
 from mtl_perception.training.onnx_teacher import OnnxNetwork
 from mtl_perception.training.pseudo_labels import mean_depth, write_pseudo_labels
 from mtl_perception.types import Frame
+from mtl_perception.weights.files import load_network, save_weights
 
 onnx = pytest.importorskip("onnx", reason="onnx writes the file of the teacher")
 pytest.importorskip("openvino", reason="OpenVINO runs the teacher")
@@ -64,7 +68,7 @@ def expected_depth(value: float) -> float:
 
 @pytest.mark.parametrize("mirror", [False, True])
 def test_disparity_becomes_depth_at_the_size_of_the_image(teacher_file: Path, mirror: bool) -> None:
-    network = OnnxNetwork(options(teacher_file, mirror=mirror), Path())
+    network = OnnxNetwork(options(teacher_file, mirror=mirror), Path(), STREET)
     labels, depth = network(half_image(), 0.5)
     assert labels is None
     assert depth is not None and depth.shape == (HEIGHT, WIDTH) and depth.dtype == np.float32
@@ -74,14 +78,14 @@ def test_disparity_becomes_depth_at_the_size_of_the_image(teacher_file: Path, mi
 
 def test_depth_is_converted_to_the_focal_length_of_the_camera(teacher_file: Path) -> None:
     # Resized from 160 to 40 columns, the image has a focal length of 25 pixels.
-    network = OnnxNetwork(options(teacher_file, focal_length=50.0), Path())
+    network = OnnxNetwork(options(teacher_file, focal_length=50.0), Path(), STREET)
     depth = network(half_image(), 0.5)[1]
     assert depth is not None and depth[0, 0] == pytest.approx(expected_depth(200) / 2, rel=1e-4)
 
 
 def test_scores_become_labels_of_the_classes_of_the_run(teacher_file: Path, tmp_path: Path) -> None:
     (tmp_path / "ids.yaml").write_text("source: test\nto: street\nids: {0: person, 1: sky, 2: null}\n")
-    network = OnnxNetwork(options(teacher_file, depth="", labels="scores", mapping="ids.yaml"), tmp_path)
+    network = OnnxNetwork(options(teacher_file, depth="", labels="scores", mapping="ids.yaml"), tmp_path, STREET)
     labels, depth = network(half_image(), 0.7)
     assert depth is None and labels is not None
     assert (labels[:, :76] == PERSON).all() and (labels[:, 84:] == 255).all()
@@ -91,14 +95,34 @@ def test_scores_become_labels_of_the_classes_of_the_run(teacher_file: Path, tmp_
 
 def test_wrong_files_and_outputs_are_named(teacher_file: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="none.onnx does not exist"):
-        OnnxNetwork(options(Path("none.onnx")), tmp_path)
+        OnnxNetwork(options(Path("none.onnx")), tmp_path, STREET)
     with pytest.raises(ConfigError, match="no output 'dept'; it has disparity, scores"):
-        OnnxNetwork(options(teacher_file, depth="dept"), tmp_path)
+        OnnxNetwork(options(teacher_file, depth="dept"), tmp_path, STREET)
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match=r"broken.onnx cannot be used"):
-        OnnxNetwork(options(tmp_path / "broken.onnx"), tmp_path)
+        OnnxNetwork(options(tmp_path / "broken.onnx"), tmp_path, STREET)
     with pytest.raises(ConfigError, match="at least one of its outputs"):
         OnnxTeacher(file="x.onnx")
+
+
+def test_labels_of_other_classes_are_refused(data: Path, tmp_path: Path, teacher_file: Path, weights_file: Path) -> None:
+    (tmp_path / "ids.yaml").write_text("to: kitti6\nids: {0: road}\n")
+    with pytest.raises(ConfigError, match="ids.yaml maps to 'kitti6', but the data sets have the classes 'street'"):
+        OnnxNetwork(options(teacher_file, labels="scores", mapping="ids.yaml"), tmp_path, STREET)
+    network = OnnxNetwork(options(teacher_file, labels="scores"), tmp_path, STREET)
+    with pytest.raises(ConfigError, match=r"teacher.onnx has 3 classes, not the 12 of 'street'; give a `mapping:`"):
+        network(half_image(), 0.7)
+    state = load_network(weights_file).state_dict()
+    state |= {name: state[name][: len(KITTI6)].clone() for name in ("segm.weight", "segm.bias")}
+    description = Description("six", KITTI6.names, KITTI6.colors, depth_transform="exp", depth_range=(1.0, 80.0))
+    save_weights(tmp_path / "six.safetensors", state, description)
+    teacher = Teacher(weights=str(tmp_path / "six.safetensors"))
+    sets = open_training_sets([{"path": "depth", "format": "folder"}], data)
+    with pytest.raises(ConfigError, match="has the classes 'six', the data sets have 'street'; set teacher.tasks to"):
+        write_pseudo_labels(sets, teacher, tmp_path / "out", "cpu")
+    assert not (tmp_path / "out").exists()
+    [entry] = write_pseudo_labels(sets, replace(teacher, tasks=("depth",)), tmp_path / "out", "cpu")
+    assert np.isfinite(entry.pseudo_labels[0].depth).any()
 
 
 def test_mean_depth_keeps_the_first_far_away_and_nothing_where_the_two_disagree() -> None:
@@ -112,7 +136,8 @@ def test_mean_depth_keeps_the_first_far_away_and_nothing_where_the_two_disagree(
 
 def test_written_pseudo_labels_train_without_the_teacher(data: Path, tmp_path: Path, teacher_file: Path) -> None:
     onnx_keys = {"file": str(teacher_file), "size": list(SIZE), "depth": "disparity", "labels": "scores"}
-    onnx_keys |= {"form": "inverse", "depth_scale": [0.01, 0.5]}
+    onnx_keys |= {"form": "inverse", "depth_scale": [0.01, 0.5], "mapping": "channels.yaml"}
+    (data / "channels.yaml").write_text("to: street\nids: {0: road, 1: sidewalk, 2: terrain}\n")
     teacher = {"onnx": onnx_keys, "folder": str(tmp_path / "kept"), "sparse": True}
     sets = [{"path": "labels", "format": "folder", "focal_length": 90.0}, {"path": "depth", "format": "folder"}]
     path = write_config(data, "onnx", sets=sets, teacher=teacher, steps=2)
