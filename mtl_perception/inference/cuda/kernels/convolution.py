@@ -222,7 +222,7 @@ def depthwise_kernel(
     )
 
 
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int, *, tile: Tile | None = None) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     """Compute a depthwise 3x3 convolution with zero padding of 1, bias and ReLU6.
 
     Args:
@@ -230,7 +230,6 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int, *, tile: Til
         weight: 9 x C, taps row by row.
         bias: C float32.
         stride: 1 or 2.
-        tile: Block sizes; None: chosen by shape.
 
     Returns:
         N x ceil(H / stride) x ceil(W / stride) x C.
@@ -238,7 +237,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int, *, tile: Til
     n, height, width, channels = x.shape
     out = torch.empty((n, -(-height // stride), -(-width // stride), channels), dtype=x.dtype, device=x.device)
     rows = n * out.shape[1] * out.shape[2]
-    tile = tile or depthwise_tile(rows, channels)
+    tile = depthwise_tile(rows, channels)
     grid = (triton.cdiv(rows, tile.m) * triton.cdiv(channels, tile.n),)
     depthwise_kernel[grid](
         x,
@@ -296,7 +295,7 @@ def stem_kernel(
     tl.store(out + m[:, None] * C + c[None, :], relu6(accumulator).to(out.dtype.element_ty), mask=inside[:, None])
 
 
-def stem(image: Tensor, scale: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, *, tile: Tile = STEM_TILE) -> Tensor:
+def stem(image: Tensor, scale: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Compute normalization and the first convolution, 3x3 of stride 2 with bias and ReLU6.
 
     Args:
@@ -305,7 +304,6 @@ def stem(image: Tensor, scale: Tensor, offset: Tensor, weight: Tensor, bias: Ten
         offset: 3 float32; a normalized level is level * scale + offset.
         weight: 32 x C, rows (tap row, tap column, color), the last five zero.
         bias: C float32.
-        tile: Block sizes.
 
     Returns:
         N x ceil(H / 2) x ceil(W / 2) x C of the weight's type.
@@ -313,7 +311,7 @@ def stem(image: Tensor, scale: Tensor, offset: Tensor, weight: Tensor, bias: Ten
     n, height, width, _ = image.shape
     out = torch.empty((n, -(-height // 2), -(-width // 2), weight.shape[1]), dtype=weight.dtype, device=image.device)
     rows = n * out.shape[1] * out.shape[2]
-    stem_kernel[(triton.cdiv(rows, tile.m),)](
+    stem_kernel[(triton.cdiv(rows, STEM_TILE.m),)](
         image,
         scale,
         offset,
@@ -326,8 +324,8 @@ def stem(image: Tensor, scale: Tensor, offset: Tensor, weight: Tensor, bias: Ten
         out.shape[1],
         out.shape[2],
         C=weight.shape[1],
-        BLOCK_M=tile.m,
-        num_warps=tile.warps,
+        BLOCK_M=STEM_TILE.m,
+        num_warps=STEM_TILE.warps,
     )
     return out
 

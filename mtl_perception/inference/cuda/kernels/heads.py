@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mtl_perception.inference.cuda.kernels.convolution import relu6
-from mtl_perception.inference.cuda.kernels.launch import PRODUCTS_TILE, WINDOW_TILE, Tile
+from mtl_perception.inference.cuda.kernels.launch import PRODUCTS_TILE, WINDOW_TILE
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -97,8 +97,6 @@ def heads_3x3(
     which: tuple[bool, bool],
     *,
     out: Tensor | None = None,
-    tile: Tile = PRODUCTS_TILE,
-    window_tile: Tile = WINDOW_TILE,
 ) -> Tensor:
     """Compute the segmentation and the depth head: per-channel scale, ReLU6, 3x3 convolution with padding 1 and bias.
 
@@ -113,8 +111,6 @@ def heads_3x3(
         columns: Outputs of both heads together.
         which: Whether the segmentation and the depth head are computed; the columns of one that is not hold its bias.
         out: Where to write; None: a new tensor.
-        tile: Block sizes of the matrix product.
-        window_tile: Block size of the sum.
 
     Returns:
         N x h x w x P float32.
@@ -123,7 +119,7 @@ def heads_3x3(
     products = torch.empty((n, height, width, weights.shape[2]), dtype=torch.float32, device=x.device)
     if out is None:
         out = torch.empty((n, height, width, bias.shape[0]), dtype=torch.float32, device=x.device)
-    rows = n * height * width
+    rows, tile = n * height * width, PRODUCTS_TILE
     products_kernel[(triton.cdiv(rows, tile.m) * (weights.shape[2] // tile.n),)](
         x,
         scales,
@@ -140,7 +136,7 @@ def heads_3x3(
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
-    window_sum_kernel[(triton.cdiv(rows, window_tile.m),)](
+    window_sum_kernel[(triton.cdiv(rows, WINDOW_TILE.m),)](
         products,
         bias,
         out,
@@ -150,7 +146,7 @@ def heads_3x3(
         COLUMNS=columns,
         Q=weights.shape[2],
         P=bias.shape[0],
-        BLOCK_M=window_tile.m,
-        num_warps=window_tile.warps,
+        BLOCK_M=WINDOW_TILE.m,
+        num_warps=WINDOW_TILE.warps,
     )
     return out

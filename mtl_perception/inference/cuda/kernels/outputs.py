@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mtl_perception.inference.cuda.kernels.launch import OUTPUTS_TILE, Tile
+from mtl_perception.inference.cuda.kernels.launch import OUTPUTS_TILE
 from mtl_perception.types import UNLABELED
 
 _UNLABELED = tl.constexpr(UNLABELED)
@@ -206,7 +206,6 @@ def write_outputs(
     with_probability: bool,
     filters_edges: bool = False,
     stride: int = 1,
-    tile: Tile = OUTPUTS_TILE,
 ) -> None:
     """Write labels, confidence, depth and cloud, as far as they are in `out`.
 
@@ -227,7 +226,6 @@ def write_outputs(
         with_probability: Compute the softmax maximum: for confidence, or a least confidence above 0.
         filters_edges: Remove points at depth edges; see `depth_edges`.
         stride: Step of the rows and columns that have points.
-        tile: Block sizes.
     """
     written = {name: tensor for name, tensor in out.items() if name in ("labels", "confidence", "depth", "cloud")}
     if not written:
@@ -237,7 +235,7 @@ def write_outputs(
     # Pixels without a point are not needed for a cloud alone.
     step = stride if set(written) == {"cloud"} else 1
     count = classes.stop - classes.start
-    outputs_kernel[(triton.cdiv(triton.cdiv(width, step), tile.m), triton.cdiv(height, step), n)](
+    outputs_kernel[(triton.cdiv(triton.cdiv(width, step), OUTPUTS_TILE.m), triton.cdiv(height, step), n)](
         maps,
         image,
         limits if rays is None else rays,
@@ -271,6 +269,6 @@ def write_outputs(
         HAS_CLOUD="cloud" in out,
         FILTERS_EDGES=filters_edges,
         LIMITS=limits.shape[1],
-        BLOCK=tile.m,
-        num_warps=tile.warps,
+        BLOCK=OUTPUTS_TILE.m,
+        num_warps=OUTPUTS_TILE.warps,
     )

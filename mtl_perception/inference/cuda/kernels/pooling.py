@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mtl_perception.inference.cuda.kernels.launch import Tile, pooling_tile
+from mtl_perception.inference.cuda.kernels.launch import pooling_tile
 
 
 @triton.jit
@@ -74,16 +74,14 @@ def pooling_kernel(
         d = e
 
 
-def max_pool_5x5(x: Tensor, *, tile: Tile | None = None) -> Tensor:
+def max_pool_5x5(x: Tensor) -> Tensor:
     """Return the maximum over 5x5 windows, stride 1, padding 2: N x H x W x C to the same shape and type."""
     out = torch.empty_like(x)
-    _launch(x, None, None, None, out, tile)
+    _launch(x, None, None, None, out)
     return out
 
 
-def depthwise_stage(
-    x: Tensor, scale: Tensor, total: Tensor, total_out: Tensor, *, last: bool, tile: Tile | None = None
-) -> Tensor | None:
+def depthwise_stage(x: Tensor, scale: Tensor, total: Tensor, total_out: Tensor, *, last: bool) -> Tensor | None:
     """Compute one stage of chained residual pooling with a depthwise 1x1 convolution: y = scale * max5x5(x); total + y.
 
     Formula: Nekrasov et al., Light-Weight RefineNet, BMVC 2018, figure 2d, with a convolution of one channel each.
@@ -94,26 +92,18 @@ def depthwise_stage(
         total: N x H x W x C, the residual sum so far.
         total_out: Where the new sum is written: `total` itself, unless that is also `x`, whose neighbors are still read.
         last: Nothing reads y afterwards: it is not written.
-        tile: Block sizes; None: chosen by shape.
 
     Returns:
         y, or None for the last stage.
     """
     out = None if last else torch.empty_like(x)
-    _launch(x, scale, total, total_out, out, tile)
+    _launch(x, scale, total, total_out, out)
     return out
 
 
-def _launch(
-    x: Tensor,
-    scale: Tensor | None,
-    total: Tensor | None,
-    total_out: Tensor | None,
-    out: Tensor | None,
-    tile: Tile | None,
-) -> None:
+def _launch(x: Tensor, scale: Tensor | None, total: Tensor | None, total_out: Tensor | None, out: Tensor | None) -> None:
     n, height, width, channels = x.shape
-    tile = tile or pooling_tile(n * height * width)
+    tile = pooling_tile(n * height * width)
     block_c = min(tile.n, channels)
     grid = (triton.cdiv(width, tile.m) * (channels // block_c), triton.cdiv(height, tile.k), n)
     pooling_kernel[grid](
