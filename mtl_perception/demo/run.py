@@ -48,7 +48,7 @@ def run_demo(
         rerun_options: Its content.
 
     Raises:
-        SourceError: The drive cannot be read, or `out` contains other files.
+        SourceError: The drive cannot be read, or `out` contains other files or is not a folder.
         PerceptionError: A process failed, or the node published nothing.
     """
     _print_step(1, f"loading the network and the drive ({drive})")
@@ -89,8 +89,11 @@ def _affordable_rate(pipeline: Pipeline, frame: Frame, rate_hz: float) -> float:
 def _prepare(out: Path, rerun: Path | None = None) -> None:
     """Create an empty folder, or empty that of an earlier demo."""
     if out.exists():
-        files = {*FILES, *((rerun.name, partial_path(rerun).name) if rerun else ())}
-        others = {path.name for path in out.iterdir()} - files if out.is_dir() else {out.name}
+        if not out.is_dir():
+            raise SourceError(f"{out} is not a folder; choose another --out")
+        is_inside = rerun is not None and rerun.absolute().parent == out.absolute()
+        files = {*FILES, *((rerun.name, partial_path(rerun).name) if rerun and is_inside else ())}
+        others = {path.name for path in out.iterdir()} - files
         if others:
             raise SourceError(f"{out} contains other files ({min(others)}); choose another --out")
         shutil.rmtree(out)

@@ -34,6 +34,16 @@ def test_folder_with_other_files_is_kept(tmp_path):
     with pytest.raises(SourceError, match=r"contains other files \(thesis\.txt\); choose another --out"):
         demo._prepare(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+    with pytest.raises(SourceError, match=r"thesis\.txt is not a folder; choose another --out"):
+        demo._prepare(tmp_path / "thesis.txt")
+
+
+def test_file_with_the_name_of_a_recording_in_another_folder_is_kept(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/drive.rrd").write_text("precious")
+    with pytest.raises(SourceError, match=r"contains other files \(drive\.rrd\); choose another --out"):
+        demo._prepare(tmp_path / "out", tmp_path / "drive.rrd")
+    assert (tmp_path / "out/drive.rrd").read_text() == "precious"
 
 
 @pytest.mark.parametrize("users", ["", "0", "the one that it would take"])
