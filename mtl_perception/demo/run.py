@@ -93,9 +93,12 @@ def _prepare(out: Path, rerun: Path | None = None) -> None:
             raise SourceError(f"{out} is not a folder; choose another --out")
         is_inside = rerun is not None and rerun.absolute().parent == out.absolute()
         files = {*FILES, *((rerun.name, partial_path(rerun).name) if rerun and is_inside else ())}
-        others = {path.name for path in out.iterdir()} - files
-        if others:
+        names = {path.name for path in out.iterdir()}
+        if others := names - files:
             raise SourceError(f"{out} contains other files ({min(others)}); choose another --out")
+        # Its first file; others, such as images, are names that anybody may use.
+        if names and not (out / "log" / "recorder.log").is_file():
+            raise SourceError(f"{out} is not the folder of an earlier demo; choose another --out")
         shutil.rmtree(out)
     out.mkdir(parents=True)
 

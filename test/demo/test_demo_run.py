@@ -13,16 +13,23 @@ from mtl_perception.errors import SourceError
 from mtl_perception.types import Frame
 
 
+def write_log(out):
+    (out / "log").mkdir()
+    (out / "log/recorder.log").write_text("")
+
+
 def test_folder_of_an_earlier_demo_is_replaced(tmp_path):
     out = tmp_path / "out"
     (out / "images").mkdir(parents=True)
     (out / "index.html").write_text("old")
+    write_log(out)
     demo._prepare(out)
     assert list(out.iterdir()) == []
 
 
 def test_recording_for_rerun_may_be_in_the_folder_of_an_earlier_demo(tmp_path):
     (tmp_path / "drive.rrd").write_text("old")
+    write_log(tmp_path)
     with pytest.raises(SourceError, match=r"contains other files \(drive\.rrd\)"):
         demo._prepare(tmp_path)
     demo._prepare(tmp_path, tmp_path / "drive.rrd")
@@ -36,6 +43,14 @@ def test_folder_with_other_files_is_kept(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "precious"
     with pytest.raises(SourceError, match=r"thesis\.txt is not a folder; choose another --out"):
         demo._prepare(tmp_path / "thesis.txt")
+
+
+def test_folder_of_images_is_kept(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/holiday.jpg").write_text("precious")
+    with pytest.raises(SourceError, match="is not the folder of an earlier demo; choose another --out"):
+        demo._prepare(tmp_path)
+    assert (tmp_path / "images/holiday.jpg").read_text() == "precious"
 
 
 def test_file_with_the_name_of_a_recording_in_another_folder_is_kept(tmp_path):
