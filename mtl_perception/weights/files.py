@@ -16,7 +16,7 @@ from mtl_perception.network.description import Description, published_descriptio
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.visualization.files import replacing
 from mtl_perception.weights.registry import resolve
-from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_state_dict
+from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_state_dict, single_thread
 
 METADATA_KEY = "mtl_perception"
 FORMAT_VERSION = 1
@@ -59,9 +59,10 @@ def build_network(description: Description, state: Mapping[str, Tensor], where: 
                 f"{where}: unexpected entry {truncated_repr(name)} {truncated_repr(tuple(state[name].shape))}: "
                 "not a parameter of this network"
             )
-    for name, tensor in state.items():
-        check_finite(where, name, tensor)
-    converted = {name: state[name].to(tensor.dtype) for name, tensor in expected.items()}
+    with single_thread():
+        converted = {name: state[name].to(tensor.dtype) for name, tensor in expected.items()}
+        for name, tensor in converted.items():
+            check_finite(where, name, tensor)
     network.load_state_dict(converted, strict=True, assign=True)
     return network.eval().requires_grad_(False)
 

@@ -41,7 +41,7 @@ class OpenVinoEngine(TorchEngine):
     """Run the network on the CPU in OpenVINO; where OpenVINO fails, PyTorch gives the same results and `notes` say so.
 
     Args:
-        network: What `load_network` returns; it is copied, not changed.
+        network: What `load_network` returns; it is not changed.
         arithmetic: What `cpu_arithmetic` returns; fp32 never uses less precise arithmetic.
         threads: Number of threads; 0: all cores.
         cache: Cache of compiled networks.
@@ -58,7 +58,6 @@ class OpenVinoEngine(TorchEngine):
         self._quantization = Quantization.of(network) if arithmetic.startswith("int8") else None
         super().__init__(network, "fp32" if self._quantization else arithmetic, threads)
         self.precision = arithmetic
-        self._source = network
         try:
             self._core = shared_core()
             processor = self._core.get_property("CPU", "FULL_DEVICE_NAME")
