@@ -13,10 +13,10 @@ import torch
 from mtl_perception.benchmark.inputs import example_camera
 from mtl_perception.benchmark.published import RawOutputs
 from mtl_perception.benchmark.timing import summarize, time_interleaved
-from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
 from mtl_perception.inference.backend import create_engine
 from mtl_perception.inference.cuda.prepare import prepare_network
 from mtl_perception.inference.device import DTYPES
+from mtl_perception.inference.host.cloud import CloudPacker
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.host.preprocess import Preprocessor
 from mtl_perception.messages.decode import decode_image
@@ -122,13 +122,12 @@ def cpu_stages(pipeline: Pipeline, frame: Frame) -> dict[str, Callable[[], Any]]
         raw = [output.clone() for output in engine.forward(image)]
         labels = post.segmentation(raw[0], spec, 0.0, False)[0]
         depth = post.depth(raw[1], spec, 0.0, pipeline.max_depth)
-    rays, pixels = torch.from_numpy(camera.rays()), torch.from_numpy(image)
-    points = torch.empty(*size, CLOUD_FLOATS)
+    clouds, planes = CloudPacker(), (depth.numpy(), image, labels.numpy())
     stages: dict[str, Callable[[], Any]] = {
         "forward": lambda: engine.forward(image),
         "upsampling, argmax": lambda: post.segmentation(raw[0], spec, 0.0, False),
         "upsampling, argmax, confidence": lambda: post.segmentation(raw[0], spec, 0.0, True),
         "depth": lambda: post.depth(raw[1], spec, 0.0, pipeline.max_depth),
-        "cloud": lambda: pack_cloud(depth, rays, pixels, labels, points),
+        "cloud": lambda: clouds.pack(camera, 1, *planes),
     }
     return {name: torch.inference_mode()(stage) for name, stage in stages.items()}

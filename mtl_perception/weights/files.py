@@ -14,9 +14,10 @@ from torch import Tensor
 from mtl_perception.errors import WeightsError, one_line, truncated_repr
 from mtl_perception.network.description import Description, published_description
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.threads import single_thread
 from mtl_perception.visualization.files import replacing
 from mtl_perception.weights.registry import resolve
-from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_state_dict, single_thread
+from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_state_dict
 
 METADATA_KEY = "mtl_perception"
 FORMAT_VERSION = 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -69,17 +67,3 @@ def check_finite(where: str, name: str, found: Tensor) -> None:
     """Raise WeightsError if a value is NaN or Inf."""
     if found.is_floating_point() and not bool(torch.isfinite(found).all()):
         raise WeightsError(f"{where}: entry {truncated_repr(name)} has non-finite values: the file is damaged")
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """Let PyTorch compute in the calling thread only.
-
-    On busy cores, each of hundreds of operations on small tensors would otherwise wait milliseconds for PyTorch's other threads.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

