@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import cv2
 import numpy as np
 import pytest
@@ -66,6 +68,19 @@ def test_bands_of_a_large_image_give_the_same_labels_and_confidence(mode, source
         outputs.append((len(reader._bands), labels.tobytes(), confidence.tobytes()))
     assert [bands for bands, _, _ in outputs] == [1, 2]
     assert outputs[0][1:] == outputs[1][1:]
+
+
+def test_a_thread_that_does_not_run_does_not_delay_the_labels():
+    planes, spec = scores(5, 9, 12), ResizeSpec((33, 47), (33, 47), "bicubic")
+    labels, expected = np.empty((33, 47), np.uint8), np.empty((33, 47), np.uint8)
+    TileReader(1).read(planes, spec, expected, None)
+    reader, released = TileReader(2), threading.Event()
+    reader._pool.submit(released.wait)
+    try:
+        reader.read(planes, spec, labels, None)
+        assert (labels == expected).all()
+    finally:
+        released.set()
 
 
 def test_the_first_of_equal_scores_is_the_label():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_perception.inference.host.row_tiles import TileReader, is_readable
 from mtl_perception.inference.host.workspace import Workspace
-from mtl_perception.inference.outputs import CONFIDENCE_LEVELS, labels_from_scores, normals_from_raw
+from mtl_perception.inference.outputs import CONFIDENCE_LEVELS, convert_to_depth, labels_from_scores, normals_from_raw
 from mtl_perception.network.grid import ResizeSpec
 from mtl_perception.types import UNLABELED
 
@@ -66,7 +66,7 @@ class Postprocessor:
         return self._resize("scores", logits[self._classes], spec)
 
     def depth(self, raw: Tensor, spec: ResizeSpec, min_depth: float, max_depth: float, factor: float = 1.0) -> Tensor:
-        """Return depth, H x W float32 meters; see `depth_from_raw`.
+        """Return depth, H x W float32 meters; see `convert_to_depth`.
 
         Args:
             raw: 1 x h x w float32, the depth head's output.
@@ -78,7 +78,7 @@ class Postprocessor:
         depth = self._resize("depth", raw, spec)[0]
         rows = max(PART_PIXELS // depth.shape[1], 1)
         for first in range(0, len(depth), rows):
-            _convert_depth(depth[first : first + rows].numpy(), self._depth_transform, factor, min_depth, max_depth)
+            convert_to_depth(depth[first : first + rows].numpy(), self._depth_transform, factor, min_depth, max_depth)
         return depth
 
     def normals(self, raw: Tensor, spec: ResizeSpec) -> Tensor:
@@ -112,19 +112,3 @@ class Postprocessor:
             if resized is not target:
                 np.copyto(target, resized[: spec.size[0], : spec.size[1]])
         return kept
-
-
-def _convert_depth(raw: np.ndarray, transform: str, factor: float, min_depth: float, max_depth: float) -> None:
-    """Apply the rule of `depth_from_raw` in place.
-
-    PyTorch's operators would wait for its threads, and its exponential for those of MKL: on busy cores, milliseconds each.
-    """
-    valid = np.isfinite(raw)
-    # The exponential of a finite value may be Inf, which is beyond `max_depth`.
-    with np.errstate(over="ignore"):
-        depth = np.exp(raw, out=raw) if transform == "exp" else np.abs(raw, out=raw)
-        np.multiply(depth, np.float32(factor), out=depth)
-    valid &= depth > 0
-    valid &= depth >= min_depth
-    np.copyto(depth, np.inf, where=depth > max_depth)
-    np.copyto(depth, np.nan, where=~valid)

@@ -71,24 +71,31 @@ class TileReader:
         # The rows of each plane stay contiguous, as OpenCV requires.
         widened = self._widened[:, : last - first]
 
-        def widen(part: int) -> None:
-            for plane, target in zip(scores[part :: self._threads], widened[part :: self._threads], strict=True):
-                _resize(plane[first:last], target, interpolation)
+        def widen(number: int) -> None:
+            _resize(scores[number, first:last], widened[number], interpolation)
 
-        def read(part: int) -> None:
-            for tile in tiles[part :: self._threads]:
-                sources = slice(tile.sources.start - first, tile.sources.stop - first)
-                _read_tile(tile, widened[:, sources, :width], labels, confidence)
+        def read(number: int) -> None:
+            tile = tiles[number]
+            sources = slice(tile.sources.start - first, tile.sources.stop - first)
+            _read_tile(tile, widened[:, sources, :width], labels, confidence)
 
-        self._run_parallel(widen)
-        self._run_parallel(read)
+        self._run_parallel(widen, len(scores))
+        self._run_parallel(read, len(tiles))
 
-    def _run_parallel(self, work: Callable[[int], None]) -> None:
-        """Call `work` with the number of each thread, in that thread."""
-        others = [self._pool.submit(work, part) for part in range(1, self._threads)] if self._pool else []
-        work(0)
+    def _run_parallel(self, work: Callable[[int], None], count: int) -> None:
+        """Call `work` with 0 to `count` - 1. A thread takes the next number when it is free: other processes may delay some."""
+        numbers = iter(range(count))
+
+        def run() -> None:
+            for number in numbers:
+                work(number)
+
+        others = [self._pool.submit(run) for _ in range(1, self._threads)] if self._pool else []
+        run()
         for other in others:
-            other.result()
+            # A thread that has not started yet has nothing left to do.
+            if not other.cancel():
+                other.result()
 
 
 class _Tile:
