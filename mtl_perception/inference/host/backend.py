@@ -89,22 +89,22 @@ class CpuBackend:
         needed, spec, post = request.predictions(index), request.resize_spec, self._postprocess
         if not needed:
             return {}
-        frame = request.frames[index]
-        raw = self.engine.forward(frame.image, request.config.input_scale)
-        if request.config.temporal_smoothing and frame.history is not None:
-            source = self._identity, request.config.input_scale
-            raw = frame.history.smooth(frame, raw, request.config.temporal_smoothing, self._transform, source)
+        frame, config = request.frames[index], request.config
+        raw = self.engine.forward(frame.image, config.input_scale)
+        if config.temporal_smoothing and frame.history is not None:
+            source = self._identity, config.input_scale
+            raw = frame.history.smooth(frame, raw, config.temporal_smoothing, self._transform, source)
         values: dict[str, np.ndarray] = {}
         if "labels" in needed or "confidence" in needed:
-            labels, confidence = post.segmentation(raw[0], spec, request.config.min_confidence, "confidence" in needed)
+            labels, confidence = post.segmentation(raw[0], spec, config.min_confidence, "confidence" in needed)
             values["labels"] = labels.numpy()
             if confidence is not None:
                 values["confidence"] = confidence.numpy()
         if "depth" in needed:
-            limits = request.config.min_depth, request.max_depth
+            limits = config.min_depth, request.max_depth
             values["depth"] = post.depth(raw[1], spec, *limits, request.depth_factors[index]).numpy()
-            if request.config.points_edge_filter and "cloud" in request.outputs(index):
-                jump = log_jump(request.config.points_edge_filter)
+            if config.points_edge_filter and "cloud" in request.outputs(index):
+                jump = log_jump(config.points_edge_filter)
                 with single_thread():
                     values["edges"] = depth_edges(raw[1][0], self._transform, jump).numpy()
         if "normals" in needed and len(raw) > 2:
