@@ -11,7 +11,7 @@ from mtl_perception.labels import STREET
 from mtl_perception.training.data.dataset import DatasetOptions
 from mtl_perception.types import Sample
 
-LICENSE = "none: rendered by mtl_perception, free of third-party rights"
+LICENSE = "Apache-2.0"
 KINDS = ("scenes", "drive")
 
 
