@@ -116,13 +116,13 @@ class RerunLog:
             SourceError: The file cannot be written.
         """
         self._file = _PipedFile(path)
-        self._stream.save(self._file.pipe, default_blueprint=self._blueprint())
+        self._stream.save(self._file.pipe)
         self._file.close_pipe()
         self._start()
 
     def connect(self, port: int) -> None:
         """Send to the viewer that listens on a port of this machine."""
-        self._stream.connect_grpc(f"rerun+http://127.0.0.1:{port}/proxy", default_blueprint=self._blueprint())
+        self._stream.connect_grpc(f"rerun+http://127.0.0.1:{port}/proxy")
         self._start()
 
     def set_classes(self, class_set: ClassSet) -> None:
@@ -145,6 +145,9 @@ class RerunLog:
         """
         number = self._numbers.get(stamp_ns) if stamp_ns else None
         if number is None:
+            if not self.frames:
+                # The views would be empty on a timeline without frames.
+                self._stream.send_blueprint(self._blueprint(STAMP if stamp_ns else FRAME))
             number = self._numbers[stamp_ns] = self.frames
             self.frames += 1
             if len(self._numbers) > MAX_OPEN_FRAMES:
@@ -209,7 +212,7 @@ class RerunLog:
         _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, self._options.jpeg])
         return self._rerun.EncodedImage(contents=data.tobytes(), media_type="image/jpeg")
 
-    def _blueprint(self) -> Any:
+    def _blueprint(self, timeline: str) -> Any:
         """Return the arrangement of views: four images in a column, and the cloud seen from behind the camera."""
         import rerun.blueprint
 
@@ -237,7 +240,7 @@ class RerunLog:
         )
         return rrb.Blueprint(
             rrb.Horizontal(column, cloud, column_shares=[2, 3]),
-            rrb.TimePanel(timeline=STAMP, state="collapsed"),
+            rrb.TimePanel(timeline=timeline, state="collapsed"),
             rrb.BlueprintPanel(state="collapsed"),
             rrb.SelectionPanel(state="collapsed"),
         )

@@ -271,3 +271,22 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
     # 500 frames of 110 kB. The index at the end of the file takes 0.5 kB of memory for each entity of a frame.
     assert size > 70e6
     assert late - early < 20e6
+
+
+@pytest.mark.parametrize(("stamps", "timeline"), [(STAMPS, "stamp"), ([0, 0], "frame"), ([0, 100_000_000], "frame")])
+def test_views_open_on_the_timeline_of_the_first_frame(outputs, tmp_path, stamps, timeline):
+    """Images without a stamp, as of `infer`, are not on the timeline `stamp`: its views would be empty."""
+    from rerun.chunk import RrdReader
+
+    path = tmp_path / "a.rrd"
+    write(path, list(zip(outputs, stamps, strict=True)))
+    reader = RrdReader(path)
+    (blueprint,) = reader.blueprints()
+    timelines = [
+        batch.column(name).to_pylist()
+        for chunk in reader.stream(store=blueprint)
+        for batch in [chunk.to_record_batch()]
+        for name in batch.schema.names
+        if name == "TimePanelBlueprint:timeline"
+    ]
+    assert timelines == [[[timeline]]]
