@@ -74,6 +74,45 @@ def test_previous_logits_follow_the_moving_content():
     np.testing.assert_array_equal(logits[0][MIDDLE] > 2, moved[MIDDLE] > 2)
 
 
+@pytest.mark.parametrize("columns", [240, 238, 237], ids=lambda columns: f"{columns} columns")
+@pytest.mark.parametrize("scale", [1, 2], ids=["a quarter of the image", "an eighth of it"])
+def test_previous_outputs_follow_in_images_of_any_size(columns, scale):
+    """A step in logits and depth that moves by 8 pixels, in an image whose last cells may be incomplete."""
+    history, crop = History(), np.s_[: SIZE[0] - 2, :columns]
+    cells = tuple(-(-side // (4 * scale)) for side in (SIZE[0] - 2, columns))
+    shift, middle = 2 // scale, np.s_[8 // scale : -8 // scale, 12 // scale : -12 // scale]
+    at = np.broadcast_to(np.where(np.arange(cells[1]) < cells[1] // 2, 4.0, -4.0), cells).astype(np.float32)
+    moved = np.roll(at, shift, 1)
+    for number, plane in enumerate((at, moved)):
+        raw = torch.from_numpy(plane.copy())[None], torch.from_numpy(3 + plane / 8)[None]
+        image = np.ascontiguousarray(texture(8 * number)[crop])
+        logits, depth = smooth(history, frame(number, image, camera=None), raw, 0.8)
+    np.testing.assert_array_equal(logits[0][middle] > 0, moved[middle] > 0)
+    np.testing.assert_allclose(depth[0][middle], 3 + moved[middle] / 8, atol=0.15)
+
+
+def test_content_that_enters_at_the_border_is_not_blended():
+    """The content moves by 6 cells to the right, so that the first columns had no place in the previous image."""
+    history = History()
+    smooth(history, frame(0), outputs(6.0, 40.0))
+    logits, depth = smooth(history, frame(1, texture(24)), outputs(0.5, 12.0))
+    np.testing.assert_array_equal(logits[0, :, :3], 0.5)
+    np.testing.assert_array_equal(depth[0, :, :3], np.float32(np.log(12.0)))
+    assert logits[0][MIDDLE].mean() > 2
+
+
+def test_image_may_be_read_only_and_mirrored():
+    mirrored, same = texture()[:, ::-1], np.ascontiguousarray(texture()[:, ::-1])
+    mirrored.flags.writeable = False
+    results = []
+    for image in (mirrored, same):
+        history = History()
+        smooth(history, frame(0, image), outputs(6.0))
+        results.append(smooth(history, frame(1, image), outputs(1.0))[0])
+    np.testing.assert_array_equal(*results)
+    np.testing.assert_allclose(results[0][0], 3.5, atol=1e-3)
+
+
 def test_content_that_changed_is_not_blended():
     """A bright object appears where the previous image had another one."""
     history, image = History(), np.full((*SIZE, 3), 90, np.uint8)
