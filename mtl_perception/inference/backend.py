@@ -13,6 +13,7 @@ from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import CudaRuntime
 from mtl_perception.inference.device import device_errors, select_device, select_precision
 from mtl_perception.inference.host.backend import CpuBackend
+from mtl_perception.inference.host.engine import Engine
 from mtl_perception.inference.openvino.arithmetic import certified_arithmetic, cpu_arithmetic
 from mtl_perception.inference.openvino.engine import OpenVinoEngine
 from mtl_perception.inference.openvino.runtime import is_installed
@@ -120,7 +121,7 @@ def create_backend(network: MultiTaskRefineNet, classes: tuple[int, int], config
     return CudaBackend(network, runtime, precision, classes, use_graphs=config.cuda_graph, copies=copies)
 
 
-def create_engine(network: MultiTaskRefineNet, arithmetic: str, threads: int = 0, backend: str = "auto") -> TorchEngine:
+def create_engine(network: MultiTaskRefineNet, arithmetic: str, threads: int = 0, backend: str = "auto") -> Engine:
     """Create what runs the network on a CPU: for backend auto, OpenVINO if it is installed, otherwise PyTorch.
 
     Args:

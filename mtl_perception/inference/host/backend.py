@@ -10,11 +10,11 @@ import torch
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.device import device_errors
 from mtl_perception.inference.host.cloud import CloudPacker
+from mtl_perception.inference.host.engine import Engine
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.host.preprocess import resize_area
 from mtl_perception.inference.outputs import depth_edges, log_jump
 from mtl_perception.inference.request import Request
-from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.grid import nearest_cells
 from mtl_perception.threads import single_thread
 from mtl_perception.types import Outputs
@@ -32,7 +32,7 @@ class CpuBackend:
 
     result_sets = batch_limit = warm_up_runs = 1
 
-    def __init__(self, engine: TorchEngine, classes: tuple[int, int], copies: bool, note: str = "") -> None:
+    def __init__(self, engine: Engine, classes: tuple[int, int], copies: bool, note: str = "") -> None:
         self.engine = engine
         self.device, self.precision = engine.device, engine.precision
         self._transform = engine.description.depth_transform

@@ -17,7 +17,7 @@ from mtl_perception.inference.host.preprocess import downsample
 from mtl_perception.inference.memory import trim_heap
 from mtl_perception.inference.openvino.cache import ModelCache
 from mtl_perception.inference.openvino.runtime import import_openvino, shared_core
-from mtl_perception.inference.torch.engine import TorchEngine
+from mtl_perception.inference.torch.engine import ALL_THREADS, TorchEngine
 from mtl_perception.network.digest import network_digest
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.network.quantization import Quantization
@@ -37,7 +37,7 @@ GRAPH_VERSION = 5
 """Increase it with each change of `graph.py` that changes its models: networks compiled from others are not reused."""
 
 
-class OpenVinoEngine(TorchEngine):
+class OpenVinoEngine:
     """Run the network on the CPU in OpenVINO; where OpenVINO fails, PyTorch gives the same results and `notes` say so.
 
     Args:
@@ -51,13 +51,18 @@ class OpenVinoEngine(TorchEngine):
         WeightsError: The arithmetic is int8, and the weights have no valid table.
     """
 
+    device = torch.device("cpu")
+
     def __init__(
         self, network: MultiTaskRefineNet, arithmetic: str = "fp32", threads: int = 0, cache: ModelCache | None = None
     ) -> None:
         self._openvino = import_openvino()
         self._quantization = Quantization.of(network) if arithmetic.startswith("int8") else None
-        super().__init__(network, "fp32" if self._quantization else arithmetic, threads)
         self.precision = arithmetic
+        self.description = network.description
+        torch.set_num_threads(threads or ALL_THREADS)
+        self._network = network
+        self._fallback: TorchEngine | None = None
         try:
             self._core = shared_core()
             processor = self._core.get_property("CPU", "FULL_DEVICE_NAME")
@@ -91,7 +96,9 @@ class OpenVinoEngine(TorchEngine):
     @property
     def name(self) -> str:
         """The library that runs the network, with its version."""
-        return super().name if self._fell_back else f"openvino {self._openvino.__version__.partition('-')[0]}"
+        if self._fell_back and self._fallback is not None:
+            return self._fallback.name
+        return f"openvino {self._openvino.__version__.partition('-')[0]}"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -129,7 +136,10 @@ class OpenVinoEngine(TorchEngine):
             else:
                 self._failures.pop(size, None)
                 return outputs
-        return super().forward(image, input_scale)
+        if self._fallback is None:
+            precision = "fp32" if self._quantization else self.precision
+            self._fallback = TorchEngine(self._network, precision, torch.get_num_threads())
+        return self._fallback.forward(image, input_scale)
 
     def _infer(self, image: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, ...]:
         request = self._requests.pop(size, None)
@@ -166,7 +176,7 @@ class OpenVinoEngine(TorchEngine):
         from mtl_perception.inference.openvino.graph import openvino_model
 
         int8 = Int8Convolutions(self._quantization) if self._quantization else None
-        compiled = self._core.compile_model(openvino_model(self._source, *size, int8), "CPU", self._options)
+        compiled = self._core.compile_model(openvino_model(self._network, *size, int8), "CPU", self._options)
         self._unstored[size] = (0, compiled)
         return compiled
 

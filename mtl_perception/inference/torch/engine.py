@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mtl_perception.inference.device import DTYPES
+from mtl_perception.inference.device import DTYPES, device_errors
 from mtl_perception.inference.host.preprocess import Preprocessor
 from mtl_perception.network.model import MultiTaskRefineNet
 
@@ -21,10 +20,13 @@ class TorchEngine:
     """Run the network on the CPU in PyTorch.
 
     Args:
-        network: What `load_network` returns; it is copied for the first forward pass, and never changed.
+        network: What `load_network` returns; it is copied, not changed.
         precision: fp32 or bf16.
         threads: Number of threads; 0 leaves PyTorch's choice. This is one setting for the whole process.
         note: A remark for `notes` on why this engine was chosen; empty for none.
+
+    Raises:
+        DeviceError: There is not enough memory.
     """
 
     device = torch.device("cpu")
@@ -34,15 +36,10 @@ class TorchEngine:
         self.precision = precision
         self.description = network.description
         torch.set_num_threads(threads or ALL_THREADS)
-        self._source = network
-        self._dtype = DTYPES[precision]
-        self._preprocess = Preprocessor(self.description, self._dtype)
-
-    @cached_property
-    def _network(self) -> nn.Module:
-        # Not copied at once, because the fallback of OpenVINO is rarely needed.
-        network: nn.Module = copy.deepcopy(self._source).to(self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network
+        dtype = DTYPES[precision]
+        with device_errors(self.device, "loading the network"):
+            self._network = copy.deepcopy(network).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._preprocess = Preprocessor(self.description, dtype)
 
     @property
     def name(self) -> str:
