@@ -39,6 +39,7 @@ def test_choice_of_auto_is_logged_with_its_certified_loss(weights_file: Path, tm
     save_weights(tmp_path / "w", network.state_dict(), replace(network.description, certified=certified), half=False)
     with node_inside(tmp_path / "w", lambda pipeline: pipeline, device="cpu") as node:
         assert node.session is not None and node.session.pipeline.precision == "bf16"
+        assert node.snapshot().network.values["precision"] == "bf16"
     assert "precision bf16, certified on own: mIoU -0.1 points, AbsRel +0.4 % compared with fp32" in lines
 
 
