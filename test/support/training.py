@@ -8,14 +8,12 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from mtl_perception.__main__ import main
@@ -115,17 +113,6 @@ def write_config(data: Path, name: str, **changes: object) -> Path:
     path = data / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config_values(**changes)))
     return path
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread within the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def train(config: Path, out: Path, *arguments: str, code: int = 0, processes: int = 0) -> str:

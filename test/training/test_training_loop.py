@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from support.training import datasets_fixture, one_thread, read_log, train, write_config
+from support.training import datasets_fixture, read_log, train, write_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl_perception.errors import PerceptionError, SourceError
 from mtl_perception.labels import STREET
+from mtl_perception.threads import single_thread
 from mtl_perception.training import loader as loader_module
 from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.config_file import read_config
@@ -165,7 +166,7 @@ def test_schedule_follows_steps_or_time_whichever_is_further(monkeypatch: pytest
 def test_time_limited_run_anneals_and_writes_its_weights(data: Path, tmp_path: Path) -> None:
     path = write_config(data, "limited", steps=100000, epoch=100000, held_out=[{"path": "both", "format": "folder"}])
     train(path, tmp_path, "--check")  # Imports are not part of the time limit.
-    with one_thread():  # It trains for as long in any case.
+    with single_thread():  # It trains for as long in any case.
         train(path, tmp_path, "--minutes", "0.2")
     rows = read_log(tmp_path)
     rates = [float(row["rate"]) for row in rows]

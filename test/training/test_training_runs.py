@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.training import FOCAL_LENGTH, datasets_fixture, one_thread, read_log, train, write_config, write_dataset
+from support.training import FOCAL_LENGTH, datasets_fixture, read_log, train, write_config, write_dataset
 
 from mtl_perception.errors import WeightsError
+from mtl_perception.threads import single_thread
 from mtl_perception.training.config_file import read_config
 from mtl_perception.weights.files import load_network
 
@@ -26,7 +27,7 @@ data = datasets_fixture()
 def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(data: Path, tmp_path: Path) -> None:
     path = write_config(data, "resumed", held_out=[{"path": "both", "format": "folder"}], license="for the test", workers=1)
     # All runs use one thread, because the number of threads changes the order of sums.
-    with one_thread():
+    with single_thread():
         train(path, tmp_path / "whole")
     command = [sys.executable, "-m", "mtl_perception", "train", str(path), "--out", str(tmp_path / "parts"), "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

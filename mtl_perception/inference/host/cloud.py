@@ -1,12 +1,14 @@
-"""Organized clouds of a CPU backend."""
+"""Organized point clouds on the CPU."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.camera.projection import CLOUD_FLOATS
+from mtl_perception.inference.host.workspace import Workspace
 from mtl_perception.types import CLOUD_DTYPE
 
 CACHED_CAMERAS = 32
@@ -17,14 +19,14 @@ PART_PIXELS = 2**15
 
 
 class CloudPacker:
-    """Write clouds into one reused buffer, with the rays of the cameras of the last frames.
+    """Write clouds into one reused buffer, and keep the rays of the cameras of the last frames.
 
-    The rule is that of `camera.projection`. NumPy and OpenCV take a third of the time of PyTorch, whose operators also wait for
+    Points are those of `camera.projection`. NumPy and OpenCV take a third of the time of PyTorch, whose operators also wait for
     its threads: on cores that are busy with other processes, milliseconds each.
     """
 
     def __init__(self) -> None:
-        self._points = np.empty((0, 0, CLOUD_FLOATS), np.float32)
+        self._work = Workspace()
         self._rays: dict[tuple[CameraModel, int], np.ndarray] = {}
 
     def pack(
@@ -50,13 +52,10 @@ class CloudPacker:
             h x w of CLOUD_DTYPE.
         """
         rays = self._rays_of(camera, stride)
-        if self._points.shape[:2] != rays.shape[:2]:
-            # Freed first, so that a larger image does not need memory for both.
-            self._points = np.empty((0, 0, CLOUD_FLOATS), np.float32)
-            self._points = np.empty((*rays.shape[:2], CLOUD_FLOATS), np.float32)
+        points = self._work.get("points", (*rays.shape[:2], CLOUD_FLOATS), torch.float32).numpy()
         depth, image, labels = (plane[::stride, ::stride] for plane in (depth, image, labels))
-        pack_cloud(depth, rays, image, labels, self._points, edges)
-        return self._points.view(CLOUD_DTYPE)[..., 0]
+        pack_cloud(depth, rays, image, labels, points, edges)
+        return points.view(CLOUD_DTYPE)[..., 0]
 
     def release(self) -> None:
         """Free the rays."""

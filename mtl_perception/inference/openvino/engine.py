@@ -120,7 +120,7 @@ class OpenVinoEngine:
 
     @torch.inference_mode()
     def forward(self, image: np.ndarray, input_scale: float = 1.0) -> tuple[Tensor, ...]:
-        """Run one forward pass; see `TorchEngine.forward`. The outputs are valid until the next one."""
+        """Run one forward pass; see `Engine.forward`. The outputs are valid until the next one."""
         seen = np.ascontiguousarray(downsample(image, input_scale))
         size = (seen.shape[0], seen.shape[1])
         self._fell_back = self._failures.get(size, 0) >= ATTEMPTS

@@ -56,15 +56,6 @@ class TorchEngine:
 
     @torch.inference_mode()
     def forward(self, image: np.ndarray, input_scale: float = 1.0) -> tuple[Tensor, ...]:
-        """Run one forward pass.
-
-        Args:
-            image: H x W x 3 uint8, RGB.
-            input_scale: Scale by which the image is downsampled first.
-
-        Returns:
-            The network's outputs for this image in float32: logits C x h x w, raw depth 1 x h x w and, for three tasks,
-            normals 3 x h x w.
-        """
+        """Run one forward pass; see `Engine.forward`."""
         outputs = self._network(self._preprocess(image, input_scale))
         return tuple(output[0].float() for output in outputs)
