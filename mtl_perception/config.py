@@ -71,7 +71,13 @@ class Config:
         when=CONFIGURE,
         choices=("auto", "torch", "openvino"),
     )
-    cpu_threads: int = _parameter(0, "Number of CPU threads used for inference; 0: all cores", when=CONFIGURE, low=0, high=256)
+    cpu_threads: int = _parameter(
+        0,
+        "Number of CPU threads used for inference; 0: all cores within affinity and CPU quota",
+        when=CONFIGURE,
+        low=0,
+        high=256,
+    )
     cuda_graph: bool = _parameter(
         True, "Capture inference on a GPU as a CUDA graph per image size and set of outputs", when=CONFIGURE
     )

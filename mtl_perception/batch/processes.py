@@ -18,6 +18,7 @@ from mtl_perception.batch.processor import Processor
 from mtl_perception.batch.schedule import Death, Event, Ready
 from mtl_perception.batch.settings import Settings
 from mtl_perception.errors import PerceptionError
+from mtl_perception.threads import available_cores
 
 
 class ProcessPool:
@@ -33,8 +34,8 @@ class ProcessPool:
 
     def __init__(self, settings: Settings, jobs: int) -> None:
         if not settings.config.cpu_threads:
-            cores = len(os.sched_getaffinity(0))
-            settings = replace(settings, config=replace(settings.config, cpu_threads=max(1, min(256, cores // jobs))))
+            threads = max(1, min(256, available_cores() // jobs))
+            settings = replace(settings, config=replace(settings.config, cpu_threads=threads))
         self._settings = settings
         self._numbers = itertools.count()
         self._processes: dict[int, tuple[BaseProcess, Connection]] = {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from mtl_perception.threads import available_cores
 
 # Number of OpenCV's coefficients by the ROS name of the model; "" and "none" mean no distortion.
 DISTORTION_MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,), "fisheye": (4,)}
@@ -97,7 +98,7 @@ class Distortion:
             return steepest
 
         blocks = range(0, len(rows), step)
-        with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(len(blocks), available_cores())) as pool:
             fold = self._fold(max(pool.map(solve, blocks)))
         if fold < math.inf:
             for first in blocks:

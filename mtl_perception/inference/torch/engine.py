@@ -11,9 +11,10 @@ from torch import Tensor
 from mtl_perception.inference.device import DTYPES, device_errors
 from mtl_perception.inference.host.preprocess import Preprocessor
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.threads import available_cores
 
-ALL_THREADS = torch.get_num_threads()
-"""PyTorch's own choice for this machine."""
+ALL_THREADS = min(torch.get_num_threads(), available_cores())
+"""PyTorch's own choice, which follows affinity and OMP_NUM_THREADS, within the CPU quota of a container."""
 
 
 class TorchEngine:
