@@ -11,8 +11,11 @@ import numpy as np
 
 from mtl_perception.threads import available_cores
 
+# The numbers of coefficients that OpenCV's polynomial accepts. Drivers and users confuse its two names; image_geometry treats
+# both alike and passes all coefficients to OpenCV.
+_POLYNOMIAL = (4, 5, 8, 12, 14)
 # Number of OpenCV's coefficients by the ROS name of the model; "" and "none" mean no distortion.
-DISTORTION_MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,), "fisheye": (4,)}
+DISTORTION_MODELS = {"plumb_bob": _POLYNOMIAL, "rational_polynomial": _POLYNOMIAL, "equidistant": (4,), "fisheye": (4,)}
 FISHEYE_MODELS = ("equidistant", "fisheye")
 CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 1e-12)
 UNTILTED = 12

@@ -19,6 +19,8 @@ STEEPEST = 1e6
 """Limit of a ray's slope; points along steeper rays could be infinite in float32."""
 USING_P = "K in camera_info is 0; using P"
 """Remark on a calibration that lacks K."""
+CENTRAL = (0.4, 0.6)
+"""Range of the principal point, as fractions of width and height, in which intrinsics may belong to the image size."""
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -84,6 +86,22 @@ class CameraModel:
     def is_distorted(self) -> bool:
         """Whether the images are distorted; fisheye images are even if all coefficients are 0."""
         return is_distorted(self.distortion_model, self.distortion)
+
+    @property
+    def size_mismatch(self) -> str:
+        """Remark that the intrinsics seem to be those of another image size; empty if they do not.
+
+        Drivers that change the resolution but not K leave the principal point above and left of the center in a larger image,
+        below and right of it in a smaller one. Regions of interest may have it anywhere.
+        """
+        u, v = self.cx / self.width, self.cy / self.height
+        is_region = self.calibration is not None and self.calibration.is_region
+        if is_region or not (max(u, v) < CENTRAL[0] or min(u, v) > CENTRAL[1]):
+            return ""
+        return (
+            f"principal point ({self.cx:.1f}, {self.cy:.1f}) is far from the center of {self.width}x{self.height} pixels: "
+            "K and P in camera_info seem to be for another image size"
+        )
 
     @property
     def matrix(self) -> np.ndarray:
@@ -171,6 +189,7 @@ class Calibration:
         distortion_model: ROS name of the distortion model.
         r: Rectifying rotation, 9 values in row-major order.
         p: Projection of the rectified image, 12 values in row-major order.
+        is_region: Whether images are a region of interest, so that the principal point need not be near their center.
     """
 
     width: int
@@ -180,6 +199,7 @@ class Calibration:
     distortion_model: str = ""
     r: tuple[float, ...] = IDENTITY
     p: tuple[float, ...] = ()
+    is_region: bool = False
 
     def __post_init__(self) -> None:
         if len(self.k) != 9 or len(self.r) != 9 or len(self.p) not in (0, 12):
@@ -248,7 +268,7 @@ class Calibration:
         k[2], k[5] = k[2] - x, k[5] - y
         if p:
             p[2], p[6] = p[2] - x, p[6] - y
-        return replace(self, width=width, height=height, k=tuple(k), p=tuple(p))
+        return replace(self, width=width, height=height, k=tuple(k), p=tuple(p), is_region=True)
 
     def for_image(self, width: int, height: int) -> Calibration:
         """Return the calibration for a resized image of this size.
@@ -306,7 +326,7 @@ def calibration_from_camera_info(
         width, height, tuple(map(float, k)), tuple(map(float, d)), distortion_model, rotation, tuple(map(float, p))
     )
     x, y, roi_width, roi_height = roi
-    if roi_width and roi_height:
+    if roi_width and roi_height and roi != (0, 0, width, height):
         if x + roi_width > width or y + roi_height > height:
             raise CameraError(f"camera_info's roi {roi_width}x{roi_height} at ({x}, {y}) exceeds the image of {width}x{height}")
         calibration = calibration.cropped(x, y, roi_width, roi_height)

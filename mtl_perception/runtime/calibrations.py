@@ -82,4 +82,6 @@ def _derive(calibration: Calibration, width: int, height: int, rectified: bool) 
         notes["scaled"] = f"camera_info is for {size}; intrinsics are scaled to the image's {width}x{height}"
     if calibration.lacks_k:
         notes["no K"] = USING_P
+    if model.size_mismatch:
+        notes["size mismatch"] = model.size_mismatch
     return CameraState(model, notes=notes)

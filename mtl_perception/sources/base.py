@@ -118,6 +118,8 @@ class CameraResolver:
             else:
                 if calibration.lacks_k:
                     self.warn(USING_P)
+                if self._camera.size_mismatch:
+                    self.warn(self._camera.size_mismatch)
                 if text := describe_raw_input(self.topic, calibration, self.rectified):
                     self.warn(text)
         return self._camera

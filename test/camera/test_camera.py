@@ -216,7 +216,7 @@ class TestRectification:
     @pytest.mark.parametrize(
         ("model", "coefficients", "used"),
         [
-            ("plumb_bob", (*D, 0.0, 0.0, 0.0), D),  # Orbbec
+            ("plumb_bob", (*D, 0.0), D),
             ("plumb_bob", (*D[:4], 0.0), (*D[:4], 0.0)),
             ("equidistant", (0.08, -0.03, 0.01, -0.002, 0.0), (0.08, -0.03, 0.01, -0.002)),  # RealSense T265
             ("rational_polynomial", (*LENSES["rational 8"][1], 0.0), LENSES["rational 8"][1]),
@@ -227,6 +227,60 @@ class TestRectification:
         camera = Calibration(1242, 375, K, coefficients, model, EYE, P).camera(rectified=False)
         assert camera.distortion == used
         assert camera.rays().shape == (375, 1242, 2)
+
+    @pytest.mark.parametrize(
+        ("named", "coefficients", "meant"),
+        [
+            ("plumb_bob", (*D, 0.0, 0.0, 0.0), ("plumb_bob", D)),  # Orbbec
+            ("plumb_bob", LENSES["rational 8"][1], LENSES["rational 8"]),
+            ("rational_polynomial", D, ("plumb_bob", D)),
+        ],
+    )
+    def test_number_of_coefficients_decides_between_the_polynomial_models(self, named, coefficients, meant):
+        """As in image_geometry and OpenCV."""
+        rays = Calibration(1242, 375, K, coefficients, named, EYE, P).camera(rectified=False).rays(stride=20)
+        expected = Calibration(1242, 375, K, meant[1], meant[0], EYE, P).camera(rectified=False).rays(stride=20)
+        assert np.isfinite(expected).any()
+        np.testing.assert_array_equal(rays, expected)
+
+    @pytest.mark.parametrize(
+        ("size", "k", "reported"),
+        [
+            # Of the resolution 640 x 400 (Orbbec Astra Stereo).
+            ((1280, 800), (540.9, 318.4, 477.4, 184.4), True),
+            ((320, 200), (540.9, 318.4, 477.4, 184.4), True),
+            ((640, 400), (540.9, 318.4, 477.4, 184.4), False),
+            # Scaled up twice (Orbbec Femto Mega).
+            ((3840, 2160), (13489.9, 11447.9, 13487.8, 6276.5), True),
+            # 1280 x 720 for 1920 x 1080.
+            ((1920, 1080), (900.0, 640.0, 900.0, 360.0), True),
+            # A crop of the upper part, without a region of interest.
+            ((1242, 180), (721.5, 609.6, 721.5, 172.9), False),
+            ((1242, 375), (721.5, 609.6, 721.5, 172.9), False),
+        ],
+    )
+    @pytest.mark.parametrize("rectified", [True, False])
+    def test_intrinsics_of_another_image_size_are_reported(self, size, k, reported, rectified):
+        fx, cx, fy, cy = k
+        p = (fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0)
+        matrix = (fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0)
+        camera = calibration_from_camera_info(*size, matrix, (), "plumb_bob", EYE, p).camera(rectified)
+        assert (camera.fx, camera.cx) == (fx, cx)
+        text = f"principal point ({cx:.1f}, {cy:.1f}) is far from the center of {size[0]}x{size[1]} pixels"
+        assert camera.size_mismatch.startswith(text) if reported else camera.size_mismatch == ""
+
+    def test_intrinsics_of_binned_images_that_are_binned_again_are_reported(self):
+        """Values of avt_vimba_camera with a calibration of binned images."""
+        k = (299.5, 0.0, 254.1, 0.0, 300.1, 183.9, 0.0, 0.0, 1.0)
+        calibration = calibration_from_camera_info(2064, 1544, k, (), "plumb_bob", EYE, (), binning=(4, 4))
+        camera = calibration.for_image(516, 386).camera(rectified=True)
+        assert camera.size_mismatch.startswith("principal point (63.5, 46.0) is far from the center of 516x386 pixels")
+
+    @pytest.mark.parametrize(("roi", "reported"), [((0, 0, 40, 30), False), ((0, 0, 640, 480), True), ((8, 8, 0, 0), True)])
+    def test_principal_point_of_a_region_may_be_anywhere(self, roi, reported):
+        k = (300.0, 0.0, 100.0, 0.0, 300.0, 100.0, 0.0, 0.0, 1.0)
+        camera = calibration_from_camera_info(640, 480, k, (), "plumb_bob", EYE, (), roi=roi).camera(rectified=True)
+        assert (camera.size_mismatch != "") == reported
 
     def test_unknown_model_with_zero_coefficients_is_accepted(self):
         camera = Calibration(1242, 375, K, (0.0,) * 5, "some_vendor", EYE, P).camera(rectified=False)
@@ -294,9 +348,9 @@ class TestInvalid:
     @pytest.mark.parametrize(
         ("model", "count", "text"),
         [
-            ("plumb_bob", 8, "4 or 5"),
-            ("plumb_bob", 3, "4 or 5"),
-            ("rational_polynomial", 5, "8 or 12 or 14"),
+            ("plumb_bob", 7, "4 or 5 or 8 or 12 or 14"),
+            ("plumb_bob", 3, "4 or 5 or 8 or 12 or 14"),
+            ("rational_polynomial", 6, "4 or 5 or 8 or 12 or 14"),
             ("equidistant", 5, "has 4"),
             ("pinhole", 5, "known"),
         ],

@@ -31,6 +31,17 @@ def test_use_of_p_in_place_of_a_missing_k_is_noted() -> None:
     assert cache.state(None, rectified=False).error.startswith("camera is uncalibrated: K[0] is 0 and only P is set")
 
 
+def test_intrinsics_of_another_image_size_are_noted_and_used() -> None:
+    cache = CalibrationCache()
+    cache.update(Calibration(64, 48, K))
+    state = cache.state((64, 48), rectified=True)
+    assert state.model is not None and state.model.cx == 15.5
+    assert state.notes == {
+        "size mismatch": "principal point (15.5, 11.5) is far from the center of 64x48 pixels: "
+        "K and P in camera_info seem to be for another image size"
+    }
+
+
 def test_unusable_camera_info_replaces_the_calibration() -> None:
     cache = CalibrationCache()
     cache.update(CALIBRATION)
