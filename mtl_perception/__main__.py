@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from dataclasses import dataclass
@@ -54,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 success, 2 wrong usage, 1 any other failure. A failure prints one line on stderr.
     """
+    # Where the locale is not UTF-8, paths and texts may have letters that it cannot encode. Python escapes them on stderr only.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="mtl_perception",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -114,6 +115,15 @@ def test_traceback_is_printed_only_with_debug(tmp_path, place):
     assert ("Traceback" in done.stderr) == (place != "without")
     assert "none.png: no such image" in done.stderr.splitlines()[-1]
     assert place != "without" or len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_in_a_locale_that_cannot_encode_it_is_escaped(encoding):
+    command = [sys.executable, "-m", "mtl_perception", "weights", "list"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=True)
+    assert b"street" in done.stdout
+    assert rb"\u2026" in done.stdout, "a long license ends with an ellipsis"
+    assert done.stderr == b""
 
 
 def test_missing_ros_is_reported(monkeypatch, capsys):
