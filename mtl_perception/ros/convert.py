@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,6 @@ from mtl_perception.messages import topics
 from mtl_perception.messages.decode import decode_compressed_image, decode_image
 from mtl_perception.messages.encode import Fields
 from mtl_perception.ros.compat import fill_data
-
-try:
-    from cv_bridge import CvBridge
-except ImportError:
-    CvBridge = None
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
@@ -60,12 +56,28 @@ def to_rgb(message: Image | CompressedImage) -> np.ndarray:
     try:
         return decode_image(message)
     except FrameError as error:
-        if error.reason != "encoding" or CvBridge is None:
+        bridge = load_cv_bridge() if error.reason == "encoding" else None
+        if bridge is None:
             raise
         try:
-            return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
+            return np.asarray(bridge.imgmsg_to_cv2(message, "rgb8"))
         except Exception:
             raise error from None
+
+
+@cache
+def load_cv_bridge() -> Any:
+    """Return a CvBridge, or None if it is not installed or cannot be imported.
+
+    It is imported when an encoding needs it: one that was compiled for another version of NumPy prints pages of warnings,
+    raises AttributeError (_ARRAY_API not found) or crashes the process.
+    """
+    try:
+        from cv_bridge import CvBridge
+
+        return CvBridge()
+    except Exception:
+        return None
 
 
 def to_message(kind: str, fields: Fields, header: Header) -> Any:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,14 +206,54 @@ def test_unsupported_encodings_are_left_to_cv_bridge(monkeypatch: pytest.MonkeyP
                 raise RuntimeError("no such encoding")
             return np.full((message.height, message.width, 3), 9, np.uint8)
 
-    monkeypatch.setattr(convert, "CvBridge", Bridge)
+    def install(module: types.ModuleType | None) -> None:
+        monkeypatch.setitem(sys.modules, "cv_bridge", module)
+        convert.load_cv_bridge.cache_clear()
+
+    install(_module_with(CvBridge=Bridge))
     assert (convert.to_rgb(image(PIXELS, "multispectral4")) == 9).all()
     with pytest.raises(FrameError, match="'hyperspectral8'"):
         convert.to_rgb(image(PIXELS, "hyperspectral8"))
     np.testing.assert_array_equal(convert.to_rgb(image(PIXELS, "rgb8")), PIXELS)
-    monkeypatch.setattr(convert, "CvBridge", None)
+    install(None)
     with pytest.raises(FrameError, match="'multispectral4'"):
         convert.to_rgb(image(PIXELS, "multispectral4"))
+    convert.load_cv_bridge.cache_clear()
+
+
+def _module_with(**members: Any) -> types.ModuleType:
+    module = types.ModuleType("fake")
+    vars(module).update(members)
+    return module
+
+
+BROKEN = """
+print("A module that was compiled using NumPy 1.x cannot be run in NumPy 2")
+raise AttributeError("_ARRAY_API not found")
+"""
+
+
+def test_cv_bridge_of_another_numpy_disturbs_only_encodings_that_need_it(tmp_path: Path) -> None:
+    """Its import raises an AttributeError where ROS's cv_bridge meets NumPy 2 of pip."""
+    (tmp_path / "cv_bridge.py").write_text(BROKEN)
+    code = """
+import array
+from sensor_msgs.msg import Image
+from mtl_perception.errors import FrameError
+from mtl_perception.ros import camera, convert
+message = Image(height=1, width=2, step=6, encoding="rgb8", data=array.array("B", range(6)))
+print(convert.to_rgb(message).tolist())
+for _ in range(2):
+    message.encoding = "hyperspectral3"
+    try:
+        convert.to_rgb(message)
+    except FrameError as error:
+        print(error.reason)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(convert.__file__).parents[2]}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    warning = BROKEN.split('"')[1]
+    assert done.stdout.splitlines() == ["[[[0, 1, 2], [3, 4, 5]]]", warning, "encoding", "encoding"]
 
 
 @contextlib.contextmanager
