@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,8 @@ OLD_VARIABLE, NEW_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_
 OLD_FILE, NEW_FILE = "DEFAULT_FASTRTPS_PROFILES.xml", "DEFAULT_FASTDDS_PROFILES.xml"
 OLD_DISTRIBUTIONS = ("humble", "iron", "jazzy")
 LAST_OLD_RCLPY = 7
+SHARED_MEMORY = Path("/dev/shm")
+"""Folder of the ports and segments of Fast DDS."""
 
 
 def initialize(arguments: list[str]) -> None:
@@ -73,3 +76,24 @@ def _has_fast_dds_2() -> bool:
         return int(version("rclpy").partition(".")[0]) <= LAST_OLD_RCLPY
     except (PackageNotFoundError, ValueError):
         return os.environ.get("ROS_DISTRO", "") in OLD_DISTRIBUTIONS
+
+
+def describe_other_users() -> str:
+    """Describe that messages on this machine may be lost between users; empty if nothing suggests so.
+
+    Fast DDS sends to every process on the same machine through shared memory, which other users cannot write. Topics are still
+    discovered, through the network, and no error is logged.
+    """
+    if "fastrtps" not in rclpy.get_rmw_implementation_identifier() or os.environ.get("FASTDDS_BUILTIN_TRANSPORTS"):
+        return ""
+    users = set()
+    for port in SHARED_MEMORY.glob("fast*_port*"):
+        with contextlib.suppress(OSError):  # Its process may just have ended.
+            users.add(port.stat().st_uid)
+    users.discard(os.geteuid())
+    if not users:
+        return ""
+    return (
+        f"; if it runs as another user (uid {', '.join(map(str, sorted(users)))}), its messages are lost in Fast DDS's shared "
+        "memory: use the same user, or set FASTDDS_BUILTIN_TRANSPORTS=UDPv4 for one of the two"
+    )

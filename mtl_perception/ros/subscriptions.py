@@ -11,6 +11,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mtl_perception.config import Config
+from mtl_perception.ros.environment import describe_other_users
 from mtl_perception.ros.qos import are_equivalent, keep_last, matching_profile
 from mtl_perception.runtime.diagnostics import TopicSnapshot
 
@@ -60,7 +61,7 @@ class MatchedSubscription:
         """Explain why no messages arrive, and what to do about it."""
         types = {info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)}
         if self._type in types:
-            return f"{self.topic} has a publisher, but no message was received"
+            return f"{self.topic} has a publisher, but no message was received{describe_other_users()}"
         if types:
             return f"{self.topic} has type {', '.join(sorted(types))}, not {self._type}"
         if self._node.count_publishers(f"{self.topic}/compressed"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -89,6 +90,32 @@ def test_profile_in_the_working_directory_is_kept(prepared, tmp_path: Path, rclp
     (tmp_path / name).write_text("<dds/>")
     assert prepared(rclpy) == (None, None)
     assert PROFILE in prepared(rclpy, SKIP_DEFAULT_XML_FILE="1")
+
+
+@pytest.mark.parametrize(
+    ("files", "variables", "hint"),
+    [
+        ({"fastrtps_port7411": 0, "fastrtps_0bf9f8b7fcb19b72": 10001}, {}, ""),
+        ({"fastrtps_port7411": 10001, "fastdds_port7413": 1000, "fastdds_port7415": 0}, {}, "uid 1000, 10001"),
+        ({"fastrtps_port7411": 10001}, {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}, ""),
+        ({}, {}, ""),
+    ],
+)
+def test_shared_memory_of_other_users_is_a_hint(tmp_path: Path, monkeypatch, files, variables, hint) -> None:
+    """Between two users Fast DDS delivers nothing, in either direction, and root is no exception."""
+    monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for name in files:
+        (tmp_path / name).touch()
+    stat = Path.stat
+    monkeypatch.setattr(environment, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(environment.rclpy, "get_rmw_implementation_identifier", lambda: "rmw_fastrtps_cpp")
+    owned = {name: SimpleNamespace(st_uid=user) for name, user in files.items()}
+    monkeypatch.setattr(Path, "stat", lambda path, **options: owned.get(path.name) or stat(path, **options))
+    text = environment.describe_other_users()
+    assert text == "" if not hint else (hint in text and "FASTDDS_BUILTIN_TRANSPORTS=UDPv4" in text)
 
 
 READ = """
