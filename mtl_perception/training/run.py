@@ -24,7 +24,7 @@ from mtl_perception.training.loop.processes import Processes
 from mtl_perception.training.loop.schedule import TimeLimit
 from mtl_perception.training.loop.trainer import Trainer
 from mtl_perception.training.pseudo_labels import write_pseudo_labels
-from mtl_perception.visualization.files import writing
+from mtl_perception.visualization.files import replacing
 from mtl_perception.weights.files import save_weights
 
 
@@ -146,10 +146,13 @@ class Run:
         return finalize(trainer.averaged(), config, sets, (validation, held_out), self.out, self.device, run, limit.end)
 
     def _evaluate_interim(self, network: MultiTaskRefineNet, step: int, sets: Sequence[Dataset]) -> None:
-        """Append the metrics on these sets to `<out>/curve.jsonl`."""
+        """Add the metrics on these sets to `<out>/curve.jsonl`."""
         path = self.out / "interim.safetensors"
         save_weights(path, network.state_dict(), network.description)
         metrics = evaluate_weights(path, sets, self.device)
         curve = self.out / "curve.jsonl"
-        with writing(curve), curve.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        with replacing(curve) as part:
+            lines = curve.read_text(encoding="utf-8").splitlines(keepends=True) if curve.exists() else []
+            # A resumed run repeats the evaluations after its checkpoint.
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
+            part.write_text("".join([*kept, json.dumps({"step": step, **metrics}), "\n"]), encoding="utf-8")

@@ -24,6 +24,7 @@ from mtl_perception.training.data.training_set import open_training_sets
 from mtl_perception.training.initialize import initialize_network
 from mtl_perception.training.loader import BatchNumbers, TrainingSamples, load
 from mtl_perception.training.loop import schedule as schedule_module
+from mtl_perception.training.loop.checkpoint import newest_checkpoint, save_checkpoint
 from mtl_perception.training.loop.journal import Journal, LoggedStep
 from mtl_perception.training.loop.learner import Batch
 from mtl_perception.training.loop.processes import Processes
@@ -199,6 +200,24 @@ def test_checkpoints_are_written_by_time_with_usable_weights(data: Path, tmp_pat
     latest = load_network(tmp_path / "tiny-latest.safetensors")
     assert latest.description.card == {"step": 3, "complete": False}
     assert latest.description.classes == STREET.names
+
+
+def test_a_run_that_resumed_from_an_older_checkpoint_keeps_its_own_checkpoints(tmp_path: Path) -> None:
+    for step in (100, 200, 300):
+        save_checkpoint(tmp_path, step, {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["step-0000200.checkpoint", "step-0000300.checkpoint"]
+    save_checkpoint(tmp_path, 250, {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["step-0000200.checkpoint", "step-0000250.checkpoint"]
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-0000250.checkpoint"
+
+
+def test_a_resumed_log_keeps_the_complete_lines_until_its_step(tmp_path: Path) -> None:
+    config = TrainConfig("run", sets=({"path": "data"},))
+    Journal(tmp_path, config, 0).write([LoggedStep(step, np.ones(3, np.float32), 1e-3, 0.5) for step in (1, 2, 30)])
+    with (tmp_path / "log.csv").open("a") as log:
+        log.write("1")  # The line of step 12 of a process that was killed while it wrote.
+    Journal(tmp_path, config, 2)
+    assert [row["step"] for row in read_log(tmp_path)] == ["1", "2"]
 
 
 def test_both_memory_layouts_compute_the_same_step(data: Path, tmp_path: Path) -> None:

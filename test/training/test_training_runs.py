@@ -129,7 +129,9 @@ def test_a_non_finite_loss_ends_the_run(data: Path, tmp_path: Path) -> None:
 def test_interim_evaluations_are_written_to_curve_jsonl(data: Path, tmp_path: Path) -> None:
     held_out = [{"path": "both", "format": "folder", "name": "held"}]
     path = write_config(data, "curve", evaluate=2, held_out=held_out)
-    train(path, tmp_path)
-    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    assert [point["step"] for point in curve] == [2, 4]
-    assert all(0 <= point["held"]["segmentation"]["street"]["mIoU"] <= 1 for point in curve)
+    # Resumed from step 3, the run repeats the evaluation of step 4.
+    for arguments in ((), ("--resume", str(tmp_path / "step-0000003.checkpoint"))):
+        train(path, tmp_path, *arguments)
+        curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+        assert [point["step"] for point in curve] == [2, 4]
+        assert all(0 <= point["held"]["segmentation"]["street"]["mIoU"] <= 1 for point in curve)

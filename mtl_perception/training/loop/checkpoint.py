@@ -14,11 +14,11 @@ PATTERN = "step-*.checkpoint"
 LATEST = "{}-latest.safetensors"
 """Name of the averaged weights at the newest checkpoint, with the name of the run filled in."""
 KEPT = 2
-"""Checkpoints that are kept: the second newest is there in case the newest is unreadable."""
+"""Checkpoints that are kept: the one before the newest is there in case the newest is unreadable."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state after `step` steps, and delete all but the newest checkpoints.
+    """Write the state after `step` steps, and delete all checkpoints but this one and the one before it.
 
     Raises:
         SourceError: The file cannot be written.
@@ -27,8 +27,11 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     try:
         with replacing(path) as part:
             torch.save({**state, "step": step}, part)
-        for old in sorted(folder.glob(PATTERN))[:-KEPT]:
-            old.unlink()
+        files = sorted(folder.glob(PATTERN))
+        end = files.index(path) + 1
+        # Later ones are left from before the run resumed at an older checkpoint; the next session must not continue there.
+        for other in (*files[: max(end - KEPT, 0)], *files[end:]):
+            other.unlink()
     except (OSError, RuntimeError) as error:
         raise SourceError(f"checkpoint {path} cannot be written: {error}") from error
     return path

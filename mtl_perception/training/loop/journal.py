@@ -112,11 +112,12 @@ class Journal:
         return colorize_depth(np.where(depth > self._max_depth, np.inf, depth).astype(np.float32), self._max_depth)
 
     def _truncate(self, step: int) -> None:
-        """Keep the log up to `step`; a new log gets its header."""
+        """Keep the complete lines of the log up to `step`; a new log gets its header."""
         kept: list[list[str]] = []
         if self._path.exists() and step > 0:
             with self._path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= step]
+                complete = [row for row in csv.reader(file) if len(row) == len(COLUMNS)]
+            kept = [row for row in complete if row[0].isdigit() and int(row[0]) <= step]
         with replacing(self._path) as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([list(COLUMNS), *kept])
 
