@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -97,7 +96,7 @@ def _build(cls: type, data: Any, where: str) -> Any:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     """Convert a YAML value to an annotated type."""
     if where in PATHS and isinstance(value, str):
-        return expand_path(value, where, os.environ)
+        return expand_path(value, where)
     if is_dataclass(kind) and isinstance(kind, type):
         return _build(kind, value, where)
     origin, arguments = get_origin(kind) or kind, get_args(kind)

@@ -19,7 +19,7 @@ NAMES = STREET.names
 
 
 def _open(path: Path, format_: str, **keys: Any) -> Dataset:
-    (dataset,) = open_sets([{"path": str(path), "format": format_, **keys}], path.parent, variables={})
+    (dataset,) = open_sets([{"path": str(path), "format": format_, **keys}], path.parent)
     return dataset
 
 

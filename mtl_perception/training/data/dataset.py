@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -62,8 +62,6 @@ class DatasetOptions:
         depth: Load depth.
         mapping: Mapping of the ids in its label images; None: that of the format.
         fields: All keys of the entry, among them those of the format.
-        base: Folder that relative paths in `fields` start from.
-        variables: Values of `${NAME}` in those paths.
     """
 
     name: str
@@ -71,16 +69,6 @@ class DatasetOptions:
     depth: bool
     mapping: LabelMapping | None
     fields: Fields
-    base: Path
-    variables: Mapping[str, str]
-
-    def path(self, key: str) -> Path:
-        """Return the file or folder that a key of `fields` names.
-
-        Raises:
-            ConfigError: The key is missing, or a variable in it is not set.
-        """
-        return self.fields.path(key, self.base, self.variables)
 
 
 @dataclass(frozen=True)

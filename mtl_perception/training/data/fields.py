@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 
@@ -19,16 +19,18 @@ class Fields:
     Args:
         values: What YAML returned.
         where: Start of every message: the file, and the entry in it.
+        base: Folder that relative paths start from.
 
     Raises:
         ConfigError: The value is not a mapping with text keys.
     """
 
-    def __init__(self, values: object, where: str) -> None:
+    def __init__(self, values: object, where: str, base: Path = Path()) -> None:
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise ConfigError(f"{where}: not a mapping of `key: value` lines")
         self.values: dict[str, object] = dict(values)
         self.where = where
+        self.base = base
 
     def only(self, known: Iterable[str]) -> None:
         """Refuse every key that is not in `known`, and suggest the closest one.
@@ -88,9 +90,9 @@ class Fields:
             raise ConfigError(f"{self.where}: {key}: {value!r} is not above 0")
         return float(value)
 
-    def path(self, key: str, base: Path, variables: Mapping[str, str]) -> Path:
-        """Return a path, relative to `base`, with `~` and `${NAME}` expanded."""
-        return base / expand_path(self.text(key), f"{self.where}: {key}", variables)
+    def path(self, key: str) -> Path:
+        """Return the path of a required key, with `~` and `${NAME}` expanded."""
+        return self.base / expand_path(self.text(key), f"{self.where}: {key}")
 
     def choice(self, key: str, choices: Iterable[str], default: str | None = None) -> str:
         """Return one of several strings."""
@@ -107,19 +109,18 @@ class Fields:
         return value
 
 
-def expand_path(text: str, where: str, variables: Mapping[str, str]) -> str:
-    """Return a path with `~` and `${NAME}` expanded.
+def expand_path(text: str, where: str) -> str:
+    """Return a path with `~` and the environment variables `${NAME}` expanded.
 
     Args:
         text: The path, or a name, which stays as it is.
         where: Start of the message: the file and the key.
-        variables: Values by name.
 
     Raises:
         ConfigError: A variable is not set, or `$` is not part of `${NAME}`.
     """
     try:
-        return os.path.expanduser(Template(text).substitute(variables))
+        return os.path.expanduser(Template(text).substitute(os.environ))
     except KeyError as error:
         raise ConfigError(f"{where}: {text!r} needs the environment variable {error.args[0]}; set it to a folder") from None
     except ValueError:

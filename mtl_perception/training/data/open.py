@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,13 +66,12 @@ FORMATS: dict[str, Format] = {
 """Formats by name, in the order in which they are tried on a folder."""
 
 
-def open_datasets(path: str | Path, variables: Mapping[str, str] | None = None) -> list[Dataset]:
+def open_datasets(path: str | Path) -> list[Dataset]:
     """Open the data sets at a path.
 
     Args:
         path: A YAML file with `sets:`, a folder with dataset.yaml (or that file), a folder of a known layout, or a folder that
             contains such folders, at most three levels deep.
-        variables: Values of `${NAME}` in paths of the YAML file; None: the environment.
 
     Raises:
         ConfigError: The YAML file is invalid; the message names the entry and the key.
@@ -88,13 +86,13 @@ def open_datasets(path: str | Path, variables: Mapping[str, str] | None = None) 
         raise SourceError(f"data {path} is neither a folder nor a YAML file with `sets:`")
     values = read_yaml(path)
     if isinstance(values, dict) and values.get("format") == "folder":
-        return open_entry({"path": escape_variables(path), "format": "folder"}, path.parent, str(path), {})
+        return open_entry({"path": escape_variables(path), "format": "folder"}, path.parent, str(path))
     fields = Fields(values, str(path))
     fields.only(["sets"])
-    return open_sets(fields.raw("sets"), path.parent, where=str(path), variables=variables)
+    return open_sets(fields.raw("sets"), path.parent, where=str(path))
 
 
-def open_sets(sets: object, base: Path, *, where: str = "sets", variables: Mapping[str, str] | None = None) -> list[Dataset]:
+def open_sets(sets: object, base: Path, *, where: str = "sets") -> list[Dataset]:
     """Open the data sets of a list of entries, as in YAML.
 
     Args:
@@ -102,7 +100,6 @@ def open_sets(sets: object, base: Path, *, where: str = "sets", variables: Mappi
             format.
         base: Folder that relative paths start from.
         where: Start of every error message, such as the file.
-        variables: Values of `${NAME}` in paths; None: the environment.
 
     Raises:
         ConfigError: An entry is invalid; the message names it and the key.
@@ -112,7 +109,7 @@ def open_sets(sets: object, base: Path, *, where: str = "sets", variables: Mappi
         raise ConfigError(f"{where}: sets: not a list of data sets")
     found: list[Dataset] = []
     for number, entry in enumerate(sets, 1):
-        found += open_entry(entry, base, f"{where}: set {number}", os.environ if variables is None else variables)
+        found += open_entry(entry, base, f"{where}: set {number}")
     refuse_same_names(found, where)
     return found
 
@@ -142,14 +139,14 @@ def validate(dataset: Dataset) -> int:
     return len(indices)
 
 
-def open_entry(entry: object, base: Path, where: str, variables: Mapping[str, str]) -> list[Dataset]:
+def open_entry(entry: object, base: Path, where: str) -> list[Dataset]:
     """Open the data sets of one entry; see `open_sets`."""
-    fields = Fields(entry, where)
+    fields = Fields(entry, where, base)
     kind = fields.choice("format", FORMATS) if "format" in fields else None
     fields.only((*COMMON_KEYS, *(FORMATS[kind].keys if kind else ())))
     path = base
     if kind is None or FORMATS[kind].has_path:
-        path = fields.path("path", base, variables)
+        path = fields.path("path")
         if not path.exists():
             raise SourceError(f"{where}: path: {path} does not exist")
     if kind is None:
@@ -158,15 +155,13 @@ def open_entry(entry: object, base: Path, where: str, variables: Mapping[str, st
             raise ConfigError(f"{where}: path: {path} has no known layout; give `format:`, one of {', '.join(FORMATS)}")
         if len(found) > 1 and "name" in fields:
             raise ConfigError(f"{where}: name: {path} contains {len(found)} sets, which cannot share one name")
-        return [open_entry({**fields.values, **keys}, base, where, variables)[0] for _, keys in found]
+        return [open_entry({**fields.values, **keys}, base, where)[0] for _, keys in found]
     options = DatasetOptions(
         fields.name("name", ""),
         fields.flag("labels", True),
         fields.flag("depth", True),
         load_mapping(fields.text("mapping"), base, f"{where}: mapping") if "mapping" in fields else None,
         fields,
-        base,
-        variables,
     )
     dataset = FORMATS[kind].open(path, options)
     return [select(dataset, fields.raw("select"), base, f"{where}: select") if "select" in fields else dataset]
@@ -177,7 +172,7 @@ def _open_found(root: Path) -> list[Dataset]:
     found = _search(root, SEARCH_DEPTH)
     if not found:
         raise SourceError(f"folder {root} contains no data set of a known layout ({', '.join(FORMATS)}; see docs/data.md)")
-    datasets = [open_entry(keys, root, str(path), {})[0] for path, keys in found]
+    datasets = [open_entry(keys, root, str(path))[0] for path, keys in found]
     names = [dataset.name for dataset in datasets]
     for dataset, (path, _) in zip(datasets, found, strict=True):
         if names.count(dataset.name) > 1 and path != root:

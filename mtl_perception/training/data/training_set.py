@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,7 +74,7 @@ def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list
     for number, entry in enumerate(entries, 1):
         where = f"sets: set {number}"
         fields = Fields({key: value for key, value in entry.items() if key in RUN_KEYS}, where)
-        datasets = open_entry({key: value for key, value in entry.items() if key not in RUN_KEYS}, base, where, os.environ)
+        datasets = open_entry({key: value for key, value in entry.items() if key not in RUN_KEYS}, base, where)
         share, samples = fields.number("share", 1.0, low=0.0), sum(map(len, datasets))
         sets += [
             TrainingSet(

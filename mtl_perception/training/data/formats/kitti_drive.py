@@ -99,7 +99,7 @@ class DepthPrediction(DriveDataset):
 
     def __init__(self, path: Path, options: DatasetOptions) -> None:
         cameras = [options.fields.choice("camera", CAMERAS)] if "camera" in options.fields else CAMERAS
-        raw = [options.path("raw")] if "raw" in options.fields else _raw_places(path.absolute())
+        raw = [options.fields.path("raw")] if "raw" in options.fields else _raw_places(path.absolute())
         items: list[SampleFiles] = []
         left_out: list[str] = []
         for folder in depth_prediction_folders(path):
@@ -169,7 +169,7 @@ def _drive_images(path: Path) -> Path | None:
 
 def _images_folder(path: Path, options: DatasetOptions) -> Path:
     if "images" in options.fields:
-        return require_folder(options.path("images"), f"{options.fields.where}: images")
+        return require_folder(options.fields.path("images"), f"{options.fields.where}: images")
     found = path / "image" if (path / "image").is_dir() else _drive_images(path.absolute())
     if found is None:
         raise SourceError(f"depth-folder {path}: there is neither a folder {path / 'image'} nor a matching raw drive")

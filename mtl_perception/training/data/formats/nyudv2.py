@@ -146,7 +146,7 @@ def _class_table(options: DatasetOptions) -> np.ndarray:
         raise ConfigError(
             f"{options.fields.where}: class_mapping is missing; give classMapping40.mat of the toolbox, or `labels: false`"
         )
-    path = options.path("class_mapping")
+    path = options.fields.path("class_mapping")
     forty = _mat(path, "mapClass")
     if forty.min() < 0 or forty.max() > len(NYUD40):
         raise SourceError(f"nyudv2: {path}: mapClass has values outside 0 to {len(NYUD40)}")
@@ -158,7 +158,7 @@ def _numbers(options: DatasetOptions, count: int) -> list[int]:
     if "split" not in options.fields:
         return list(range(1, count + 1))
     split = options.fields.choice("split", SPLITS)
-    path = options.path("splits")
+    path = options.fields.path("splits")
     numbers = [int(number) for number in _mat(path, SPLITS[split])]
     if not numbers or min(numbers) < 1 or max(numbers) > count:
         raise SourceError(f"nyudv2: {path}: {SPLITS[split]} has numbers outside 1 to {count}")
