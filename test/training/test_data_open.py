@@ -63,6 +63,12 @@ def test_variables_in_paths_come_from_the_environment(tmp_path: Path, monkeypatc
         open_datasets(path)
     monkeypatch.setenv("PLACE", "here")
     assert open_datasets(path)[0].keys == ["000000_10"]
+    write_text(tmp_path / "here/none.txt", "")
+    write_text(tmp_path / "here/ours.yaml", "to: street\nids: {7: sky}\n")
+    entry = {"path": "here/kitti2015", "mapping": "${PLACE}/ours.yaml", "select": {"list": "${PLACE}/none.txt", "invert": True}}
+    (dataset,) = open_datasets(_sets(tmp_path / "y.yaml", entry))
+    labels = dataset[0].labels
+    assert labels is not None and (labels == STREET.names.index("sky")).all()
 
 
 def test_a_list_of_names_selects_samples(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import load_mapping
 from mtl_perception.training.data.dataset import Dataset, DatasetOptions, ImageDataset, Subset
-from mtl_perception.training.data.fields import Fields, escape_variables, read_yaml
+from mtl_perception.training.data.fields import Fields, escape_variables, expand_path, read_yaml
 from mtl_perception.training.data.formats import camvid, folder, kitti, kitti_drive, nyudv2, synthetic
 from mtl_perception.training.data.select import select
 
@@ -156,13 +156,10 @@ def open_entry(entry: object, base: Path, where: str) -> list[Dataset]:
         if len(found) > 1 and "name" in fields:
             raise ConfigError(f"{where}: name: {path} contains {len(found)} sets, which cannot share one name")
         return [open_entry({**fields.values, **keys}, base, where)[0] for _, keys in found]
-    options = DatasetOptions(
-        fields.name("name", ""),
-        fields.flag("labels", True),
-        fields.flag("depth", True),
-        load_mapping(fields.text("mapping"), base, f"{where}: mapping") if "mapping" in fields else None,
-        fields,
-    )
+    mapping = None
+    if "mapping" in fields:
+        mapping = load_mapping(expand_path(fields.text("mapping"), f"{where}: mapping"), base, f"{where}: mapping")
+    options = DatasetOptions(fields.name("name", ""), fields.flag("labels", True), fields.flag("depth", True), mapping, fields)
     dataset = FORMATS[kind].open(path, options)
     return [select(dataset, fields.raw("select"), base, f"{where}: select") if "select" in fields else dataset]
 

@@ -30,11 +30,11 @@ def select(dataset: Dataset, values: object, base: Path, where: str) -> Subset:
         ConfigError: A key is invalid, or no sample is left.
         SourceError: The list cannot be read, or names an unknown sample.
     """
-    fields = Fields(values, where)
+    fields = Fields(values, where, base)
     fields.only(KEYS)
     invert = fields.flag("invert", False)
     indices = list(range(len(dataset)))
-    rules = [rule for rule in (_number_rule(fields), _list_rule(fields, dataset, base)) if rule is not None]
+    rules = [rule for rule in (_number_rule(fields), _list_rule(fields, dataset)) if rule is not None]
     if rules:
         indices = [i for i in indices if all(rule(dataset.keys[i]) for rule in rules) != invert]
     elif invert:
@@ -65,10 +65,10 @@ def _number_rule(fields: Fields) -> Callable[[str], bool] | None:
     return matches
 
 
-def _list_rule(fields: Fields, dataset: Dataset, base: Path) -> Callable[[str], bool] | None:
+def _list_rule(fields: Fields, dataset: Dataset) -> Callable[[str], bool] | None:
     if "list" not in fields:
         return None
-    path = base / fields.text("list")
+    path = fields.path("list")
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
