@@ -18,9 +18,8 @@ import yaml
 
 from mtl_perception.errors import SourceError
 from mtl_perception.training.data.formats.files import DEPTH_INF, DEPTH_SCALE
+from mtl_perception.training.data.formats.folder_tables import CAMERA_COLUMNS
 from mtl_perception.types import Sample
-
-COLUMNS = ("name", "width", "height", "fx", "fy", "cx", "cy")
 
 
 def finish_folder(
@@ -119,7 +118,7 @@ def _table(rows: Iterable[Sequence[object]], header: bool = True) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if header:
-        writer.writerow(COLUMNS)
+        writer.writerow(CAMERA_COLUMNS)
     writer.writerows(rows)
     return text.getvalue().encode()
 
@@ -131,4 +130,4 @@ def _camera_rows(folder: Path) -> dict[str, list[str]]:
         return {}
     text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines()[1:]
-    return {row[0]: row for row in csv.reader(lines) if len(row) == len(COLUMNS)}
+    return {row[0]: row for row in csv.reader(lines) if len(row) == len(CAMERA_COLUMNS)}

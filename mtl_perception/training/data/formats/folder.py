@@ -12,9 +12,8 @@ from mtl_perception.sources.base import natural_key
 from mtl_perception.sources.images import is_image_file
 from mtl_perception.training.data.dataset import DatasetOptions, ImageDataset, SampleFiles
 from mtl_perception.training.data.fields import Fields, read_yaml
-from mtl_perception.training.data.formats.boxes import read_boxes
 from mtl_perception.training.data.formats.files import DEPTH_INF, check_partner_files
-from mtl_perception.training.data.formats.folder_cameras import FolderCameras
+from mtl_perception.training.data.formats.folder_tables import FolderCameras, read_boxes
 from mtl_perception.types import UNLABELED, Sample
 
 DESCRIPTION = "dataset.yaml"

@@ -13,10 +13,18 @@ from mtl_perception.errors import SourceError
 from mtl_perception.labels import load_mapping
 from mtl_perception.training.data.dataset import DatasetOptions, ImageDataset, SampleFiles
 from mtl_perception.training.data.formats.files import check_partner_files, files_by_stem, read_depth_values, require_folder
-from mtl_perception.training.data.formats.kitti_cameras import camera_by_size
 
 LICENSE = "KITTI (Geiger et al., KIT and TTI-C): CC BY-NC-SA 3.0, non-commercial"
 DISPARITY_SCALE = 256.0
+# Size -> (focal length, cx, cy) in pixels: P_rect_02 of each date's calib_cam_to_cam.txt (Geiger et al.). 1242x375 is
+# 2011_09_26, 1224x370 is 2011_09_28, 1238x374 is 2011_09_29, 1226x370 is 2011_09_30, 1241x376 is 2011_10_03.
+CAMERA_BY_SIZE = {
+    (1242, 375): (721.5377, 609.5593, 172.8540),
+    (1224, 370): (707.0493, 604.0814, 180.5066),
+    (1238, 374): (718.3351, 600.3891, 181.5122),
+    (1226, 370): (707.0912, 601.8873, 183.1104),
+    (1241, 376): (718.8560, 607.1928, 185.2157),
+}
 
 
 class Kitti2015(ImageDataset):
@@ -98,6 +106,14 @@ class KittiFrames(ImageDataset):
 
     def _calibration(self, item: SampleFiles, number: str, size: tuple[int, int]) -> Calibration:
         return load_calibration(self._file(item), number, size).for_image(*size)
+
+
+def camera_by_size(width: int, height: int) -> CameraModel | None:
+    """Return KITTI's camera whose rectified images have this size; None for other sizes."""
+    if (width, height) not in CAMERA_BY_SIZE:
+        return None
+    focal, cx, cy = CAMERA_BY_SIZE[width, height]
+    return CameraModel(width, height, focal, focal, cx, cy)
 
 
 def open_stereo(path: Path, options: DatasetOptions) -> KittiFrames:

@@ -15,8 +15,7 @@ from mtl_perception.labels import load_mapping
 from mtl_perception.sources.base import CameraResolver
 from mtl_perception.training.data.dataset import DatasetOptions, ImageDataset, SampleFiles
 from mtl_perception.training.data.formats.files import check_partner_files, files_by_stem, require_folder
-from mtl_perception.training.data.formats.kitti import LICENSE
-from mtl_perception.training.data.formats.kitti_cameras import camera_by_size
+from mtl_perception.training.data.formats.kitti import LICENSE, camera_by_size
 from mtl_perception.training.data.formats.lidar import lidar_projection, project, read_sweep
 
 CAMERAS = ("image_02", "image_03")

@@ -1,16 +1,23 @@
-"""Cameras of a plain folder: a table, one camera, or a ROS calibration file."""
+"""Tables of a plain folder: the cameras of its images, and boxes of objects."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.errors import CameraError, ConfigError, SourceError
 from mtl_perception.training.data.fields import Fields
-from mtl_perception.training.data.formats.csv_file import read_csv_file
+from mtl_perception.types import Box
 
 CAMERA_COLUMNS = ("name", "width", "height", "fx", "fy", "cx", "cy")
+BOX_COLUMNS = ("name", "type", "truncated", "occluded", "left", "top", "right", "bottom")
+KITTI_TYPES = {"Pedestrian": "person", "Person_sitting": "person", "Cyclist": "cyclist"}
+MAX_TRUNCATED = 0.5
+MAX_OCCLUDED = 2
+"""Limits of the level "hard" of KITTI's benchmark; boxes beyond are left out, as those of unknown occlusion (3)."""
 
 
 class FolderCameras:
@@ -77,7 +84,7 @@ def read_camera_table(path: Path) -> dict[str, CameraModel]:
         ConfigError: The file cannot be read, or a line is invalid; the message names it.
     """
     cameras: dict[str, CameraModel] = {}
-    for where, line in read_csv_file(path, CAMERA_COLUMNS, "camera table"):
+    for where, line in _read_csv_file(path, CAMERA_COLUMNS, "camera table"):
         try:
             values = dict(zip(CAMERA_COLUMNS[1:], map(float, line[1:]), strict=True))
         except ValueError:
@@ -96,3 +103,43 @@ def _camera(values: dict[str, float], where: str) -> CameraModel:
         return CameraModel(int(width), int(height), values["fx"], values["fy"], values["cx"], values["cy"])
     except CameraError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
+    """Read boxes by image name.
+
+    Args:
+        path: CSV file with the columns name, type, truncated, occluded, left, top, right, bottom. A type is one of KITTI's
+            or a class name; boxes that are truncated or occluded beyond the limits are left out.
+
+    Raises:
+        ConfigError: The file cannot be read, or a line is invalid; the message names it.
+    """
+    boxes: dict[str, tuple[Box, ...]] = {}
+    for where, line in _read_csv_file(path, BOX_COLUMNS, "boxes"):
+        try:
+            truncated, occluded, *sides = map(float, line[2:])
+            box = Box(KITTI_TYPES.get(line[1], line[1]), *sides)
+        except (ValueError, TypeError, IndexError):
+            raise ConfigError(f"{where}: not a name, a type and 6 numbers: {','.join(line)}") from None
+        if truncated <= MAX_TRUNCATED and occluded <= MAX_OCCLUDED:
+            boxes[line[0]] = (*boxes.get(line[0], ()), box)
+    return boxes
+
+
+def _read_csv_file(path: Path, columns: Sequence[str], name: str) -> list[tuple[str, list[str]]]:
+    """Return the place, for messages, and the words of each line below the header; empty lines are ignored.
+
+    Args:
+        path: The file.
+        columns: The header that it must have.
+        name: What the file is, for messages, such as "camera table".
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *lines = list(csv.reader(file)) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{name} {path} cannot be read: {error}") from None
+    if [word.strip() for word in header] != list(columns):
+        raise ConfigError(f"{name} {path}: the first line is not {','.join(columns)}")
+    return [(f"{name} {path}, line {number}", line) for number, line in enumerate(lines, 2) if line]
