@@ -6,7 +6,6 @@ import math
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -20,8 +19,7 @@ from mtl_perception.training.augmentation.crop import Augmenter
 from mtl_perception.training.augmentation.paste import Paster
 from mtl_perception.training.augmentation.sample import TrainingSample, merge
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.data.training_set import TrainingSet, camera_or_default
-from mtl_perception.types import Sample
+from mtl_perception.training.data.training_set import TrainingSet
 
 GOLDEN_RATIO = 0.6180339887498949
 MAX_PREFETCH = 4
@@ -65,21 +63,13 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         entry = self._sets[min(which, len(self._sets) - 1)]
         index = int(rng.integers(len(entry.dataset)))
         labeled = entry.sample(index)
-        pseudo = None if entry.pseudo_labels is None else self._filter_tasks(entry.pseudo_labels[index])
-        camera = camera_or_default(labeled)
-        sample = merge(labeled, pseudo, self._config.teacher.sparse)
+        camera = labeled.frame.camera
+        assert camera is not None
+        pseudo = (None, None) if entry.pseudo_labels is None else entry.pseudo_labels[index]
+        sample = merge(labeled, *pseudo, self._config.teacher.sparse)
         if self._paste is not None and rng.random() < self._config.augmentation.paste:
             sample = self._paste(sample, camera, rng)
         return self._augment(sample, camera, rng, late)
-
-    def _filter_tasks(self, pseudo: Sample) -> Sample:
-        """Keep the pseudo-labels of the tasks that use them."""
-        tasks = self._config.teacher.tasks
-        return replace(
-            pseudo,
-            labels=pseudo.labels if "segmentation" in tasks else None,
-            depth=pseudo.depth if "depth" in tasks else None,
-        )
 
 
 class BatchNumbers:

@@ -5,58 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 
-from mtl_perception.errors import ConfigError, SourceError
+from mtl_perception.errors import ConfigError
 from mtl_perception.inference.device import plain_precision
 from mtl_perception.labels import ClassSet
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import Teacher
-from mtl_perception.training.data.formats.files import DEPTH_INF, DEPTH_SCALE, read_depth, read_labels
-from mtl_perception.training.data.training_set import TrainingSet
+from mtl_perception.training.data.training_set import PseudoLabels, TrainingSet
 from mtl_perception.training.data.writer import encode_depth
 from mtl_perception.training.onnx_teacher import OnnxNetwork
-from mtl_perception.types import UNLABELED, Frame, Sample
+from mtl_perception.types import UNLABELED, Frame
 from mtl_perception.visualization.image_files import write_image
-
-
-class PseudoLabels(Sequence[Sample]):
-    """Pseudo-labels of the samples of a data set, in their order.
-
-    Args:
-        folder: Folder of the files.
-        keys: Names of the samples.
-        needed: Indices of the samples that have pseudo-labels; the others get none.
-    """
-
-    def __init__(self, folder: Path, keys: Sequence[str], needed: Collection[int]) -> None:
-        self._folder = folder
-        self._keys = list(keys)
-        self._needed = frozenset(needed)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Load the pseudo-labels of a sample, without its image."""
-        key = self._keys[index]
-        if index not in self._needed:
-            return Sample(Frame(np.empty((0, 0, 0), np.uint8)), name=key)
-        label_path, depth_path = self.files(key)
-        image = cv2.imread(str(label_path), cv2.IMREAD_UNCHANGED)
-        if image is None:
-            raise SourceError(f"pseudo-labels {label_path} cannot be read; delete the folder to create them again")
-        labels = read_labels(label_path, image.shape[:2])
-        depth = read_depth(depth_path, labels.shape, DEPTH_SCALE, DEPTH_INF)
-        return Sample(Frame(np.empty((*labels.shape, 0), np.uint8)), labels, depth, key)
-
-    def files(self, key: str) -> tuple[Path, Path]:
-        """Return the label file and the depth file of a sample."""
-        return self._folder / "label" / f"{key}.png", self._folder / "depth" / f"{key}.png"
 
 
 class TeacherNetworks:
@@ -165,17 +127,19 @@ def write_pseudo_labels(
         if not entry.teach:
             completed.append(entry)
             continue
-        keys = entry.dataset.keys
-        needed = [i for i in range(len(keys)) if teacher.sparse or _is_incomplete(entry, i, teacher.tasks)]
-        pseudo_labels = PseudoLabels(out / entry.dataset.name, keys, needed)
-        missing = [i for i in needed if not all(path.is_file() for path in pseudo_labels.files(keys[i]))]
+        needed = {i for i in range(len(entry.dataset)) if teacher.sparse or _is_incomplete(entry, i, teacher.tasks)}
+        pseudo_labels = PseudoLabels(out / entry.dataset.name, entry.dataset.keys, needed, teacher.tasks)
+        missing = [i for i in sorted(needed) if not all(path.is_file() for path in pseudo_labels.files(i))]
         if missing and networks is None:
             networks = TeacherNetworks(teacher, base, device, entry.dataset.classes)
         bar = progress_bar(missing, desc=f"teacher: {entry.dataset.name}", unit="image", disable=None if missing else True)
         for index in bar:
             assert networks is not None
             labels, depth = networks(entry.sample(index).frame)
-            _write(labels, encode_depth(depth), *pseudo_labels.files(keys[index]))
+            label_file, depth_file = pseudo_labels.files(index)
+            # Labels come last: a sample is complete if both files exist.
+            write_image(depth_file, encode_depth(depth))
+            write_image(label_file, labels)
         completed.append(replace(entry, pseudo_labels=pseudo_labels))
     return completed
 
@@ -184,9 +148,3 @@ def _is_incomplete(entry: TrainingSet, index: int, tasks: Collection[str]) -> bo
     """Return whether a sample lacks labels or depth for one of the tasks."""
     has = {"segmentation": entry.dataset.has_labels, "depth": entry.dataset.has_depth}
     return any(not has[task](index) for task in tasks)
-
-
-def _write(labels: np.ndarray, depth: np.ndarray, label_path: Path, depth_path: Path) -> None:
-    # Labels come last: a sample is complete if both files exist.
-    for path, image in ((depth_path, depth), (label_path, labels)):
-        write_image(path, image)

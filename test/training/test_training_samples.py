@@ -162,15 +162,15 @@ def test_a_set_without_a_share_of_the_batches_still_provides_people_to_paste(dat
 
 def test_pseudo_labels_only_fill_pixels_without_ground_truth() -> None:
     sample = road_sample(0)
-    pseudo = Sample(sample.frame, np.full_like(sample.labels, PERSON), np.full_like(sample.depth, 7.0))
-    both = merge(sample, pseudo, sparse=True)
+    pseudo = np.full_like(sample.labels, PERSON), np.full_like(sample.depth, 7.0)
+    both = merge(sample, *pseudo, sparse=True)
     open_ = sample.labels == UNLABELED
     assert np.array_equal(both.labels[~open_], sample.labels[~open_]) and (both.labels[open_] == PERSON).all()
     assert ((both.pseudo & PSEUDO_LABELS) > 0).sum() == open_.sum()
     assert (both.depth[np.isnan(sample.depth)] == 7.0).all() and np.isinf(both.depth[np.isinf(sample.depth)]).all()
-    whole = merge(sample, pseudo, sparse=False)
+    whole = merge(sample, *pseudo, sparse=False)
     assert np.array_equal(whole.labels, sample.labels) and not whole.pseudo.any()
-    without = merge(Sample(sample.frame, None, sample.depth), pseudo, sparse=False)
+    without = merge(Sample(sample.frame, None, sample.depth), *pseudo, sparse=False)
     assert (without.labels == PERSON).all() and (without.pseudo == PSEUDO_LABELS).all()
 
 
@@ -179,23 +179,25 @@ def test_pseudo_labels_are_written_once_and_only_where_missing(data: Path, tmp_p
     sets = open_training_sets(entries, data)
     teacher = Teacher(weights=str(weights_file), confidence=0.3, sparse=False)
     labels_only, both = write_pseudo_labels(sets, teacher, tmp_path, "cpu")
-    assert (both.pseudo_labels[0].labels, both.pseudo_labels[0].depth) == (None, None)
+    assert both.pseudo_labels[0] == (None, None)
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert files == [f"labels/{kind}/00{i}.png" for kind in ("depth", "label") for i in (0, 1)]
     sample = labels_only.sample(0)
     assert sample.frame.camera.fx == 90.0
     expected = Pipeline(str(weights_file), "cpu", min_confidence=0.3, warm_up=False)(sample.frame)
-    pseudo = labels_only.pseudo_labels[0]
-    assert np.array_equal(pseudo.labels, expected.labels)
-    known = np.isfinite(pseudo.depth)
+    labels, depth = labels_only.pseudo_labels[0]
+    assert np.array_equal(labels, expected.labels)
+    known = np.isfinite(depth)
     assert known.mean() > 0.05
-    assert np.abs(pseudo.depth[known] - expected.depth[known]).max() <= 0.5 / 256 + 1e-6
-    assert np.array_equal(np.isinf(pseudo.depth), np.isinf(expected.depth) & (expected.labels == SKY))
+    assert np.abs(depth[known] - expected.depth[known]).max() <= 0.5 / 256 + 1e-6
+    assert np.array_equal(np.isinf(depth), np.isinf(expected.depth) & (expected.labels == SKY))
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     write_pseudo_labels(sets, teacher, tmp_path, "cpu")
     # All samples have labels, so nothing is written.
     [first, _] = write_pseudo_labels(sets, replace(teacher, tasks=("segmentation",)), tmp_path, "cpu")
-    assert first.pseudo_labels[0].labels is None
+    assert first.pseudo_labels[0] == (None, None)
+    [first, _] = write_pseudo_labels(sets, replace(teacher, tasks=("depth",)), tmp_path, "cpu")
+    assert first.pseudo_labels[0][0] is None and np.array_equal(first.pseudo_labels[0][1], depth, equal_nan=True)
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
 
 

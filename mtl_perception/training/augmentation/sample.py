@@ -29,24 +29,25 @@ class TrainingSample:
     pseudo: np.ndarray
 
 
-def merge(sample: Sample, pseudo: Sample | None, sparse: bool) -> TrainingSample:
+def merge(sample: Sample, pseudo_labels: np.ndarray | None, pseudo_depth: np.ndarray | None, sparse: bool) -> TrainingSample:
     """Combine ground truth and pseudo-labels of the same image.
 
     Args:
         sample: Image and ground truth.
-        pseudo: Pseudo-labels; None: there is no teacher.
+        pseudo_labels: H x W uint8, 255 = unlabeled; None: none.
+        pseudo_depth: H x W float32, m, NaN = unknown; None: none.
         sparse: Also use pseudo-labels for pixels without ground truth in samples that have labels or depth.
     """
     size = sample.frame.image.shape[:2]
     labels = np.full(size, UNLABELED, np.uint8) if sample.labels is None else sample.labels
     depth = np.full(size, np.nan, np.float32) if sample.depth is None else sample.depth
     bits = np.zeros(size, np.uint8)
-    if pseudo is not None and pseudo.labels is not None and (sparse or sample.labels is None):
-        missing = (labels == UNLABELED) & (pseudo.labels != UNLABELED)
-        labels = np.where(missing, pseudo.labels, labels)
+    if pseudo_labels is not None and (sparse or sample.labels is None):
+        missing = (labels == UNLABELED) & (pseudo_labels != UNLABELED)
+        labels = np.where(missing, pseudo_labels, labels)
         bits[missing] |= PSEUDO_LABELS
-    if pseudo is not None and pseudo.depth is not None and (sparse or sample.depth is None):
-        missing = np.isnan(depth) & ~np.isnan(pseudo.depth)
-        depth = np.where(missing, pseudo.depth, depth)
+    if pseudo_depth is not None and (sparse or sample.depth is None):
+        missing = np.isnan(depth) & ~np.isnan(pseudo_depth)
+        depth = np.where(missing, pseudo_depth, depth)
         bits[missing] |= PSEUDO_DEPTH
     return TrainingSample(sample.frame.image, labels, depth, bits)

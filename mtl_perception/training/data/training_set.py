@@ -1,21 +1,63 @@
-"""A data set with its role in a run."""
+"""A data set with its role in a run, and its pseudo-labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mtl_perception.camera.model import CameraModel
+from mtl_perception.errors import SourceError
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.training.data.dataset import Dataset
 from mtl_perception.training.data.fields import Fields
+from mtl_perception.training.data.formats.files import DEPTH_INF, DEPTH_SCALE, read_depth, read_gray
 from mtl_perception.training.data.open import open_entry, refuse_same_names
 from mtl_perception.types import Sample
 
 RUN_KEYS = ("share", "focal_length", "teach", "paste_source")
 """Keys of an entry that belong to the run, not to the data set."""
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Pseudo-labels of the samples of a data set, in their order.
+
+    Attributes:
+        folder: Folder of the files.
+        keys: Names of the samples.
+        needed: Indices of the samples that have pseudo-labels; the others get none.
+        tasks: Tasks that get pseudo-labels.
+    """
+
+    folder: Path
+    keys: Sequence[str]
+    needed: Collection[int]
+    tasks: Collection[str]
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Load labels (H x W uint8, 255 = unlabeled) and depth (H x W float32, m, NaN = unknown); None for missing ones.
+
+        Raises:
+            SourceError: A file cannot be read.
+        """
+        if index not in self.needed:
+            return None, None
+        label_file, depth_file = self.files(index)
+        try:
+            labels = read_gray(label_file, np.uint8, "pseudo-labels", None)
+            depth = read_depth(depth_file, labels.shape, DEPTH_SCALE, DEPTH_INF) if "depth" in self.tasks else None
+        except SourceError as error:
+            raise SourceError(f"{error}; delete the folder of the pseudo-labels to create them again") from None
+        return labels if "segmentation" in self.tasks else None, depth
+
+    def files(self, index: int) -> tuple[Path, Path]:
+        """Return the label file and the depth file of a sample."""
+        label_file, depth_file = (self.folder / kind / f"{self.keys[index]}.png" for kind in ("label", "depth"))
+        return label_file, depth_file
 
 
 @dataclass(frozen=True)
@@ -36,27 +78,17 @@ class TrainingSet:
     focal_length: float = 0.0
     teach: bool = True
     paste_source: bool = True
-    pseudo_labels: Sequence[Sample] | None = None
+    pseudo_labels: PseudoLabels | None = None
 
     def sample(self, index: int) -> Sample:
         """Load a sample with its camera, or with the assumed one."""
         sample = self.dataset[index]
-        frame = replace(sample.frame, camera=camera_or_default(sample, self.focal_length))
-        return replace(sample, frame=frame)
-
-
-def camera_or_default(sample: Sample, focal_length: float = 0.0) -> CameraModel:
-    """Return the camera of a sample, or an assumed one if it is unknown.
-
-    Args:
-        sample: The sample.
-        focal_length: Focal length of the assumed camera, pixels; 0: KITTI's field of view.
-    """
-    if sample.frame.camera is not None:
-        return sample.frame.camera
-    height, width = sample.frame.image.shape[:2]
-    focal_length = focal_length or KITTI_CAMERA["fx"] * width / KITTI_CAMERA["width"]
-    return CameraModel(width, height, focal_length, focal_length, width / 2, height / 2)
+        if sample.frame.camera is not None:
+            return sample
+        height, width = sample.frame.image.shape[:2]
+        focal_length = self.focal_length or KITTI_CAMERA["fx"] * width / KITTI_CAMERA["width"]
+        camera = CameraModel(width, height, focal_length, focal_length, width / 2, height / 2)
+        return replace(sample, frame=replace(sample.frame, camera=camera))
 
 
 def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list[TrainingSet]:
