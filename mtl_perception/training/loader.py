@@ -47,13 +47,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         self._paste = Paster(sets, classes) if config.augmentation.paste > 0 else None
 
     def __getitem__(self, index: tuple[int, bool]) -> dict[str, Tensor]:
-        sample = self.sample(*index)
-        return {
-            "image": torch.from_numpy(np.ascontiguousarray(sample.image)),
-            "labels": torch.from_numpy(np.ascontiguousarray(sample.labels)),
-            "depth": torch.from_numpy(np.ascontiguousarray(sample.depth)),
-            "pseudo": torch.from_numpy(np.ascontiguousarray(sample.pseudo)),
-        }
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in vars(self.sample(*index)).items()}
 
     def sample(self, number: int, late: bool = False) -> TrainingSample:
         """Return training sample `number`, with the augmentation of the late part of the run if `late`."""
@@ -72,8 +66,10 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         return self._augment(sample, camera, rng, late)
 
 
-class BatchNumbers:
-    """Numbers of the samples of each batch, for one of several processes.
+def batch_indices(
+    config: TrainConfig, first_step: int, rank: int, world: int, progress: Callable[[], float]
+) -> Iterator[list[tuple[int, bool]]]:
+    """Yield the indices in `TrainingSamples` of the batch of each step, for one of several processes.
 
     Args:
         config: The run.
@@ -82,23 +78,17 @@ class BatchNumbers:
         world: Number of processes.
         progress: Returns the completed share of a time-limited run, 0..1.
     """
-
-    def __init__(self, config: TrainConfig, first_step: int, rank: int, world: int, progress: Callable[[], float]) -> None:
-        self._config, self._first_step = config, first_step
-        self._part = config.batch // world
-        self._offset = rank * self._part
-        self._progress = progress
-
-    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
-        """Yield the indices of `TrainingSamples` for each step."""
-        for step in range(self._first_step, self._config.steps):
-            late = max(step / self._config.steps, self._progress()) >= self._config.augmentation.late
-            first = step * self._config.batch + self._offset
-            yield [(number, late) for number in range(first, first + self._part)]
+    count = config.batch // world
+    for step in range(first_step, config.steps):
+        late = max(step / config.steps, progress()) >= config.augmentation.late
+        first = step * config.batch + rank * count
+        yield [(number, late) for number in range(first, first + count)]
 
 
-def load(samples: TrainingSamples, batches: BatchNumbers, config: TrainConfig, pin: bool) -> Iterable[dict[str, Tensor]]:
-    """Return a loader of batches.
+def load(
+    samples: TrainingSamples, batches: Iterable[list[tuple[int, bool]]], config: TrainConfig, pin: bool
+) -> Iterable[dict[str, Tensor]]:
+    """Return an iterable over batches.
 
     Workers pass batches in shared memory. Where there is too little of it, as in containers with Docker's 64 MB, they would
     die of a bus error, so they send copies instead.
@@ -111,18 +101,19 @@ def load(samples: TrainingSamples, batches: BatchNumbers, config: TrainConfig, p
     """
     batch = config.batch * config.crop[0] * config.crop[1] * BYTES_PER_PIXEL
     free = _free_shared_memory()
-    copy = 2 * config.workers * batch > free
+    copy = config.workers > 0 and 2 * config.workers * batch > free
     loader: DataLoader[Any] = DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=config.workers,
         pin_memory=pin,
-        persistent_workers=config.workers > 0,
         prefetch_factor=int(np.clip(free / 2 / (config.workers * batch), 1, MAX_PREFETCH)) if config.workers else None,
         worker_init_fn=_start_worker,
-        collate_fn=_stack_arrays if copy and config.workers else None,
+        collate_fn=_stack_arrays if copy else None,
     )
-    return _Tensors(loader) if copy and config.workers else loader
+    if not copy:
+        return loader
+    return ({name: torch.from_numpy(values) for name, values in batch.items()} for batch in loader)
 
 
 def _free_shared_memory() -> float:
@@ -136,21 +127,6 @@ def _free_shared_memory() -> float:
 def _stack_arrays(samples: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
     """Return a batch as arrays, which are copied between processes, unlike tensors, which are shared."""
     return {name: np.stack([sample[name].numpy() for sample in samples]) for name in samples[0]}
-
-
-class _Tensors:
-    """Batches of arrays as batches of tensors.
-
-    Args:
-        batches: Batches of arrays.
-    """
-
-    def __init__(self, batches: Iterable[dict[str, np.ndarray]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for batch in self._batches:
-            yield {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def _start_worker(_: int) -> None:

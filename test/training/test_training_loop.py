@@ -22,7 +22,7 @@ from mtl_perception.training.config import TrainConfig
 from mtl_perception.training.config_file import read_config
 from mtl_perception.training.data.training_set import open_training_sets
 from mtl_perception.training.initialize import initialize_network
-from mtl_perception.training.loader import BatchNumbers, TrainingSamples, load
+from mtl_perception.training.loader import TrainingSamples, batch_indices, load
 from mtl_perception.training.loop import schedule as schedule_module
 from mtl_perception.training.loop.checkpoint import newest_checkpoint, save_checkpoint
 from mtl_perception.training.loop.journal import Journal, LoggedStep
@@ -66,7 +66,7 @@ def make_trainer(data: Path, out: Path, **changes: object) -> tuple[Trainer, dic
 
 
 def loader_of(examples: Any, config: TrainConfig, first_step: int = 0) -> Any:
-    return load(examples, BatchNumbers(config, first_step, 0, 1, lambda: 0.0), config, pin=False)
+    return load(examples, batch_indices(config, first_step, 0, 1, lambda: 0.0), config, pin=False)
 
 
 @pytest.mark.parametrize("loss", ["log_l1", "berhu", "silog"])
@@ -134,12 +134,12 @@ def test_workers_use_one_thread_and_ignore_signals_to_the_run(data: Path) -> Non
 
 def test_processes_share_the_batch_and_mark_samples_of_the_late_part() -> None:
     config = TrainConfig("x", ({"path": "y"},), steps=10, batch=4)
-    parts = [list(BatchNumbers(config, 6, rank, 2, lambda: 0.0)) for rank in (0, 1)]
+    parts = [list(batch_indices(config, 6, rank, 2, lambda: 0.0)) for rank in (0, 1)]
     assert [a + b for a, b in zip(*parts, strict=True)] == [
         [(number, step >= 7) for number in range(4 * step, 4 * step + 4)] for step in range(6, 10)
     ]
     # In a time-limited run, the elapsed time marks the late part as well.
-    assert all(late for batch in BatchNumbers(config, 0, 0, 1, lambda: 0.7) for _, late in batch)
+    assert all(late for batch in batch_indices(config, 0, 0, 1, lambda: 0.7) for _, late in batch)
 
 
 def test_schedule_follows_steps_or_time_whichever_is_further(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,10 +233,9 @@ def test_both_memory_layouts_compute_the_same_step(data: Path, tmp_path: Path) -
 def test_workers_send_the_same_batches_with_little_shared_memory(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = read_config(write_config(data, "shared", steps=3, workers=2))
     samples = TrainingSamples(config, STREET, open_training_sets(config.sets, data))
-    batches = BatchNumbers(config, 0, 0, 1, lambda: 0.0)
-    shared = list(load(samples, batches, config, pin=False))
+    shared = list(loader_of(samples, config))
     monkeypatch.setattr(loader_module, "_free_shared_memory", lambda: 64 * 1024.0)
-    copied = list(load(samples, batches, config, pin=False))
+    copied = list(loader_of(samples, config))
     assert len(shared) == len(copied) == 3
     for one, other in zip(shared, copied, strict=True):
         assert one["image"].is_shared() and not other["image"].is_shared()

@@ -21,7 +21,7 @@ from mtl_perception.inference.device import DTYPES, device_errors
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.progress import progress_bar
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.loader import BatchNumbers, TrainingSamples, load
+from mtl_perception.training.loader import TrainingSamples, batch_indices, load
 from mtl_perception.training.loop.average import WeightAverage
 from mtl_perception.training.loop.checkpoint import LATEST, newest_checkpoint, read_checkpoint, save_checkpoint
 from mtl_perception.training.loop.journal import Journal, LoggedStep
@@ -160,7 +160,7 @@ class Trainer:
         self._progress = schedule.progress(self.step, self._time_share)
         if self._progress >= 1:
             return True
-        batches = BatchNumbers(self.config, self.step, self.processes.rank, self.processes.world, lambda: self._progress)
+        batches = batch_indices(self.config, self.step, self.processes.rank, self.processes.world, lambda: self._progress)
         loader = load(self._samples, batches, self.config, pin=self.processes.device.type == "cuda")
         journal = Journal(self.out, self.config, self.step) if self.processes.first else None
         hidden = None if self.processes.first else True
