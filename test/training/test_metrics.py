@@ -240,7 +240,7 @@ def test_a_box_is_found_if_a_fifth_of_its_pixels_is_person_or_cyclist():
 
 
 def test_missing_torchmetrics_is_reported_with_the_extra_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchmetrics.classification", None)
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional.classification", None)
     monkeypatch.delitem(sys.modules, "mtl_perception.training.evaluation.segmentation")
     with pytest.raises(PerceptionError, match=r"needs torchmetrics.*pip install 'mtl_perception\[train\]'"):
         import mtl_perception.training.evaluation.segmentation  # noqa: F401

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +14,7 @@ from mtl_perception.training.evaluation.depth import image_size
 from mtl_perception.types import UNLABELED
 
 try:
-    from torchmetrics.classification import MulticlassJaccardIndex
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
 except ImportError as missing:
     raise PerceptionError(
         f"evaluation needs torchmetrics, which cannot be imported ({missing}); pip install 'mtl_perception[train]'"
@@ -29,16 +27,21 @@ class SegmentationScore:
 
     Attributes:
         classes: C class names.
-        iou: C float, 0..1: intersection over union; NaN for a class that neither ground truth nor prediction contains.
-        pixel_accuracy: Share of correct pixels; NaN without labeled pixels.
         confusion: C x (C + 1) int64 pixel counts: rows are true classes, columns predicted ones; the last column counts pixels
             without a predicted class.
     """
 
     classes: tuple[str, ...]
-    iou: np.ndarray
-    pixel_accuracy: float
     confusion: np.ndarray
+
+    @property
+    def iou(self) -> np.ndarray:
+        """C float, 0..1: intersection over union; NaN for a class that neither ground truth nor prediction contains."""
+        correct = self.confusion.diagonal()
+        union = self.confusion.sum(1) + self.confusion[:, : len(correct)].sum(0) - correct
+        iou = np.full(len(correct), math.nan)
+        np.divide(correct, union, out=iou, where=union > 0)
+        return iou
 
     @property
     def miou(self) -> float:
@@ -50,6 +53,11 @@ class SegmentationScore:
     def pixels(self) -> int:
         """Number of labeled pixels."""
         return int(self.confusion.sum())
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of correct pixels; NaN without labeled pixels."""
+        return float(self.confusion.trace()) / self.pixels if self.pixels else math.nan
 
 
 class SegmentationMetrics:
@@ -65,16 +73,7 @@ class SegmentationMetrics:
 
     def __init__(self, classes: ClassSet) -> None:
         self.classes = classes
-        # The additional class is "none predicted". Only one process evaluates, so it must not synchronize with the others.
-        self._total = MulticlassJaccardIndex(
-            len(classes) + 1,
-            average="none",
-            ignore_index=UNLABELED,
-            validate_args=False,
-            sync_on_compute=False,
-            compute_with_cache=False,
-        )
-        self._image = copy.deepcopy(self._total)
+        self._confusion = np.zeros((len(classes), len(classes) + 1), np.int64)
 
     def update(self, labels: np.ndarray, truth: np.ndarray) -> SegmentationScore:
         """Add an image, and score it on its own.
@@ -88,33 +87,21 @@ class SegmentationMetrics:
         """
         if labels.shape != truth.shape:
             raise SourceError(f"labels are {image_size(labels)}, the ground truth is {image_size(truth)}")
-        known = truth != UNLABELED
-        if known.any() and int(truth[known].max()) >= len(self.classes):
-            raise SourceError(
-                f"the ground truth has id {truth[known].max()}, {self.classes.name!r} has {len(self.classes)} classes"
-            )
-        predicted = np.minimum(labels, np.uint8(len(self.classes)))
-        self._image.reset()
-        self._image.update(torch.from_numpy(predicted), torch.from_numpy(np.ascontiguousarray(truth)))
-        self._total.merge_state(self._image)
-        return self._score(self._image)
+        count, known = len(self.classes), truth != UNLABELED
+        if known.any() and int(truth[known].max()) >= count:
+            raise SourceError(f"the ground truth has id {truth[known].max()}, {self.classes.name!r} has {count} classes")
+        # The additional class is "none predicted".
+        predicted = torch.from_numpy(np.minimum(labels, np.uint8(count)))
+        target = torch.from_numpy(np.ascontiguousarray(truth))
+        counts = multiclass_confusion_matrix(predicted, target, count + 1, ignore_index=UNLABELED, validate_args=False)
+        confusion = counts.numpy()[:count]
+        self._confusion += confusion
+        return SegmentationScore(self.classes.names, confusion)
 
     def merge(self, other: SegmentationMetrics) -> None:
         """Add the images of another instance with the same classes."""
-        self._total.merge_state(other._total)
+        self._confusion += other._confusion
 
     def compute(self) -> SegmentationScore:
         """Return the score of all images."""
-        return self._score(self._total)
-
-    def _score(self, metric: MulticlassJaccardIndex) -> SegmentationScore:
-        count = len(self.classes)
-        confusion = metric.confmat.numpy()[:count].astype(np.int64)
-        with warnings.catch_warnings():
-            # torchmetrics does not count a merge as an update and warns of computing before one.
-            warnings.simplefilter("ignore", UserWarning)
-            iou = metric.compute().numpy()[:count].astype(np.float64)
-        iou[confusion.sum(1) + confusion[:, :count].sum(0) == 0] = math.nan
-        pixels = int(confusion.sum())
-        accuracy = float(np.trace(confusion)) / pixels if pixels else math.nan
-        return SegmentationScore(self.classes.names, iou, accuracy, confusion)
+        return SegmentationScore(self.classes.names, self._confusion.copy())
