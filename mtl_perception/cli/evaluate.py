@@ -87,9 +87,8 @@ def run(args: argparse.Namespace) -> None:
         if value < 0:
             raise ConfigError(f"{option} {value} is negative; give 0 or more")
     from mtl_perception.training.data.open import open_datasets
-    from mtl_perception.training.evaluation.card import card_tables
     from mtl_perception.training.evaluation.evaluate import DEFINITIONS, DepthProtocol
-    from mtl_perception.training.evaluation.tables import tables
+    from mtl_perception.training.evaluation.tables import card_tables, tables
 
     protocol = DepthProtocol(args.crop, args.cap, args.median_scaling)
     protocol.metrics()  # Refuses invalid options before anything is loaded.

@@ -1,4 +1,4 @@
-"""Markdown tables of evaluation reports, padded to be readable as plain text."""
+"""Markdown tables of evaluation reports: padded to be readable as plain text, and those of a model card (docs/models.md)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ MIN_PIXELS = 100
 """Fewest pixels of a cell or a row of the depth table that is shown; metrics.json has all."""
 ALL = "all"
 
+Row = tuple[str, str, dict[str, Any]]
+"""Data set, weights and metrics."""
+Table = tuple[list[str], list[list[str]]]
+"""Header and rows."""
+
 
 def tables(report: dict[str, Any]) -> str:
     """Return the tables of a report: the metrics of each network on each data set, the IoU of each class, and depth errors.
@@ -27,18 +32,45 @@ def tables(report: dict[str, Any]) -> str:
     Args:
         report: Content of metrics.json.
     """
-    rows = list(report_rows(report))
+    rows = list(_report_rows(report))
     parts = [_metrics_table(rows)]
     for name in _class_sets(rows):
         parts.append(f"IoU of each class, {name}, %\n\n" + _class_table(rows, name))
-    if boxes := box_rows(rows):
+    if boxes := _box_rows(rows):
         parts.append("Found of all boxes, by height (pixels)\n\n" + markdown(*boxes))
-    if depth := depth_rows(rows):
+    if depth := _depth_rows(rows):
         parts.append("Depth by class and true depth (m): AbsRel, bias (+ = too far)\n\n" + markdown(*depth))
     return "\n".join(parts)
 
 
-def report_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def card_tables(report: dict[str, Any]) -> str:
+    """Return the tables of a model card: a row per metric and a column per network, then IoU, boxes and depth by class.
+
+    Args:
+        report: Content of metrics.json.
+    """
+    rows = [row for row in _report_rows(report) if row[0] != ALL]
+    networks = [run["weights"] for run in report["runs"]]
+    cells: dict[str, dict[str, str]] = {}
+    for data, weights, metrics in rows:
+        for title, text in _card_metrics(data, metrics):
+            cells.setdefault(title, {})[weights] = text
+    header = ["metric", *(f"`{weights}`" for weights in networks)]
+    parts = [markdown(header, [[title, *(row.get(w, NONE) for w in networks)] for title, row in cells.items()])]
+    classes = list(dict.fromkeys(c for _, _, f in rows for c in _first_iou(f)))
+    if classes:
+        body = [[d, w, *(_percent(iou.get(c)) for c in classes)] for d, w, f in rows if (iou := _first_iou(f))]
+        parts.append(markdown(["IoU, %", "weights", *classes], body))
+    for title, found in (
+        ("Found of all boxes, by height (pixels):", _box_rows(rows)),
+        ("AbsRel and bias (+ = too far) of depth, by class and true depth (m):", _depth_rows(rows)),
+    ):
+        if found:
+            parts.append(f"{title}\n\n{markdown(*found)}")
+    return "\n".join(parts)
+
+
+def _report_rows(report: dict[str, Any]) -> Iterator[Row]:
     """Yield (data, weights, metrics), with the networks of a data set in consecutive rows; of all data sets at the end."""
     names = list(dict.fromkeys(part["name"] for run in report["runs"] for part in run["datasets"]))
     for name in names:
@@ -48,11 +80,11 @@ def report_rows(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
         yield from ((ALL, run["weights"], run["overall"]) for run in report["runs"] if run["overall"])
 
 
-def _class_sets(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
+def _class_sets(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for _, _, metrics in rows for name in metrics["segmentation"]))
 
 
-def _metrics_table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
+def _metrics_table(rows: Sequence[Row]) -> str:
     names = _class_sets(rows)
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [("frames", lambda f: str(f["frames"]))]
     for name in names:
@@ -74,7 +106,7 @@ def _metrics_table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
     return markdown(header, [[data, weights, *(cell(f) for _, cell in columns)] for data, weights, f in rows])
 
 
-def _class_table(rows: Sequence[tuple[str, str, dict[str, Any]]], name: str) -> str:
+def _class_table(rows: Sequence[Row], name: str) -> str:
     chosen = [(data, weights, f["segmentation"][name]) for data, weights, f in rows if name in f["segmentation"]]
     if len({data for data, _, _ in chosen}) == 2:
         chosen = [row for row in chosen if row[0] != ALL]  # Would repeat the only data set with labels.
@@ -83,12 +115,8 @@ def _class_table(rows: Sequence[tuple[str, str, dict[str, Any]]], name: str) -> 
     return markdown(["data", "weights", *classes], body)
 
 
-def depth_rows(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[list[str], list[list[str]]] | None:
-    """Return header and rows of depth errors by class and distance; None without any.
-
-    Args:
-        rows: (data, weights, metrics); those of all data sets together are left out.
-    """
+def _depth_rows(rows: Sequence[Row]) -> Table | None:
+    """Return header and rows of depth errors by class and distance, by data set; None without any."""
     chosen = [(data, weights, table) for data, weights, f in rows if data != ALL for table in f["depth_by_class"]]
     if not chosen:
         return None
@@ -101,12 +129,8 @@ def depth_rows(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[list[st
     return ["data", "weights", "class", *chosen[0][2]["bins_m"]], body
 
 
-def box_rows(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[list[str], list[list[str]]] | None:
-    """Return header and rows of found boxes by class and height; None without any.
-
-    Args:
-        rows: (data, weights, metrics); those of all data sets together are left out.
-    """
+def _box_rows(rows: Sequence[Row]) -> Table | None:
+    """Return header and rows of found boxes by class and height, by data set; None without any."""
     chosen = [(data, weights, f["boxes"]) for data, weights, f in rows if data != ALL and f["boxes"]]
     if not chosen:
         return None
@@ -127,6 +151,26 @@ def _depth_cell(error: float | None, bias: float | None, pixels: int) -> str:
 def _number(values: dict[str, Any] | None, key: str, factor: float, digits: int) -> str:
     value = None if values is None else values[key]
     return NONE if value is None else f"{factor * value:.{digits}f}"
+
+
+def _card_metrics(data: str, metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield title and text of each metric of a data set."""
+    for name, score in metrics["segmentation"].items():
+        yield f"{data}: mIoU, {len(score['IoU'])} classes ({name})", f"{_percent(score['mIoU'], 1)} %"
+    if calibration := metrics["calibration"]:
+        yield f"{data}: ECE of the confidence", f"{_percent(calibration['ECE'], 1)} %"
+    if depth := metrics["depth"]:
+        text = f"{depth['abs_rel']:.3f}, {depth['rmse']:.2f} m, {_percent(depth['delta1'])} %"
+        yield f"{data}: AbsRel, RMSE, delta < 1.25 ({metrics['depth_frames']} frames)", text
+
+
+def _first_iou(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """Return the IoU of each class in the first class set, which has the most classes; empty without labels."""
+    return next((score["IoU"] for score in metrics["segmentation"].values()), {})
+
+
+def _percent(value: float | None, digits: int = 0) -> str:
+    return NONE if value is None else f"{100 * value:.{digits}f}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
