@@ -15,8 +15,7 @@ from mtl_perception.types import Box
 pytest.importorskip("torchmetrics")
 from mtl_perception.training.evaluation.boxes import BoxRecall
 from mtl_perception.training.evaluation.calibration import CalibrationMetrics
-from mtl_perception.training.evaluation.depth import DepthMetrics, crop_window
-from mtl_perception.training.evaluation.depth_table import DepthTable
+from mtl_perception.training.evaluation.depth import DepthMetrics, DepthTable, crop_window
 from mtl_perception.training.evaluation.segmentation import SegmentationMetrics
 
 NAN, INF = math.nan, math.inf

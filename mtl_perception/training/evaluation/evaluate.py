@@ -19,9 +19,9 @@ from mtl_perception.training.data.select import spread_evenly
 from mtl_perception.training.evaluation.agreement import LabelAgreement
 from mtl_perception.training.evaluation.boxes import FOUND, PEOPLE
 from mtl_perception.training.evaluation.classes import comparisons
-from mtl_perception.training.evaluation.depth import DepthMetrics, DepthScore
+from mtl_perception.training.evaluation.depth import DepthMetrics, DepthScore, DepthTable
 from mtl_perception.training.evaluation.metrics import Metrics, finite
-from mtl_perception.training.evaluation.segmentation import SegmentationScore
+from mtl_perception.training.evaluation.segmentation import SegmentationMetrics, SegmentationScore
 from mtl_perception.types import UNLABELED
 
 if TYPE_CHECKING:
@@ -137,9 +137,12 @@ class Evaluation:
                 f"data set {dataset.name} has the classes {_abbreviate(theirs)}, weights {pipeline.description.name!r} have "
                 f"{_abbreviate(own)}, and no mapping between them is known; evaluate weights of the same classes"
             )
-        self.metrics = Metrics(self.protocol.metrics())
         self._table_classes = self.comparisons[0].classes if self.comparisons else pipeline.class_set
-        self.metrics.add_class_sets((each.classes for each in self.comparisons), self._table_classes)
+        self.metrics = Metrics(
+            self.protocol.metrics(),
+            {each.classes.name: SegmentationMetrics(each.classes) for each in self.comparisons},
+            {self._table_classes.name: DepthTable(self._table_classes)},
+        )
         self.scores: list[FrameScore] = []
         self.agreement = agreement or LabelAgreement()
         self._warm: set[tuple[int, ...]] = set()

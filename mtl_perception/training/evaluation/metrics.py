@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mtl_perception.labels import ClassSet
 from mtl_perception.training.evaluation.boxes import BoxRecall
 from mtl_perception.training.evaluation.calibration import CalibrationMetrics, CalibrationScore
-from mtl_perception.training.evaluation.depth import DepthMetrics
-from mtl_perception.training.evaluation.depth_table import DepthTable
+from mtl_perception.training.evaluation.depth import DepthMetrics, DepthTable
 from mtl_perception.training.evaluation.segmentation import SegmentationMetrics, SegmentationScore
 
 
@@ -32,17 +29,6 @@ class Metrics:
     depth_tables: dict[str, DepthTable] = field(default_factory=dict)
     calibration: CalibrationMetrics = field(default_factory=CalibrationMetrics)
     boxes: BoxRecall = field(default_factory=BoxRecall)
-
-    def add_class_sets(self, segmentation: Iterable[ClassSet], depth: ClassSet) -> None:
-        """Add metrics without pixels for class sets that have none yet.
-
-        Args:
-            segmentation: Class sets of labels.
-            depth: Class set of the depth table.
-        """
-        for classes in segmentation:
-            self.segmentation.setdefault(classes.name, SegmentationMetrics(classes))
-        self.depth_tables.setdefault(depth.name, DepthTable(depth))
 
     def merge(self, other: Metrics) -> None:
         """Add the images of another instance with the same options."""
