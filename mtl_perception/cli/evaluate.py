@@ -17,7 +17,9 @@ from mtl_perception.cli.options import add_parameters, config_from
 from mtl_perception.config import by_name
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.inference.machine import device_name
+from mtl_perception.network.certificate import REFERENCE
 from mtl_perception.progress import progress_bar
+from mtl_perception.training.evaluation.depth import CROPS
 from mtl_perception.visualization.error_sheet import DepthErrors, LabelErrors, error_sheet
 from mtl_perception.visualization.files import replacing
 from mtl_perception.visualization.image_files import write_image
@@ -25,15 +27,12 @@ from mtl_perception.weights.registry import SHIPPED_SUFFIX, resolve
 
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
-    from mtl_perception.training.data.open import Dataset
+    from mtl_perception.training.data.dataset import Dataset
     from mtl_perception.training.evaluation.agreement import LabelAgreement
     from mtl_perception.training.evaluation.evaluate import DepthProtocol, Evaluation, FrameScore
 
 PARAMETERS = ("classes", "device", "cpu_threads", "input_scale", "upsampling")
 """Parameters that change the speed or input of the network; others would change the outputs that are evaluated."""
-REFERENCE = "fp32"
-
-CROPS = ("garg", "eigen", "none")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for metrics.json, table.md and the worst frames")
     parser.add_argument("--worst", type=int, default=6, metavar="N", help="draw the N worst frames per data set (default: 6)")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="evenly spaced frames per data set; 0 uses all")
-    parser.add_argument("--crop", choices=CROPS, default="garg", help="image region for depth metrics (default: garg)")
+    parser.add_argument("--crop", choices=tuple(CROPS), default="garg", help="image region for depth metrics (default: garg)")
     parser.add_argument("--cap", type=float, default=80.0, metavar="X", help="largest evaluated true depth, m (default: 80)")
     parser.add_argument(
         "--median-scaling",

@@ -18,7 +18,7 @@ from mtl_perception.weights.files import build_network, read_weights, save_weigh
 from mtl_perception.weights.registry import resolve
 
 if TYPE_CHECKING:
-    from mtl_perception.training.data.open import Dataset
+    from mtl_perception.training.data.dataset import Dataset
 
 SAMPLES = 150
 
@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _spread(sets: list[Dataset], count: int) -> list[tuple[Dataset, int]]:
+    """Return at most `count` samples, evenly spaced over all data sets together."""
     from mtl_perception.training.data.select import spread_evenly
 
-    """Return at most `count` samples, evenly spaced over all data sets together."""
     every = [(dataset, index) for dataset in sets for index in range(len(dataset))]
     if not every:
         raise SourceError(f"no images in {', '.join(dataset.name for dataset in sets)}")

@@ -11,8 +11,9 @@ from support.data import write_color_image, write_image, write_kitti2015, write_
 
 from mtl_perception.errors import CameraError, ConfigError, PerceptionError, SourceError
 from mtl_perception.labels import NYUD40, STREET
+from mtl_perception.training.data.dataset import Dataset
 from mtl_perception.training.data.formats import nyudv2
-from mtl_perception.training.data.open import Dataset, open_sets
+from mtl_perception.training.data.open import open_sets
 from mtl_perception.types import Frame, Sample
 
 NAMES = STREET.names

@@ -13,8 +13,9 @@ from support.data import write_color_image, write_image, write_kitti2015, write_
 
 from mtl_perception.errors import ConfigError, PerceptionError, SourceError
 from mtl_perception.labels import STREET
+from mtl_perception.training.data.dataset import Subset
 from mtl_perception.training.data.formats.folder import Folder
-from mtl_perception.training.data.open import Subset, open_datasets, open_sets, validate
+from mtl_perception.training.data.open import open_datasets, open_sets, validate
 
 CONFIG = Path(__file__).parents[2] / "config/data"
 TABLE = "name,width,height,fx,fy,cx,cy\n"

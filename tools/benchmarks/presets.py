@@ -24,7 +24,8 @@ from mtl_perception.benchmark.timing import time_interleaved
 from mtl_perception.config import Config, by_name
 from mtl_perception.errors import PerceptionError
 from mtl_perception.pipeline import Pipeline
-from mtl_perception.training.data.open import Dataset, open_datasets
+from mtl_perception.training.data.dataset import Dataset
+from mtl_perception.training.data.open import open_datasets
 from mtl_perception.training.data.select import spread_evenly
 from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation, overall
 from mtl_perception.types import Frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mtl_perception.errors import ConfigError, SourceError
@@ -14,8 +14,6 @@ from mtl_perception.training.data.dataset import Dataset, DatasetOptions, ImageD
 from mtl_perception.training.data.fields import Fields, escape_variables, expand_path, read_yaml
 from mtl_perception.training.data.formats import camvid, folder, kitti, kitti_drive, nyudv2, synthetic
 from mtl_perception.training.data.select import select
-
-__all__ = ["FORMATS", "Dataset", "Format", "ImageDataset", "Subset", "open_datasets", "open_sets", "validate"]
 
 COMMON_KEYS = ("path", "format", "name", "select", "labels", "depth", "mapping")
 SEARCH_DEPTH = 3
@@ -39,7 +37,7 @@ class Format:
 
     open: Callable[[Path, DatasetOptions], Dataset]
     find: Callable[[Path], list[dict[str, object]]]
-    keys: tuple[str, ...] = field(default=())
+    keys: tuple[str, ...] = ()
     has_path: bool = True
 
 

@@ -26,7 +26,7 @@ from mtl_perception.types import UNLABELED
 
 if TYPE_CHECKING:
     from mtl_perception.pipeline import Pipeline
-    from mtl_perception.training.data.open import Dataset
+    from mtl_perception.training.data.dataset import Dataset
     from mtl_perception.types import Sample
 
 PIPELINE = {"min_depth": 0.0, "max_depth": by_name("max_depth").high, "min_confidence": 0.0, "output_scale": 1.0}
