@@ -211,6 +211,16 @@ def test_a_run_that_resumed_from_an_older_checkpoint_keeps_its_own_checkpoints(t
     assert newest_checkpoint(tmp_path) == tmp_path / "step-0000250.checkpoint"
 
 
+def test_a_resumed_run_uses_the_optimizer_of_its_own_configuration(data: Path, tmp_path: Path) -> None:
+    before, batch = make_trainer(data, tmp_path, optimizer={"decoder": 1e-3, "weight_decay": 1e-4, "warm_up": 0})
+    before._save()
+    after, _ = make_trainer(data, tmp_path, optimizer={"decoder": 2e-3, "weight_decay": 0.5, "warm_up": 0})
+    after.resume()
+    after._learn(Batch.of(batch, after._mean, after._std))
+    assert [group["weight_decay"] for group in after._optimizer.param_groups] == [0.5, 0.5]
+    assert after._optimizer.param_groups[-1]["lr"] == 2e-3
+
+
 def test_a_resumed_log_keeps_the_complete_lines_until_its_step(tmp_path: Path) -> None:
     config = TrainConfig("run", sets=({"path": "data"},))
     Journal(tmp_path, config, 0).write([LoggedStep(step, np.ones(3, np.float32), 1e-3, 0.5) for step in (1, 2, 30)])
@@ -244,8 +254,8 @@ def test_workers_send_the_same_batches_with_little_shared_memory(data: Path, mon
 
 
 def test_sample_sheet_shows_few_images(data: Path, tmp_path: Path) -> None:
-    path = write_config(data, "sheet", steps=1, batch=6)
-    train(path, tmp_path)
+    trainer, batch = make_trainer(data, tmp_path, batch=6)
+    Journal(tmp_path, trainer.config, 0).write_samples(1, trainer.averaged(), batch, trainer.dtype)
     sheet = cv2.imread(str(tmp_path / "samples/step-0000001.jpg"))
     assert sheet.shape == (3 * 64, 5 * 128, 3)
     assert 0 < float(np.mean(sheet)) < 255

@@ -136,6 +136,9 @@ class Trainer:
             self._scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"{path}: does not match this run: {str(error).splitlines()[0]}") from error
+        for group in self._optimizer.param_groups:
+            # Loading replaces it by that of the checkpoint.
+            group["weight_decay"] = self.config.optimizer.weight_decay
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self._progress = float(state.get("progress", 0.0))
         now = json.loads(json.dumps(asdict(self.config)))
