@@ -14,18 +14,18 @@ import numpy as np
 
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration
-from mtl_perception.camera.transforms import StaticTransform
+from mtl_perception.camera.transforms import StaticTransform, link_transforms
 from mtl_perception.errors import CameraError, FrameError, SourceError
 from mtl_perception.messages.decode import decode_camera_info, decode_compressed_image, decode_image, stamp_ns
 from mtl_perception.messages.topics import CAMERA_INFO, IMAGE
-from mtl_perception.sources.bag.reader import deserialize, open_bag
+from mtl_perception.sources.bag.reader import Bag, deserialize, open_bag
 from mtl_perception.sources.bag.scan import BagMessage
 from mtl_perception.sources.bag.topics import COMPRESSED_IMAGE, base_topic, choose_image_topic, find_topic
-from mtl_perception.sources.bag.transforms import bag_transforms
 from mtl_perception.sources.base import WHOLE, CameraResolver, TimeSlice, median_rate_hz
 from mtl_perception.types import Frame
 
 RATE_SAMPLES = 10
+TRANSFORM_TOPICS = ("/tf_static", "tf_static")
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +88,9 @@ class BagSource:
             yield frame
 
     def static_transforms(self) -> list[StaticTransform]:
-        """Return the static transforms; see `bag_transforms`."""
+        """Return the latest static transform of each frame, and those of the images' frame if none contains it."""
         frame_id = next((message.header.frame_id for _, message in self._images()), "")
-        return bag_transforms(self._bag, frame_id)
+        return _static_transforms(self._bag, frame_id)
 
     def timed_frames(self, part: TimeSlice = WHOLE) -> Iterator[tuple[int, Frame]]:
         """Return an iterator over bag time (time of recording, nanoseconds) and frame.
@@ -189,3 +189,32 @@ class BagSource:
 
 def _decode(type_name: str, message: Any) -> np.ndarray:
     return decode_image(message) if type_name == IMAGE else decode_compressed_image(message)
+
+
+def _static_transforms(bag: Bag, frame_id: str) -> list[StaticTransform]:
+    """Return the latest static transform of each frame.
+
+    If none contains the frame of the images, `link_transforms` of that frame are added.
+
+    Args:
+        bag: The bag; damage ends the reading.
+        frame_id: Frame of the images.
+    """
+    found: dict[str, StaticTransform] = {}
+    topics = [
+        topic for topic in TRANSFORM_TOPICS if topic in bag.topics and bag.topics[topic].type.lower().endswith("/tfmessage")
+    ]
+    try:
+        for record in bag.messages(topics) if topics else ():
+            for entry in deserialize(record).transforms:
+                # tf2 refuses names with a leading slash, which ROS 1 allowed.
+                parent, child = (name.lstrip("/") for name in (entry.header.frame_id, entry.child_frame_id))
+                moved, turned = entry.transform.translation, entry.transform.rotation
+                found[child] = StaticTransform(
+                    parent, child, (moved.x, moved.y, moved.z), (turned.x, turned.y, turned.z, turned.w)
+                )
+    except (FrameError, SourceError) as error:
+        logger.debug("static transforms after this one were not read: %s", error)
+    transforms = list(found.values())
+    known = {name for transform in transforms for name in (transform.parent, transform.child)}
+    return transforms if frame_id in known else [*transforms, *link_transforms(frame_id)]
