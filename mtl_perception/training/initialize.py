@@ -32,30 +32,13 @@ def class_set(config: TrainConfig) -> ClassSet:
     return CLASS_SETS[config.classes]
 
 
-def describe(config: TrainConfig, card: dict[str, object] | None = None) -> Description:
-    """Return the description of the weights of a run."""
-    classes = class_set(config)
-    return Description(
-        name=config.name,
-        classes=classes.names,
-        colors=classes.colors,
-        depth_transform="exp",
-        depth_range=config.depth.range,
-        depth_focal_length=config.depth.focal_length,
-        grid=config.grid,
-        camera=dict(config.camera) or KITTI_CAMERA,
-        license=config.license,
-        card=card or {},
-    )
-
-
 def initialize_network(config: TrainConfig) -> MultiTaskRefineNet:
     """Return the network of `config.start`, or a new decoder on an encoder.
 
     Raises:
         WeightsError: The weights cannot be used, or have other classes.
     """
-    description = describe(config)
+    description = _describe(config)
     if config.start:
         network = load_network(config.start)
         if network.description.classes != description.classes or network.description.depth_transform != "exp":
@@ -78,3 +61,19 @@ def initialize_network(config: TrainConfig) -> MultiTaskRefineNet:
     if config.encoder:
         network.load_state_dict(load_encoder(config.encoder), strict=False)
     return network
+
+
+def _describe(config: TrainConfig) -> Description:
+    """Return the description of the weights of a run."""
+    classes = class_set(config)
+    return Description(
+        name=config.name,
+        classes=classes.names,
+        colors=classes.colors,
+        depth_transform="exp",
+        depth_range=config.depth.range,
+        depth_focal_length=config.depth.focal_length,
+        grid=config.grid,
+        camera=dict(config.camera) or KITTI_CAMERA,
+        license=config.license,
+    )

@@ -12,7 +12,8 @@ from mtl_perception.network.model import MultiTaskRefineNet
 class WeightAverage:
     """Exponential moving average of a network's parameters and buffers, on the device of the network.
 
-    `network` is the averaged network, in eval mode.
+    `network` is the averaged network, in eval mode. PyTorch's AveragedModel copies the network at its first update, also in a
+    resumed run, and groups the tensors at every step.
 
     Args:
         live: Network in training. Its tensors must stay the same objects, as they do in an optimizer and `load_state_dict`.

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtl_perception.labels import ClassSet
 from mtl_perception.network.grid import STRIDE, upsample
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.training.config import TrainConfig
@@ -92,20 +91,14 @@ class Journal:
             batch: What the loader yields, on the CPU.
             dtype: Arithmetic of the network.
         """
-        samples = {name: values[:SAMPLE_IMAGES] for name, values in batch.items()}
-        labels, meters, saturated = _predict(network, samples["image"], dtype)
+        images, true_labels, true_depths = (batch[name][:SAMPLE_IMAGES].numpy() for name in ("image", "labels", "depth"))
+        labels, depths, saturated = _predict(network, batch["image"][:SAMPLE_IMAGES], dtype)
         self._saturated = f"{saturated:.3f}"
-        description = network.description
-        classes = ClassSet(description.name, description.classes, description.colors)
-        rows = [
-            np.hstack([image, *(colorize_labels(ids, classes) for ids in pair), *(self._colorize(map_) for map_ in depths)])
-            for image, pair, depths in zip(
-                samples["image"].numpy(),
-                zip(samples["labels"].numpy(), labels, strict=True),
-                zip(samples["depth"].numpy(), meters, strict=True),
-                strict=True,
-            )
-        ]
+        classes, _ = network.description.class_set()
+        rows = []
+        for i, image in enumerate(images):
+            colors = [colorize_labels(ids[i], classes) for ids in (true_labels, labels)]
+            rows.append(np.hstack([image, *colors, *(self._colorize(meters[i]) for meters in (true_depths, depths))]))
         write_image(self._samples / f"step-{step:07d}.jpg", np.vstack(rows))
 
     def _colorize(self, depth: np.ndarray) -> np.ndarray:
