@@ -1,13 +1,13 @@
-"""Prove, time and profile the CUDA backend on this machine's GPU, and train on it for the rest of the time, in one command.
+"""Check, time and profile the CUDA backend on this machine's GPU, and optionally train for the remaining time.
 
     python -m tools.gpu --out build/gpu --limit 300
     python -m tools.gpu --out build/gpu --limit 590 --node --train config.yaml
 
-It needs PyTorch, NumPy, OpenCV, safetensors and PyYAML, for the kernels Triton, and for `--node` rclpy. report.json and
-report.md are written after every row, so a run that is killed leaves what it has; a part that fails is reported, and the next
-one begins. The exit code is 1 if a proof fails, a part does not end, or there is no GPU; a missed target is no failure.
+Requires PyTorch, NumPy, OpenCV, safetensors and PyYAML; Triton for the kernels; rclpy for `--node`. report.json and report.md
+are replaced after every row, so a killed run leaves complete files. A part that fails is reported, and the next one runs. The
+exit code is 1 if a proof fails, a part raises an error, or there is no GPU; a missed target is not a failure.
 
-`--device cpu --small` takes CPU tensors and small images, to try the tool itself: its times mean nothing.
+`--device cpu --small` uses CPU tensors and small images to test the tool itself; its times are meaningless.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ PARTS: dict[str, Part] = {
     "sameness": proofs.prove_sameness,
     "fallbacks": proofs.prove_fallbacks,
     "memory": proofs.prove_flat_memory,
-    # Last: PyTorch keeps the memory of a capture that failed, and some versions are not quite well after it.
+    # Last, because PyTorch keeps the memory of a failed capture, and some versions are unstable after one.
     "failed capture": proofs.prove_failed_capture,
 }
 NODE: dict[str, Part] = {"node": node.time_node}
 ONLY_CUDA = {"device"}
 TRAINING_SECONDS = 60
-"""Less than this is not worth the start of a training."""
+"""Remaining time below which training is not started."""
 
 
 def run_parts(bench: Bench, report: Report, ends: float) -> None:
-    """Run one part after the other until the time is over."""
+    """Run the parts in order; after the time limit, report the remaining ones as failed."""
     print(f"  {'host to host, ms':<60}{'median':>9}{'iqr':>9}{'p99':>9}")
     parts = PARTS | NODE
     for name in bench.args.only or (PARTS if bench.args.node is None else parts):
@@ -65,7 +65,7 @@ def run_parts(bench: Bench, report: Report, ends: float) -> None:
 
 
 def train(args: argparse.Namespace, report: Report, ends: float) -> None:
-    """Train for the time that is left, in a process of its own; its files lie in `train` below the output folder."""
+    """Train for the remaining time in a separate process, which writes to `train` in the output folder."""
     seconds = ends - time.monotonic()
     if seconds < TRAINING_SECONDS and not args.small:
         report.fail("training", f"not begun: {seconds:.0f} s are left, {TRAINING_SECONDS} s are needed")

@@ -1,4 +1,4 @@
-"""Pipelines on the device, and the frames that they are given."""
+"""Pipelines on the device, and their input frames."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OUTPUTS = ("labels", "depth", "cloud")
 
 
 class PretendedGraphs(HostRuntime):
-    """CPU tensors, and a capture that captures nothing: what depends on graphs can be tried."""
+    """Runtime on the CPU whose capture records nothing, to test the code that depends on graphs."""
 
     can_capture = True
 
@@ -32,7 +32,7 @@ class PretendedGraphs(HostRuntime):
 
 
 class Bench:
-    """Pipelines on the device, and frames, as the command line asks for."""
+    """Pipelines and frames according to the command line."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args

@@ -1,9 +1,9 @@
-"""Compile every Triton kernel that the network needs, for GPUs that need not be there, and report what each one takes.
+"""Compile every Triton kernel that the network uses, for GPUs that need not be installed, and report its resources.
 
     python tools/gpu/compile_kernels.py --capability 80 90
 
-The report has a line for each variant: launches of it in a frame, warps, registers and stack of a thread, shared memory of a
-program, and the matrix instruction that it uses. Local memory other than 0 means that registers were spilled.
+Each variant has a line: launches per frame, warps, registers and stack per thread, shared memory per program, and the matrix
+instruction that it uses. Local memory other than 0 means that registers were spilled.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def record_launches(size: tuple[int, int], weights: str, outputs: Sequence[str])
 
 
 def compile_variant(variant: Variant, capability: int) -> dict[str, Any]:
-    """Compile for a compute capability such as 90, and return what a launch takes."""
+    """Compile for a compute capability such as 90, and return the resources of a launch."""
     source = ASTSource(variant.kernel, variant.signature, variant.constants, variant.attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=variant.options)
     with NamedTemporaryFile(suffix=".cubin") as file:

@@ -1,4 +1,4 @@
-"""The node on this device among other processes: camera, node and subscriber, as in operation."""
+"""Latency of the node among other processes: camera, node and subscriber, as in operation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proofs that the CUDA backend gives the results of the CPU, in every way that it can run."""
+"""Proofs that every mode of the CUDA backend returns the results of the CPU."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tools.gpu.report import Report
 
 LABELS_AGREE, DEPTH_AGREES, DEPTH_TOLERANCE = 0.995, 0.99, 0.01
 MEMORY_SLACK = 64 << 20
-"""Bytes by which a process may grow over many frames without its being a leak: allocators round up."""
+"""Growth of a process over many frames that is not a leak, bytes: allocators round up."""
 
 
 def kept(result: Result) -> dict[str, np.ndarray]:
-    """The outputs, out of memory that is used again."""
+    """Return copies of the outputs, whose memory the next call reuses."""
     return {name: getattr(result, name).copy() for name in OUTPUTS}
 
 
@@ -33,7 +33,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 def agreement(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Shares of pixels: the same label; depth within the tolerance, or both NaN, or both beyond the range."""
+    """Return the shares of pixels with the same label, and with depth within the tolerance or non-finite in both."""
     depth, truth = found["depth"], expected["depth"]
     with np.errstate(invalid="ignore"):
         near = np.abs(depth - truth) <= DEPTH_TOLERANCE * truth
@@ -49,13 +49,13 @@ def prove_agreement(bench: Bench, report: Report) -> None:
             shares = [agreement(kept(pipe(frame, OUTPUTS)), kept(exact(frame, OUTPUTS))) for frame in bench.frames(size)]
             labels, depth = (min(values) for values in zip(*shares, strict=True))
             detail = f"labels {labels:.3%}, depth within {DEPTH_TOLERANCE:.0%} {depth:.3%} (the worse of {len(shares)} images)"
-            # bf16 has 8 bits of mantissa: it is offered, not promised.
+            # bf16 has 8 bits of mantissa; its agreement is reported, but not required.
             holds = precision == "bf16" or (labels >= LABELS_AGREE and depth >= DEPTH_AGREES)
             report.prove(f"agrees with float32 on the CPU: {precision}, {size_text(size)}", holds, detail)
 
 
 def prove_kernels(bench: Bench, report: Report) -> None:
-    """Triton kernels and PyTorch's operators, of the same weights on the same device."""
+    """Compare Triton kernels with PyTorch's operators, with the same weights on the same device."""
     pipe, plain = bench.pipeline(bench.best), bench.pipeline(bench.best)
     backend = plain._backend
     if not pipe._backend._network.uses_kernels:
@@ -70,7 +70,7 @@ def prove_kernels(bench: Bench, report: Report) -> None:
 
 
 def prove_points(bench: Bench, report: Report) -> None:
-    """Points at depth edges and of a stride: Triton kernels and PyTorch's operators from the same maps."""
+    """Compare the points that Triton kernels and PyTorch's operators remove, from the same maps, also with a stride."""
     for size, stride in ((size, stride) for size in bench.sizes for stride in (1, 4)):
         pipe = bench.pipeline(bench.best, points_edge_filter=0.12, points_stride=stride)
         backend = pipe._backend
@@ -131,7 +131,7 @@ def prove_fallbacks(bench: Bench, report: Report) -> None:
 
     pipe = bench.pipeline(bench.best)
     assert pipe._backend is not None
-    # The second one is under way when the first is there.
+    # The second frame is in flight when the first result is returned.
     pending = pipe.stream([small, small], OUTPUTS)
     next(pending)
     capture = pipe._backend.runtime.capture
@@ -145,7 +145,7 @@ def prove_fallbacks(bench: Bench, report: Report) -> None:
 
 
 def prove_failed_capture(bench: Bench, report: Report) -> None:
-    """Last of all, for PyTorch keeps the memory of a capture that failed, and some versions are not quite well after it."""
+    """Check the fallback after a failed capture."""
     frames = [bench.frames(size, 1)[0] for size in bench.sizes[:2]]
     eager = bench.pipeline(bench.best, cuda_graph=False)
     expected = [kept(eager(frame, OUTPUTS)) for frame in frames]
@@ -167,7 +167,7 @@ def _raises(error: Exception) -> Callable[..., Any]:
 
 
 def _broken_capture(pipe: Pipeline) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """A real capture of something that cannot be captured: a value is read back."""
+    """Return a capture of work that reads a value back, which a CUDA graph cannot contain."""
     assert pipe._backend is not None
     runtime, capture = pipe._backend.runtime, pipe._backend.runtime.capture
 

@@ -1,4 +1,4 @@
-"""What was proven and measured: printed, and written after every row, so that a run that is cut off leaves what it has."""
+"""Report of proofs and times: printed, and written after every row, so that an interrupted run leaves complete files."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ class Report:
         self._write()
 
     def skip(self, part: str, reason: str) -> None:
-        """Add a part that cannot run here; that is no failure."""
+        """Add a part that cannot run on this machine, which is not a failure."""
         self.skipped.append(f"{part}: {reason}")
         print(f"  skipped  {part}: {reason}", flush=True)
         self._write()
 
     def fail(self, part: str, reason: str) -> None:
-        """Add a part that did not end."""
+        """Add a part that raised an error or was not started."""
         self.failures.append(f"{part}: {reason}")
         print(f"  FAILS  {part}: {reason}", flush=True)
         self._write()

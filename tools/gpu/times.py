@@ -1,4 +1,4 @@
-"""Times from host to host, by the GPU's own clock, and of its kernels."""
+"""Latencies of calls, of the GPU's work by its own clock, and of its kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OUTPUT_SETS = (OUTPUTS, ("labels", "depth"), ("labels",), ("depth",), ("labels",
 
 
 def time_calls(bench: Bench, report: Report) -> None:
-    """From images in arrays to results in arrays: single frames, each precision and size, outputs, batches, streams."""
+    """Time calls from image arrays to result arrays: single frames, each precision and size, outputs, batches, streams."""
     largest = bench.sizes[0]
     for precision in bench.precisions:
         pipe = bench.pipeline(precision)
@@ -42,7 +42,7 @@ def time_calls(bench: Bench, report: Report) -> None:
 
 
 def time_device(bench: Bench, report: Report) -> None:
-    """What the GPU itself takes for a frame's copies and work, by its own clock."""
+    """Time the copies and the work of a frame by the GPU's own clock."""
     pipe = bench.pipeline(bench.best)
     for count in (1, BATCHES[-1]):
         for outputs in OUTPUT_SETS[:2]:
@@ -65,7 +65,7 @@ def time_device(bench: Bench, report: Report) -> None:
 
 
 def profile_kernels(bench: Bench, report: Report, top: int = 20) -> None:
-    """The kernels that take most of a frame, each run by itself: without a graph, whose kernels a profiler may not see."""
+    """Report the kernels that take most of a frame's time, without a graph, whose kernels a profiler may not see."""
     from torch.profiler import ProfilerActivity, profile
 
     activity = ProfilerActivity.CPU if bench.on_cpu else ProfilerActivity.CUDA
