@@ -16,6 +16,7 @@ from mtl_perception.errors import PerceptionError
 from mtl_perception.inference.memory import trim_heap
 from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.ros import parameters
+from mtl_perception.ros.bond import Bond
 from mtl_perception.ros.camera import Camera
 from mtl_perception.ros.compat import answer_invalid_transitions
 from mtl_perception.ros.diagnostics import DiagnosticsPublisher
@@ -55,6 +56,7 @@ class PerceptionNode(LifecycleNode):
         self.session: Session[Camera] | None = None
         self.state_name, self.failure = "unconfigured", ""
         self._worker: Worker | None = None
+        self._bond: Bond | None = None
         # Set by the worker thread; only the executor's thread makes transitions.
         self._stop_reason = ""
         self._stop_request = self.create_guard_condition(self._stop_if_requested)
@@ -176,9 +178,13 @@ class PerceptionNode(LifecycleNode):
             camera.subscribe(self.config, partial(worker.put, index))
             if camera.subscriptions is not None:
                 topics.append(f"{camera.subscriptions.image.topic}, camera_info on {camera.subscriptions.camera_info.topic}")
+        self._bond = Bond(self)
         return topics
 
     def _stop(self, timeout: float | None = None) -> None:
+        if self._bond is not None:
+            self._bond.close()
+            self._bond = None
         for camera in self.session.cameras if self.session is not None else ():
             camera.unsubscribe()
         if self._worker is not None:

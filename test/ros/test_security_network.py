@@ -136,6 +136,7 @@ def test_policy_allows_every_output() -> None:
 @pytest.mark.parametrize("transport", ["raw", "compressed"])
 def test_policy_allows_exactly_the_topics_of_the_running_node(weights_file: Path, transport: str) -> None:
     rclpy = pytest.importorskip("rclpy", reason="needs rclpy")
+    from mtl_perception.ros import bond
     from mtl_perception.ros.convert import MESSAGE_TYPES
     from mtl_perception.ros.node import PerceptionNode
 
@@ -147,6 +148,7 @@ def test_policy_allows_exactly_the_topics_of_the_running_node(weights_file: Path
     space = f"/{transport}"
     node = PerceptionNode(context=context, parameter_overrides=overrides, namespace=space)
     absent = {full_name(f"~/{row.name}", space) for row in OUTPUT_TOPICS if MESSAGE_TYPES[row.type] is None}
+    absent |= {full_name("bond", space)} if bond.Status is None else set()
     other = full_name({"raw": "image/compressed", "compressed": "image"}[transport], space)
 
     def names(ask, expected: set[str]) -> set[str]:
