@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -209,3 +210,25 @@ def test_wheel_holds_all_data_beside_the_code(wheel: list[str]) -> None:
     wanted = {str(path.relative_to(ROOT)) for kind in kinds for path in (ROOT / "mtl_perception").glob(kind)}
     assert wanted - set(wheel) == set()
     assert not [name for name in wheel if name.startswith(("test/", "tools/"))]
+
+
+@pytest.mark.parametrize("name", ["venv", ".venv"])
+def test_virtual_environment_of_the_workspace_is_found(tmp_path: Path, name: str) -> None:
+    """In the root of the workspace, for an isolated and a merged install; an activated one comes first."""
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    found = _executable(tmp_path / name / "bin/python3", "#!/bin/sh\necho workspace\n")
+    active = _executable(tmp_path / "active/bin/python3", "#!/bin/sh\necho active\n")
+    for prefix in ("install/mtl_perception", "install"):
+        script = tmp_path / prefix / "lib/mtl_perception/python"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.symlink_to(ROOT / "scripts/python")
+        for variables, expected in (({}, "workspace"), ({"VIRTUAL_ENV": str(active.parents[1])}, "active")):
+            done = subprocess.run([script], env={**environment, **variables}, capture_output=True, text=True, check=True)
+            assert done.stdout.split() == [expected], found
+
+
+def _executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path

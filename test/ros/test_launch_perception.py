@@ -266,17 +266,3 @@ print("player", *(player.resolve_topic_name(name) for name in ("image", "camera_
 """
     found = run(["-c", resolve, *words[words.index("--ros-args") :]], environment)
     assert f"player {expected} play_front" in found
-
-
-def test_virtual_environment_of_the_workspace_is_found(tmp_path: Path) -> None:
-    """In the root of the workspace, for an isolated and a merged install; an activated one comes first."""
-    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    found = executable(tmp_path / "venv/bin/python3", "#!/bin/sh\necho workspace\n")
-    active = executable(tmp_path / "active/bin/python3", "#!/bin/sh\necho active\n")
-    for prefix in ("install/mtl_perception", "install"):
-        script = tmp_path / prefix / "lib/mtl_perception/python"
-        script.parent.mkdir(parents=True, exist_ok=True)
-        script.symlink_to(ROOT / "scripts/python")
-        for variables, expected in (({}, "workspace"), ({"VIRTUAL_ENV": str(active.parents[1])}, "active")):
-            done = subprocess.run([script], env={**environment, **variables}, capture_output=True, text=True, check=True)
-            assert done.stdout.split() == [expected], found
