@@ -17,6 +17,9 @@ from mtl_perception.image.files import check_size, decode_image_bytes
 from mtl_perception.messages.encodings import PIXEL_LAYOUTS, SEMIPLANAR_LAYOUTS, SemiplanarLayout, find_refusal, refuse
 from mtl_perception.types import CLOUD_DTYPE
 
+DARK = 64
+"""Brightest 8-bit value of an image whose 16-bit samples have 14 bits or fewer."""
+
 # Y, U, V (BT.601, video range) to RGB, as in OpenCV's conversion of YUV 4:2:0 (color_yuv.simd.hpp).
 _YUV_TO_RGB = np.array(
     [
@@ -81,6 +84,25 @@ def _to_rgb(pixels: np.ndarray, conversion: int | None) -> np.ndarray:
     if pixels.dtype.itemsize == 2:
         pixels = cv2.convertScaleAbs(np.ascontiguousarray(pixels, np.uint16), alpha=255 / 65535)
     return pixels
+
+
+def describe_dark_samples(encoding: str, image: np.ndarray) -> str:
+    """Describe that 16-bit samples use at most a quarter of their range, as of sensors of 10 to 14 bits, and of depth.
+
+    Args:
+        encoding: Encoding of the image message.
+        image: The decoded image, uint8.
+
+    Returns:
+        A message for the user; empty if there is nothing to report.
+    """
+    layout = PIXEL_LAYOUTS.get(encoding)
+    if layout is None or layout.item_bytes == 1 or (brightest := int(image.max())) > DARK:
+        return ""
+    return (
+        f"images of {encoding} are nearly black: values up to about {brightest * 257} of 65535; let the driver scale them "
+        "to 16 bits, or send 8 bits (depth images cannot be used)"
+    )
 
 
 def _decode_semiplanar(message: Any, layout: SemiplanarLayout) -> np.ndarray:

@@ -14,7 +14,7 @@ from mtl_perception.config import Config
 from mtl_perception.errors import CameraError, one_line
 from mtl_perception.image.header import image_size
 from mtl_perception.inference.host.smoothing import History
-from mtl_perception.messages.decode import decode_camera_info, stamp_ns
+from mtl_perception.messages.decode import decode_camera_info, describe_dark_samples, stamp_ns
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import OUTPUT_TOPICS, OutputTopic
 from mtl_perception.result import Result
@@ -45,6 +45,7 @@ class Camera:
         subscriptions: Subscriptions while the node is active, otherwise None.
         image_size: Width and height of the latest image in pixels; None before the first.
         image_frame_id: frame_id of the latest image; None before the first.
+        image_remark: Remark on the values of the latest image; usually empty.
     """
 
     def __init__(self, node: LifecycleNode, name: str = "") -> None:
@@ -55,6 +56,7 @@ class Camera:
         self.subscriptions: CameraSubscriptions | None = None
         self.image_size: tuple[int, int] | None = None
         self.image_frame_id: str | None = None
+        self.image_remark = ""
         self._info_frame_id: str | None = None
         self._on_image: Callable[[Any], None] | None = None
         self._node = node
@@ -83,6 +85,7 @@ class Camera:
         """Subscribe to images and CameraInfo; `on_image` receives the image messages in the executor's thread."""
         # Images may come from another camera than before.
         self.image_size = self.image_frame_id = self._info_frame_id = None
+        self.image_remark = ""
         self.calibrations = CalibrationCache()
         self.statistics.reset_silence()
         self.monitor = StreamMonitor()
@@ -127,6 +130,8 @@ class Camera:
         image = to_rgb(message)
         height, width = image.shape[:2]
         self.image_size, self.image_frame_id = (width, height), message.header.frame_id
+        # A compressed image has no encoding.
+        self.image_remark = describe_dark_samples(getattr(message, "encoding", ""), image)
         model = self.calibrations.state(self.image_size, rectified).model
         return Frame(image, model, stamp_ns(message.header), message.header.frame_id, self._history)
 
@@ -151,6 +156,7 @@ class Camera:
             state=self.calibrations.state(self.image_size, config.input_rectified),
             image_size=self.image_size,
             image_frame_id=self.image_frame_id,
+            image_remark=self.image_remark,
             info_frame_id=self._info_frame_id,
             info_changes=self.calibrations.changes,
             ignored_remappings=self.subscriptions.ignored_remappings,

@@ -53,6 +53,7 @@ class InputSnapshot:
         state: Camera model for the latest image.
         image_size: Width and height of the latest image in pixels; None before the first.
         image_frame_id: frame_id of the latest image; None before the first.
+        image_remark: Remark on the values of the latest image; usually empty.
         info_frame_id: frame_id of the latest CameraInfo; None before the first.
         info_changes: Number of times that the calibration changed.
         ignored_remappings: Messages about remappings without effect.
@@ -63,6 +64,7 @@ class InputSnapshot:
     state: CameraState
     image_size: tuple[int, int] | None = None
     image_frame_id: str | None = None
+    image_remark: str = ""
     info_frame_id: str | None = None
     info_changes: int = 0
     ignored_remappings: Sequence[str] = ()
@@ -263,10 +265,10 @@ def _frame_findings(source: InputSnapshot) -> list[Finding]:
     image_frame, info_frame = source.image_frame_id, source.info_frame_id
     if image_frame is None:
         return []
+    findings = [Finding(Level.WARN, "dark", source.image_remark)] if source.image_remark else []
     if image_frame == "":
         text = "images have no frame_id: outputs cannot be transformed to other frames"
-        return [Finding(Level.WARN, "no frame_id", text)]
-    findings = []
+        return [*findings, Finding(Level.WARN, "no frame_id", text)]
     if image_frame.startswith("/"):
         text = (
             f"frame_id {truncated_repr(image_frame)} of images starts with a slash, which tf2 refuses: change it in the driver"

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from support.raw_images import BAYER, CONTAINERS, message, mosaic, to_eight_bits
 
 from mtl_perception.errors import FrameError
-from mtl_perception.messages.decode import decode_cloud, decode_compressed_image, decode_depth, decode_image
+from mtl_perception.messages.decode import (
+    decode_cloud,
+    decode_compressed_image,
+    decode_depth,
+    decode_image,
+    describe_dark_samples,
+)
 from mtl_perception.messages.encode import cloud_fields, image_fields
 from mtl_perception.messages.encodings import SUPPORTED
 from mtl_perception.types import CLOUD_DTYPE
@@ -263,3 +269,15 @@ class TestPublishedMessages:
             with pytest.raises(FrameError) as caught:
                 decode_cloud(self.cloud_message(**changes)[1])
             assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("encoding", "brightest", "reported"),
+    [("mono16", 16, True), ("16UC1", 64, True), ("bayer_rggb16", 40, True), ("rgb16", 65, False), ("mono8", 16, False)],
+)
+def test_dark_samples_of_16_bits_are_described(encoding, brightest, reported):
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[2, 3, 1] = brightest
+    text = describe_dark_samples(encoding, image)
+    assert (f"values up to about {257 * brightest} of 65535" in text) == reported
+    assert reported or text == ""

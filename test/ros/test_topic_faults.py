@@ -98,6 +98,19 @@ def test_frame_id_with_a_leading_slash_is_reported(feed: Feed, client: Client) -
     feed.camera.publish_info(info)
 
 
+def test_16_bit_images_with_values_of_12_bits_are_reported(feed: Feed, client: Client, pipeline: Pipeline) -> None:
+    samples = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH), np.uint16)
+    dark = np.repeat(np.round(samples * (255 / 65535)).astype(np.uint8)[..., None], 3, axis=2)
+    assert_labels(feed.exchange(image(samples, "mono16"), None, LABELS), dark, pipeline)
+    status = client.wait_status("camera", lambda s: s.level == WARN)
+    assert status.message == (
+        "images of mono16 are nearly black: values up to about 4112 of 65535; let the driver scale them to 16 bits, "
+        "or send 8 bits (depth images cannot be used)"
+    )
+    feed.exchange(image(samples << 4, "mono16"), None, LABELS)
+    client.wait_status("camera", lambda s: s.level == OK)
+
+
 def test_missing_k_beside_a_valid_p_is_reported(feed: Feed, client: Client) -> None:
     expected = feed.exchange(image(PIXELS))[POINTS].data
     feed.camera.publish_info(camera_info(WIDTH, HEIGHT, k=[0.0] * 9))
