@@ -17,6 +17,8 @@ from mtl_perception.image.files import check_size, decode_image_bytes
 from mtl_perception.messages.encodings import PIXEL_LAYOUTS, SEMIPLANAR_LAYOUTS, SemiplanarLayout, find_refusal, refuse
 from mtl_perception.types import CLOUD_DTYPE
 
+VIDEO_FORMATS = ("h264", "h.264", "avc", "h265", "h.265", "hevc", "vp8", "vp9", "av1", "mpeg4")
+"""Formats of drivers that send each frame of a video as a CompressedImage; most frames depend on others."""
 DARK = 64
 """Brightest 8-bit value of an image whose 16-bit samples have 14 bits or fewer."""
 
@@ -150,6 +152,12 @@ def decode_compressed_image(message: Any) -> np.ndarray:
     if "compressedDepth" in message.format:
         raise FrameError(
             f"compressed image of format {truncated_repr(message.format)} contains depth, not color or gray", "encoding"
+        )
+    if message.format.lower().startswith(VIDEO_FORMATS):
+        raise FrameError(
+            f"compressed image of format {truncated_repr(message.format)} is video, which is not read; let the camera send "
+            "JPEG, or decode it with image_transport's republish",
+            "encoding",
         )
     original, _, rest = message.format.partition(";")
     encoding = original.strip()

@@ -20,7 +20,7 @@ def describe_raw_input(topic: str, calibration: Calibration | None, rectified: b
         return ""
     return (
         f"images of {topic} seem to be raw, but input_rectified is true and camera_info has distortion: "
-        "use the topic of rectified images, or set input_rectified to false"
+        "use the topic of rectified images, or set input_rectified to false (but not for bags of kitti2bag: they are rectified)"
     )
 
 

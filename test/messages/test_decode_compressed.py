@@ -55,6 +55,15 @@ class TestCompressed:
         for form in ("bayer_rggb8; png compressed bgr8", "bayer_rggb8; png compressed "):
             np.testing.assert_array_equal(decode_compressed_image(compressed(encoded(".png", rgb), form)), rgb)
 
+    @pytest.mark.parametrize("form", ["h264", "H264", "hevc", "bgr8; jpeg compressed bgr8"])
+    def test_video_is_refused_as_video(self, form):
+        data = bytes.fromhex("00000001 6742c01f 00000001 68ce3c80")
+        with pytest.raises(FrameError) as caught:
+            decode_compressed_image(compressed(data, form))
+        is_video = "jpeg" not in form
+        assert caught.value.reason == ("encoding" if is_video else "compressed")
+        assert ("is video, which is not read; let the camera send JPEG" in str(caught.value)) == is_video
+
     def test_compressed_mosaic_without_neighbors_is_refused(self):
         with pytest.raises(FrameError, match="bayer_rggb8; png.*needs at least 3x3 pixels") as caught:
             decode_compressed_image(compressed(encoded(".png", noise_image(2, 9)[..., 0]), "bayer_rggb8; png compressed "))

@@ -122,7 +122,7 @@ def test_missing_k_beside_a_valid_p_is_reported(feed: Feed, client: Client) -> N
 def test_raw_images_taken_for_rectified_ones_are_reported(weights_file: Path) -> None:
     words = (
         "images of /cam/image_raw seem to be raw, but input_rectified is true and camera_info has distortion: "
-        "use the topic of rectified images, or set input_rectified to false"
+        "use the topic of rectified images, or set input_rectified to false (but not for bags of kitti2bag: they are rectified)"
     )
     with other_node(weights_file, remap=("image:=/cam/image_raw",)) as client:
         camera = Camera(client, "/cam/image_raw", "/cam/camera_info", outputs={LABELS: Image})
