@@ -40,7 +40,8 @@ def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParame
         try:
             node.declare_parameter(row.name, ros_default(row), descriptor(row))
         except Exception as error:  # rclpy raises different exceptions for the type and the range.
-            raise ConfigError(f"parameter {row.name}: {one_line(error)}") from error
+            hint = "; write a list, as in -p NAME:='[a, b]'" if row.type is tuple else ""
+            raise ConfigError(f"parameter {row.name}: {one_line(error)}{hint}") from error
     check_names(node, overrides)
     return read(node)
 

@@ -267,6 +267,7 @@ INVALID = {
     "type": (["-p", "max_depth:=far"], "max_depth"),
     "choice": (["-p", "upsampling:=cubic"], "upsampling"),
     "names": (["-p", "cameras:=[front, front]"], "'front' occurs 2 times"),
+    "one name": (["-p", "cameras:=front,left"], "write a list, as in -p NAME:='[a, b]'"),
     "integer": (["-p", "cpu_threads:=many"], "cpu_threads"),
     "no file": (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
     "no value": (["-p", "max_depth"], "max_depth"),
