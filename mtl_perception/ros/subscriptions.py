@@ -66,7 +66,14 @@ class MatchedSubscription:
             return f"{self.topic} has type {', '.join(sorted(types))}, not {self._type}"
         if self._node.count_publishers(f"{self.topic}/compressed"):
             return f"{self.topic} has no publisher, but {self.topic}/compressed has; set image_transport to compressed"
-        return f"{self.topic} has no publisher; remap {self._remap_name} to the camera's topic"
+        return f"{self.topic} has no publisher; remap {self._remap_name} to the camera's topic{self._candidates()}"
+
+    def _candidates(self) -> str:
+        """List topics of this type that other nodes publish."""
+        own = f"{self._node.get_fully_qualified_name()}/"
+        names = [name for name, types in self._node.get_topic_names_and_types() if self._type in types]
+        names = sorted(name for name in names if not name.startswith(own) and self._node.count_publishers(name))
+        return f" (published: {', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
 
     def snapshot(self, silent: bool) -> TopicSnapshot:
         """Summarize the subscription; `silent` tells that no messages arrive."""

@@ -23,7 +23,7 @@ from rclpy.context import Context
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header, String
 from support.images import noise_image
 from support.node_in_process import in_its_executor, node_inside
@@ -290,6 +290,21 @@ def test_silence_is_explained_from_the_ros_graph(bare_node, other_node) -> None:
     _until(lambda: "has type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image" in subscription.explain_silence())
     bare_node.create_publisher(Image, "/cam/other", 1)
     _until(lambda: "has a publisher, but no message was received" in subscription.explain_silence())
+
+
+def test_topics_of_other_nodes_are_suggested(bare_node, other_node) -> None:
+    subscription = MatchedSubscription(
+        bare_node, CameraInfo, "/cam/camera_info", lambda _: None, 1, "auto", match_durability=True, remap_name="camera_info"
+    )
+    expected = "/cam/camera_info has no publisher; remap camera_info to the camera's topic"
+    bare_node.create_publisher(CameraInfo, "/bare/depth/camera_info", 1)
+    other_node.create_publisher(Image, "/cam/image", 1)
+    # As some drivers do.
+    other_node.create_publisher(CameraInfo, "/cam/image/camera_info", 1)
+    _until(lambda: subscription.explain_silence() == f"{expected} (published: /cam/image/camera_info)")
+    for name in "cba":
+        other_node.create_publisher(CameraInfo, f"/{name}", 1)
+    _until(lambda: subscription.explain_silence() == f"{expected} (published: /a, /b, /c, …)")
 
 
 def test_image_can_be_remapped_to_the_compressed_topic(bare_node) -> None:
