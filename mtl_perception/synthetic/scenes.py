@@ -30,6 +30,9 @@ IMAGES_PER_STREET = 10
 BLOCKED_DISTANCE, BLOCKED_SHARE = 2.4, 0.15
 """A view is blocked and sampled again if more than this share of its pixels is nearer than this distance (m)."""
 
+HEIGHT = 1.62, 0.17
+"""Mean and standard deviation of the camera's height above the road, m: between a small car's and a van's windshield."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -164,8 +167,8 @@ class SyntheticScenes:
         yaw = float(np.clip(rng.normal(0, 0.075), -0.1745, 0.1745))
         if rng.random() < 0.12:
             yaw = float(rng.uniform(-0.5, 0.5))
-        position = np.array([*plan.road.at(lateral, y), rng.uniform(1.2, 2.2)])
-        pitch = float(np.clip(rng.normal(0, 0.022), -0.0524, 0.0524))
+        position = np.array([*plan.road.at(lateral, y), float(np.clip(rng.normal(*HEIGHT), 1.2, 2.2))])
+        pitch = float(np.clip(rng.normal(0, 0.016), -0.0524, 0.0524))
         roll = float(np.clip(rng.normal(0, 0.01), -0.0262, 0.0262))
         view = View(
             random_camera(rng, self.width, self.height, self.window),

@@ -14,6 +14,9 @@ FAR = 26.0
 REACH = 0.72
 """Half the width of the field of view per meter of distance; people stand within it."""
 
+EMPTY_LANES = 0.35
+"""Share of lanes without moving vehicles, which leave the road visible far ahead."""
+
 
 def scene_crowd(rng: np.random.Generator, plan: StreetPlan, library: Library, lateral: float, y: float) -> list[RoadUser]:
     """Return random road users that a camera at `lateral` meters right of the center line and at y may see."""
@@ -31,11 +34,11 @@ class _SceneCrowd(Crowd):
         rng = self.rng
         self._traffic()
         busy = rng.gamma(1.6, 0.75) if self.plan.town else rng.gamma(1.0, 0.6)
-        if rng.random() < 0.92:
-            for _ in range(1 + int(rng.poisson(1.9 * busy))):
+        if rng.random() < 0.6:
+            for _ in range(1 + int(rng.poisson(1.0 * busy))):
                 self._cyclist()
-        if rng.random() < 0.94:
-            for _ in range(1 + int(rng.poisson(4.0 * busy))):
+        if rng.random() < 0.8:
+            for _ in range(1 + int(rng.poisson(3.0 * busy))):
                 self._group()
         return self.users
 
@@ -43,6 +46,8 @@ class _SceneCrowd(Crowd):
         rng, plan = self.rng, self.plan
         for number in range(plan.lanes):
             for way in (1, -1):
+                if rng.random() < EMPTY_LANES:
+                    continue
                 lateral = self.lane_center(number, way)
                 gap = float(np.exp(rng.uniform(np.log(9), np.log(120))))
                 own = abs(lateral - self.lateral) < 1.6

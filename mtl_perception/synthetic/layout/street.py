@@ -22,7 +22,7 @@ def build_street(rng: np.random.Generator, library: Library, style: Style) -> St
 class _StreetBuilder(Builder):
     def __init__(self, rng: np.random.Generator, library: Library, style: Style) -> None:
         super().__init__(rng, library, style.plan, style.ground)
-        self.uses = style.uses
+        self.uses, self.drive = style.uses, style.drive
         self.frontage = Frontage(rng, library, style.plan, style.ground)
         self.curbside = Curbside(rng, library, style)
 
@@ -88,10 +88,12 @@ class _StreetBuilder(Builder):
     def _horizon(self) -> None:
         rng, plan = self.rng, self.plan
         closed = rng.random()
-        if closed < 0.35:
+        if closed < (0.35 if self.drive else 0.55):
+            # Near trees hide the horizon, so that scenes do not teach to take the lower edge of the sky for it.
+            end = plan.end + 12 - (0.0 if self.drive else float(rng.uniform(0, 85)))
             for lateral in (-60, 0, 60):
-                self.put("far forest", lateral, plan.end + 12, np.pi / 2)
-        elif closed < 0.7 and plan.town:
+                self.put("far forest", lateral, end, np.pi / 2)
+        elif closed < (0.7 if self.drive else 0.8) and plan.town:
             for lateral in range(-70, 71, 17):
                 self.put(("town house", "office")[rng.integers(2)], lateral, plan.end + 60 + rng.uniform(-20, 20), 0.0)
         if rng.random() < 0.6:

@@ -28,7 +28,7 @@ USES: Mapping[str, Mapping[str, float]] = {
 }
 """Kinds of street, with the probability of each land use beside them."""
 
-KIND_SHARES = (0.28, 0.32, 0.18, 0.22)
+KIND_SHARES = (0.22, 0.4, 0.14, 0.24)
 """Probability of each kind of street."""
 
 MIXED = {"front": 0.33, "houses": 0.42, "park": 0.25}
@@ -45,6 +45,9 @@ SCENE_REACH = 45.0
 
 DRIVE_BEFORE, DRIVE_AFTER = 45.0, 220.0
 """The street of a drive begins this far before its first image and ends this far after its last one, m."""
+
+SCENE_ASPHALT, DRIVE_ASPHALT = (62.0, 165.0), (58.0, 132.0)
+"""Darkest and brightest asphalt of scenes and of drives, 8-bit sRGB gray."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def scene_style(rng: np.random.Generator) -> Style:
     hand = 1 if rng.random() < 0.6 else -1
     extent = (-BEFORE, SCENE_REACH + AFTER, SCENE_REACH)
     plan = StreetPlan(road, hand, lane, lanes, sides, crossings, not country, *extent)
-    return Style(plan, _random_ground(rng, lanes), USES[kind])
+    return Style(plan, _random_ground(rng, lanes, SCENE_ASPHALT), USES[kind])
 
 
 def drive_style(rng: np.random.Generator, distance: float) -> Style:
@@ -98,7 +101,7 @@ def drive_style(rng: np.random.Generator, distance: float) -> Style:
         crossings.append((start, start + float(rng.uniform(6, 10))))
         start = crossings[-1][1] + float(rng.uniform(45, 85))
     plan = StreetPlan(road, 1, lane, 1, sides, tuple(crossings), True, -DRIVE_BEFORE, end, distance)
-    ground = replace(_random_ground(rng, 1), winter=False, mark=str(rng.choice(("dashed", "center", "edged"))))
+    ground = replace(_random_ground(rng, 1, DRIVE_ASPHALT), winter=False, mark=str(rng.choice(("dashed", "center", "edged"))))
     return Style(plan, ground, MIXED, drive=True)
 
 
@@ -119,8 +122,8 @@ def _drive_side(rng: np.random.Generator, half: float, parking: bool) -> Side:
     return Side(curb, walk, walk + float(rng.uniform(2.2, 3.2)), parking, 0.12)
 
 
-def _random_ground(rng: np.random.Generator, lanes: int) -> Ground:
-    gray = rng.uniform(58, 132)
+def _random_ground(rng: np.random.Generator, lanes: int, asphalt_range: tuple[float, float]) -> Ground:
+    gray = rng.uniform(*asphalt_range)
     asphalt = Surface("road", Material.ROAD, srgb(gray * rng.uniform(0.97, 1.05), gray, gray * rng.uniform(0.96, 1.06)))
     material, slab = PAVINGS[rng.integers(len(PAVINGS))]
     paving = Surface("sidewalk", material, srgb(*slab) * rng.uniform(0.65, 1.25))
