@@ -80,6 +80,17 @@ def test_step_never_waits_for_the_device(data: Path, tmp_path: Path, loss: str) 
     assert [name for name in operations.names if name in WAITING] == []
 
 
+def test_the_loss_does_not_depend_on_the_order_of_the_tasks(data: Path, tmp_path: Path) -> None:
+    losses = []
+    for tasks in (["segmentation"], ["depth"], ["segmentation", "depth"], ["depth", "segmentation"]):
+        trainer, loaded = make_trainer(data, tmp_path, tasks=tasks, task_weights=[1, 3])
+        loss, _ = trainer.learner(Batch.of(loaded, trainer._mean, trainer._std), trainer.dtype)
+        losses.append(float(loss.detach()))
+    # Each task has its own weight, alone as with the other.
+    assert losses[2] == pytest.approx(losses[0] + losses[1])
+    assert losses[3] == pytest.approx(losses[2])
+
+
 def test_optimizer_and_weight_average_take_few_calls(data: Path, tmp_path: Path) -> None:
     trainer, _ = make_trainer(data, tmp_path)
     assert trainer._optimizer.defaults["fused"]

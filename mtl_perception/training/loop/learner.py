@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtl_perception.network.grid import STRIDE, upsample
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.training.augmentation.sample import PSEUDO_DEPTH, PSEUDO_LABELS
-from mtl_perception.training.config import TrainConfig
+from mtl_perception.training.config import TASKS, TrainConfig
 from mtl_perception.training.loop.losses import TaskBalance, depth_loss, overlap_loss, overlap_sums, segmentation_loss, sky_loss
 from mtl_perception.training.loop.processes import Processes
 
@@ -57,14 +57,15 @@ class Learner(nn.Module):
     def __init__(self, network: MultiTaskRefineNet, config: TrainConfig, processes: Processes) -> None:
         super().__init__()
         self.network = network
-        self.balance = TaskBalance(config.balance, tuple(config.task_weights[: len(config.tasks)]))
+        weights = {task: weight for task, weight in zip(TASKS, config.task_weights, strict=True) if task in config.tasks}
+        self.balance = TaskBalance(config.balance, tuple(weights.values()))
         self._config = config
         self._processes = processes
         classes = network.description.classes
-        weights = torch.tensor([config.class_weights.get(name, 1.0) for name in classes])
-        self.register_buffer("class_weights", weights, persistent=False)
+        class_weights = torch.tensor([config.class_weights.get(name, 1.0) for name in classes])
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self._sky = classes.index("sky") if "sky" in classes else -1
-        for task, head in (("segmentation", "segm"), ("depth", "depth")):
+        for task, head in zip(TASKS, ("segm", "depth"), strict=True):
             if task not in config.tasks:
                 for part in (network.get_submodule(head), network.get_submodule(f"pre_{head}")):
                     part.requires_grad_(False)
@@ -113,13 +114,12 @@ class Learner(nn.Module):
         means = {name: total / weight.clamp(min=1e-9) for (name, (total, _)), weight in zip(sums.items(), totals, strict=True)}
         if "segmentation" in means:
             means["segmentation"] = means["segmentation"] + overlap
-        tasks = [means[task] for task in self._config.tasks]
-        if "sky" in means:
-            tasks[-1] = tasks[-1] + SKY_WEIGHT * means["sky"]
         zero = logits.new_zeros((), dtype=torch.float32)
         logged = torch.stack([means.get(name, zero).detach() for name in ("segmentation", "depth", "sky")])
+        if "sky" in means:
+            means["depth"] = means["depth"] + SKY_WEIGHT * means.pop("sky")
         # DistributedDataParallel averages gradients; the factor turns the average into the sum.
-        return self.balance(tasks) * self._processes.world, logged
+        return self.balance(list(means.values())) * self._processes.world, logged
 
     def _overlap(self, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         """Return the share of this process in the weighted overlap loss."""
