@@ -126,7 +126,7 @@ def _evaluate_precisions(
     """Evaluate one network in all precisions; labels are compared with those of fp32, if that is among them."""
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.training.evaluation.agreement import LabelAgreement
-    from mtl_perception.training.evaluation.evaluate import PIPELINE
+    from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation
 
     several = len(args.precisions) > 1
     reference: dict[str, LabelAgreement] = {}
@@ -138,39 +138,32 @@ def _evaluate_precisions(
             why = "; ".join(pipeline.notes) or "it runs as fp32"
             raise ConfigError(f"{precision} cannot be certified on this machine: {why}")
         keep = several and precision == REFERENCE
-        agreements = [LabelAgreement(reference.get(dataset.name), keep) for dataset in sets]
-        _evaluate(f"{name}-{precision}" if several else name, weights, pipeline, sets, agreements, protocol, args, report)
+        agreements = {dataset.name: LabelAgreement(reference.get(dataset.name), keep) for dataset in sets}
+        evaluations = [Evaluation(pipeline, dataset, protocol, agreements[dataset.name]) for dataset in sets]
+        entry = {"weights": f"{name}-{precision}" if several else name, "file": weights, **_description(pipeline)}
+        report["runs"].append(entry)
+        _evaluate(evaluations, entry, args)
         if keep:
-            reference = {dataset.name: one for dataset, one in zip(sets, agreements, strict=True)}
+            reference = agreements
 
 
-def _evaluate(
-    name: str,
-    weights: str,
-    pipeline: Pipeline,
-    sets: list[Dataset],
-    agreements: list[LabelAgreement],
-    protocol: DepthProtocol,
-    args: argparse.Namespace,
-    report: dict[str, Any],
-) -> None:
-    """Evaluate one pipeline on all data sets, and add its entry to `report` even if interrupted."""
-    from mtl_perception.training.evaluation.evaluate import Evaluation, overall
+def _evaluate(evaluations: list[Evaluation], entry: dict[str, Any], args: argparse.Namespace) -> None:
+    """Evaluate one pipeline on all data sets, and complete its entry of the report even if interrupted."""
+    from mtl_perception.training.evaluation.evaluate import overall
 
-    entry = {"weights": name, "file": weights, **_description(pipeline), "datasets": [], "overall": None}
-    report["runs"].append(entry)
-    evaluations: list[Evaluation] = []
+    name = entry["weights"]
     try:
-        for dataset, agreement in zip(sets, agreements, strict=True):
-            evaluations.append(Evaluation(pipeline, dataset, protocol, agreement))
-            evaluations[-1].run(args.limit, partial(progress_bar, desc=f"{name} on {dataset.name}", unit="frame"))
+        for evaluation in evaluations:
+            data = evaluation.dataset.name
+            evaluation.run(args.limit, partial(progress_bar, desc=f"{name} on {data}", unit="frame"))
             if args.out and args.worst:
-                _write_worst(evaluations[-1], args.out / "worst" / name / dataset.name, name, args.worst)
+                _write_worst(evaluation, args.out / "worst" / name / data, name, args.worst)
     finally:
-        entry["datasets"] = [evaluation.report() for evaluation in evaluations]
-        entry["overall"] = overall(evaluations) if evaluations else None
+        begun = [evaluation for evaluation in evaluations if evaluation.scores]
+        entry["datasets"] = [evaluation.report() for evaluation in begun]
+        entry["overall"] = overall(begun) if begun else None
         # The backend may have changed during the evaluation.
-        entry["backend"] = pipeline.backend
+        entry["backend"] = evaluations[0].pipeline.backend
 
 
 def _check_certify(args: argparse.Namespace, protocol: DepthProtocol) -> None:

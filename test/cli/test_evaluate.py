@@ -164,10 +164,11 @@ class TestCommand:
         assert problem in lines[0]
 
     def test_classes_without_a_mapping_are_refused(self, tmp_path, run, weights_file):
-        data = write_dataset(tmp_path / "own", 1, "nyud40")
-        code, _, lines = run("--weights", weights_file, "--data", data)
+        data, other = write_dataset(tmp_path / "own", 1), write_dataset(tmp_path / "other", 1, "nyud40")
+        code, _, lines = run("--weights", weights_file, "--data", data, "--data", other, "--out", tmp_path / "out")
         assert code == 2
-        assert "no mapping between them is known" in lines[0]
+        assert "data set other has the classes nyud40" in lines[0] and "no mapping between them is known" in lines[0]
+        assert not (tmp_path / "out").exists(), "before any frame is evaluated"
 
     def test_parameters_that_would_change_the_metrics_are_no_options(self):
         with pytest.raises(SystemExit) as exit_error:
