@@ -85,35 +85,23 @@ class Paster:
         spots = spots[spots[:, 0] > camera.cy + 10]
         if not len(spots):
             return sample
-        image, labels = sample.image.copy(), sample.labels.copy()
-        depth, pseudo = sample.depth.copy(), sample.pseudo.copy()
+        sample = TrainingSample(*(array.copy() for array in vars(sample).values()))
         chosen = spots[rng.integers(len(spots), size=int(rng.integers(1, MAX_COUNT + 1)))]
         # Farther ones first, so that nearer ones occlude them.
         for row, column in chosen[np.argsort(chosen[:, 0])]:
             label = int(rng.choice(list(self.instances)))
             low, high = HEIGHTS[self._classes.names[label]]
             height = round(rng.uniform(low, high) / CAMERA_HEIGHT * (row - camera.cy))
-            if not MIN_HEIGHT <= height <= MAX_HEIGHT * len(labels):
+            if not MIN_HEIGHT <= height <= MAX_HEIGHT * len(sample.labels):
                 continue
             instance = self.instances[label][int(rng.integers(len(self.instances[label])))]
             colors, mask = self._cut_out(instance, height)
             colors = np.minimum(colors * np.float32(np.exp(rng.uniform(*np.log(BRIGHTNESS)))), 255)
             if rng.random() < 0.5:
                 colors, mask = colors[:, ::-1], mask[:, ::-1]
-            top, left = row - height + 1, int(column) - mask.shape[1] // 2
-            first = max(0, -top), max(0, -left)
-            colors, mask = colors[first[0] :, first[1] :], mask[first[0] :, first[1] :]
-            top, left = max(top, 0), max(left, 0)
-            part = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
-            size = labels[part].shape
-            alpha = mask[: size[0], : size[1], None]
-            image[part] = np.rint(image[part] * (1 - alpha) + colors[: size[0], : size[1]] * alpha).astype(np.uint8)
-            opaque = alpha[..., 0] > 0.5
-            labels[part][opaque] = label
-            # The depth of the ground at the feet. Real ground is not quite flat, so it counts as pseudo-labeled.
-            depth[part][opaque] = camera.fy * CAMERA_HEIGHT / (row - camera.cy)
-            pseudo[part][opaque] = PSEUDO_DEPTH
-        return TrainingSample(image, labels, depth, pseudo)
+            # The depth of the ground at the feet.
+            _draw(sample, colors, mask, (row, column), label, camera.fy * CAMERA_HEIGHT / (row - camera.cy))
+        return sample
 
     def _cut_out(self, instance: Instance, height: int) -> tuple[np.ndarray, np.ndarray]:
         """Return an instance at this height: h x w x 3 float32 colors and h x w float32 opacity, soft at the edge."""
@@ -159,3 +147,29 @@ class Paster:
                 if complete and area >= MIN_PIXELS and low <= h / w <= high and area > 0.3 * w * h:
                     found.append(Instance(number, index, label, (x, y, w, h), component))
         return found
+
+
+def _draw(
+    sample: TrainingSample, colors: np.ndarray, mask: np.ndarray, feet: tuple[int, int], label: int, depth: float
+) -> None:
+    """Draw a cut-out into a sample, in place; the part outside the image is left out.
+
+    Args:
+        sample: The sample.
+        colors: h x w x 3 float32.
+        mask: h x w float32 opacity.
+        feet: Row and column of the middle of its last row.
+        label: Its class id.
+        depth: Its depth, m. Real ground is not quite flat, so it counts as pseudo-labeled.
+    """
+    height, width = mask.shape
+    top, left = feet[0] - height + 1, feet[1] - width // 2
+    inside = np.s_[max(top, 0) : top + height, max(left, 0) : left + width]
+    rows, columns = sample.labels[inside].shape
+    visible = np.s_[max(-top, 0) :, max(-left, 0) :]
+    colors, mask = colors[visible][:rows, :columns], mask[visible][:rows, :columns]
+    alpha, opaque = mask[..., None], mask > 0.5
+    sample.image[inside] = np.rint(sample.image[inside] * (1 - alpha) + colors * alpha).astype(np.uint8)
+    sample.labels[inside][opaque] = label
+    sample.depth[inside][opaque] = depth
+    sample.pseudo[inside][opaque] = PSEUDO_DEPTH
