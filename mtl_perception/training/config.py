@@ -16,6 +16,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEPTH_FORMS = ("meters", "log", "inverse")
 MIN_CROP = 64
 """Smallest side of a crop, pixels: two cells of the coarsest feature map."""
+PATH = {"path": True}
+"""Metadata of a key that names a file or folder, in which `~` and `${NAME}` are expanded."""
 KITTI_FOCAL_LENGTH = KITTI_CAMERA["fx"]
 """Focal length of KITTI's camera 02 of 2011-09-26, pixels."""
 
@@ -48,7 +50,7 @@ class Augmentation:
     rare: float = 0.4
     rare_classes: tuple[str, ...] = ("person", "cyclist", "pole", "sign")
     paste: float = 0.0
-    style: str = ""
+    style: str = field(default="", metadata=PATH)
     style_share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -132,7 +134,7 @@ class OnnxTeacher:
         mapping: Label mapping from the index of a score to the classes of the run (docs/data.md); empty: they are the same.
     """
 
-    file: str = ""
+    file: str = field(default="", metadata=PATH)
     size: tuple[int, int] = (640, 192)
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -142,7 +144,7 @@ class OnnxTeacher:
     depth_scale: tuple[float, float] = (0.0, 1.0)
     focal_length: float = 0.0
     labels: str = ""
-    mapping: str = ""
+    mapping: str = field(default="", metadata=PATH)
 
     def __post_init__(self) -> None:
         _check_choice("teacher.onnx.form", self.form, DEPTH_FORMS)
@@ -173,9 +175,9 @@ class Teacher:
         tasks: Tasks that get pseudo-labels: segmentation, depth or both.
     """
 
-    weights: str = ""
+    weights: str = field(default="", metadata=PATH)
     onnx: OnnxTeacher = field(default_factory=OnnxTeacher)
-    folder: str = ""
+    folder: str = field(default="", metadata=PATH)
     agreement: float = 2.0
     far: tuple[float, float] = (0.0, 0.0)
     confidence: float = 0.7
@@ -240,8 +242,8 @@ class TrainConfig:
     sets: tuple[dict[str, Any], ...]
     held_out: tuple[dict[str, Any], ...] = ()
     validation: tuple[dict[str, Any], ...] = ()
-    encoder: str = "imagenet"
-    start: str = ""
+    encoder: str = field(default="imagenet", metadata=PATH)
+    start: str = field(default="", metadata=PATH)
     tasks: tuple[str, ...] = TASKS
     classes: str = "street"
     grid: str = "exact"

@@ -10,19 +10,9 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from mtl_perception.errors import ConfigError, did_you_mean
-from mtl_perception.training.config import TrainConfig
+from mtl_perception.training.config import PATH, TrainConfig
 from mtl_perception.training.data.fields import expand_path, read_yaml
 
-PATHS = (
-    "start",
-    "encoder",
-    "teacher.weights",
-    "teacher.folder",
-    "teacher.onnx.file",
-    "teacher.onnx.mapping",
-    "augmentation.style",
-)
-"""Keys of files and folders, in which `~` and `${NAME}` are expanded."""
 MAY_BE_EMPTY = ("augmentation.late_focal_length",)
 """Keys of a fixed number of values that an empty list switches off."""
 KINDS = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
@@ -90,13 +80,15 @@ def _build(cls: type, data: Any, where: str) -> Any:
     for name, entry in known.items():
         if entry.default is MISSING and entry.default_factory is MISSING and name not in data:
             raise ConfigError(f"{prefix}{name} is missing")
-    return cls(**{key: _convert(hints[key], value, prefix + key) for key, value in data.items()})
+    values = {}
+    for key, value in data.items():
+        is_path = known[key].metadata == PATH and isinstance(value, str)
+        values[key] = expand_path(value, prefix + key) if is_path else _convert(hints[key], value, prefix + key)
+    return cls(**values)
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
     """Convert a YAML value to an annotated type."""
-    if where in PATHS and isinstance(value, str):
-        return expand_path(value, where)
     if is_dataclass(kind) and isinstance(kind, type):
         return _build(kind, value, where)
     origin, arguments = get_origin(kind) or kind, get_args(kind)
