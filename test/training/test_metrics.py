@@ -231,10 +231,10 @@ def test_a_box_is_found_if_a_fifth_of_its_pixels_is_person_or_cyclist():
     boxes = [Box("person", 0, 0, 9, 9), Box("person", 20, 0, 29, 9), Box("cyclist", 40, 0, 59, 199), Box("car", 0, 0, 9, 9)]
     recall.update(labels, boxes, STREET.names)
     # A box outside the image has no pixels and is not found.
-    recall.update(labels, [Box("cyclist", 300, 0, 310, 30)], STREET.names)
+    recall.update(labels, [Box("cyclist", 300, 0, 310, 30), Box("cyclist", -60, 0, -50, 30)], STREET.names)
     report = recall.report()
     assert report["bins_px"] == ["<25", "25-40", "40-80", "80-160", ">=160", "all"]
-    assert report["boxes"] == {"person": [2, 0, 0, 0, 0, 2], "cyclist": [0, 1, 0, 0, 1, 2]}
+    assert report["boxes"] == {"person": [2, 0, 0, 0, 0, 2], "cyclist": [0, 2, 0, 0, 1, 3]}
     assert report["found"] == {"person": [1, 0, 0, 0, 0, 1], "cyclist": [0, 0, 0, 0, 1, 1]}
 
 

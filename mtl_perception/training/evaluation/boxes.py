@@ -38,7 +38,11 @@ class BoxRecall:
         people = np.isin(labels, ids)
         for box in boxes:
             if box.name in PEOPLE:
-                part = people[max(round(box.top), 0) : round(box.bottom) + 1, max(round(box.left), 0) : round(box.right) + 1]
+                rows, columns = (
+                    slice(max(round(first), 0), max(round(last) + 1, 0))
+                    for first, last in ((box.top, box.bottom), (box.left, box.right))
+                )
+                part = people[rows, columns]
                 cell = PEOPLE.index(box.name), int(np.digitize(box.bottom - box.top, EDGES))
                 self._counts[0][cell] += 1
                 self._counts[1][cell] += bool(part.size and part.mean() >= FOUND)
