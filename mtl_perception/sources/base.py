@@ -21,6 +21,9 @@ from mtl_perception.types import Frame
 DEFAULT_RATE_HZ = 10.0
 """Rate of sources whose images have no stamps."""
 
+FRAME_ID = "camera_optical_frame"
+"""Optical frame of cameras whose source does not name it."""
+
 logger = logging.getLogger(__name__)
 
 

@@ -13,7 +13,7 @@ from mtl_perception.camera.transforms import StaticTransform, link_transforms
 from mtl_perception.errors import FrameError, SourceError, one_line
 from mtl_perception.image.files import read_image_file
 from mtl_perception.image.header import IMAGE_FORMATS
-from mtl_perception.sources.base import DEFAULT_RATE_HZ, CameraResolver, natural_key
+from mtl_perception.sources.base import DEFAULT_RATE_HZ, FRAME_ID, CameraResolver, natural_key
 from mtl_perception.types import Frame
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -100,7 +100,7 @@ class ImageSource:
         camera_file: Path | None = None,
         stamps_ns: Sequence[int] | None = None,
         rate_hz: float = DEFAULT_RATE_HZ,
-        frame_id: str = "camera_optical_frame",
+        frame_id: str = FRAME_ID,
         transforms: Sequence[StaticTransform] | None = None,
     ) -> None:
         self.name = name

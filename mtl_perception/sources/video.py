@@ -19,7 +19,7 @@ from mtl_perception.camera.transforms import StaticTransform, link_transforms
 from mtl_perception.errors import FrameError, SourceError, one_line, require
 from mtl_perception.image.files import MAX_PIXELS, check_size
 from mtl_perception.placeholders import HEAD_BYTES, describe_placeholder
-from mtl_perception.sources.base import DEFAULT_RATE_HZ, WHOLE, CameraResolver, TimeSlice
+from mtl_perception.sources.base import DEFAULT_RATE_HZ, FRAME_ID, WHOLE, CameraResolver, TimeSlice
 from mtl_perception.sources.images import camera_file_beside
 from mtl_perception.types import Frame
 
@@ -81,7 +81,7 @@ class VideoSource:
 
     def static_transforms(self) -> list[StaticTransform]:
         """Return the transform of the optical frame."""
-        return link_transforms("camera_optical_frame")
+        return link_transforms(FRAME_ID)
 
     def timed_frames(self, part: TimeSlice = WHOLE) -> Iterator[tuple[int, Frame]]:
         """Return an iterator over stamp (ns) and frame; frames long before the part are not decoded.
@@ -94,7 +94,7 @@ class VideoSource:
         for stamp_ns, image in self._images(part):
             height, width = image.shape[:2]
             camera = cameras.camera(self.calibration, width, height)
-            yield stamp_ns, Frame(image, camera, stamp_ns, "camera_optical_frame")
+            yield stamp_ns, Frame(image, camera, stamp_ns, FRAME_ID)
 
     def _images(self, part: TimeSlice) -> Iterator[tuple[int, np.ndarray]]:
         """Return an iterator over stamp and upright RGB image."""

@@ -12,11 +12,10 @@ import numpy as np
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import ClassSet, LabelMapping
+from mtl_perception.sources.base import FRAME_ID
 from mtl_perception.training.data.fields import Fields
 from mtl_perception.training.data.formats.files import read_depth, read_image, read_labels
 from mtl_perception.types import UNLABELED, Frame, Sample
-
-FRAME_ID = "camera_optical_frame"
 
 
 class Dataset(Protocol):

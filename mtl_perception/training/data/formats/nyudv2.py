@@ -13,7 +13,8 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import NYUD40, lookup
 from mtl_perception.network.description import NYUD_CAMERA
-from mtl_perception.training.data.dataset import FRAME_ID, DatasetOptions
+from mtl_perception.sources.base import FRAME_ID
+from mtl_perception.training.data.dataset import DatasetOptions
 from mtl_perception.training.data.fields import escape_variables
 from mtl_perception.types import UNLABELED, Frame, Sample
 
