@@ -11,7 +11,7 @@ import pytest
 import torch
 
 pytest.importorskip("openvino", reason="needs openvino")
-from support.training import road_sample, write_dataset
+from support.training import road_sample, write_road_dataset
 
 from mtl_perception import Frame, Pipeline, load_network
 from mtl_perception.__main__ import main
@@ -37,7 +37,7 @@ needs_vnni = pytest.mark.skipif(INT8 == "fp32", reason="needs a processor with i
 def quantized_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shipped weights, because int8 disturbs those with random values, with a table for the scenes of the tests."""
     folder = tmp_path_factory.mktemp("quantized")
-    data, out = write_dataset(folder / "scenes", 5), folder / "int8.safetensors"
+    data, out = write_road_dataset(folder / "scenes", 5), folder / "int8.safetensors"
     assert main(["quantize", "--weights", "street", "--data", str(data), "--out", str(out), "--samples", "4"]) == 0
     return out
 
@@ -63,7 +63,7 @@ class TestCommand:
 
     def test_ranges_cover_what_pytorch_computes(self, quantized_file, tmp_path):
         """Of one image, the range of a convolution is that of its input in PyTorch, to two levels."""
-        data, out = write_dataset(tmp_path / "scene", 1), tmp_path / "one.safetensors"
+        data, out = write_road_dataset(tmp_path / "scene", 1), tmp_path / "one.safetensors"
         assert main(["quantize", "--weights", str(quantized_file), "--data", str(data), "--out", str(out)]) == 0
         network = load_network(out)
         seen: dict[str, tuple[float, float]] = {}
@@ -83,7 +83,7 @@ class TestCommand:
             assert ranges[name][1] == pytest.approx(high, abs=2 * level), name
 
     def test_wrong_arguments_are_refused(self, weights_file, tmp_path, capsys):
-        data = str(write_dataset(tmp_path / "scenes", 1))
+        data = str(write_road_dataset(tmp_path / "scenes", 1))
         command = ["quantize", "--weights", str(weights_file), "--data", data, "--out"]
         assert main([*command, str(tmp_path / "new.safetensors"), "--samples", "0"]) == 2
         assert "--samples 0 is below 1" in capsys.readouterr().err

@@ -51,8 +51,8 @@ def road_sample(seed: int) -> Sample:
     return Sample(Frame(image, camera), labels, depth, f"{seed:03d}")
 
 
-def write_dataset(folder: Path, count: int, labels: bool = True, depth: bool = True, camera: bool = True) -> Path:
-    """Write a data set in the plain folder format."""
+def write_road_dataset(folder: Path, count: int, labels: bool = True, depth: bool = True, camera: bool = True) -> Path:
+    """Write samples of `road_sample` in the plain folder format."""
     for i in range(count):
         sample = road_sample(i)
         for name, values, wanted in (
@@ -100,9 +100,9 @@ def datasets_fixture() -> Any:
     @pytest.fixture(scope="module")
     def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("data")
-        write_dataset(folder / "both", 4)
-        write_dataset(folder / "labels", 2, depth=False, camera=False)
-        write_dataset(folder / "depth", 2, labels=False)
+        write_road_dataset(folder / "both", 4)
+        write_road_dataset(folder / "labels", 2, depth=False, camera=False)
+        write_road_dataset(folder / "depth", 2, labels=False)
         return folder
 
     return data

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.training import FOCAL_LENGTH, datasets_fixture, read_log, train, write_config, write_dataset
+from support.training import FOCAL_LENGTH, datasets_fixture, read_log, train, write_config, write_road_dataset
 
 from mtl_perception.errors import WeightsError
 from mtl_perception.threads import single_thread
@@ -110,7 +110,7 @@ def test_a_run_can_start_from_weights_with_the_same_classes_only(data: Path, tmp
 
 
 def test_an_error_names_the_invalid_file(data: Path, tmp_path: Path) -> None:
-    folder = write_dataset(tmp_path / "invalid", 2)
+    folder = write_road_dataset(tmp_path / "invalid", 2)
     config = write_config(tmp_path, "invalid", sets=[{"path": "invalid", "format": "folder"}])
     (folder / "label/001.png").write_bytes(b"not an image")
     for arguments in ([], ["--check"]):

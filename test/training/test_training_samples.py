@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, datasets_fixture, road_sample, write_config, write_dataset
+from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, datasets_fixture, road_sample, write_config, write_road_dataset
 
 from mtl_perception.errors import ConfigError
 from mtl_perception.labels import STREET
@@ -95,7 +95,7 @@ def test_crops_are_chosen_to_contain_rare_classes() -> None:
 
 def test_sets_in_one_folder_divide_its_share_by_their_sizes(tmp_path: Path) -> None:
     for name, count in (("labeled/monday", 3), ("labeled/tuesday", 1), ("other", 2)):
-        write_dataset(tmp_path / name, count)
+        write_road_dataset(tmp_path / name, count)
     sets = open_training_sets([{"path": "labeled", "share": 2, "teach": False}, {"path": "other"}], tmp_path)
     assert [(one.dataset.name, one.share, one.teach) for one in sets] == [
         ("monday", 1.5, False),
@@ -106,7 +106,7 @@ def test_sets_in_one_folder_divide_its_share_by_their_sizes(tmp_path: Path) -> N
 
 def test_the_error_of_an_invalid_set_names_its_number(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write_dataset(tmp_path / name, 1)
+        write_road_dataset(tmp_path / name, 1)
     with pytest.raises(ConfigError, match="^sets: set 2: unknown key 'pth'; did you mean 'path'"):
         open_training_sets([{"path": "one"}, {"pth": "two"}], tmp_path)
     with pytest.raises(ConfigError, match="^sets: set 2: teach: 'no' is not true or false"):
