@@ -40,7 +40,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
 
     def __init__(self, config: TrainConfig, classes: ClassSet, sets: Sequence[TrainingSet]) -> None:
         self._config = config
-        self._sets = [entry for entry in sets if entry.share > 0 and len(entry.dataset) > 0]
+        self._sets = [entry for entry in sets if entry.share > 0]
         shares = np.cumsum([entry.share for entry in self._sets])
         self._bounds = shares / shares[-1]
         self._augment = Augmenter(config, classes)
@@ -59,7 +59,9 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         labeled = entry.sample(index)
         camera = labeled.frame.camera
         assert camera is not None
-        pseudo = (None, None) if entry.pseudo_labels is None else entry.pseudo_labels[index]
+        pseudo: tuple[np.ndarray | None, np.ndarray | None] = None, None
+        if entry.pseudo_labels is not None:
+            pseudo = entry.pseudo_labels.load(index, labeled.frame.image.shape[:2])
         sample = merge(labeled, *pseudo, self._config.teacher.sparse)
         if self._paste is not None and rng.random() < self._config.augmentation.paste:
             sample = self._paste(sample, camera, rng)

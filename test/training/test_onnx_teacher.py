@@ -122,7 +122,7 @@ def test_labels_of_other_classes_are_refused(data: Path, tmp_path: Path, teacher
         write_pseudo_labels(sets, teacher, tmp_path / "out", "cpu")
     assert not (tmp_path / "out").exists()
     [entry] = write_pseudo_labels(sets, replace(teacher, tasks=("depth",)), tmp_path / "out", "cpu")
-    labels, depth = entry.pseudo_labels[0]
+    labels, depth = entry.pseudo_labels.load(0, (HEIGHT, WIDTH))
     assert labels is None and np.isfinite(depth).any()
 
 
@@ -146,7 +146,7 @@ def test_written_pseudo_labels_train_without_the_teacher(data: Path, tmp_path: P
     assert len(list((tmp_path / "kept").rglob("*.png"))) == 8 and not (tmp_path / "run").exists()
     image = cv2.cvtColor(cv2.imread(str(next((data / "labels/image").iterdir()))), cv2.COLOR_BGR2RGB)
     [entry, _] = write_pseudo_labels(open_training_sets(sets, data), read_config(path).teacher, tmp_path / "kept", "cpu", data)
-    labels, depth = entry.pseudo_labels[0]
+    labels, depth = entry.pseudo_labels.load(0, (HEIGHT, WIDTH))
     small = cv2.resize(image, SIZE, interpolation=cv2.INTER_AREA).astype(np.float32).mean(2)
     wanted = 1 / (0.01 + 0.5 * cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR) / 255)
     assert np.allclose(depth, wanted, rtol=0.01)

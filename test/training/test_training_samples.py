@@ -8,9 +8,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.training import FOCAL_LENGTH, PERSON, ROAD, SKY, datasets_fixture, road_sample, write_config, write_road_dataset
+from support.training import (
+    FOCAL_LENGTH,
+    HEIGHT,
+    PERSON,
+    ROAD,
+    SKY,
+    WIDTH,
+    datasets_fixture,
+    road_sample,
+    write_config,
+    write_road_dataset,
+)
 
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import STREET
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.training.augmentation.crop import Augmenter, flip, resize, window
@@ -27,6 +38,7 @@ from mtl_perception.training.run import Run
 from mtl_perception.types import UNLABELED, Sample
 
 data = datasets_fixture()
+SHAPE = (HEIGHT, WIDTH)
 
 
 # Crops.
@@ -113,6 +125,8 @@ def test_the_error_of_an_invalid_set_names_its_number(tmp_path: Path) -> None:
         open_training_sets([{"path": "one"}, {"path": "two", "teach": "no"}], tmp_path)
     with pytest.raises(ConfigError, match="^sets: two sets are named 'one'; give each its own `name:`"):
         open_training_sets([{"path": "one"}, {"path": "one"}], tmp_path)
+    with pytest.raises(ConfigError, match="^sets: no data set has a share above 0"):
+        open_training_sets([{"path": "one", "share": 0}, {"path": "two", "share": 0}], tmp_path)
     wrong = [{"path": "one", "name": "other"}, {"path": "two", "format": "folders"}]
     for key in ("validation", "held_out"):
         run = Run(TrainConfig("run", sets=({"path": "one"},), **{key: tuple(wrong)}), tmp_path, tmp_path / "out")
@@ -179,13 +193,13 @@ def test_pseudo_labels_are_written_once_and_only_where_missing(data: Path, tmp_p
     sets = open_training_sets(entries, data)
     teacher = Teacher(weights=str(weights_file), confidence=0.3, sparse=False)
     labels_only, both = write_pseudo_labels(sets, teacher, tmp_path, "cpu")
-    assert both.pseudo_labels[0] == (None, None)
+    assert both.pseudo_labels.load(0, SHAPE) == (None, None)
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert files == [f"labels/{kind}/00{i}.png" for kind in ("depth", "label") for i in (0, 1)]
     sample = labels_only.sample(0)
     assert sample.frame.camera.fx == 90.0
     expected = Pipeline(str(weights_file), "cpu", min_confidence=0.3, warm_up=False)(sample.frame)
-    labels, depth = labels_only.pseudo_labels[0]
+    labels, depth = labels_only.pseudo_labels.load(0, SHAPE)
     assert np.array_equal(labels, expected.labels)
     known = np.isfinite(depth)
     assert known.mean() > 0.05
@@ -195,9 +209,14 @@ def test_pseudo_labels_are_written_once_and_only_where_missing(data: Path, tmp_p
     write_pseudo_labels(sets, teacher, tmp_path, "cpu")
     # All samples have labels, so nothing is written.
     [first, _] = write_pseudo_labels(sets, replace(teacher, tasks=("segmentation",)), tmp_path, "cpu")
-    assert first.pseudo_labels[0] == (None, None)
+    assert first.pseudo_labels.load(0, SHAPE) == (None, None)
     [first, _] = write_pseudo_labels(sets, replace(teacher, tasks=("depth",)), tmp_path, "cpu")
-    assert first.pseudo_labels[0][0] is None and np.array_equal(first.pseudo_labels[0][1], depth, equal_nan=True)
+    labels, again = first.pseudo_labels.load(0, SHAPE)
+    assert labels is None and np.array_equal(again, depth, equal_nan=True)
+    with pytest.raises(
+        SourceError, match=r"depth/000.png is 160x96, its image is 160x97; delete .*labels to create them again"
+    ):
+        first.pseudo_labels.load(0, (HEIGHT + 1, WIDTH))
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mtl_perception.camera.model import CameraModel
-from mtl_perception.errors import SourceError
+from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.training.data.dataset import Dataset
 from mtl_perception.training.data.fields import Fields
-from mtl_perception.training.data.formats.files import DEPTH_INF, DEPTH_SCALE, read_depth, read_gray
+from mtl_perception.training.data.formats.files import DEPTH_INF, DEPTH_SCALE, read_depth, read_labels
 from mtl_perception.training.data.open import open_entry, refuse_same_names
 from mtl_perception.types import Sample
 
@@ -38,21 +38,25 @@ class PseudoLabels:
     needed: Collection[int]
     tasks: Collection[str]
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def load(self, index: int, shape: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Load labels (H x W uint8, 255 = unlabeled) and depth (H x W float32, m, NaN = unknown); None for missing ones.
 
+        Args:
+            index: Index of the sample.
+            shape: Height and width of its image.
+
         Raises:
-            SourceError: A file cannot be read.
+            SourceError: A file cannot be read, or belongs to an image of another size.
         """
         if index not in self.needed:
             return None, None
         label_file, depth_file = self.files(index)
         try:
-            labels = read_gray(label_file, np.uint8, "pseudo-labels", None)
-            depth = read_depth(depth_file, labels.shape, DEPTH_SCALE, DEPTH_INF) if "depth" in self.tasks else None
+            labels = read_labels(label_file, shape) if "segmentation" in self.tasks else None
+            depth = read_depth(depth_file, shape, DEPTH_SCALE, DEPTH_INF) if "depth" in self.tasks else None
         except SourceError as error:
-            raise SourceError(f"{error}; delete the folder of the pseudo-labels to create them again") from None
-        return labels if "segmentation" in self.tasks else None, depth
+            raise SourceError(f"pseudo-labels: {error}; delete {self.folder} to create them again") from None
+        return labels, depth
 
     def files(self, index: int) -> tuple[Path, Path]:
         """Return the label file and the depth file of a sample."""
@@ -99,7 +103,7 @@ def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list
         base: Folder that relative paths start from.
 
     Raises:
-        ConfigError: An entry is invalid.
+        ConfigError: An entry is invalid, or none has a share.
         SourceError: Files are missing.
     """
     sets = []
@@ -118,5 +122,7 @@ def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list
             )
             for dataset in datasets
         ]
+    if not any(entry.share > 0 for entry in sets):
+        raise ConfigError("sets: no data set has a share above 0, so there is nothing to train on")
     refuse_same_names((entry.dataset for entry in sets), "sets")
     return sets

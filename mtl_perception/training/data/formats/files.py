@@ -33,8 +33,8 @@ def read_image(path: Path) -> np.ndarray:
         raise SourceError(str(error)) from error
 
 
-def read_gray(path: Path, dtype: type[np.generic], what: str, shape: Shape | None) -> np.ndarray:
-    """Read an image of one channel without conversion: H x W of this dtype, of any size without a `shape`.
+def read_gray(path: Path, dtype: type[np.generic], what: str, shape: Shape) -> np.ndarray:
+    """Read an image of one channel and of the size of its image without conversion: H x W of this dtype.
 
     Raises:
         SourceError: The file is missing or damaged, has several channels (such as a palette), another bit depth or size.
@@ -54,7 +54,7 @@ def read_gray(path: Path, dtype: type[np.generic], what: str, shape: Shape | Non
         raise SourceError(f"{what} {path} has {pixels.shape[2]} channels; store ids or depth in one gray {bits}-bit channel")
     if pixels.dtype != dtype:
         raise SourceError(f"{what} {path} has {pixels.dtype.itemsize * 8} bits per pixel, not {bits}")
-    if shape is not None and pixels.shape != shape:
+    if pixels.shape != shape:
         raise SourceError(f"{what} {path} is {pixels.shape[1]}x{pixels.shape[0]}, its image is {shape[1]}x{shape[0]}")
     return pixels
 
