@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtl_perception.threads import single_thread
 from mtl_perception.types import Frame
 
 MAX_GAP_NS = 500_000_000
@@ -39,13 +40,15 @@ class _State:
         key: What must be equal for two images to be blended.
         stamp_ns: Stamp of the image.
         gray: h x w uint8, the image at the size of the outputs.
-        planes: (C + 2) x h x w float32: logits, log depth up to a constant factor, and the gray image plus `GRAY_OFFSET`.
+        logits: C x h x w float32.
+        guide: 2 x h x w float32: log depth up to a constant factor, and the gray image plus `GRAY_OFFSET`.
     """
 
     key: tuple[object, ...]
     stamp_ns: int
     gray: np.ndarray
-    planes: Tensor
+    logits: Tensor
+    guide: Tensor
 
 
 class History:
@@ -60,6 +63,10 @@ class History:
     def __init__(self) -> None:
         self._before: _State | None = None
         self._last: _State | None = None
+        # At an eighth of the image's size, and without variational refinement: finer flow takes several times as long.
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)  # type: ignore[attr-defined]
+        self._flow.setFinestScale(1)
+        self._flow.setPatchStride(PATCH_STRIDE)
 
     def clear(self) -> None:
         """Forget all images."""
@@ -92,21 +99,34 @@ class History:
         key = (frame.image.shape, frame.camera, frame.frame_id, size, *source)
         gray = _shrink(frame.image, size)
         before = self._predecessor(key, frame.stamp_ns)
-        shifted = gray + np.float32(GRAY_OFFSET)
+        guide = np.stack((depth[0].numpy(), gray), dtype=np.float32)
+        guide[1] += GRAY_OFFSET
         if before is None:
-            planes = torch.cat((logits, depth, torch.from_numpy(shifted)[None]))
+            smoothed = logits.clone()
         else:
-            planes = _aligned(before, gray)
-            with np.errstate(all="ignore"):
-                _blend(planes.numpy(), logits.numpy(), depth[0].numpy(), shifted, strength)
+            positions = torch.from_numpy(self._positions(before.gray, gray))[None]
+            # Bilinear interpolation takes three times as long; logits, unlike depth and gray values, hardly gain by it.
+            smoothed = F.grid_sample(before.logits[None], positions, "nearest", align_corners=True)[0]
+            previous = F.grid_sample(before.guide[None], positions, align_corners=True)[0]
+            with single_thread(), np.errstate(all="ignore"):
+                weight = _blend(guide, previous.numpy(), strength)
+                torch.lerp(logits, smoothed, torch.from_numpy(weight), out=smoothed)
         # `vdot` takes a third of the time of `sum`, and is non-finite if any value is.
-        if not np.isfinite(np.vdot(planes.numpy(), planes.numpy())):
+        if not all(np.isfinite(np.vdot(plane, plane)) for plane in (smoothed.numpy(), guide)):
             # Otherwise, a single failure would spread over all images that follow.
             self.clear()
             return tuple(raw)
-        self._before, self._last = before, _State(key, frame.stamp_ns, gray, planes)
-        smoothed = planes[-2:-1]
-        return (planes[:-2], smoothed if transform == "exp" else smoothed.exp(), *raw[2:])
+        self._before, self._last = before, _State(key, frame.stamp_ns, gray, smoothed, torch.from_numpy(guide))
+        depth = self._last.guide[:1]
+        return (smoothed, depth if transform == "exp" else depth.exp(), *raw[2:])
+
+    def _positions(self, before: np.ndarray, gray: np.ndarray) -> np.ndarray:
+        """Return where the content of the cells was in the image before, h x w x 2 from -1 to 1 as in `grid_sample`."""
+        cells, step = _grid(*gray.shape)
+        positions: np.ndarray = self._flow.calc(gray, before, None)
+        positions *= step
+        positions += cells
+        return positions
 
     def _predecessor(self, key: tuple[object, ...], stamp_ns: int) -> _State | None:
         last = self._last
@@ -117,24 +137,6 @@ class History:
         return last
 
 
-def _aligned(before: _State, gray: np.ndarray) -> Tensor:
-    """Return the planes of the image before, aligned with an image by optical flow; 0 beyond the border."""
-    # At an eighth of the image's size, and without variational refinement: finer flow takes several times as long.
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)  # type: ignore[attr-defined]
-    method.setFinestScale(1)
-    method.setPatchStride(PATCH_STRIDE)
-    cells, step = _grid(*gray.shape)
-    grid = method.calc(gray, before.gray, None) * step
-    grid += cells
-    positions = torch.from_numpy(grid)[None]
-    aligned = F.grid_sample(before.planes[None], positions, "nearest", align_corners=True)[0]
-    # Bilinear interpolation takes three times as long; logits, unlike depth and gray values, hardly gain by it.
-    sampled = F.grid_sample(before.planes[None, -2:], positions, align_corners=True)[0]
-    # By NumPy, because PyTorch would wake up other threads for it, and wait for them.
-    np.copyto(aligned[-2:].numpy(), sampled.numpy())
-    return aligned
-
-
 @lru_cache(maxsize=4)
 def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of cells, h x w x 2 from -1 to 1 as in `grid_sample`, and their distance, repeated w times."""
@@ -143,20 +145,24 @@ def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return cells, np.full((width, 2), (2 / (width - 1), 2 / (height - 1)), np.float32)
 
 
-def _blend(planes: np.ndarray, logits: np.ndarray, depth: np.ndarray, gray: np.ndarray, strength: float) -> None:
-    """Blend the aligned planes of the image before, in place, with an image's logits and depth, and replace its gray values."""
-    *old_logits, old_depth, old_gray = planes
-    difference = cv2.blur(cv2.absdiff(old_gray, gray), (3, 3))
-    weight = np.exp(np.square(difference) * np.float32(-1 / GRAY_TOLERANCE**2)) * np.float32(strength)
-    # One by one, as all planes together exceed the cache.
-    for old, new in zip(old_logits, logits, strict=True):
-        old -= new
-        old *= weight
-        old += new
-    error = _moved(old_depth, depth) - depth
-    weight *= np.exp(np.square(error) * np.float32(-1 / DEPTH_TOLERANCE**2))
-    np.add(depth, weight * error, out=old_depth)
-    np.copyto(old_gray, gray)
+def _blend(guide: np.ndarray, previous: np.ndarray, strength: float) -> np.ndarray:
+    """Blend the log depth of an image's guide, in place, with that of the aligned one of the image before.
+
+    Returns:
+        h x w float32, the weight of the previous logits.
+    """
+    depth, gray = guide
+    difference = cv2.blur(cv2.absdiff(previous[1], gray), (3, 3))
+    weight: np.ndarray = _similarity(difference, GRAY_TOLERANCE) * np.float32(strength)
+    error = _moved(previous[0], depth) - depth
+    depth += weight * _similarity(error, DEPTH_TOLERANCE) * error
+    return weight
+
+
+def _similarity(difference: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return 1 where there is no difference, 1 / e at the tolerance, and 0 far beyond it."""
+    similarity: np.ndarray = np.exp(np.square(difference) * np.float32(-1 / tolerance**2))
+    return similarity
 
 
 def _moved(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
