@@ -21,7 +21,7 @@ from mtl_perception.batch.processor import Processor
 from mtl_perception.batch.results import SourceResult
 from mtl_perception.batch.schedule import Death, Event, Ready
 from mtl_perception.batch.settings import Settings
-from mtl_perception.errors import ConfigError, PerceptionError, SourceError, one_line
+from mtl_perception.errors import ConfigError, PerceptionError, SourceError, one_line, require
 from mtl_perception.visualization.files import WriteLock, is_locked
 
 LOCAL = "local"
@@ -187,18 +187,32 @@ class Worker:
                 yield event
 
 
-def connect(address: str) -> Any:
-    """Connect to a cluster, or start one that listens on the loopback interface only; return the module."""
-    options: dict[str, Any] = {}
+def import_ray(address: str) -> Any:
+    """Import Ray for the connection to a cluster, and return the module.
+
+    Raises:
+        DependencyError: Ray is not installed.
+    """
     if address == LOCAL:
-        # Ray reads them when it is imported. The second makes its servers listen on 127.0.0.1.
+        # Ray reads these variables when it is imported. The second makes its servers listen on 127.0.0.1, and the third is the
+        # default of Ray 2.59 and later, which warns of it unless it is given.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    require("ray", extra="cluster", purpose="process --ray")
+    import ray
+
+    return ray
+
+
+def connect(address: str) -> Any:
+    """Connect to a cluster, or start one that listens on the loopback interface only; return the module."""
+    ray = import_ray(address)
+    options: dict[str, Any] = {}
+    if address == LOCAL:
         options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     else:
         _check_reachable(address)
-    import ray
-
     try:
         ray.init(address=address, logging_level=logging.WARNING, **options)
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

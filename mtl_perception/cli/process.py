@@ -157,7 +157,7 @@ def _run_one(args: argparse.Namespace, settings: Settings) -> None:
 
 
 def _run_many(args: argparse.Namespace, settings: Settings) -> None:
-    from mtl_perception.batch.cluster import Cluster
+    from mtl_perception.batch.cluster import Cluster, import_ray
     from mtl_perception.batch.plan import make_plan, parse_shard, read_list
     from mtl_perception.batch.progress import SKIPPED
     from mtl_perception.batch.results import DONE, FAILED, ResultsFile
@@ -175,7 +175,7 @@ def _run_many(args: argparse.Namespace, settings: Settings) -> None:
     if folder.suffix == ".mcap" or (folder / "metadata.yaml").is_file():
         raise ConfigError(f"--out {folder} is a bag; give a folder for the bags of several sources")
     if cluster is not None:
-        require("ray", extra="cluster", purpose="process --ray")
+        import_ray(cluster.address)
     if not args.images:
         require("rosbags", extra="bags", purpose="writing bags")
     try:

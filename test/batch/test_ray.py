@@ -116,29 +116,41 @@ def test_ray_retries_sources_of_dead_workers_and_continues_after_kill_9(tmp_path
 
 
 @pytest.mark.slow
-def test_local_cluster_listens_on_the_loopback_interface_only():
+def test_local_cluster_listens_on_the_loopback_interface_only(tmp_path, weights_file):
     pytest.importorskip("psutil", reason="psutil is not installed")
     folder = tempfile.mkdtemp(prefix="ray-test-", dir="/tmp")
     script = textwrap.dedent("""
+        import sys
         import psutil
-        from mtl_perception.batch.cluster import LOCAL, connect
+        from mtl_perception.__main__ import main
+        from mtl_perception.batch.cluster import RayPool
 
-        ray = connect(LOCAL)
-        for process in psutil.Process().children(recursive=True):
-            for socket in process.net_connections("inet"):
-                if socket.status == psutil.CONN_LISTEN:
-                    print(process.name(), socket.laddr.ip.removeprefix("::ffff:"))
-        ray.shutdown()
+        stop = RayPool.stop
+
+        def list_sockets(self, worker):
+            for process in psutil.Process().children(recursive=True):
+                for socket in process.net_connections("inet"):
+                    if socket.status == psutil.CONN_LISTEN:
+                        print(process.name(), socket.laddr.ip.removeprefix("::ffff:"))
+            stop(self, worker)
+
+        RayPool.stop = list_sockets
+        sys.exit(main(["process", *sys.argv[1:]]))
     """)
     environment = {**os.environ, "RAY_TMPDIR": folder, "RAY_AUTH_TOKEN": "0" * 64, "PYTHONPATH": str(ROOT)}
+    source, out = write_drive(tmp_path / "a.mcap", 1), tmp_path / "out"
+    options = ["--weights", str(weights_file), "--device", "cpu", "--ray", "--worker-memory", "0.5"]
     try:
-        command = [sys.executable, "-c", script]
+        command = [sys.executable, "-c", script, str(source), "--out", str(out), *options]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
         usage = [path.read_text() for path in Path(folder).rglob("usage_stats.json")]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     assert done.returncode == 0, done.stderr
-    sockets = {tuple(line.split()) for line in done.stdout.splitlines()}
+    assert "WARNING" not in done.stderr
+    *lines, summary = done.stdout.splitlines()
+    assert summary == f"1 done, 0 skipped, 0 failed of 1 sources -> {out}"
+    sockets = {tuple(line.rsplit(maxsplit=1)) for line in lines}
     assert {("gcs_server", "127.0.0.1"), ("raylet", "127.0.0.1")} <= sockets
     assert {address for _, address in sockets} == {"127.0.0.1"}
     assert usage == []
