@@ -70,7 +70,8 @@ def write_outputs(
             ) from error
         if not output.frames:
             part = f" of {settings.part}" if str(settings.part) else ""
-            raise SourceError(f"{spec}: no frame{part} was processed{rejection_note(source)}")
+            length = f"; it has about {len(source) / source.rate_hz:.3g} s" if part else ""
+            raise SourceError(f"{spec}: no frame{part} was processed{rejection_note(source)}{length}")
         output.finish(Record(described, output.frames))
 
 

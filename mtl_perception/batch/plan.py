@@ -6,15 +6,19 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtl_perception.batch.results import SourceResult
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.sources.base import TimeSlice
+from mtl_perception.sources.files import is_pattern, match_pattern
+from mtl_perception.sources.images import SUFFIXES as IMAGE_SUFFIXES
+from mtl_perception.sources.video import VIDEO_SUFFIXES
 
-BAG_SUFFIXES = (".mcap", ".bag", ".db3", ".zstd", ".active")
+SUFFIXES = (".mcap", ".bag", ".db3", ".zstd", ".active", *VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
+"""Suffixes that are no part of the name of an output."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,20 @@ def read_list(path: Path) -> list[str]:
     """
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"list of sources {path} cannot be read: {error}") from None
+    except OSError as error:
+        raise SourceError(f"list of sources {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SourceError(f"list of sources {path} cannot be read: it is not UTF-8 text with a source on each line") from None
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def expand_patterns(sources: Iterable[str]) -> list[str]:
+    """Return sources with what matches in place of a pattern such as `recordings/*.mcap`.
+
+    Raises:
+        SourceError: Nothing matches a pattern.
+    """
+    return [str(path) for source in sources for path in (match_pattern(source) if is_pattern(source) else [source])]
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -103,9 +118,9 @@ def _absolute(source: str) -> str:
 
 
 def _stem(source: str) -> str:
-    """Return the name of a source without the suffixes of bags."""
+    """Return the name of a source without the suffixes of its format."""
     name = Path(source).name.replace(":", "-")
-    while name.lower().endswith(BAG_SUFFIXES):
+    while name.lower().endswith(SUFFIXES):
         name = name.rpartition(".")[0]
     # An output NAME.partial.mcap is one that is not finished.
     return name.replace(".partial", "-partial") or "source"

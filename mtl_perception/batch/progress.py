@@ -66,8 +66,11 @@ class Progress:
         self.counts[result.status] += 1
         self.update(task, 1.0)
         ended = self._show_counts()
-        text = result.error or f"{result.frames} frames in {result.seconds:.1f} s -> {task.output}"
-        print_above_bar(f"[{ended}/{self._total}] {task.source}: {text}")
+        text = f"{task.source}: {result.frames} frames in {result.seconds:.1f} s -> {task.output}"
+        if result.error:
+            # Most errors name the source.
+            text = f"failed: {result.error if task.source in result.error else f'{task.source}: {result.error}'}"
+        print_above_bar(f"[{ended}/{self._total}] {text}")
 
     def _show_counts(self) -> int:
         """Show the number of sources that ended, and return it."""

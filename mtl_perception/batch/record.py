@@ -101,5 +101,6 @@ def _digest(path: Path) -> str:
 
 def _shorten(value: object) -> str:
     """Return a value as text; of a digest, the beginning."""
-    text = "(none)" if value in (None, "") else str(value)
+    text = " ".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)
+    text = text or "(none)"
     return text[:12] if len(text) == 64 else text

@@ -20,6 +20,7 @@ from mtl_perception.errors import ConfigError, SourceError, require
 from mtl_perception.messages.topics import OUTPUT_TOPICS, RECORDED_TOPICS
 from mtl_perception.progress import progress_bar
 from mtl_perception.sources.base import TimeSlice, rejection_note
+from mtl_perception.sources.files import is_pattern
 
 if TYPE_CHECKING:
     from mtl_perception.batch.settings import Settings
@@ -32,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="ROS 1 or ROS 2 bag, KITTI raw drive, image folder, video, or synthetic:FRAMES:SEED",
+        help="ROS 1 or ROS 2 bag, KITTI raw drive, image folder, video, synthetic:FRAMES:SEED, "
+        "or pattern such as 'recordings/*.mcap'",
     )
     parser.add_argument(
         "--out",
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="MCAP bag to write: NAME.mcap, or a bag folder; for several sources, or with a / at the end: "
         "folder for a bag of each source and results.jsonl. A run continues where the one before ended",
     )
-    parser.add_argument("--list", type=Path, metavar="FILE", help="file with further sources, one on each line")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="file with further sources or patterns, one on each line")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -128,13 +130,8 @@ def run(args: argparse.Namespace) -> None:
 def _is_folder(args: argparse.Namespace) -> bool:
     """Return whether --out is a folder of outputs and not an output."""
     out = Path(args.out)
-    many = (
-        len(args.sources) != 1
-        or args.list is not None
-        or args.jobs is not None
-        or args.shard is not None
-        or args.ray is not None
-    )
+    options = (args.list, args.jobs, args.shard, args.ray)
+    many = len(args.sources) != 1 or is_pattern(args.sources[0]) or any(option is not None for option in options)
     return many or (out / "results.jsonl").is_file() or (args.out.endswith("/") and not (out / "metadata.yaml").is_file())
 
 
@@ -158,7 +155,7 @@ def _run_one(args: argparse.Namespace, settings: Settings) -> None:
 
 def _run_many(args: argparse.Namespace, settings: Settings) -> None:
     from mtl_perception.batch.cluster import Cluster, import_ray
-    from mtl_perception.batch.plan import make_plan, parse_shard, read_list
+    from mtl_perception.batch.plan import expand_patterns, make_plan, parse_shard, read_list
     from mtl_perception.batch.progress import SKIPPED
     from mtl_perception.batch.results import DONE, FAILED, ResultsFile
     from mtl_perception.batch.run import run_tasks
@@ -169,7 +166,7 @@ def _run_many(args: argparse.Namespace, settings: Settings) -> None:
         raise ConfigError(f"--jobs {args.jobs}: give 1 or more")
     cluster = None if args.ray is None else Cluster(args.ray, args.worker_memory)
     shard = parse_shard(args.shard) if args.shard is not None else (1, 1)
-    sources = [*args.sources, *(read_list(args.list) if args.list else [])]
+    sources = expand_patterns([*args.sources, *(read_list(args.list) if args.list else [])])
     if not sources:
         raise ConfigError("no source given; give SOURCE… or --list FILE")
     if folder.suffix == ".mcap" or (folder / "metadata.yaml").is_file():
@@ -178,13 +175,14 @@ def _run_many(args: argparse.Namespace, settings: Settings) -> None:
         import_ray(cluster.address)
     if not args.images:
         require("rosbags", extra="bags", purpose="writing bags")
+    description = load_network(settings.config.weights).description
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SourceError(f"output folder {folder} cannot be created: {error.strerror}") from error
     results = ResultsFile(folder)
     tasks = make_plan(sources, folder, settings.part, results.read(), shard, "" if args.images else ".mcap")
-    print_license(load_network(settings.config.weights).description)
+    print_license(description)
     counts = run_tasks(settings, tasks, results, jobs=args.jobs, cluster=cluster, force=args.force)
     print(f"{counts[DONE]} done, {counts[SKIPPED]} skipped, {counts[FAILED]} failed of {len(tasks)} sources -> {folder}")
     if counts[FAILED]:

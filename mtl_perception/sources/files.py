@@ -1,8 +1,9 @@
-"""Lists of image and video files given on the command line."""
+"""Files and patterns given on the command line."""
 
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -27,15 +28,8 @@ def list_files(given: Iterable[str]) -> list[Path]:
     """
     paths: list[Path] = []
     for text in given:
-        path = Path(text)
-        if path.exists() or not glob.has_magic(text):
+        for path in match_pattern(text) if is_pattern(text) else [Path(text)]:
             paths += _expand(path)
-            continue
-        matches = sorted(map(Path, glob.glob(text, recursive=True)), key=lambda match: (match.parent, natural_key(match)))
-        if not matches:
-            raise SourceError(f"{text}: no file matches this pattern")
-        for match in matches:
-            paths += _expand(match)
     paths = list(dict.fromkeys(paths))
     (stem, is_video), count = Counter((path.stem, is_video_file(path)) for path in paths).most_common(1)[0]
     if count > 1:
@@ -43,6 +37,24 @@ def list_files(given: Iterable[str]) -> list[Path]:
         raise SourceError(
             f"{count} {kind} are named {stem!r}, so their outputs would overwrite each other; use a separate --out for each"
         )
+    return paths
+
+
+def is_pattern(text: str) -> bool:
+    """Return whether a text is a pattern such as `run/*.jpg`, and not the path of a file."""
+    return glob.has_magic(text) and not Path(text).expanduser().exists()
+
+
+def match_pattern(pattern: str) -> list[Path]:
+    """Return the files and folders that match a pattern, those of a folder in natural order.
+
+    Raises:
+        SourceError: There are none.
+    """
+    matches = map(Path, glob.glob(os.path.expanduser(pattern), recursive=True))
+    paths = sorted(matches, key=lambda path: (path.parent, natural_key(path)))
+    if not paths:
+        raise SourceError(f"{pattern}: no file matches this pattern")
     return paths
 
 

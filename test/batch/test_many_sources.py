@@ -16,7 +16,9 @@ from mtl_perception import Pipeline
 from mtl_perception.__main__ import main
 from mtl_perception.batch import processes
 from mtl_perception.batch import progress as progress_module
+from mtl_perception.batch.plan import Task
 from mtl_perception.batch.processor import Processor
+from mtl_perception.batch.results import ResultsFile, SourceResult
 from mtl_perception.visualization.files import WriteLock
 
 SIZE = (24, 32)
@@ -109,6 +111,10 @@ def test_list_and_folder_of_one_source(tmp_path, process, monkeypatch):
     # The folder is recognized without the slash.
     assert process("a.mcap", "--out", "one")[1] == "0 done, 1 skipped, 0 failed of 1 sources -> one"
     assert names_of(tmp_path / "one") == {"a.mcap", "results.jsonl"}
+    # A pattern stands for several sources, also if one matches.
+    assert process("[a].mcap", "--out", "pattern")[1] == "1 done, 0 skipped, 0 failed of 1 sources -> pattern"
+    (tmp_path / "list.txt").write_text("[ab].mcap\n")
+    assert process("--list", "list.txt", "--out", "pattern")[1] == "1 done, 1 skipped, 0 failed of 2 sources -> pattern"
 
 
 class TestRerun:
@@ -178,7 +184,8 @@ class TestRerun:
         assert captured.out.strip() == f"3 done, 0 skipped, 0 failed of 3 sources -> {folder}"
         assert (
             "2 finished outputs were made with other settings and are processed again: max_depth 0.0 -> 40.0, topics "
-            in captured.err
+            "depth/camera_info depth/image points segmentation/confidence segmentation/image segmentation/label_info "
+            "segmentation/labels segmentation/overlay -> depth/image\n" in captured.err
         )
         assert (len(frames), label_times(folder / "a.mcap")) == (6, [])
         # What does not change the content does not matter.
@@ -258,7 +265,19 @@ class TestFailures:
         arguments = ["process", str(source), "--out", f"{tmp_path}/out/", "--weights", str(tmp_path / "w.safetensors")]
         assert main(arguments) == 1
         assert "w.safetensors" in capsys.readouterr().err
-        assert not (tmp_path / "out" / "results.jsonl").exists()
+        assert not (tmp_path / "out").exists()
+
+
+def test_line_of_a_failure_names_the_source_once(tmp_path, capsys):
+    results = ResultsFile(tmp_path)
+    with progress_module.Progress(2, results) as progress:
+        for number, error in enumerate(("/d/a0.mcap does not exist", "the worker process was killed by SIGKILL")):
+            source, name = f"/d/a{number}.mcap", f"a{number}.mcap"
+            progress.finish(Task(source, tmp_path / name), SourceResult(source, name, "failed", 0, 0.0, error))
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/2] failed: /d/a0.mcap does not exist",
+        "[2/2] failed: /d/a1.mcap: the worker process was killed by SIGKILL",
+    ]
 
 
 class TestSlices:
@@ -289,7 +308,8 @@ class TestSlices:
     def test_slice_without_a_frame_fails(self, tmp_path, process):
         source = write_drive(tmp_path / "a.mcap", 2)
         code, _, line = process(source, "--out", tmp_path / "o.mcap", "--start", 5)
-        assert (code, line) == (1, f"mtl_perception process: {source}: no frame of 5s-end was processed")
+        reason = "no frame of 5s-end was processed; it has about 0.1 s"
+        assert (code, line) == (1, f"mtl_perception process: {source}: {reason}")
 
 
 @pytest.mark.parametrize(

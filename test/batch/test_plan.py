@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mtl_perception.batch.plan import make_plan, parse_shard, read_list
+from mtl_perception.batch.plan import expand_patterns, make_plan, parse_shard, read_list
 from mtl_perception.batch.results import DONE, FAILED, ResultsFile, SourceResult
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.sources.base import WHOLE, TimeSlice
@@ -27,8 +27,10 @@ def test_outputs_are_named_after_their_sources():
         "/d/e.bag.active",
         "/d/f.partial.mcap",
         "/d/g.db3.zstd",
+        "/d/h.MP4",
+        "/d/i.v2.png",
     ]
-    expected = ["a", "b", "c", "run.v2", "synthetic-3-7", "e", "f-partial", "g"]
+    expected = ["a", "b", "c", "run.v2", "synthetic-3-7", "e", "f-partial", "g", "h", "i.v2"]
     assert names(sources) == [f"{name}.mcap" for name in expected]
     assert names(["/d/a.mcap"], part=TimeSlice(600, 0.5)) == ["a-600s-600.5s.mcap"]
 
@@ -84,8 +86,27 @@ def test_shard_is_parsed():
 
 
 def test_missing_list_is_reported(tmp_path):
-    with pytest.raises(SourceError, match=r"list of sources .*none\.txt cannot be read"):
+    with pytest.raises(SourceError, match=r"list of sources .*none\.txt cannot be read: No such file or directory$"):
         read_list(tmp_path / "none.txt")
+    (tmp_path / "bag").write_bytes(b"\x89MCAP0\r\n")
+    with pytest.raises(SourceError, match=r"list of sources .*bag cannot be read: it is not UTF-8 text"):
+        read_list(tmp_path / "bag")
+
+
+def test_patterns_are_expanded_in_natural_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    for name in ("b10", "b9", "[x]", "e/b1"):
+        (tmp_path / "d" / f"{name}.mcap").touch()
+    assert expand_patterns(["d/b*.mcap"]) == ["d/b9.mcap", "d/b10.mcap"]
+    assert expand_patterns(["d/**/b*.mcap"]) == ["d/b9.mcap", "d/b10.mcap", "d/e/b1.mcap"]
+    assert expand_patterns(["~/d/b9.*"]) == [f"{tmp_path}/d/b9.mcap"]
+    # A file with such a name is not a pattern.
+    assert expand_patterns(["d/[x].mcap", "~/d/[x].mcap"]) == ["d/[x].mcap", "~/d/[x].mcap"]
+    assert expand_patterns(["missing.mcap", "synthetic:3"]) == ["missing.mcap", "synthetic:3"]
+    with pytest.raises(SourceError, match=r"^d/c\*: no file matches this pattern$"):
+        expand_patterns(["d/b9.mcap", "d/c*"])
 
 
 class TestResultsFile:

@@ -205,7 +205,7 @@ def _open_file(path: Path) -> BagFile:
             if scanned.topics:
                 logger.warning("%s: %s; reading it without its index", path.name, error)
                 return scanned
-        raise
+        raise DamageError(f"{error}, and no message in it is complete") from error
     raise DamageError(f"it is {describe_placeholder(head) or 'neither a ROS 1 bag nor an MCAP or SQLite file'}")
 
 
