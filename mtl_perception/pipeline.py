@@ -20,7 +20,7 @@ from mtl_perception.errors import CameraError, ConfigError, DeviceError, FrameEr
 from mtl_perception.image.files import read_image_file
 from mtl_perception.inference.backend import Backend, create_backend
 from mtl_perception.inference.host.smoothing import History
-from mtl_perception.inference.request import Request
+from mtl_perception.inference.request import Request, scaled_size
 from mtl_perception.labels import ClassSet, parse_groups
 from mtl_perception.network.certificate import REFERENCE, Loss
 from mtl_perception.network.description import KITTI_CAMERA as DEFAULT_CAMERA
@@ -229,11 +229,13 @@ class Pipeline:
 
     def _request(self, frames: Sequence[Frame], outputs: Sequence[Collection[str]], config: Config) -> Request:
         """Build the request for validated frames of one size."""
-        width = frames[0].image.shape[1]
+        height, width = frames[0].image.shape[:2]
+        # Not input_scale itself, because the network's input has a whole number of pixels.
+        scale = scaled_size(height, width, config.input_scale)[1] / width
         return Request(
             frames,
             [_validated_outputs(wanted) for wanted in outputs],
-            [self._depth_factor(frame.camera, width, config.input_scale) for frame in frames],
+            [self._depth_factor(frame.camera, width, scale) for frame in frames],
             self.description.grid,
             self._max_depth(config),
             config,
@@ -252,10 +254,11 @@ class Pipeline:
         for _ in range(backend.warm_up_runs):
             backend.infer([self._request([frame], [OUTPUTS], self.config)])
 
-    def _depth_factor(self, camera: CameraModel | None, width: int, input_scale: float) -> float:
+    def _depth_factor(self, camera: CameraModel | None, width: int, scale: float) -> float:
         """Return meters per unit of transformed depth: the focal length that the network sees over that of its training.
 
-        An image of this width without a camera is taken to be from the training camera.
+        An image of this width without a camera is taken to be from the training camera. `scale` is the width of the network's
+        input relative to the image's.
         """
         trained = self.description.depth_focal_length
         if not trained:
@@ -265,7 +268,7 @@ class Pipeline:
         else:
             intrinsics = self.description.camera or DEFAULT_CAMERA
             focal_length = intrinsics["fx"] * width / intrinsics["width"]
-        return focal_length * input_scale / trained
+        return focal_length * scale / trained
 
     def _max_depth(self, config: Config) -> float:
         max_depth = config.max_depth or self.description.depth_range[1]

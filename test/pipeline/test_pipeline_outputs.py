@@ -269,5 +269,7 @@ def test_depth_scales_with_the_focal_length_that_the_network_sees(weights_file, 
 
     assert ratio(CAMERA) == 2.0, "70 pixels now, 35 in the training"
     assert ratio(CAMERA, input_scale=0.5) == 1.0, "the network sees 35 pixels"
+    # The network's input has whole pixels: 13.5 become 14.
+    assert ratio(CAMERA, input_scale=0.15) == pytest.approx(2 * 14 / 90, abs=1e-4)
     trained = network.description.camera
     assert ratio(None, input_scale=1.0) == pytest.approx(trained["fx"] * WIDTH / trained["width"] / 35, abs=1e-3)
