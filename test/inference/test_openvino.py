@@ -298,6 +298,7 @@ class TestFallback:
         assert "gone" in engine.notes[0] and engine.name.startswith("torch ")
         engine.forward(IMAGE)
         assert engine.name.startswith("openvino "), "OpenVINO is tried again after one failure"
+        assert engine.notes == (), "and diagnostics do not report PyTorch any more"
 
     def test_a_size_that_cannot_be_compiled_falls_back_and_other_sizes_do_not(self, network, cache, monkeypatch):
         engine = OpenVinoEngine(network, cache=cache)

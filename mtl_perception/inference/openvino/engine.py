@@ -72,8 +72,8 @@ class OpenVinoEngine:
         self._cache = cache or ModelCache()
         self._requests: dict[tuple[int, int], Any] = {}
         self._unstored: dict[tuple[int, int], tuple[int, Any]] = {}
-        self._failures: dict[tuple[int, int], int] = {}
-        self._failure = ""
+        # Number of consecutive failures and the last one, for each size at which OpenVINO does not work at present.
+        self._failures: dict[tuple[int, int], tuple[int, str]] = {}
         self._fell_back = False
         self._options = {
             # Explicit, because OpenVINO chooses bfloat16 where the CPU has it.
@@ -104,18 +104,19 @@ class OpenVinoEngine:
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user: that OpenVINO failed, or why compiled networks are not stored."""
         exact = " in fp32" if self._quantization else ""
-        found = (
-            f"OpenVINO failed {self._failure}; PyTorch runs the network{exact}, several times slower" if self._failure else "",
-            f"each start compiles the network again: {self._cache.problem}" if self._cache.problem else "",
-        )
-        return tuple(filter(None, found))
+        found = [
+            f"OpenVINO failed {text}; PyTorch runs the network{exact}, several times slower"
+            for _, text in list(self._failures.values())[-1:]
+        ]
+        if self._cache.problem:
+            found.append(f"each start compiles the network again: {self._cache.problem}")
+        return tuple(found)
 
     def release(self) -> None:
         """Free all compiled networks, and forget where OpenVINO failed."""
         self._requests.clear()
         self._unstored.clear()
         self._failures.clear()
-        self._failure = ""
         trim_heap()
 
     @torch.inference_mode()
@@ -123,14 +124,14 @@ class OpenVinoEngine:
         """Run one forward pass; see `Engine.forward`. The outputs are valid until the next one."""
         seen = np.ascontiguousarray(downsample(image, input_scale))
         size = (seen.shape[0], seen.shape[1])
-        self._fell_back = self._failures.get(size, 0) >= ATTEMPTS
+        failures, _ = self._failures.get(size, (0, ""))
+        self._fell_back = failures >= ATTEMPTS
         if not self._fell_back:
             try:
                 outputs = self._infer(seen, size)
             except Exception as error:  # OpenVINO has no common base of errors
                 # For this size only: an image that is too large must not slow down the others.
-                self._failures[size] = self._failures.get(size, 0) + 1
-                self._failure = f"for {size[1]}x{size[0]} images: {one_line(error)}"
+                self._failures[size] = failures + 1, f"for {size[1]}x{size[0]} images: {one_line(error)}"
                 self._drop(size)
                 self._fell_back = True
             else:
