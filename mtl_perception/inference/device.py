@@ -9,11 +9,12 @@ import cv2
 import torch
 
 from mtl_perception.errors import ConfigError, DeviceError
-from mtl_perception.inference.cuda.runtime import is_out_of_memory
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 GPU_ERRORS = ("CUDA error", "CUDA driver", "CUDA unknown error", "No CUDA GPUs", "CUDNN_STATUS", "CUBLAS_STATUS", "NVML")
 """Parts of messages that tell a failed GPU from a programming error that mentions CUDA, such as tensors on two devices."""
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine to execute this computation")
+"""Parts of messages that report a lack of memory; the last is cuDNN's, when no algorithm has enough workspace."""
 
 
 def select_device(name: str) -> torch.device:
@@ -83,7 +84,7 @@ def device_errors(device: torch.device, doing: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError, cv2.error) as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise DeviceError(f"device {device}: out of memory while {doing}: {_first_line(error)}") from error
         if device.type == "cpu" or not _is_gpu_error(error):
             raise
@@ -94,11 +95,15 @@ def _is_gpu_error(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) or any(words in str(error) for words in GPU_ERRORS)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Recognize it on any device: PyTorch, NumPy and OpenCV report it differently."""
-    if isinstance(error, cv2.error):
-        return bool(error.code == cv2.Error.StsNoMem)
-    return isinstance(error, MemoryError) or is_out_of_memory(error)
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or the error that caused it, reports a lack of memory, of the device or of the host."""
+    # A capture that runs out of memory raises an error of its own, whose context is the first one.
+    while isinstance(error, RuntimeError):
+        text = str(error)
+        if isinstance(error, torch.cuda.OutOfMemoryError) or any(words in text for words in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem)
 
 
 def _first_line(error: BaseException) -> str:

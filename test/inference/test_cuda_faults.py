@@ -8,7 +8,8 @@ from support.late_device import Arithmetic, LateRuntime, assert_results_of, back
 
 from mtl_perception.errors import DeviceError
 from mtl_perception.inference.cuda.backend import CudaBackend
-from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime, is_out_of_memory
+from mtl_perception.inference.cuda.runtime import CudaRuntime, HostRuntime
+from mtl_perception.inference.device import is_out_of_memory
 
 network, make = backend_fixtures()
 

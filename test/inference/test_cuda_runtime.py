@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mtl_perception.inference.cuda.runtime import WARM_UPS, CudaRuntime, Stream, is_out_of_memory
+from mtl_perception.inference.cuda.runtime import WARM_UPS, CudaRuntime, Stream
+from mtl_perception.inference.device import is_out_of_memory
 
 
 class FakeCuda:

@@ -16,9 +16,9 @@ from torch import Tensor
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.inference.cuda.prepare import prepare_network
 from mtl_perception.inference.cuda.program import DeviceProgram, NetworkSpec, ProgramSpec
-from mtl_perception.inference.cuda.runtime import HostRuntime, Stream, is_out_of_memory
+from mtl_perception.inference.cuda.runtime import HostRuntime, Stream
 from mtl_perception.inference.cuda.slots import NetworkStage, Plan, Slot, pinned_bytes, results_of, spec_of
-from mtl_perception.inference.device import DTYPES, device_errors
+from mtl_perception.inference.device import DTYPES, device_errors, is_out_of_memory
 from mtl_perception.inference.request import Request
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.types import Outputs

@@ -19,8 +19,6 @@ from torch import Tensor
 
 WARM_UPS = 3
 """Runs before a capture: in the first ones, libraries choose algorithms, compile kernels and allocate workspaces."""
-OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine to execute this computation")
-"""Parts of messages that report a lack of memory; the last is cuDNN's, when no algorithm has enough workspace."""
 Work = Callable[[], None]
 T = TypeVar("T")
 _cudnn_flags = threading.RLock()
@@ -210,14 +208,3 @@ class _Graph:
 
     def __call__(self) -> None:
         self._graph.replay()
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or the error that caused it, reports a lack of device or page-locked memory."""
-    # A capture that runs out of memory raises an error of its own, whose context is the first one.
-    while isinstance(error, RuntimeError):
-        text = str(error)
-        if isinstance(error, torch.cuda.OutOfMemoryError) or any(words in text for words in OUT_OF_MEMORY):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
