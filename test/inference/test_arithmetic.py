@@ -10,7 +10,7 @@ from support.images import noise_image
 
 from mtl_perception.config import Config
 from mtl_perception.errors import ConfigError
-from mtl_perception.inference import backend
+from mtl_perception.inference import backend, machine
 from mtl_perception.inference.openvino import arithmetic
 from mtl_perception.inference.openvino.arithmetic import certified_arithmetic, cpu_arithmetic, instruction_sets
 from mtl_perception.network.certificate import Certificate, Score
@@ -39,7 +39,7 @@ def processor(tmp_path, monkeypatch):
     def replaced(line: str) -> None:
         path = tmp_path / "cpuinfo"
         path.write_text(f"processor\t: 0\nmodel name\t: flags of a test\n{line}\nbugs\t\t: none\n\nprocessor\t: 1\n{UNKNOWN}\n")
-        monkeypatch.setattr(arithmetic, "CPUINFO", path)
+        monkeypatch.setattr(machine, "CPUINFO", path)
 
     return replaced
 
@@ -85,7 +85,7 @@ def test_limited_instruction_sets_of_onednn_are_respected(processor, monkeypatch
 
 
 def test_a_machine_without_cpuinfo_has_no_known_instruction_sets(tmp_path, monkeypatch):
-    monkeypatch.setattr(arithmetic, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
     assert (instruction_sets(), cpu_arithmetic("bf16")[0]) == (frozenset(), "fp32")
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from mtl_perception.errors import WeightsError
+from mtl_perception.inference.machine import read_cpu_flags
 from mtl_perception.network.digest import certified_losses
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.network.quantization import Quantization
 
-CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
@@ -66,14 +65,8 @@ def fast_arithmetics() -> tuple[str, ...]:
 
 
 def instruction_sets() -> frozenset[str]:
-    """Return the flags of the first processor in /proc/cpuinfo that oneDNN may use; empty where they are unknown."""
-    try:
-        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    # On ARM they are called features.
-    line = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    found, limit = frozenset(line.partition(":")[2].split()), os.environ.get(ISA_VARIABLE, "").upper()
+    """Return the instruction sets of the processor that oneDNN may use; empty if they are unknown."""
+    found, limit = frozenset(read_cpu_flags().split()), os.environ.get(ISA_VARIABLE, "").upper()
     if limit in ("", "ALL", "DEFAULT") or any(part in limit for part in ISAS_WITH_BF16):
         return found
     return found - BF16_FLAGS - (frozenset() if "VNNI" in limit else VNNI_FLAGS)

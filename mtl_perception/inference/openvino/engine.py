@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import platform
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mtl_perception.errors import ConfigError, one_line
 from mtl_perception.inference.host.preprocess import downsample
+from mtl_perception.inference.machine import read_cpu_flags
 from mtl_perception.inference.memory import trim_heap
 from mtl_perception.inference.openvino.cache import ModelCache
 from mtl_perception.inference.openvino.runtime import import_openvino, shared_core
@@ -205,10 +205,5 @@ class OpenVinoEngine:
 
 def _cpu_flags() -> str:
     """Identify the processor's instruction sets: a virtual machine may migrate to a processor of the same name without some."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("flags", "Features")):
-                return hashlib.sha256(line.encode()).hexdigest()[:16]
-    except OSError:
-        pass
-    return platform.machine()
+    flags = read_cpu_flags()
+    return hashlib.sha256(flags.encode()).hexdigest()[:16] if flags else platform.machine()
