@@ -19,7 +19,7 @@ from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import OUTPUT_TOPICS, OutputTopic
 from mtl_perception.result import Result
 from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
-from mtl_perception.ros.qos import keep_last, output_profile
+from mtl_perception.ros.qos import keep_last
 from mtl_perception.ros.subscriptions import CameraSubscriptions
 from mtl_perception.runtime.calibrations import CalibrationCache
 from mtl_perception.runtime.diagnostics import CameraSnapshot, InputSnapshot
@@ -70,7 +70,10 @@ class Camera:
             message_type = MESSAGE_TYPES[output.type]
             if message_type is None:
                 continue
-            profile = keep_last(1, reliable=True, latched=True) if output.latched else output_profile(config)
+            if output.latched:
+                profile = keep_last(1, reliable=True, latched=True)
+            else:
+                profile = keep_last(config.output_queue_size, config.output_reliability == "reliable")
             self._publishers[output.name] = self._node.create_lifecycle_publisher(
                 message_type, f"{prefix}{output.name}", profile
             )

@@ -12,7 +12,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
 
-from mtl_perception.errors import PerceptionError
+from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.inference.memory import trim_heap
 from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.ros import parameters
@@ -60,7 +60,7 @@ class PerceptionNode(LifecycleNode):
         # Set by the worker thread; only the executor's thread makes transitions.
         self._stop_reason = ""
         self._stop_request = self.create_guard_condition(self._stop_if_requested)
-        self._parameter_guard = parameters.ChangeGuard(self, lambda: self.state_name == "unconfigured", self._apply)
+        self.add_on_set_parameters_callback(self._change_parameters)
         self._diagnostics = DiagnosticsPublisher(self, self.snapshot, self.config.diagnostics_period)
 
     def set_parameters_atomically(self, parameter_list: list[RosParameter]) -> SetParametersResult:
@@ -231,12 +231,17 @@ class PerceptionNode(LifecycleNode):
         if self._stop_reason and self.state_name == "active":
             self.trigger_deactivate()
 
-    def _apply(self, changes: dict[str, Any]) -> None:
-        """Apply parameters that can change at any time."""
-        if self.session is not None:
-            threshold = self.session.encoder.min_confidence
-            self.session.update(**changes)
-            self.config = self.session.config
-            if self.session.encoder.min_confidence != threshold:
-                for camera in self.session.cameras:
-                    camera.publish_latched(self.session.encoder)
+    def _change_parameters(self, changes: list[RosParameter]) -> SetParametersResult:
+        """Accept or refuse changes, and apply those that take effect immediately."""
+        try:
+            live = parameters.validate_changes(self, changes, self.state_name == "unconfigured")
+            if self.session is not None and live:
+                threshold = self.session.encoder.min_confidence
+                self.session.update(**live)
+                self.config = self.session.config
+                if self.session.encoder.min_confidence != threshold:
+                    for camera in self.session.cameras:
+                        camera.publish_latched(self.session.encoder)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -134,39 +134,26 @@ def refuse_undeclared(node: Node, changes: Iterable[RosParameter]) -> SetParamet
     return SetParametersResult(successful=False, reason="; ".join(config.describe_unknown(name) for name in unknown))
 
 
-class ChangeGuard:
-    """Accepts or refuses changes of parameters.
+def validate_changes(node: Node, changes: Iterable[RosParameter], is_unconfigured: bool) -> dict[str, Any]:
+    """Validate changes of parameters, together with the values of all others.
 
     Args:
         node: Node with the parameters.
-        is_unconfigured: Returns whether parameters that need a new configuration may change.
-        apply: Applies changes that take effect immediately; may raise ConfigError.
+        changes: New values; those of parameters that are not in the table are ignored.
+        is_unconfigured: Whether parameters that need a new configuration may change.
+
+    Returns:
+        The new values that take effect immediately, by name.
+
+    Raises:
+        ConfigError: A value is invalid, or cannot change now.
     """
-
-    def __init__(self, node: Node, is_unconfigured: Callable[[], bool], apply: Callable[[dict[str, Any]], None]) -> None:
-        self._node = node
-        self._is_unconfigured = is_unconfigured
-        self._apply = apply
-        node.add_on_set_parameters_callback(self._decide)
-
-    def _decide(self, changes: Iterable[RosParameter]) -> SetParametersResult:
-        rows = {row.name: row for row in config.parameters()}
-        values = {change.name: change.value for change in changes if change.name in rows}
-        try:
-            current = {name: _value(self._node, name) for name in rows}
-            new = config.Config.from_mapping({**current, **values})
-            live = {}
-            for name in values:
-                row, value = rows[name], getattr(new, name)
-                if row.when == config.CONFIGURE and not self._is_unconfigured():
-                    if value != row.convert(current[name]):
-                        raise ConfigError(
-                            f"parameter {name} can change only while the node is unconfigured; deactivate and clean up first"
-                        )
-                elif row.when == config.LIVE:
-                    live[name] = value
-            if live:
-                self._apply(live)
-        except ConfigError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
+    rows = {row.name: row for row in config.parameters()}
+    values = {change.name: change.value for change in changes if change.name in rows}
+    current = {name: _value(node, name) for name in rows}
+    new = config.Config.from_mapping({**current, **values})
+    for name in values:
+        row = rows[name]
+        if row.when == config.CONFIGURE and not is_unconfigured and getattr(new, name) != row.convert(current[name]):
+            raise ConfigError(f"parameter {name} can change only while the node is unconfigured; deactivate and clean up first")
+    return {name: getattr(new, name) for name in values if rows[name].when == config.LIVE}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-from mtl_perception.config import Config
-
 
 def keep_last(queue_size: int, reliable: bool, latched: bool = False) -> QoSProfile:
     """Return a profile that keeps the last messages.
@@ -22,11 +20,6 @@ def keep_last(queue_size: int, reliable: bool, latched: bool = False) -> QoSProf
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
-
-
-def output_profile(config: Config) -> QoSProfile:
-    """Return the profile of the output publishers."""
-    return keep_last(config.output_queue_size, config.output_reliability == "reliable")
 
 
 def matching_profile(
@@ -53,8 +46,3 @@ def matching_profile(
     if not offers:
         return None
     return keep_last(queue_size, all(o.reliability == ReliabilityPolicy.RELIABLE for o in offers), latched)
-
-
-def are_equivalent(a: QoSProfile, b: QoSProfile) -> bool:
-    """Return whether two profiles have the same reliability and durability."""
-    return bool(a.reliability == b.reliability and a.durability == b.durability)

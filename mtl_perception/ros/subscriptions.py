@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mtl_perception.config import Config
 from mtl_perception.ros.environment import describe_other_users
-from mtl_perception.ros.qos import are_equivalent, keep_last, matching_profile
+from mtl_perception.ros.qos import keep_last, matching_profile
 from mtl_perception.runtime.diagnostics import TopicSnapshot
 
 MATCH_PERIOD = 0.1
@@ -83,7 +83,7 @@ class MatchedSubscription:
     def update(self) -> None:
         """Subscribe again if the publishers offer another QoS."""
         profile = self._match()
-        if profile is None or are_equivalent(profile, self._profile):
+        if profile is None or profile == self._profile:
             return
         self._node.destroy_subscription(self._subscription)
         self._profile = profile
