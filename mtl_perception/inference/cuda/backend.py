@@ -39,13 +39,21 @@ BATCH = 8
 
 
 class Ticket:
-    """A request in progress."""
+    """A request in progress.
 
-    def __init__(self, backend: CudaBackend, request: Request) -> None:
+    Args:
+        backend: Where it was submitted.
+        request: The request.
+        slot: Its memory; None if nothing is computed.
+        event: Occurs when the outputs are in the slot's memory.
+    """
+
+    def __init__(self, backend: CudaBackend, request: Request, slot: Slot | None = None, event: Any = None) -> None:
         self._backend, self._request = backend, request
-        self._event: Any = None
-        self._slot: Slot | None = None
+        self._slot, self._event = slot, event
         self._results: list[Outputs] | None = None
+        if slot is not None:
+            slot.collect = lambda: self._take(copy=True)
 
     def result(self) -> list[Outputs]:
         """Wait for the results, one a frame, in order.
@@ -57,11 +65,6 @@ class Ticket:
             DeviceError: The device failed.
         """
         return self._take(self._backend.copies) if self._results is None else self._results
-
-    def _start(self, slot: Slot, overlap: bool) -> None:
-        self._event = slot.start(self._backend.runtime, self._request, overlap)
-        self._slot = slot
-        slot.collect = lambda: self._take(copy=True)
 
     def _take(self, copy: bool) -> list[Outputs]:
         slot = self._slot
@@ -178,21 +181,18 @@ class CudaBackend:
             DeviceError: The device failed or is out of memory.
         """
         spec = spec_of(request, self._tasks, self._classes[1])
-        ticket = Ticket(self, request)
         if not spec.outputs:
-            return ticket
+            return Ticket(self, request)
         with device_errors(self.device, f"processing {_name(spec)}"):
             try:
-                self._start(ticket, spec, request, overlap, self._use_graphs)
-                return ticket
+                return self._start(spec, request, overlap, self._use_graphs)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             # Outside of the handler: the error's traceback refers to memory that is to be freed.
             self._note(f"out of memory: programs and graphs were freed; {_name(spec)} now runs without a graph")
             self.release()
-            self._start(ticket, spec, request, overlap, False)
-        return ticket
+            return self._start(spec, request, overlap, False)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -204,13 +204,13 @@ class CudaBackend:
         self._rays.clear()
         self.runtime.release()
 
-    def _start(self, ticket: Ticket, spec: ProgramSpec, request: Request, overlap: bool, use_graph: bool) -> None:
+    def _start(self, spec: ProgramSpec, request: Request, overlap: bool, use_graph: bool) -> Ticket:
         plan = self._plan(spec, use_graph)
         slot = self._slot(plan)
         self._capture(plan)
         if plan.rays is not None:
             self._aim(plan, request)
-        ticket._start(slot, overlap)
+        return Ticket(self, request, slot, slot.start(self.runtime, request, overlap))
 
     def _plan(self, spec: ProgramSpec, use_graph: bool) -> Plan:
         plan = self._plans.pop(spec, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ LEAST_COLUMNS = 16
 """Columns of the heads' maps are a power of two from here on: the least width of a matrix product on the GPU."""
 
 
+@dataclass(frozen=True)
 class HeadMaps:
     """What a network writes for images of one size.
 
@@ -22,8 +25,9 @@ class HeadMaps:
         depth_column: Column of the raw depth.
     """
 
-    def __init__(self, values: Tensor, normals: Tensor | None, depth_column: int) -> None:
-        self.values, self.normals, self.depth_column = values, normals, depth_column
+    values: Tensor
+    normals: Tensor | None
+    depth_column: int
 
 
 class AtenNetwork:
