@@ -122,7 +122,7 @@ def cpu_stages(pipeline: Pipeline, frame: Frame) -> dict[str, Callable[[], Any]]
         raw = [output.clone() for output in engine.forward(image)]
         labels = post.segmentation(raw[0], spec, 0.0, False)[0]
         depth = post.depth(raw[1], spec, 0.0, pipeline.max_depth)
-    clouds, planes = CloudPacker(), (depth.numpy(), image, labels.numpy())
+    clouds, planes = CloudPacker(), (depth, image, labels)
     stages: dict[str, Callable[[], Any]] = {
         "forward": lambda: engine.forward(image),
         "upsampling, argmax": lambda: post.segmentation(raw[0], spec, 0.0, False),

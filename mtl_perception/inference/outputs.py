@@ -49,6 +49,20 @@ def labels_from_scores(
     return torch.where(valid, index.float(), float(UNLABELED)).to(torch.uint8), confidence
 
 
+def apply_min_confidence(labels: np.ndarray, probability: np.ndarray, min_confidence: float) -> None:
+    """Apply the last step of `labels_from_scores` in place in NumPy, for finite scores.
+
+    Args:
+        labels: H x W uint8, the classes with the highest score; those below the limit become `UNLABELED`.
+        probability: H x W float32, the softmax maximum, 0 to 1; overwritten with whole levels of 0 to 255.
+        min_confidence: The limit, 0 to 1.
+    """
+    if min_confidence > 0:
+        labels[probability < min_confidence] = UNLABELED
+    np.multiply(probability, CONFIDENCE_LEVELS, out=probability)
+    np.rint(probability, out=probability)
+
+
 def depth_from_raw(
     raw: Tensor, transform: str, factor: float | Tensor, min_depth: float | Tensor, max_depth: float | Tensor
 ) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -101,11 +102,19 @@ def test_warm_up_uses_the_size_of_the_training_camera(weights_file, monkeypatch)
 
 def test_buffers_are_reused_until_shape_or_type_changes():
     work = Workspace()
-    first = work.get("a", (2, 3), torch.float32)
-    assert work.get("a", (2, 3), torch.float32) is first
-    assert work.get("b", (2, 3), torch.float32) is not first
-    assert work.get("a", (3, 2), torch.float32).shape == (3, 2)
-    assert work.get("a", (3, 2), torch.uint8).dtype == torch.uint8
+    first = work.get("a", (2, 3), np.float32)
+    assert work.get("a", (2, 3), np.float32) is first
+    assert work.get("b", (2, 3), np.float32) is not first
+    assert work.get("a", (3, 2), np.float32).shape == (3, 2)
+    assert work.get("a", (3, 2), np.uint8).dtype == np.uint8
+
+
+def test_a_buffer_is_freed_before_a_larger_one_is_allocated(monkeypatch):
+    work, found = Workspace(), []
+    before, allocate = weakref.ref(work.get("a", (2, 3), np.uint8)), torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: found.append(before()) or allocate(*size, **options))
+    assert work.get("a", (400, 300), np.uint8).shape == (400, 300)
+    assert found == [None]
 
 
 @needs_cuda

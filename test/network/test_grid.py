@@ -66,7 +66,7 @@ def test_output_pixels_are_aligned_with_the_image(mode, output_scale, input_scal
     seen, output = request.network_size, request.output_size
     resize_spec = ResizeSpec(output, request.resize_spec.uncropped, mode)
     columns = centers(*seen, STRIDE)[0, 1:]
-    depth = Postprocessor("abs", (0, 1)).depth(columns, resize_spec, 0.0, 1e9)
+    depth = torch.from_numpy(Postprocessor("abs", (0, 1)).depth(columns, resize_spec, 0.0, 1e9))
     assert depth.shape == output and depth.is_contiguous()
     expected = ((torch.arange(output[1]) + 0.5) * seen[1] / output[1]).expand(output)
     # OpenCV's cubic interpolation deviates from a line by up to a tenth of a cell.

@@ -96,21 +96,20 @@ class CpuBackend:
             raw = frame.history.smooth(frame, raw, config.temporal_smoothing, self._transform, source)
         values: dict[str, np.ndarray] = {}
         if "labels" in needed or "confidence" in needed:
-            labels, confidence = post.segmentation(raw[0], spec, config.min_confidence, "confidence" in needed)
-            values["labels"] = labels.numpy()
+            values["labels"], confidence = post.segmentation(raw[0], spec, config.min_confidence, "confidence" in needed)
             if confidence is not None:
-                values["confidence"] = confidence.numpy()
+                values["confidence"] = confidence
         if "depth" in needed:
             limits = config.min_depth, request.max_depth
-            values["depth"] = post.depth(raw[1], spec, *limits, request.depth_factors[index]).numpy()
+            values["depth"] = post.depth(raw[1], spec, *limits, request.depth_factors[index])
             if config.points_edge_filter and "cloud" in request.outputs(index):
                 jump = log_jump(config.points_edge_filter)
                 with single_thread():
                     values["edges"] = depth_edges(raw[1][0], self._transform, jump).numpy()
         if "normals" in needed and len(raw) > 2:
-            values["normals"] = post.normals(raw[2], spec).numpy()
+            values["normals"] = post.normals(raw[2], spec)
         if "scores" in needed:
-            values["scores"] = post.scores(raw[0], spec).numpy()
+            values["scores"] = post.scores(raw[0], spec)
         return values
 
     def _cloud(self, request: Request, camera: CameraModel, image: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:

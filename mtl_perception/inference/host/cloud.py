@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
 
 from mtl_perception.camera.model import CameraModel
 from mtl_perception.camera.projection import CLOUD_FLOATS
@@ -52,7 +51,7 @@ class CloudPacker:
             h x w of CLOUD_DTYPE.
         """
         rays = self._rays_of(camera, stride)
-        points = self._work.get("points", (*rays.shape[:2], CLOUD_FLOATS), torch.float32).numpy()
+        points = self._work.get("points", (*rays.shape[:2], CLOUD_FLOATS), np.float32)
         depth, image, labels = (plane[::stride, ::stride] for plane in (depth, image, labels))
         pack_cloud(depth, rays, image, labels, points, edges)
         return points.view(CLOUD_DTYPE)[..., 0]

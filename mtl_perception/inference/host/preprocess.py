@@ -39,10 +39,10 @@ class Preprocessor:
             1 x 3 x h x w in channels-last memory; valid until the next call.
         """
         image = downsample(image, scale)
-        staged = self._work.get("image", image.shape, torch.uint8)
+        staged = self._work.get("image", image.shape, np.uint8)
         # Copied, as PyTorch takes neither read-only nor negatively strided arrays.
-        np.copyto(staged.numpy(), image)
-        pixels = self._work.get("input", image.shape, torch.float32).copy_(staged)
+        np.copyto(staged, image)
+        pixels = torch.from_numpy(self._work.get("input", image.shape, np.float32)).copy_(torch.from_numpy(staged))
         pixels.mul_(self._scale).add_(self._offset)
         return pixels.to(self._dtype).permute(2, 0, 1)[None]
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
-from torch import Tensor
 
 
 class Workspace:
-    """CPU tensors by name, reallocated only when their shape or type changes."""
+    """Arrays by name, reallocated only when their shape or type changes."""
 
     def __init__(self) -> None:
-        self._tensors: dict[str, Tensor] = {}
+        self._arrays: dict[str, np.ndarray] = {}
 
-    def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def get(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
         """Return the buffer with this name: contiguous, with unspecified content."""
-        tensor = self._tensors.get(name)
-        if tensor is None or tensor.shape != shape or tensor.dtype != dtype:
+        array = self._arrays.pop(name, None)
+        if array is None or array.shape != shape or array.dtype != dtype:
             # Free the old buffer first, so that a larger image does not need memory for both.
-            self._tensors.pop(name, None)
-            tensor = torch.empty(shape, dtype=dtype)
-            self._tensors[name] = tensor
-        return tensor
+            del array
+            # By PyTorch, which aligns memory to cache lines.
+            memory = torch.empty(math.prod(shape) * np.dtype(dtype).itemsize, dtype=torch.uint8)
+            array = memory.numpy().view(dtype).reshape(shape)
+        self._arrays[name] = array
+        return array
