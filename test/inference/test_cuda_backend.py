@@ -111,9 +111,10 @@ def test_requests_with_the_same_network_input_share_a_graph(make):
         assert runtime.captures == before + 1
 
 
-def test_least_recently_used_program_is_dropped(make):
+def test_least_recently_used_program_is_dropped(make, monkeypatch):
+    monkeypatch.setattr(cuda_backend, "PROGRAMS", 2)
     runtime = LateRuntime()
-    backend = make(runtime, programs=2)
+    backend = make(runtime)
     one, two, three = (request_of(1, size=(4, width)) for width in (4, 5, 6))
     backend.infer([one])
     kept = backend.submit(one, overlap=False)
@@ -203,8 +204,9 @@ def test_requests_of_several_sizes_do_not_mix(make):
 
 
 @pytest.mark.parametrize("use_graphs", [True, False])
-def test_dropped_programs_are_freed_at_once(make, use_graphs):
-    backend = make(LateRuntime(), programs=1, use_graphs=use_graphs)
+def test_dropped_programs_are_freed_at_once(make, monkeypatch, use_graphs):
+    monkeypatch.setattr(cuda_backend, "PROGRAMS", 1)
+    backend = make(LateRuntime(), use_graphs=use_graphs)
     backend.infer([request_of(1)])
     backend.runtime.release()
     backend.runtime.queues = {stream: [] for stream in Stream}

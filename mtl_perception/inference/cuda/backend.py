@@ -89,7 +89,6 @@ class CudaBackend:
         classes: First class and number of classes to choose among.
         use_graphs: Capture programs as CUDA graphs.
         copies: Results own their arrays; otherwise they lie in memory that later requests overwrite.
-        programs: Number of programs to keep.
     """
 
     result_sets = SLOTS
@@ -105,7 +104,6 @@ class CudaBackend:
         *,
         use_graphs: bool = True,
         copies: bool = True,
-        programs: int = PROGRAMS,
     ) -> None:
         self.runtime = runtime
         self.precision = precision
@@ -113,7 +111,6 @@ class CudaBackend:
         self.notes: list[str] = []
         self._classes = classes
         self._tasks = network.description.tasks
-        self._programs = programs
         self._use_graphs = use_graphs and runtime.can_capture
         self._plans: dict[ProgramSpec, Plan] = {}
         # Kept alive by the plans that use them.
@@ -227,12 +224,10 @@ class CudaBackend:
     def _make_room(self, spec: ProgramSpec) -> None:
         """Drop the programs that were not used for the longest time, until another one fits in number and bytes."""
         room = PINNED_BYTES - pinned_bytes(spec, SLOTS)
-        while self._plans and (
-            len(self._plans) >= self._programs or sum(pinned_bytes(kept, SLOTS) for kept in self._plans) > room
-        ):
+        while self._plans and (len(self._plans) >= PROGRAMS or sum(pinned_bytes(kept, SLOTS) for kept in self._plans) > room):
             self._plans.pop(next(iter(self._plans))).collect()
             self._note(
-                f"more than {self._programs} kinds of request, or {PINNED_BYTES >> 20} MiB of page-locked memory: the oldest "
+                f"more than {PROGRAMS} kinds of request, or {PINNED_BYTES >> 20} MiB of page-locked memory: the oldest "
                 "program was dropped; it is rebuilt when needed"
             )
 
