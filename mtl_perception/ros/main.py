@@ -74,7 +74,8 @@ def spin_node(arguments: list[str]) -> int:
 def _finish(node: PerceptionNode | None) -> None:
     import rclpy
 
-    stopped = True
+    # Also if closing the node fails, its thread may still be running.
+    stopped = node is None
     with contextlib.suppress(Exception):
         if node is not None:
             stopped = node.close()

@@ -11,6 +11,7 @@ import threading
 import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from mtl_perception.errors import FrameError
 from mtl_perception.messages import topics
 from mtl_perception.messages.encode import cloud_fields, image_fields
 from mtl_perception.ros import camera as camera_module
-from mtl_perception.ros import compat, convert
+from mtl_perception.ros import compat, convert, main
 from mtl_perception.ros.diagnostics import to_messages
 from mtl_perception.ros.node import PerceptionNode
 from mtl_perception.ros.subscriptions import MatchedSubscription, resolve_topics
@@ -416,3 +417,14 @@ def test_sensor_msgs_py_reads_the_cloud() -> None:
         np.testing.assert_array_equal(flat[name], cloud[name].reshape(-1))
     assert (flat["rgb"].view(np.uint32) == 0x00123456).all()
     assert not message.is_dense
+
+
+def test_process_ends_at_once_if_the_node_cannot_be_closed(monkeypatch) -> None:
+    """Its worker may still be computing; finalizing the interpreter meanwhile would abort the process."""
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    monkeypatch.setattr(rclpy, "try_shutdown", lambda: None)
+    main._finish(None)
+    assert exits == []
+    main._finish(SimpleNamespace(close=lambda: 1 / 0))
+    assert exits == [0]
