@@ -21,7 +21,7 @@ from mtl_perception.image.files import read_image_file
 from mtl_perception.inference.backend import Backend, create_backend
 from mtl_perception.inference.host.smoothing import History
 from mtl_perception.inference.request import Request, scaled_size
-from mtl_perception.labels import ClassSet, parse_groups
+from mtl_perception.labels import parse_groups
 from mtl_perception.network.certificate import REFERENCE, Loss
 from mtl_perception.network.description import KITTI_CAMERA as DEFAULT_CAMERA
 from mtl_perception.network.digest import certified_losses
@@ -68,8 +68,7 @@ class Pipeline:
         self.config = config or Config.from_mapping({"weights": str(weights), "device": device, **others})
         self._network = load_network(self.config.weights)
         self.description = self._network.description
-        self._max_depth(self.config)
-        self.class_set: ClassSet
+        self._check_depth_range(self.config)
         self.class_set, first = self.description.class_set(self.config.classes)
         self._classes = (first, len(self.class_set))
         self._group_of: np.ndarray | None = None
@@ -129,7 +128,7 @@ class Pipeline:
             if by_name(name).when != LIVE:
                 raise ConfigError(f"parameter {name} can change {by_name(name).when}")
         config = Config.from_mapping({**vars(self.config), **changes})
-        self._max_depth(config)
+        self._check_depth_range(config)
         self.config = config
 
     def rebuild(self, device: str = "") -> None:
@@ -271,10 +270,12 @@ class Pipeline:
         return focal_length * scale / trained
 
     def _max_depth(self, config: Config) -> float:
-        max_depth = config.max_depth or self.description.depth_range[1]
+        return config.max_depth or self.description.depth_range[1]
+
+    def _check_depth_range(self, config: Config) -> None:
+        max_depth = self._max_depth(config)
         if config.min_depth >= max_depth:
             raise ConfigError(f"parameter min_depth: {config.min_depth} is not below max_depth {max_depth}: no depth is valid")
-        return max_depth
 
 
 def _check_several(frames: Iterable[FrameLike]) -> Iterable[FrameLike]:
