@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtl_perception.camera.model import MAX_SIDE, Calibration, calibration_from_camera_info
+from mtl_perception.camera.camera_info import calibration_from_camera_info
+from mtl_perception.camera.model import MAX_SIDE, Calibration
 from mtl_perception.camera.yaml_file import parse_yaml
 from mtl_perception.errors import CameraError
 from mtl_perception.placeholders import HEAD_BYTES, describe_placeholder

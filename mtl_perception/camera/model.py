@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -270,6 +270,15 @@ class Calibration:
             p[2], p[6] = p[2] - x, p[6] - y
         return replace(self, width=width, height=height, k=tuple(k), p=tuple(p), is_region=True)
 
+    def binned(self, x: int, y: int) -> Calibration:
+        """Return the calibration of the image whose pixels are combined, `x` along a row and `y` along a column."""
+        size = self.width // x, self.height // y
+        if min(size) < 1:
+            raise CameraError(f"camera_info's binning {x}x{y} exceeds the image size")
+        # Divided by the integers, independent of the rounded size.
+        k, p = _scale_rows(self.k, 1 / x, 1 / y, 3), _scale_rows(self.p, 1 / x, 1 / y, 4)
+        return replace(self, width=size[0], height=size[1], k=k, p=p)
+
     def for_image(self, width: int, height: int) -> Calibration:
         """Return the calibration for a resized image of this size.
 
@@ -285,65 +294,6 @@ class Calibration:
                 "the aspect ratios differ, so the intrinsics are unknown; provide a calibration for this image size"
             )
         return self.scaled(width, height)
-
-
-def calibration_from_camera_info(
-    width: int,
-    height: int,
-    k: Sequence[float],
-    d: Sequence[float],
-    distortion_model: str,
-    r: Sequence[float],
-    p: Sequence[float],
-    binning: tuple[int, int] = (0, 0),
-    roi: tuple[int, int, int, int] = (0, 0, 0, 0),
-) -> Calibration:
-    """Make a calibration from the values of a CameraInfo, with region of interest and binning applied.
-
-    Args:
-        width: Full resolution width.
-        height: Full resolution height.
-        k: 9 values, for the full resolution.
-        d: Distortion coefficients.
-        distortion_model: ROS name of the model.
-        r: 9 values; all zeros are taken as the identity.
-        p: 12 values, for the full resolution.
-        binning: Pixels combined along u and v; 0 means 1.
-        roi: x_offset, y_offset, width, height at full resolution; width and height 0 mean all.
-
-    Raises:
-        CameraError: Sizes are 0, values are not finite, or the region exceeds the image.
-    """
-    values = (*k, *d, *r, *p)
-    if not all(math.isfinite(value) for value in values):
-        raise CameraError("camera_info has non-finite values (NaN or Inf) in K, D, R or P")
-    if not all(abs(value) <= LARGEST for value in values):
-        raise CameraError(f"camera_info has values beyond {LARGEST:g} in K, D, R or P")
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise CameraError(f"camera_info has an invalid image size ({truncated_repr(width)}x{truncated_repr(height)})")
-    rotation = tuple(map(float, r)) if any(r) else IDENTITY
-    calibration = Calibration(
-        width, height, tuple(map(float, k)), tuple(map(float, d)), distortion_model, rotation, tuple(map(float, p))
-    )
-    x, y, roi_width, roi_height = roi
-    if roi_width and roi_height and roi != (0, 0, width, height):
-        if x + roi_width > width or y + roi_height > height:
-            raise CameraError(f"camera_info's roi {roi_width}x{roi_height} at ({x}, {y}) exceeds the image of {width}x{height}")
-        calibration = calibration.cropped(x, y, roi_width, roi_height)
-    step_x, step_y = max(binning[0], 1), max(binning[1], 1)
-    if (step_x, step_y) != (1, 1):
-        binned_size = (calibration.width // step_x, calibration.height // step_y)
-        if min(binned_size) < 1:
-            raise CameraError(f"camera_info's binning {step_x}x{step_y} exceeds the image size")
-        # Binning divides the intrinsics by integers, independent of the rounded size.
-        calibration = replace(
-            calibration,
-            width=binned_size[0],
-            height=binned_size[1],
-            k=_scale_rows(calibration.k, 1 / step_x, 1 / step_y, 3),
-            p=_scale_rows(calibration.p, 1 / step_x, 1 / step_y, 4),
-        )
-    return calibration
 
 
 def _scale_rows(matrix: tuple[float, ...], x: float, y: float, columns: int) -> tuple[float, ...]:

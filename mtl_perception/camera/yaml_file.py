@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
+from mtl_perception.camera.camera_info import calibration_from_camera_info
 from mtl_perception.camera.distortion import FISHEYE_MODELS
-from mtl_perception.camera.model import MAX_SIDE, Calibration, calibration_from_camera_info
+from mtl_perception.camera.model import MAX_SIDE, Calibration
 from mtl_perception.errors import CameraError, truncated_repr
 
 # Keys that camera_calibration_parsers reads (parse_yml.cpp), and camera_model.

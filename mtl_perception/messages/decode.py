@@ -11,7 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mtl_perception.camera.model import Calibration, calibration_from_camera_info
+from mtl_perception.camera.camera_info import calibration_from_camera_info
+from mtl_perception.camera.model import Calibration
 from mtl_perception.errors import CameraError, FrameError, truncated_repr
 from mtl_perception.image.files import check_size, decode_image_bytes
 from mtl_perception.messages.encodings import PIXEL_LAYOUTS, SEMIPLANAR_LAYOUTS, SemiplanarLayout, find_refusal, refuse

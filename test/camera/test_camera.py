@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl_perception.camera import distortion
-from mtl_perception.camera.model import Calibration, CameraModel, calibration_from_camera_info
+from mtl_perception.camera.camera_info import calibration_from_camera_info
+from mtl_perception.camera.model import Calibration, CameraModel
 from mtl_perception.errors import CameraError
 from mtl_perception.messages.decode import decode_camera_info
 
