@@ -22,7 +22,7 @@ from mtl_perception.ros.convert import MESSAGE_TYPES, to_message, to_rgb
 from mtl_perception.ros.qos import keep_last
 from mtl_perception.ros.subscriptions import CameraSubscriptions
 from mtl_perception.runtime.calibrations import CalibrationCache
-from mtl_perception.runtime.diagnostics import CameraSnapshot, InputSnapshot
+from mtl_perception.runtime.snapshots import CameraSnapshot, InputSnapshot
 from mtl_perception.runtime.statistics import Statistics
 from mtl_perception.runtime.stream_monitor import Arrival, StreamMonitor
 from mtl_perception.types import Frame

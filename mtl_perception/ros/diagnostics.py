@@ -10,7 +10,8 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from mtl_perception.runtime.diagnostics import Schedule, Snapshot, Status, evaluate
+from mtl_perception.runtime.diagnostics import Schedule, Status, evaluate
+from mtl_perception.runtime.snapshots import Snapshot
 
 CHECK_PERIOD = 0.1
 """Seconds between two checks for new findings."""

@@ -20,8 +20,8 @@ from mtl_perception.ros.bond import Bond
 from mtl_perception.ros.camera import Camera
 from mtl_perception.ros.compat import answer_invalid_transitions
 from mtl_perception.ros.diagnostics import DiagnosticsPublisher
-from mtl_perception.runtime.diagnostics import CameraSnapshot, Snapshot
 from mtl_perception.runtime.session import Session
+from mtl_perception.runtime.snapshots import CameraSnapshot, Snapshot
 from mtl_perception.runtime.worker import Worker
 
 STOP_TIMEOUT = 3.0

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from mtl_perception.config import Config
 from mtl_perception.ros.environment import describe_other_users
 from mtl_perception.ros.qos import keep_last, matching_profile
-from mtl_perception.runtime.diagnostics import TopicSnapshot
+from mtl_perception.runtime.snapshots import TopicSnapshot
 
 MATCH_PERIOD = 0.1
 """Seconds between two checks of the publishers' QoS; short, because incompatible reliability means no images at all."""

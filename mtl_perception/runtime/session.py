@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 from mtl_perception.config import Config
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.pipeline import Pipeline
-from mtl_perception.runtime.diagnostics import NetworkSnapshot
 from mtl_perception.runtime.interfaces import Camera, Logger
 from mtl_perception.runtime.recovery import Recovery
+from mtl_perception.runtime.snapshots import NetworkSnapshot
 
 CameraT = TypeVar("CameraT", bound=Camera)
 
