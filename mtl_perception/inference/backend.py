@@ -27,16 +27,22 @@ class Backend(Protocol):
     """Everything between frames and results on one device. Not thread-safe.
 
     Where results are not copied, they are valid until `result_sets` more calls of `infer`.
+
+    Attributes:
+        precision: Arithmetic of the network: fp32, fp16, bf16, int8-bf16 or int8-fp32.
+        result_sets: Number of calls whose results are valid at a time where they are not copied.
+        batch_limit: Number of frames up to which processing them together is faster than one by one.
+        warm_up_runs: Number of runs after which each run of the same kind is as fast as the next.
     """
+
+    precision: str
+    result_sets: int
+    batch_limit: int
+    warm_up_runs: int
 
     @property
     def device(self) -> torch.device:
         """Where the network runs."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """Arithmetic of the network: fp32, fp16, bf16, int8-bf16 or int8-fp32."""
         ...
 
     @property
@@ -47,21 +53,6 @@ class Backend(Protocol):
     @property
     def notes(self) -> Sequence[str]:
         """Remarks for the user, such as why the network runs slower than it could; usually empty."""
-        ...
-
-    @property
-    def result_sets(self) -> int:
-        """Number of calls whose results are valid at a time where they are not copied."""
-        ...
-
-    @property
-    def batch_limit(self) -> int:
-        """Number of frames up to which processing them together is faster than one by one."""
-        ...
-
-    @property
-    def warm_up_runs(self) -> int:
-        """Number of runs after which each run of the same kind is as fast as the next."""
         ...
 
     def infer(self, requests: Sequence[Request]) -> list[list[Outputs]]:
