@@ -14,9 +14,8 @@ from mtl_perception.inference.cuda.runtime import CudaRuntime
 from mtl_perception.inference.device import device_errors, select_device, select_precision
 from mtl_perception.inference.host.backend import CpuBackend
 from mtl_perception.inference.host.engine import Engine
-from mtl_perception.inference.openvino.arithmetic import certified_arithmetic, cpu_arithmetic
+from mtl_perception.inference.openvino.arithmetic import select_arithmetic
 from mtl_perception.inference.openvino.engine import OpenVinoEngine
-from mtl_perception.inference.openvino.runtime import is_installed
 from mtl_perception.inference.request import Request
 from mtl_perception.inference.torch.engine import TorchEngine
 from mtl_perception.network.model import MultiTaskRefineNet
@@ -96,7 +95,7 @@ def create_backend(network: MultiTaskRefineNet, classes: tuple[int, int], config
     device = select_device(config.device)
     precision = select_precision(config.precision, device)
     if device.type != "cuda":
-        arithmetic, note = _cpu_arithmetic(network, precision, config.backend)
+        arithmetic, note = select_arithmetic(network, precision, config.backend)
         engine = create_engine(network, arithmetic, config.cpu_threads, config.backend)
         return CpuBackend(engine, classes, copies, note)
     if config.backend == "openvino":
@@ -134,25 +133,3 @@ def create_engine(network: MultiTaskRefineNet, arithmetic: str, threads: int = 0
             raise
         note = f"PyTorch runs the network, several times slower than OpenVINO would: {error}"
         return TorchEngine(network, floating, threads, note)
-
-
-def _cpu_arithmetic(network: MultiTaskRefineNet, precision: str, backend: str) -> tuple[str, str]:
-    """Return the arithmetic for a precision and a note for the user; see `cpu_arithmetic`.
-
-    For auto, the fastest one that is certified for these weights; certificates are measured in OpenVINO.
-
-    Raises:
-        ConfigError: int8 without a quantization table, or in PyTorch.
-    """
-    if precision == "auto":
-        return ("fp32" if backend == "torch" or not is_installed() else certified_arithmetic(network)), ""
-    if precision == "int8":
-        name = network.description.name
-        if not network.description.quantization:
-            raise ConfigError(
-                f"precision int8: weights {name!r} have no quantization table; make one with "
-                "`mtl_perception quantize --weights W --data D --out FILE`, or use precision auto, fp32 or bf16"
-            )
-        if backend == "torch":
-            raise ConfigError("precision int8 needs backend openvino, not torch; use backend auto, or precision fp32")
-    return cpu_arithmetic(precision)

@@ -12,7 +12,6 @@ from support.images import noise_image
 
 from mtl_perception import Frame, Pipeline
 from mtl_perception.__main__ import main
-from mtl_perception.inference import backend
 from mtl_perception.inference.openvino import arithmetic
 from mtl_perception.inference.openvino.arithmetic import cpu_arithmetic
 from mtl_perception.network import certificate
@@ -103,7 +102,7 @@ def test_auto_stays_in_fp32_where_the_certificate_does_not_hold(certified, weigh
     network.get_parameter("segm.bias").data[0] += 1e-3
     save_weights(tmp_path / "trained", network.state_dict(), network.description, half=False)
     assert chosen(tmp_path / "trained") == "fp32", "other parameters"
-    monkeypatch.setattr(backend, "is_installed", lambda: False)
+    monkeypatch.setattr(arithmetic, "is_installed", lambda: False)
     assert chosen(certified) == "fp32", "OpenVINO is missing"
     monkeypatch.undo()
     monkeypatch.setattr(certificate, "MIOU_LIMIT", -1.0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from mtl_perception.errors import WeightsError
+from mtl_perception.errors import ConfigError, WeightsError
 from mtl_perception.inference.machine import read_cpu_flags
+from mtl_perception.inference.openvino.runtime import is_installed
 from mtl_perception.network.digest import certified_losses
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.network.quantization import Quantization
@@ -17,6 +18,33 @@ ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 ISAS_WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10")
 """Parts of the names of its values that allow bfloat16 instructions, and with them VNNI."""
 MISSING = "precision {} runs as fp32: the processor has no {} instructions ({}){}"
+
+
+def select_arithmetic(network: MultiTaskRefineNet, precision: str, backend: str) -> tuple[str, str]:
+    """Return the arithmetic for parameters, and a note for the user; see `cpu_arithmetic`.
+
+    For auto, the fastest one that is certified for these weights; certificates are measured in OpenVINO.
+
+    Args:
+        network: What `load_network` returns.
+        precision: auto, fp32, bf16 or int8.
+        backend: auto, torch or openvino.
+
+    Raises:
+        ConfigError: int8 without a quantization table, or in PyTorch.
+    """
+    if precision == "auto":
+        return ("fp32" if backend == "torch" or not is_installed() else certified_arithmetic(network)), ""
+    if precision == "int8":
+        name = network.description.name
+        if not network.description.quantization:
+            raise ConfigError(
+                f"precision int8: weights {name!r} have no quantization table; make one with "
+                "`mtl_perception quantize --weights W --data D --out FILE`, or use precision auto, fp32 or bf16"
+            )
+        if backend == "torch":
+            raise ConfigError("precision int8 needs backend openvino, not torch; use backend auto, or precision fp32")
+    return cpu_arithmetic(precision)
 
 
 def cpu_arithmetic(precision: str) -> tuple[str, str]:
