@@ -54,7 +54,8 @@ def test_accuracy_on_the_held_out_set_is_that_of_the_card(
     from mtl_perception.training.data.open import open_datasets
     from mtl_perception.training.evaluation.evaluate import PIPELINE, Evaluation
 
-    [dataset] = open_datasets(CONFIG, {"DATA": str(shared_data)})
+    monkeypatch.setenv("DATA", str(shared_data))
+    [dataset] = open_datasets(CONFIG)
     pipeline = Pipeline("street", device="cpu", precision="fp32", warm_up=False, **PIPELINE)
     evaluation = Evaluation(pipeline, dataset)
     evaluation.run()
