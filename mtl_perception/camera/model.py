@@ -89,7 +89,7 @@ class CameraModel:
 
     @property
     def size_mismatch(self) -> str:
-        """Remark that the intrinsics seem to be those of another image size; empty if they do not.
+        """Remark that the intrinsics do not seem to match the image size; empty if they do.
 
         Drivers that change the resolution but not K leave the principal point above and left of the center in a larger image,
         below and right of it in a smaller one. Regions of interest may have it anywhere.
@@ -100,7 +100,7 @@ class CameraModel:
             return ""
         return (
             f"principal point ({self.cx:.1f}, {self.cy:.1f}) is far from the center of {self.width}x{self.height} pixels: "
-            "K and P in camera_info seem to be for another image size"
+            "K and P in camera_info do not seem to match this image size"
         )
 
     @property

@@ -38,7 +38,7 @@ def test_intrinsics_of_another_image_size_are_noted_and_used() -> None:
     assert state.model is not None and state.model.cx == 15.5
     assert state.notes == {
         "size mismatch": "principal point (15.5, 11.5) is far from the center of 64x48 pixels: "
-        "K and P in camera_info seem to be for another image size"
+        "K and P in camera_info do not seem to match this image size"
     }
 
 

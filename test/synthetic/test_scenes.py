@@ -139,6 +139,11 @@ def test_lens_effects_are_reproducible_and_change_contrast_both_ways() -> None:
     assert (clipped > 0.01).mean() > 0.1 and (clipped == 0).mean() > 0.3
 
 
+def test_road_beyond_40_m_is_visible_in_most_views(views: list[tuple[View, Sample]]) -> None:
+    far = [np.mean((sample.labels == ROAD) & (sample.depth > 40)) for _, sample in views]
+    assert np.mean(np.array(far) > 0.0005) >= 0.9, far
+
+
 def test_people_and_cyclists_are_frequent_and_every_class_occurs(views: list[tuple[View, Sample]]) -> None:
     shares = np.array([np.bincount(sample.labels.ravel(), minlength=256) for _, sample in views]) / (SIZE[0] * SIZE[1])
     mean, seen = shares.mean(axis=0), (shares > 0.0005).mean(axis=0)

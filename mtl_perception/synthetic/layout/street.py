@@ -88,12 +88,16 @@ class _StreetBuilder(Builder):
     def _horizon(self) -> None:
         rng, plan = self.rng, self.plan
         closed = rng.random()
-        if closed < (0.35 if self.drive else 0.55):
-            # Near trees hide the horizon, so that scenes do not teach to take the lower edge of the sky for it.
-            end = plan.end + 12 - (0.0 if self.drive else float(rng.uniform(0, 85)))
+        # Trees across the road hide the horizon in many scenes, so that networks do not learn to take the lower edge of the sky
+        # for it. A drive keeps its road.
+        trees, houses = (0.35, 0.7) if self.drive else (0.55, 0.8)
+        if closed < trees:
+            end = plan.end + 12
+            if not self.drive:
+                end -= float(rng.uniform(0, 85))
             for lateral in (-60, 0, 60):
                 self.put("far forest", lateral, end, np.pi / 2)
-        elif closed < (0.7 if self.drive else 0.8) and plan.town:
+        elif closed < houses and plan.town:
             for lateral in range(-70, 71, 17):
                 self.put(("town house", "office")[rng.integers(2)], lateral, plan.end + 60 + rng.uniform(-20, 20), 0.0)
         if rng.random() < 0.6:

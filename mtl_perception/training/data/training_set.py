@@ -46,7 +46,7 @@ class PseudoLabels:
             shape: Height and width of its image.
 
         Raises:
-            SourceError: A file cannot be read, or belongs to an image of another size.
+            SourceError: A file cannot be read, or its size differs from that of the image.
         """
         if index not in self.needed:
             return None, None
