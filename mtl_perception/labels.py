@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from mtl_perception.errors import ConfigError, did_you_mean, truncated_repr
 from mtl_perception.types import UNLABELED
+from mtl_perception.yaml_fields import YamlFields, read_yaml
 
 
 @dataclass(frozen=True)
@@ -155,13 +155,8 @@ def load_mapping(name_or_path: str | Path, base: Path | None = None, where: str 
         place = f"{where}: " if where else ""
         known = ", ".join(mapping_names())
         raise ConfigError(f"{place}unknown label mapping {text!r} (known: {known}; or give a .yaml file)")
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"label mapping {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"label mapping {path} is not YAML: {' '.join(str(error).split())}") from None
-    return parse_mapping(values, f"label mapping {path}", name=path.stem)
+    place = f"label mapping {path}"
+    return parse_mapping(read_yaml(path, place), place, name=path.stem)
 
 
 def parse_mapping(values: object, where: str, *, name: str = "own", classes: ClassSet | None = None) -> LabelMapping:
@@ -176,30 +171,22 @@ def parse_mapping(values: object, where: str, *, name: str = "own", classes: Cla
     Raises:
         ConfigError: A key is unknown, missing or invalid.
     """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: not a YAML mapping with the keys ids and to")
-    if classes is not None and values and all(type(key) is int for key in values):
+    if classes is not None and isinstance(values, dict) and values and all(type(key) is int for key in values):
         values = {"ids": values}
-    for key in values:
-        if key not in ("ids", "to", "source", "names"):
-            raise ConfigError(f"{where}: unknown key {truncated_repr(key)} (known: ids, to, source, names)")
-    if "to" in values or classes is None:
-        wanted = values.get("to")
-        if not isinstance(wanted, str) or wanted not in CLASS_SETS:
-            raise ConfigError(f"{where}: to: {truncated_repr(wanted)} is not a class set (known: {', '.join(CLASS_SETS)})")
-        classes = CLASS_SETS[wanted]
-    ids, names = values.get("ids"), values.get("names", {})
-    if not isinstance(ids, dict) or not ids:
+    fields = YamlFields(values, where)
+    fields.only(("ids", "to", "source", "names"))
+    if "to" in fields or classes is None:
+        classes = CLASS_SETS[fields.choice("to", CLASS_SETS)]
+    ids, names = fields.get("ids", dict), fields.get("names", dict, {})
+    if not ids:
         raise ConfigError(f"{where}: ids: give at least one `id: class`")
-    if not isinstance(names, dict):
-        raise ConfigError(f"{where}: names: not a mapping from id to name")
     for key, table in (("ids", ids), ("names", names)):
         for number in table:
             if type(number) is not int or not 0 <= number < UNLABELED:
                 raise ConfigError(f"{where}: {key}: {truncated_repr(number)} is not an id (0 to 254)")
     return LabelMapping(
         name,
-        _text(values.get("source", "")),
+        _text(fields.raw("source") or ""),
         classes,
         {number: _class_id(value, classes, f"{where}: ids: {number}") for number, value in ids.items() if value is not None},
         {**{number: _text(value) for number, value in names.items()}, **{n: "" for n, value in ids.items() if value is None}},

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mtl_perception.errors import ConfigError
+from mtl_perception.yaml_fields import parse_yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +74,5 @@ def _changes(given: list[str]) -> dict[str, Any]:
         name, sign, value = text.partition("=")
         if not sign or not name:
             raise ConfigError(f"--set {text}: not of the form KEY=VALUE")
-        try:
-            changes[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: the value is not YAML: {str(error).splitlines()[0]}") from error
+        changes[name] = parse_yaml(value, f"--set {text}: the value")
     return changes

@@ -8,6 +8,7 @@ from typing import Any
 from mtl_perception.errors import ConfigError
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.network.grid import GRIDS
+from mtl_perception.yaml_fields import PATH
 
 TASKS = ("segmentation", "depth")
 DEPTH_LOSSES = ("log_l1", "berhu", "silog")
@@ -16,8 +17,6 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEPTH_FORMS = ("meters", "log", "inverse")
 MIN_CROP = 64
 """Smallest side of a crop, pixels: two cells of the coarsest feature map."""
-PATH = {"path": True}
-"""Metadata of a key that names a file or folder, in which `~` and `${NAME}` are expanded."""
 KITTI_FOCAL_LENGTH = KITTI_CAMERA["fx"]
 """Focal length of KITTI's camera 02 of 2011-09-26, pixels."""
 
@@ -42,7 +41,7 @@ class Augmentation:
     """
 
     focal_length: tuple[float, float] = (360.0, 800.0)
-    late_focal_length: tuple[float, float] = (560.0, 800.0)
+    late_focal_length: tuple[float, ...] = (560.0, 800.0)
     late: float = 0.7
     flip: float = 0.5
     color: float = 1.0
@@ -54,9 +53,9 @@ class Augmentation:
     style_share: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("focal_length", "late_focal_length"):
-            low, high = getattr(self, name) or (1.0, 1.0)
-            _check(0 < low <= high, f"augmentation.{name} {low}, {high}: give the lowest, then the highest, above 0")
+        for name, ends in (("focal_length", self.focal_length), ("late_focal_length", self.late_focal_length or (1.0, 1.0))):
+            valid = len(ends) == 2 and 0 < ends[0] <= ends[1]
+            _check(valid, f"augmentation.{name} {list(ends)}: give the lowest, then the highest, above 0")
         _check(self.color >= 0, f"augmentation.color {self.color:g}: give 0 or more")
         for name in ("late", "flip", "blur", "rare", "paste", "style_share"):
             _check(0 <= getattr(self, name) <= 1, f"augmentation.{name} {getattr(self, name)}: give a share from 0 to 1")

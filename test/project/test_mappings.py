@@ -82,10 +82,10 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
         ("to: street\nids: {a: road}", ["ids: 'a'", "not an id"]),
         ("to: street\nids: {}", ["ids:", "at least one"]),
         ("to: town\nids: {1: road}", ["to: 'town'", "street, kitti6, nyud40"]),
-        ("ids: {1: road}", ["to: None", "is not a class set"]),
+        ("ids: {1: road}", ["to is missing; give one of street, kitti6, nyud40"]),
         ("to: street\nids: {1: road}\nnaems: {}", ["unknown key 'naems'"]),
         ("to: street\nids: {1: road}\nnames: [a]", ["names:"]),
-        ("- 1", ["not a YAML mapping"]),
+        ("- 1", ["not a mapping of `key: value` lines"]),
         ("to: [", ["is not YAML"]),
     ],
 )

@@ -342,7 +342,7 @@ def test_synthetic_samples_come_from_a_renderer_created_on_first_use(
     ("keys", "message"),
     [
         ({}, "count is missing"),
-        ({"count": 0}, "count: 0 is not an integer of at least 1"),
+        ({"count": 0}, "count: 0 is below 1; give 1 or more"),
         ({"count": 3, "kind": "scenery"}, "kind: 'scenery' is not one of scenes, drive; did you mean 'scenes'?"),
         ({"count": 3, "path": "."}, "has neither `path`"),
         ({"count": 3, "hight": 32}, "unknown key 'hight'; did you mean 'height'?"),

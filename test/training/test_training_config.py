@@ -20,8 +20,8 @@ data = datasets_fixture()
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"step": 5}, "unknown key step; did you mean 'steps'?"),
-        ({"optimizer": {"emma": 0.9}}, "unknown key optimizer.emma; did you mean 'ema'?"),
+        ({"step": 5}, "unknown key 'step'; did you mean 'steps'?"),
+        ({"optimizer": {"emma": 0.9}}, "unknown key 'optimizer.emma'; did you mean 'ema'?"),
         ({"steps": "many"}, "steps: 'many' is not an integer"),
         ({"crop": [512]}, r"crop: \[512\] is not"),
         ({"crop": []}, r"crop: \[\] is not"),

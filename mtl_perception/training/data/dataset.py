@@ -13,9 +13,9 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import SourceError
 from mtl_perception.labels import ClassSet, LabelMapping
 from mtl_perception.sources.base import FRAME_ID
-from mtl_perception.training.data.fields import Fields
 from mtl_perception.training.data.formats.files import read_depth, read_image, read_labels
 from mtl_perception.types import UNLABELED, Frame, Sample
+from mtl_perception.yaml_fields import YamlFields
 
 
 class Dataset(Protocol):
@@ -67,7 +67,7 @@ class DatasetOptions:
     labels: bool
     depth: bool
     mapping: LabelMapping | None
-    fields: Fields
+    fields: YamlFields
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.labels import load_mapping
 from mtl_perception.training.data.dataset import Dataset, DatasetOptions, ImageDataset, Subset
-from mtl_perception.training.data.fields import Fields, escape_variables, expand_path, read_yaml
 from mtl_perception.training.data.formats import camvid, folder, kitti, kitti_drive, nyudv2, synthetic
 from mtl_perception.training.data.select import select
+from mtl_perception.yaml_fields import YamlFields, escape_variables, expand_path, read_yaml
 
 COMMON_KEYS = ("path", "format", "name", "select", "labels", "depth", "mapping")
 SEARCH_DEPTH = 3
@@ -85,7 +85,7 @@ def open_datasets(path: str | Path) -> list[Dataset]:
     values = read_yaml(path)
     if isinstance(values, dict) and values.get("format") == "folder":
         return open_entry({"path": escape_variables(path), "format": "folder"}, path.parent, str(path))
-    fields = Fields(values, str(path))
+    fields = YamlFields(values, str(path))
     fields.only(["sets"])
     return open_sets(fields.raw("sets"), path.parent, where=str(path))
 
@@ -139,7 +139,7 @@ def validate(dataset: Dataset) -> int:
 
 def open_entry(entry: object, base: Path, where: str) -> list[Dataset]:
     """Open the data sets of one entry; see `open_sets`."""
-    fields = Fields(entry, where, base)
+    fields = YamlFields(entry, where, base)
     kind = fields.choice("format", FORMATS) if "format" in fields else None
     fields.only((*COMMON_KEYS, *(FORMATS[kind].keys if kind else ())))
     path = base

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.training.data.dataset import Dataset, Subset
-from mtl_perception.training.data.fields import Fields
+from mtl_perception.yaml_fields import YamlFields
 
 KEYS = ("block", "every", "offset", "list", "invert", "need")
 NEEDS = ("labels", "depth", "both")
@@ -30,7 +30,7 @@ def select(dataset: Dataset, values: object, base: Path, where: str) -> Subset:
         ConfigError: A key is invalid, or no sample is left.
         SourceError: The list cannot be read, or names an unknown sample.
     """
-    fields = Fields(values, where, base)
+    fields = YamlFields(values, where, base)
     fields.only(KEYS)
     invert = fields.flag("invert", False)
     indices = list(range(len(dataset)))
@@ -49,7 +49,7 @@ def select(dataset: Dataset, values: object, base: Path, where: str) -> Subset:
     return Subset(dataset, indices)
 
 
-def _number_rule(fields: Fields) -> Callable[[str], bool] | None:
+def _number_rule(fields: YamlFields) -> Callable[[str], bool] | None:
     if not any(key in fields for key in ("block", "every", "offset")):
         return None
     block, every, offset = fields.integer("block", 1, low=1), fields.integer("every", low=1), fields.integer("offset", 0)
@@ -65,7 +65,7 @@ def _number_rule(fields: Fields) -> Callable[[str], bool] | None:
     return matches
 
 
-def _list_rule(fields: Fields, dataset: Dataset) -> Callable[[str], bool] | None:
+def _list_rule(fields: YamlFields, dataset: Dataset) -> Callable[[str], bool] | None:
     if "list" not in fields:
         return None
     path = fields.path("list")

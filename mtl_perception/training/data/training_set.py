@@ -13,10 +13,10 @@ from mtl_perception.camera.model import CameraModel
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.network.description import KITTI_CAMERA
 from mtl_perception.training.data.dataset import Dataset
-from mtl_perception.training.data.fields import Fields
 from mtl_perception.training.data.formats.files import DEPTH_INF, DEPTH_SCALE, read_depth, read_labels
 from mtl_perception.training.data.open import open_entry, refuse_same_names
 from mtl_perception.types import Sample
+from mtl_perception.yaml_fields import YamlFields
 
 RUN_KEYS = ("share", "focal_length", "teach", "paste_source")
 """Keys of an entry that belong to the run, not to the data set."""
@@ -109,7 +109,7 @@ def open_training_sets(entries: Sequence[Mapping[str, Any]], base: Path) -> list
     sets = []
     for number, entry in enumerate(entries, 1):
         where = f"sets: set {number}"
-        fields = Fields({key: value for key, value in entry.items() if key in RUN_KEYS}, where)
+        fields = YamlFields({key: value for key, value in entry.items() if key in RUN_KEYS}, where)
         datasets = open_entry({key: value for key, value in entry.items() if key not in RUN_KEYS}, base, where)
         share, samples = fields.number("share", 1.0, low=0.0), sum(map(len, datasets))
         sets += [

@@ -20,6 +20,7 @@ from mtl_perception.errors import SourceError
 from mtl_perception.training.data.formats.files import DEPTH_INF, DEPTH_SCALE
 from mtl_perception.training.data.formats.folder_tables import CAMERA_COLUMNS
 from mtl_perception.types import Sample
+from mtl_perception.yaml_fields import read_yaml
 
 
 def finish_folder(
@@ -54,11 +55,12 @@ def start_folder(folder: Path, name: str) -> None:
 
     Raises:
         SourceError: The folder contains another data set.
+        ConfigError: Its dataset.yaml cannot be read.
         OSError: It cannot be written.
     """
     description = folder / "dataset.yaml"
     if description.exists():
-        held = yaml.safe_load(description.read_text(encoding="utf-8"))
+        held = read_yaml(description)
         if not isinstance(held, dict) or held.get("name") != name:
             raise SourceError(f"{folder}: contains another data set than {name!r}; give another folder, or remove this one")
     folder.mkdir(parents=True, exist_ok=True)

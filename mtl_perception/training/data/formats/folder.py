@@ -11,10 +11,10 @@ from mtl_perception.labels import CLASS_SETS, ClassSet, LabelMapping, load_mappi
 from mtl_perception.sources.base import natural_key
 from mtl_perception.sources.images import is_image_file
 from mtl_perception.training.data.dataset import DatasetOptions, ImageDataset, SampleFiles
-from mtl_perception.training.data.fields import Fields, read_yaml
 from mtl_perception.training.data.formats.files import DEPTH_INF, check_partner_files
 from mtl_perception.training.data.formats.folder_tables import FolderCameras, read_boxes
 from mtl_perception.types import UNLABELED, Sample
+from mtl_perception.yaml_fields import YamlFields, read_yaml
 
 DESCRIPTION = "dataset.yaml"
 KEYS = (
@@ -43,7 +43,7 @@ class Folder(ImageDataset):
         description = root / DESCRIPTION
         if not description.is_file():
             raise SourceError(f"folder {root}: {DESCRIPTION} is missing; it describes images and labels, see docs/data.md")
-        fields = Fields(read_yaml(description), str(description))
+        fields = YamlFields(read_yaml(description), str(description))
         fields.only(KEYS)
         fields.choice("format", ["folder"])
         self.root = root
@@ -70,7 +70,7 @@ class Folder(ImageDataset):
         return self._cameras.camera(item.key, width, height)
 
 
-def _find_images(folder: Path, fields: Fields, key: str, *, required: bool = False) -> dict[str, Path]:
+def _find_images(folder: Path, fields: YamlFields, key: str, *, required: bool = False) -> dict[str, Path]:
     """Return the images of a folder and its subfolders by relative path without suffix."""
     if not folder.is_dir():
         # A default folder may be absent, a named one may not.
@@ -88,7 +88,7 @@ def _find_images(folder: Path, fields: Fields, key: str, *, required: bool = Fal
     return found
 
 
-def _mapping(fields: Fields, root: Path) -> LabelMapping:
+def _mapping(fields: YamlFields, root: Path) -> LabelMapping:
     classes = _classes(fields)
     value = fields.raw("mapping")
     if value is None:
@@ -96,7 +96,7 @@ def _mapping(fields: Fields, root: Path) -> LabelMapping:
             raise ConfigError(f"{fields.where}: classes is missing; give a class set ({', '.join(CLASS_SETS)}) or a list")
         ids = {i: i for i in range(len(classes))}
         return LabelMapping(classes.name, "", classes, ids, {})
-    where = f"{fields.where}: mapping"
+    where = fields.place("mapping")
     if isinstance(value, str):
         mapping = load_mapping(value, root, where)
         if classes is not None and mapping.classes != classes:
@@ -105,7 +105,7 @@ def _mapping(fields: Fields, root: Path) -> LabelMapping:
     return parse_mapping(value, where, classes=classes)
 
 
-def _classes(fields: Fields) -> ClassSet | None:
+def _classes(fields: YamlFields) -> ClassSet | None:
     value = fields.raw("classes")
     if value is None:
         return None
@@ -114,14 +114,14 @@ def _classes(fields: Fields) -> ClassSet | None:
     if not isinstance(value, list) or not 1 <= len(value) <= UNLABELED:
         raise ConfigError(f"{fields.where}: classes: neither the name of a class set nor a list of {{name, color}}")
     names, colors = [], []
-    for number, entry in enumerate(value):
-        inner = Fields(entry, f"{fields.where}: classes: entry {number + 1}")
+    for number, entry in enumerate(value, 1):
+        inner = YamlFields(entry, f"{fields.where}: classes: entry {number}")
         inner.only(("name", "color"))
         names.append(inner.text("name"))
-        color = inner.raw("color")
-        if not isinstance(color, list) or len(color) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in color):
-            raise ConfigError(f"{inner.where}: color: {color!r} is not three numbers 0 to 255 (red, green, blue)")
-        colors.append((color[0], color[1], color[2]))
+        color: tuple[int, int, int] = inner.get("color", tuple[int, int, int])
+        if not all(0 <= value <= 255 for value in color):
+            raise ConfigError(f"{inner.place('color')}: {list(color)} is not red, green and blue of 0 to 255")
+        colors.append(color)
     if len(set(names)) < len(names):
         raise ConfigError(f"{fields.where}: classes: two of them have the same name")
     return ClassSet(fields.name("name", "own"), tuple(names), tuple(colors))

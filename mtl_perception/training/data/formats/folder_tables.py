@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mtl_perception.camera.calibration import load_calibration
 from mtl_perception.camera.model import Calibration, CameraModel
-from mtl_perception.errors import CameraError, ConfigError, SourceError
-from mtl_perception.training.data.fields import Fields
+from mtl_perception.errors import CameraError, ConfigError, SourceError, truncated_repr
 from mtl_perception.types import Box
+from mtl_perception.yaml_fields import YamlFields
 
 CAMERA_COLUMNS = ("name", "width", "height", "fx", "fy", "cx", "cy")
 BOX_COLUMNS = ("name", "type", "truncated", "occluded", "left", "top", "right", "bottom")
@@ -32,12 +32,12 @@ class FolderCameras:
         CameraError: The calibration file is invalid.
     """
 
-    def __init__(self, fields: Fields, root: Path) -> None:
+    def __init__(self, fields: YamlFields, root: Path) -> None:
         self._table: dict[str, CameraModel] | None = None
         self._one: CameraModel | None = None
         self._calibration: Calibration | None = None
         self._rectified = fields.flag("rectified", True)
-        self._place = f"{fields.where}: camera"
+        self._place = fields.place("camera")
         value = fields.raw("camera")
         if isinstance(value, str):
             self._place = f"camera file {root / value}"
@@ -46,13 +46,12 @@ class FolderCameras:
         elif isinstance(value, str):
             self._calibration = load_calibration(root / value)
         elif isinstance(value, dict):
-            inner = Fields(value, f"{fields.where}: camera")
+            inner = fields.inner("camera")
             inner.only(CAMERA_COLUMNS[1:])
-            self._one = _camera({key: inner.number(key) for key in CAMERA_COLUMNS[1:]}, inner.where)
+            self._one = _camera({key: inner.number(key) for key in CAMERA_COLUMNS[1:]}, self._place)
         elif value is not None:
-            raise ConfigError(
-                f"{fields.where}: camera: {value!r} is neither a file nor a mapping ({', '.join(CAMERA_COLUMNS[1:])})"
-            )
+            keys = ", ".join(CAMERA_COLUMNS[1:])
+            raise ConfigError(f"{self._place}: {truncated_repr(value)} is neither a file nor a mapping ({keys})")
 
     def camera(self, key: str, width: int, height: int) -> CameraModel | None:
         """Return the camera of an image; None if the data set has no cameras.

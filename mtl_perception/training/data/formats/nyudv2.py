@@ -15,8 +15,8 @@ from mtl_perception.labels import NYUD40, lookup
 from mtl_perception.network.description import NYUD_CAMERA
 from mtl_perception.sources.base import FRAME_ID
 from mtl_perception.training.data.dataset import DatasetOptions
-from mtl_perception.training.data.fields import escape_variables
 from mtl_perception.types import UNLABELED, Frame, Sample
+from mtl_perception.yaml_fields import escape_variables
 
 LICENSE = "NYU Depth v2 (Silberman et al., ECCV 2012): research use"
 FILE = "nyu_depth_v2_labeled.mat"
