@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from mtl_perception.errors import PerceptionError
 from mtl_perception.labels import ClassSet
 from mtl_perception.training.augmentation.crop import Augmenter
 from mtl_perception.training.augmentation.paste import Paster
@@ -27,7 +29,7 @@ BYTES_PER_PIXEL = 9
 """Of a sample: image 3, labels 1, depth 4, pseudo-label bits 1."""
 
 
-class TrainingSamples(Dataset[dict[str, Tensor]]):
+class TrainingSamples(Dataset[dict[str, Tensor] | PerceptionError]):
     """The training samples of a run, by number: number n belongs to step n // batch.
 
     An index is a pair: the number, and whether the run is in its late part (`Augmentation.late`).
@@ -46,8 +48,13 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         self._augment = Augmenter(config, classes)
         self._paste = Paster(sets, classes) if config.augmentation.paste > 0 else None
 
-    def __getitem__(self, index: tuple[int, bool]) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in vars(self.sample(*index)).items()}
+    def __getitem__(self, index: tuple[int, bool]) -> dict[str, Tensor] | PerceptionError:
+        try:
+            sample = self.sample(*index)
+        except PerceptionError as error:
+            # Returned and raised in the main process by `load`; a DataLoader would replace the message by a traceback.
+            return error
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in vars(sample).items()}
 
     def sample(self, number: int, late: bool = False) -> TrainingSample:
         """Return training sample `number`, with the augmentation of the late part of the run if `late`."""
@@ -89,8 +96,8 @@ def batch_indices(
 
 def load(
     samples: TrainingSamples, batches: Iterable[list[tuple[int, bool]]], config: TrainConfig, pin: bool
-) -> Iterable[dict[str, Tensor]]:
-    """Return an iterable over batches.
+) -> Generator[dict[str, Tensor], None, None]:
+    """Yield the batches. Close the generator after an error, or the process waits for its workers at exit.
 
     Workers pass batches in shared memory. Where there is too little of it, as in containers with Docker's 64 MB, they would
     die of a bus error, so they send copies instead.
@@ -100,6 +107,9 @@ def load(
         batches: Indices of the batches.
         config: States the number of workers.
         pin: Use page-locked memory, so that copies to a GPU overlap with its work.
+
+    Raises:
+        PerceptionError: A sample cannot be read.
     """
     batch = config.batch * config.crop[0] * config.crop[1] * BYTES_PER_PIXEL
     free = _free_shared_memory()
@@ -111,11 +121,18 @@ def load(
         pin_memory=pin,
         prefetch_factor=int(np.clip(free / 2 / (config.workers * batch), 1, MAX_PREFETCH)) if config.workers else None,
         worker_init_fn=_start_worker,
-        collate_fn=_stack_arrays if copy else None,
+        collate_fn=partial(_collate, copy=copy),
     )
-    if not copy:
-        return loader
-    return ({name: torch.from_numpy(values) for name, values in batch.items()} for batch in loader)
+    iterator: Any = iter(loader)
+    try:
+        for loaded in iterator:
+            if isinstance(loaded, PerceptionError):
+                raise loaded
+            yield {name: torch.from_numpy(values) for name, values in loaded.items()} if copy else loaded
+    finally:
+        if config.workers:
+            # The traceback of an error keeps the iterator alive, and the workers ignore the signal that ends them at exit.
+            iterator._shutdown_workers()
 
 
 def _free_shared_memory() -> float:
@@ -126,8 +143,13 @@ def _free_shared_memory() -> float:
         return math.inf
 
 
-def _stack_arrays(samples: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
-    """Return a batch as arrays, which are copied between processes, unlike tensors, which are shared."""
+def _collate(samples: list[Any], copy: bool) -> Any:
+    """Return a batch, or the first error; with `copy` as arrays, which are copied between processes; tensors are shared."""
+    for sample in samples:
+        if isinstance(sample, PerceptionError):
+            return sample
+    if not copy:
+        return default_collate(samples)
     return {name: np.stack([sample[name].numpy() for sample in samples]) for name in samples[0]}
 
 

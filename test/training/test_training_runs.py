@@ -61,6 +61,18 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(data: Path, tmp
     assert len(list((tmp_path / "whole/samples").glob("*.jpg"))) == 2
 
 
+def test_a_damaged_image_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    """Workers ignore the signals that a batch system sends, so an error must end them in another way."""
+    write_road_dataset(tmp_path / "both", 4)
+    damaged = sorted((tmp_path / "both/image").iterdir())[2]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    path = write_config(tmp_path, "damaged", sets=[{"path": "both", "format": "folder"}], workers=2, steps=50)
+    command = [sys.executable, "-m", "mtl_perception", "train", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=90, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert process.returncode == 1
+    assert f"{damaged}: truncated image" in process.stderr and "Traceback" not in process.stderr
+
+
 def test_two_processes_have_the_losses_of_one(data: Path, tmp_path: Path) -> None:
     entries = [{"path": "both", "format": "folder"}, {"path": "depth", "format": "folder"}]
     path = write_config(data, "processes", sets=entries, batch=4, steps=5, overlap=0.5)

@@ -7,7 +7,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -163,13 +163,14 @@ class Trainer:
         self._progress = schedule.progress(self.step, self._time_share)
         if self._progress >= 1:
             return True
-        batches = batch_indices(self.config, self.step, self.processes.rank, self.processes.world, lambda: self._progress)
-        loader = load(self._samples, batches, self.config, pin=self.processes.device.type == "cuda")
+        indices = batch_indices(self.config, self.step, self.processes.rank, self.processes.world, lambda: self._progress)
+        batches = load(self._samples, indices, self.config, pin=self.processes.device.type == "cuda")
         journal = Journal(self.out, self.config, self.step) if self.processes.first else None
         hidden = None if self.processes.first else True
         self.learner.train()
-        with self._stoppable(), progress_bar(total=self.config.steps, initial=self.step, unit="step", disable=hidden) as bar:
-            return self._loop(loader, schedule, journal, bar, evaluate)
+        bar = progress_bar(total=self.config.steps, initial=self.step, unit="step", disable=hidden)
+        with closing(batches), self._stoppable(), bar:
+            return self._loop(batches, schedule, journal, bar, evaluate)
 
     def _loop(
         self,
