@@ -33,7 +33,8 @@ class Folder(ImageDataset):
 
     Raises:
         ConfigError: dataset.yaml or the camera table is invalid; the message names the key or the line.
-        SourceError: A folder is missing or has no images, or a label or depth image has no image of its name.
+        SourceError: A folder is missing or has no images, a label or depth image has no image of its name, or an image has no
+            line in the camera table.
     """
 
     sky = DEPTH_INF
@@ -57,7 +58,7 @@ class Folder(ImageDataset):
         items = [SampleFiles(key, image, labels.get(key), depths.get(key)) for key, image in images.items()]
         name = options.name or fields.name("name", root.absolute().name)
         super().__init__(name, fields.text("license", "not stated"), items, mapping, options)
-        self._cameras = FolderCameras(fields, root)
+        self._cameras = FolderCameras(fields, root, images)
         boxes = root / fields.text("boxes", BOXES)
         self._boxes = read_boxes(boxes) if "boxes" in fields or boxes.is_file() else {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mtl_perception.camera.calibration import load_calibration
@@ -26,13 +26,15 @@ class FolderCameras:
     Args:
         fields: Content of dataset.yaml.
         root: Its folder.
+        keys: Names of the images.
 
     Raises:
         ConfigError: The key or the table is invalid.
         CameraError: The calibration file is invalid.
+        SourceError: An image has no line in the table.
     """
 
-    def __init__(self, fields: YamlFields, root: Path) -> None:
+    def __init__(self, fields: YamlFields, root: Path, keys: Iterable[str]) -> None:
         self._table: dict[str, CameraModel] | None = None
         self._one: CameraModel | None = None
         self._calibration: Calibration | None = None
@@ -43,6 +45,10 @@ class FolderCameras:
             self._place = f"camera file {root / value}"
         if isinstance(value, str) and value.endswith(".csv"):
             self._table = read_camera_table(root / value)
+            missing = [key for key in keys if key not in self._table]
+            if missing:
+                images = f"image {missing[0]}" + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
+                raise SourceError(f"{self._place} has no line for {images}; add it or remove the image")
         elif isinstance(value, str):
             self._calibration = load_calibration(root / value)
         elif isinstance(value, dict):
@@ -66,8 +72,6 @@ class FolderCameras:
                 raise SourceError(f"{self._place}, image {key}: {error}") from None
         camera = self._one if self._table is None else self._table.get(key)
         if camera is None:
-            if self._table is not None:
-                raise SourceError(f"{self._place} has no line for image {key}")
             return None
         if (camera.width, camera.height) != (width, height):
             raise SourceError(
