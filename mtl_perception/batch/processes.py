@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import multiprocessing
 import os
@@ -17,6 +16,7 @@ from mtl_perception.batch.plan import Task
 from mtl_perception.batch.processor import Processor
 from mtl_perception.batch.schedule import Death, Event, Ready
 from mtl_perception.batch.settings import Settings
+from mtl_perception.child_process import end_with_parent
 from mtl_perception.errors import PerceptionError
 from mtl_perception.threads import available_cores
 
@@ -93,10 +93,8 @@ def _work(connection: Connection, settings: Settings, parent: int) -> None:
     """Process the sources that arrive, and send the events."""
     # Ctrl-C reaches all processes of a terminal; the main process ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The next run would find an output locked by a worker whose main process was killed. 1 is PR_SET_PDEATHSIG, prctl(2).
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:
-        return
+    # The next run would find an output locked by a worker whose main process was killed.
+    end_with_parent(parent)
     with suppress(EOFError, OSError):  # The main process has ended.
         try:
             processor = Processor(settings)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +66,29 @@ def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file/set"):
         make_synthetic.write(NumberedScenes(1), tmp_path / "file" / "set", workers=1)
+
+
+def test_workers_end_with_a_main_process_that_is_killed(tmp_path: Path) -> None:
+    """Workers that went on would write into the folder beside the run that resumes it."""
+    try:
+        raycasting.require_open3d()
+    except DependencyError as error:
+        pytest.skip(str(error))
+    options = ["--out", str(tmp_path), "--count", "5000", "--size", "64x32", "--workers", "1"]
+    command = [sys.executable, "tools/make_synthetic.py", *options]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    _wait(lambda: any(tmp_path.glob("image/*.jpg")), 120)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    assert len(children) >= 1
+    _wait(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 20)
+    written = len(list(tmp_path.glob("image/*.jpg")))
+    assert written < 5000 and not (tmp_path / "dataset.yaml").exists()
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
