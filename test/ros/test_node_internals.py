@@ -5,14 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import threading
-import time
-import types
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,24 +18,19 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.context import Context
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from std_msgs.msg import Header, String
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
 from support.images import noise_image
 from support.node_in_process import in_its_executor, node_inside
 from support.ros_client import Camera, Client, profile
 from support.ros_messages import OUTPUTS, camera_info, image, labels_of
 
-from mtl_perception.errors import FrameError
 from mtl_perception.messages import topics
-from mtl_perception.messages.encode import cloud_fields, image_fields
 from mtl_perception.ros import camera as camera_module
-from mtl_perception.ros import compat, convert, main
+from mtl_perception.ros import convert, main
 from mtl_perception.ros.diagnostics import to_messages
 from mtl_perception.ros.node import PerceptionNode
-from mtl_perception.ros.subscriptions import MatchedSubscription, resolve_topics
 from mtl_perception.runtime.diagnostics import evaluate
-from mtl_perception.types import CLOUD_DTYPE
 
 WIDTH, HEIGHT = 64, 48
 PIXELS = noise_image(HEIGHT, WIDTH)
@@ -186,167 +176,6 @@ def test_failed_activation_is_reported_until_one_succeeds(weights_file: Path, mo
     context.try_shutdown()
 
 
-@pytest.mark.parametrize("private", [True, False])
-def test_message_data_is_equal_with_and_without_the_private_attribute(monkeypatch: pytest.MonkeyPatch, private: bool) -> None:
-    monkeypatch.setattr(compat, "can_fill_privately", lambda: private)
-    message = convert.to_message("sensor_msgs/msg/Image", image_fields(PIXELS, "rgb8"), Header(frame_id="a"))
-    read = deserialize_message(serialize_message(message), Image)
-    assert bytes(read.data) == PIXELS.tobytes()
-    assert (read.height, read.width, read.step, read.encoding, read.header.frame_id) == (HEIGHT, WIDTH, 3 * WIDTH, "rgb8", "a")
-
-
-def test_private_attribute_works_with_this_rclpy() -> None:
-    """It is much faster, so an rclpy that breaks it should be noticed."""
-    assert compat.can_fill_privately()
-
-
-def test_unsupported_encodings_are_left_to_cv_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Bridge:
-        def imgmsg_to_cv2(self, message: Image, encoding: str) -> np.ndarray:
-            if message.encoding != "multispectral4":
-                raise RuntimeError("no such encoding")
-            return np.full((message.height, message.width, 3), 9, np.uint8)
-
-    def install(module: types.ModuleType | None) -> None:
-        monkeypatch.setitem(sys.modules, "cv_bridge", module)
-        convert.load_cv_bridge.cache_clear()
-
-    install(_module_with(CvBridge=Bridge))
-    assert (convert.to_rgb(image(PIXELS, "multispectral4")) == 9).all()
-    with pytest.raises(FrameError, match="'hyperspectral8'"):
-        convert.to_rgb(image(PIXELS, "hyperspectral8"))
-    np.testing.assert_array_equal(convert.to_rgb(image(PIXELS, "rgb8")), PIXELS)
-    install(None)
-    with pytest.raises(FrameError, match="'multispectral4'"):
-        convert.to_rgb(image(PIXELS, "multispectral4"))
-    convert.load_cv_bridge.cache_clear()
-
-
-def _module_with(**members: Any) -> types.ModuleType:
-    module = types.ModuleType("fake")
-    vars(module).update(members)
-    return module
-
-
-BROKEN = """
-print("A module that was compiled using NumPy 1.x cannot be run in NumPy 2")
-raise AttributeError("_ARRAY_API not found")
-"""
-
-
-def test_cv_bridge_of_another_numpy_disturbs_only_encodings_that_need_it(tmp_path: Path) -> None:
-    """Its import raises an AttributeError where ROS's cv_bridge meets NumPy 2 of pip."""
-    (tmp_path / "cv_bridge.py").write_text(BROKEN)
-    code = """
-import array
-from sensor_msgs.msg import Image
-from mtl_perception.errors import FrameError
-from mtl_perception.ros import camera, convert
-message = Image(height=1, width=2, step=6, encoding="rgb8", data=array.array("B", range(6)))
-print(convert.to_rgb(message).tolist())
-for _ in range(2):
-    message.encoding = "hyperspectral3"
-    try:
-        convert.to_rgb(message)
-    except FrameError as error:
-        print(error.reason)
-"""
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(convert.__file__).parents[2]}"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    warning = BROKEN.split('"')[1]
-    assert done.stdout.splitlines() == ["[[[0, 1, 2], [3, 4, 5]]]", warning, "encoding", "encoding"]
-
-
-@contextlib.contextmanager
-def _plain_node(name: str):
-    context = Context()
-    rclpy.init(context=context, args=["test", "--ros-args", "-r", "image:=/cam/image_raw/compressed"])
-    node = rclpy.create_node(name, context=context)
-    yield node
-    node.destroy_node()
-    context.try_shutdown()
-
-
-@pytest.fixture
-def bare_node():
-    with _plain_node("bare") as node:
-        yield node
-
-
-@pytest.fixture
-def other_node():
-    """A node in another context, because a participant refuses two types for one topic."""
-    with _plain_node("other") as node:
-        yield node
-
-
-def test_silence_is_explained_from_the_ros_graph(bare_node, other_node) -> None:
-    subscription = MatchedSubscription(
-        bare_node, Image, "/cam/other", lambda _: None, 1, "auto", match_durability=False, remap_name="image"
-    )
-    assert "/cam/other has no publisher; remap image" in subscription.explain_silence()
-    other_node.create_publisher(CompressedImage, "/cam/other/compressed", 1)
-    _until(lambda: "set image_transport to compressed" in subscription.explain_silence())
-    other_node.create_publisher(CompressedImage, "/cam/other", 1)
-    _until(lambda: "has type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image" in subscription.explain_silence())
-    bare_node.create_publisher(Image, "/cam/other", 1)
-    _until(lambda: "has a publisher, but no message was received" in subscription.explain_silence())
-
-
-def test_topics_of_other_nodes_are_suggested(bare_node, other_node) -> None:
-    subscription = MatchedSubscription(
-        bare_node, CameraInfo, "/cam/camera_info", lambda _: None, 1, "auto", match_durability=True, remap_name="camera_info"
-    )
-    expected = "/cam/camera_info has no publisher; remap camera_info to the camera's topic"
-    bare_node.create_publisher(CameraInfo, "/bare/depth/camera_info", 1)
-    other_node.create_publisher(Image, "/cam/image", 1)
-    # As some drivers do.
-    other_node.create_publisher(CameraInfo, "/cam/image/camera_info", 1)
-    _until(lambda: subscription.explain_silence() == f"{expected} (published: /cam/image/camera_info)")
-    for name in "cba":
-        other_node.create_publisher(CameraInfo, f"/{name}", 1)
-    _until(lambda: subscription.explain_silence() == f"{expected} (published: /a, /b, /c, …)")
-
-
-def test_image_can_be_remapped_to_the_compressed_topic(bare_node) -> None:
-    assert resolve_topics(bare_node, compressed=True) == ("/cam/image_raw/compressed", "/cam/camera_info")
-
-
-def _until(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()
-
-
-CHECKED = """
-import numpy as np
-from std_msgs.msg import Header
-from mtl_perception.camera.model import Calibration, CameraModel
-from mtl_perception.messages.encode import MessageEncoder
-from mtl_perception.messages.topics import OUTPUT_TOPICS
-from mtl_perception.labels import STREET
-from mtl_perception.ros.convert import MESSAGE_TYPES, to_message
-from mtl_perception.types import CLOUD_DTYPE, Outputs
-plane = np.zeros((2, 3), np.uint8)
-result = Outputs(plane, plane, plane.astype(np.float32), cloud=np.zeros((2, 3), CLOUD_DTYPE),
-                camera=CameraModel(3, 2, 1.0, 1.0, 1.0, 1.0), image=np.zeros((2, 3, 3), np.uint8))
-for row in OUTPUT_TOPICS:
-    if MESSAGE_TYPES[row.type] is not None:
-        message = to_message(row.type, row.encode(MessageEncoder(STREET), result), Header())
-        print(row.name, list(message.d) if row.name.endswith("camera_info") else "")
-"""
-
-
-def test_messages_pass_field_checks() -> None:
-    """Humble always checks fields, later distributions on request."""
-    environment = {**os.environ, "ROS_PYTHON_CHECK_FIELDS": "1"}
-    done = subprocess.run([sys.executable, "-c", CHECKED], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert set(OUTPUTS) <= {line.split(" ")[0] for line in done.stdout.splitlines()}
-    assert "depth/camera_info [0.0, 0.0, 0.0, 0.0, 0.0]" in done.stdout
-
-
 def test_frame_with_a_failing_message_is_not_published_partially(node, client: Client, monkeypatch) -> None:
     camera = Camera(client, outputs={"segmentation/labels": Image, "segmentation/confidence": Image})
     camera.connect(image(PIXELS))
@@ -397,26 +226,6 @@ def test_uncalibrated_camera_is_reported_without_subscribers(node, client: Clien
     info.k[0] = 0.0
     client.spin_until(lambda: camera.publish_info(info) or "uncalibrated" in client.status("camera").message)
     assert client.status("camera").level == client.status("camera").ERROR
-
-
-def test_sensor_msgs_py_reads_the_cloud() -> None:
-    reader = pytest.importorskip(
-        "sensor_msgs_py.point_cloud2", reason="needs sensor_msgs_py, which comes with a ROS installation"
-    )
-    cloud = np.zeros((3, 4), CLOUD_DTYPE)
-    cloud["x"], cloud["z"] = np.arange(12).reshape(3, 4), 7.5
-    cloud["z"][1, 2] = np.nan
-    cloud["rgb"], cloud["label"] = 0x00123456, np.arange(12).reshape(3, 4)
-    message = deserialize_message(
-        serialize_message(convert.to_message("sensor_msgs/msg/PointCloud2", cloud_fields(cloud), Header())), PointCloud2
-    )
-    points = reader.read_points(message, reshape_organized_cloud=True)
-    assert points.shape in ((3, 4), (4, 3))  # Some releases swap the dimensions.
-    flat = points.reshape(-1)
-    for name in ("x", "y", "z", "label"):
-        np.testing.assert_array_equal(flat[name], cloud[name].reshape(-1))
-    assert (flat["rgb"].view(np.uint32) == 0x00123456).all()
-    assert not message.is_dense
 
 
 def test_process_ends_at_once_if_the_node_cannot_be_closed(monkeypatch) -> None:
