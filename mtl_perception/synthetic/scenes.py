@@ -30,8 +30,8 @@ IMAGES_PER_STREET = 10
 BLOCKED_DISTANCE, BLOCKED_SHARE = 2.4, 0.15
 """A view is blocked and sampled again if more than this share of its pixels is nearer than this distance (m)."""
 
-HEIGHT = 1.62, 0.17
-"""Mean and standard deviation of the camera's height above the road, m: between a small car's and a van's windshield."""
+HEIGHT = 1.68, 0.2
+"""Mean and standard deviation of the camera's height above the road, m: behind a windshield or on a roof."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def random_weather(rng: np.random.Generator) -> Weather:
         _direction(elevation, azimuth),
         sunlight * (1 - 0.86 * overcast) * rng.uniform(0.7, 1.15),
         softness=0.003 + 0.35 * overcast**2,
-        ambient=float(1.0 + 0.9 * overcast + rng.uniform(-0.45, 0.2)),
+        ambient=float(1.0 + 0.9 * overcast + rng.uniform(-0.6, 0.2)),
         overcast=overcast,
         clouds=float(rng.uniform(-0.5, 1.1)),
         haze=haze,

@@ -76,6 +76,8 @@ class Textures:
             Material.SIGN: self._sign,
             Material.BRICK: self._brick,
             Material.OFFICE: self._office,
+            Material.CABIN: self._cabin,
+            Material.LIVERY: self._livery,
         }
         for material, function in texture.items():
             at = np.flatnonzero(hits.material == material)
@@ -217,6 +219,40 @@ class Textures:
         color, gloss = self._paint(hits, at)
         return mix(color, srgb(26, 26, 28), dark), (gloss * (1 - 0.9 * dark)).astype(np.float32)
 
+    def _cabin(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        across, along, up = hits.texture[at].T
+        soft = np.maximum(hits.footprint[at], 0.006)
+        # Sides are at 1 and windshield and roof below 0.84; the pillars and rails between them are painted.
+        side = np.abs(across) > 0.985
+        screen = np.abs(across) < 0.84
+        pillars = band(np.min([np.abs(along - share) for share in (-0.02, -0.44)], axis=0) * 2.15, -1.0, 0.05, soft)
+        window = band(up, 0.08, np.where(side, 1.0, 0.86), soft) * np.where(side, 1 - pillars, screen)
+        color, gloss = self._paint(hits, at)
+        # Panes differ between cars in tint, and in what they mirror.
+        tint = self._style(hits.color[at])
+        pane = srgb(20, 23, 26) * (0.4 + 1.6 * tint[:, None])
+        return color + (pane - color) * window[:, None], (gloss + window * (tint - 0.6)).astype(np.float32)
+
+    def _livery(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
+        x, y, z = hits.texture[at].T
+        along = x + y
+        color, gloss = self._paint(hits, at)
+        style, other = self._style(hits.color[at]), self._style(hits.color[at], 0.37)
+        second = np.stack([self._style(hits.color[at], shift) ** 1.5 * 0.8 for shift in (0.11, 0.53, 0.79)], -1)
+        edge = 1.2 + 1.2 * other + np.where(style < 0.3, 0.0, np.where(style < 0.5, 0.25 * along, 0.35 * np.sin(along * 0.5)))
+        striped = (z < edge) & (style < 0.75)
+        color = np.where(striped[:, None], second, color)
+        # Letters are cells of 3 x 5 blocks that are inked at random.
+        size = 0.35 + 0.7 * other
+        column, row = along / size, (z - 1.6 - 0.4 * style) / (size * 1.2)
+        line = (row > 0) & (row < 1) & (np.abs(along + 2 * other) < 4 * (0.4 + style)) & (column % 1 < 0.8)
+        block = np.floor((column % 1) / 0.27) + 3 * np.floor(row * 5)
+        ink = line & (self._hash_noise(np.floor(column) + np.floor(97 * style), block) < 0.55) & (other < 0.8)
+        bright = color.mean(axis=1) > 0.25
+        contrasting = np.where(bright[:, None], srgb(28, 30, 38), srgb(230, 230, 226))
+        letters = np.where((style > 0.5)[:, None], second * 0.7, contrasting)
+        return np.where(ink[:, None], letters, color), gloss
+
     def _glass(self, hits: Hits, at: np.ndarray) -> tuple[np.ndarray, float]:
         return hits.color[at], 1.3
 
@@ -270,6 +306,12 @@ class Textures:
         j = np.floor(np.asarray(y) * scale + shift * 0.618 * TILE_SIZE).astype(np.int32) & (TILE_SIZE - 1)
         values: np.ndarray = tile[j, i]
         return values
+
+    def _style(self, color: np.ndarray, shift: float = 0.0) -> np.ndarray:
+        """Return a value in 0..1 for each N x 3 color: the same on all surfaces of an object."""
+        # Summed in float64 without a matrix product, whose rounding may depend on the number of rows.
+        red, green, blue = color.astype(np.float64).T
+        return np.asarray((97.3 * red + 31.7 * green + 53.9 * blue + shift * 37) % 1, np.float32)
 
     def _hash_noise(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return a pseudorandom value in 0..1 for each pair of integers."""

@@ -53,6 +53,10 @@ class Material(IntEnum):
     """Bricks with mortar joints."""
     OFFICE = 14
     """Glass facade: rows of panes between sills and mullions [window column, story, style 0..1]."""
+    CABIN = 15
+    """Cabin of a car: glossy, with windows [share of the half width, share of half the length, share of the height]."""
+    LIVERY = 16
+    """Side of a truck, bus or tram: glossy, with stripes and lettering [x, y and z in meters]."""
 
 
 @dataclass(frozen=True)

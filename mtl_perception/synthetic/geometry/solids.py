@@ -26,8 +26,15 @@ def box(surface: Surface, low: Vector, high: Vector, taper: float = 1.0) -> Mesh
     return loft(surface, np.array(rings), smooth=False)
 
 
-def loft(surface: Surface, rings: np.ndarray, smooth: bool = True) -> Mesh:
-    """Return the surface through R closed rings of N points each, R x N x 3, capped at both ends."""
+def loft(surface: Surface, rings: np.ndarray, smooth: bool = True, texture: np.ndarray | None = None) -> Mesh:
+    """Return the surface through R closed rings of N points each, R x N x 3, capped at both ends.
+
+    Args:
+        surface: Appearance and class.
+        rings: R x N x 3, m.
+        smooth: Average the normals of the faces that share a vertex.
+        texture: Texture coordinates, R x N x 3; None for the coordinates of the points.
+    """
     count, sides = rings.shape[:2]
     ring, side = np.meshgrid(np.arange(count - 1), np.arange(sides), indexing="ij")
     a, b = ring * sides + side, ring * sides + (side + 1) % sides
@@ -37,7 +44,8 @@ def loft(surface: Surface, rings: np.ndarray, smooth: bool = True) -> Mesh:
     end = (count - 1) * sides
     faces.append(np.stack([0 * fan, fan + 1, fan], -1))
     faces.append(np.stack([0 * fan + end, fan + end, fan + 1 + end], -1))
-    return triangles(surface, rings.reshape(-1, 3), np.concatenate(faces), smooth=smooth)
+    coordinates = None if texture is None else texture.reshape(-1, 3)
+    return triangles(surface, rings.reshape(-1, 3), np.concatenate(faces), coordinates, smooth)
 
 
 def tube(surface: Surface, start: Vector, end: Vector, radius: float, end_radius: float | None = None, sides: int = 8) -> Mesh:

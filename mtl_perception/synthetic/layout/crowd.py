@@ -15,7 +15,7 @@ from mtl_perception.synthetic.parts.library import Library, Shape
 Motion = Callable[[float], float]
 """Distance in meters that a road user has moved forward along the road, from the time in seconds."""
 
-HALF_LENGTHS = {"car": 2.2, "van": 2.8, "truck": 4.1, "bus": 6.0}
+HALF_LENGTHS = {"car": 2.2, "van": 2.8, "truck": 4.1, "bus": 6.0, "tram": 15.0}
 TRAFFIC: Mapping[str, float] = {"car": 0.76, "van": 0.1, "truck": 0.07, "bus": 0.07}
 """Kinds of vehicles on the road, with their probabilities."""
 

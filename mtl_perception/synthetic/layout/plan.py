@@ -37,6 +37,7 @@ class Ground:
 
     Attributes:
         asphalt: Road surface.
+        parking: Surface of parking lanes.
         paving: Sidewalk surface.
         curb: Curbstones.
         lawn: Grass.
@@ -47,6 +48,7 @@ class Ground:
     """
 
     asphalt: Surface
+    parking: Surface
     paving: Surface
     curb: Surface
     lawn: Surface

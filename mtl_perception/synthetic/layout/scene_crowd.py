@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from mtl_perception.synthetic.layout.crowd import Crowd, RoadUser
@@ -13,6 +15,12 @@ FAR = 26.0
 
 REACH = 0.72
 """Half the width of the field of view per meter of distance; people stand within it."""
+
+TRAFFIC: Mapping[str, float] = {"car": 0.74, "van": 0.1, "truck": 0.08, "bus": 0.05, "tram": 0.03}
+"""Kinds of vehicles on the road, with their probabilities."""
+
+ALONGSIDE: Mapping[str, float] = {"car": 0.4, "van": 0.2, "truck": 0.2, "bus": 0.1, "tram": 0.1}
+"""Kinds of vehicles next to the camera, with their probabilities."""
 
 EMPTY_LANES = 0.35
 """Share of lanes without moving vehicles, which leave the road visible far ahead."""
@@ -52,7 +60,13 @@ class _SceneCrowd(Crowd):
                 gap = float(np.exp(rng.uniform(np.log(9), np.log(120))))
                 own = abs(lateral - self.lateral) < 1.6
                 y = self.y + (rng.uniform(8, 60) if own else rng.uniform(-2, 45))
-                self.fill_lane(lateral, way, y, plan.end, gap, keep=0.9)
+                self.fill_lane(lateral, way, y, plan.end, gap, keep=0.9, kinds=TRAFFIC)
+        if rng.random() < 0.3:
+            # Next to the camera, where a vehicle is seen from the side and in part.
+            lateral = self.lateral + rng.choice((-1, 1)) * rng.uniform(2.7, 4.2)
+            if abs(lateral) < plan.lane * plan.lanes:
+                turn = 0.0 if lateral * plan.hand > 0 else np.pi
+                self.add_vehicle(float(lateral), self.y + rng.uniform(0, 11), turn, ALONGSIDE)
         if self.crossing is not None and rng.random() < 0.6:
             start, stop = self.crossing
             for _ in range(int(rng.integers(1, 5))):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mtl_perception.synthetic.geometry.solids import quad
@@ -46,14 +48,30 @@ class _StreetBuilder(Builder):
                 stop = self._stop_line(stop, -1, edges)
             if first and last and rng.random() < 0.25:
                 crosswalk = float(rng.uniform(12, 50))
-                self.strip(asphalt, (start, crosswalk), edges, 0.0, self.ground.mark)
+                self._lanes(start, crosswalk)
                 self.strip(asphalt, (crosswalk, crosswalk + 3.5), edges, 0.0, "crosswalk")
                 start = crosswalk + 3.5
-            self.strip(asphalt, (start, stop), edges, 0.0, self.ground.mark)
+            self._lanes(start, stop)
         for crossing in plan.crossings:
             self.strip(asphalt, crossing, (-90, 90), 0.0)
             for side in (-1, 1):
                 self.put("forest" if rng.random() < 0.6 else "house", side * 96, sum(crossing) / 2, side * -np.pi / 2)
+
+    def _lanes(self, start: float, stop: float) -> None:
+        """Add the lanes between two crosswalks: parking lanes at the edges, repaired patches, worn or damp stretches."""
+        rng, plan, ground, half = self.rng, self.plan, self.ground, self.plan.lane * self.plan.lanes
+        for side, s in plan.sides.items():
+            surface = ground.parking if s.parking else ground.asphalt
+            if s.curb > half:
+                self.strip(surface, (start, stop), (side * half, side * s.curb), 0.0)
+        self.strip(ground.asphalt, (start, stop), (-half, half), 0.0, ground.mark)
+        for _ in range(0 if self.drive else int(rng.poisson(2.5))):
+            y, lateral = rng.uniform(start, stop), rng.uniform(-half, half)
+            length, wide = np.exp(rng.uniform(np.log(0.8), np.log(25))), rng.uniform(0.5, plan.lane)
+            tone = ground.asphalt.color * np.float32(rng.uniform(0.55, 1.4))
+            patch = replace(ground.asphalt, color=tone)
+            # A millimeter above the road, so that rays hit the patch.
+            self.strip(patch, (y, min(y + length, stop)), (max(lateral - wide, -half), lateral), 0.001, ground.mark)
 
     def _stop_line(self, y: float, way: int, edges: tuple[float, float]) -> float:
         """Add the road next to a crossing street from `y` in direction `way` (-1, 1), and return its other end."""

@@ -85,7 +85,7 @@ def scene_style(rng: np.random.Generator) -> Style:
     hand = 1 if rng.random() < 0.6 else -1
     extent = (-BEFORE, SCENE_REACH + AFTER, SCENE_REACH)
     plan = StreetPlan(road, hand, lane, lanes, sides, crossings, not country, *extent)
-    return Style(plan, _random_ground(rng, lanes, SCENE_ASPHALT), USES[kind])
+    return Style(plan, _scene_ground(rng, _random_ground(rng, lanes, SCENE_ASPHALT)), USES[kind])
 
 
 def drive_style(rng: np.random.Generator, distance: float) -> Style:
@@ -122,6 +122,21 @@ def _drive_side(rng: np.random.Generator, half: float, parking: bool) -> Side:
     return Side(curb, walk, walk + float(rng.uniform(2.2, 3.2)), parking, 0.12)
 
 
+def _scene_ground(rng: np.random.Generator, ground: Ground) -> Ground:
+    """Vary surfaces so that material and brightness alone do not separate road and sidewalk."""
+    asphalt, paving, curb, parking = ground.asphalt, ground.paving, ground.curb, ground.parking
+    if rng.random() < 0.35:
+        paving = replace(paving, material=Material.ROAD, color=asphalt.color * rng.uniform(0.75, 1.4))
+    if rng.random() < 0.3:
+        curb = replace(curb, color=asphalt.color * rng.uniform(0.75, 1.4))
+    if rng.random() < 0.3:
+        material, slab = PAVINGS[rng.integers(len(PAVINGS))]
+        parking = replace(parking, material=material, color=srgb(*slab) * rng.uniform(0.5, 1.1))
+    if ground.mark == "bare" and rng.random() < 0.3:
+        asphalt = replace(asphalt, material=Material.PAVING, color=asphalt.color * np.array([1.06, 1.0, 0.93], np.float32))
+    return replace(ground, asphalt=asphalt, paving=paving, curb=curb, parking=parking)
+
+
 def _random_ground(rng: np.random.Generator, lanes: int, asphalt_range: tuple[float, float]) -> Ground:
     gray = rng.uniform(*asphalt_range)
     asphalt = Surface("road", Material.ROAD, srgb(gray * rng.uniform(0.97, 1.05), gray, gray * rng.uniform(0.96, 1.06)))
@@ -135,4 +150,4 @@ def _random_ground(rng: np.random.Generator, lanes: int, asphalt_range: tuple[fl
     green = np.array([rng.uniform(0.9, 1.25) * autumn, 1.0, rng.uniform(0.7, 1.1)]) * rng.uniform(0.8, 1.7)
     winter = bool(rng.random() < 0.12)
     mark = "lanes" if lanes == 2 else list(MARK_SHARES)[rng.choice(5, p=list(MARK_SHARES.values()))]
-    return Ground(asphalt, paving, curb, lawn, soil, green, winter, mark)
+    return Ground(asphalt, asphalt, paving, curb, lawn, soil, green, winter, mark)

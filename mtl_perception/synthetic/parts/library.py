@@ -113,6 +113,7 @@ KINDS: Mapping[str, tuple[int, ShapeFactory]] = {
     "office": (16, lambda rng: buildings.office(rng, rng.uniform(12, 30), rng.uniform(10, 20), int(rng.integers(2, 9)))),
     "house": (24, lambda rng: buildings.house(rng, rng.uniform(8, 13), rng.uniform(8, 10))),
     "shed": (10, lambda rng: buildings.shed(rng, rng.uniform(4, 18), rng.uniform(5, 9))),
+    "tram": (6, traffic.tram),
 }
 """Number of different shapes of each kind, and the function that generates one."""
 

@@ -1,4 +1,4 @@
-"""Vehicles: cars, vans, trucks, buses."""
+"""Vehicles: cars, vans, trucks, buses, trams."""
 
 from __future__ import annotations
 
@@ -43,17 +43,13 @@ CABINS = {
 def car(rng: np.random.Generator) -> Mesh:
     """Return a car about 4.3 m long: body, cabin, wheels, lamps, license plates."""
     kind = list(CABINS)[rng.integers(len(CABINS))]
-    rear, front, roof_rear, roof_front, roof = CABINS[kind]
     half, wide = rng.uniform(1.95, 2.3) * (0.84 if kind == "small" else 1.0), rng.uniform(0.85, 0.92)
     raised = 0.12 if kind == "SUV" else 0.0
     paint = Surface("vehicle", Material.BODY, CAR_PAINTS[rng.integers(len(CAR_PAINTS))] * rng.uniform(0.7, 1.15))
     body = [_section(share * half, bottom + raised, top + raised, width * wide) for share, bottom, top, width in CAR_BODY]
     belt = 0.93 + raised
-    foot = _rectangle(rear * half, front * half, wide * 0.9, belt)
-    top = _rectangle(roof_rear * half, roof_front * half, wide * 0.72, roof)
-    lid = _rectangle(roof_rear * half * 0.93, roof_front * half - 0.12, wide * 0.64, roof + 0.045)
-    parts = [_body(paint, body, half), loft(replace(paint, material=Material.PAINT), np.array([foot, top, lid]), smooth=False)]
-    parts += _panes(np.array([foot, top]), kind)
+    cabin = _cabin(replace(paint, material=Material.CABIN), half, wide, belt, CABINS[kind])
+    parts = [_body(paint, body, half), cabin]
     axle = half * 0.62
     parts += _wheels((-axle, axle), wide, 0.31 + raised / 3)
     for side in (-1, 1):
@@ -95,7 +91,7 @@ def van(rng: np.random.Generator) -> Mesh:
 def truck(rng: np.random.Generator) -> Mesh:
     """Return a box truck about 8 m long."""
     paint = Surface("vehicle", Material.PAINT, CAR_PAINTS[rng.integers(len(CAR_PAINTS))])
-    cargo = Surface("vehicle", Material.PAINT, (srgb(214, 214, 210), srgb(60, 90, 140), srgb(170, 140, 70))[rng.integers(3)])
+    cargo = Surface("vehicle", Material.LIVERY, (srgb(214, 214, 210), srgb(60, 90, 140), srgb(170, 140, 70))[rng.integers(3)])
     parts = [
         box(cargo, (-1.2, -4.0, 0.95), (1.2, 1.7, 3.4)),
         box(TRIM, (-1.0, -3.9, 0.55), (1.0, 3.6, 0.95)),
@@ -113,10 +109,37 @@ def truck(rng: np.random.Generator) -> Mesh:
     return join(parts)
 
 
+def tram(rng: np.random.Generator) -> Mesh:
+    """Return a tram of two or three sections, 18 to 30 m long."""
+    colors = (srgb(226, 200, 40), srgb(196, 36, 40), srgb(224, 226, 224), srgb(40, 84, 150), srgb(70, 74, 80))
+    paint = Surface("vehicle", Material.LIVERY, colors[rng.integers(5)] * rng.uniform(0.7, 1.0))
+    sections, section, wide, roof = int(rng.integers(2, 4)), rng.uniform(8.5, 10.0), 1.2, rng.uniform(3.2, 3.5)
+    parts, start = [], -sections * section / 2
+    for number in range(sections):
+        y0, y1 = start + number * section, start + (number + 1) * section - 0.5
+        parts += [
+            box(paint, (-wide, y0, 0.3), (wide, y1, roof), taper=0.97),
+            box(TRIM, (-wide * 0.95, y0, 0.12), (wide * 0.95, y1, 0.3)),
+            box(TRIM, (-0.8, y0 + 1.0, roof), (0.8, y1 - 1.0, roof + 0.35)),
+        ]
+        if number:
+            parts.append(box(TRIM, (-wide * 0.9, y0 - 0.5, 0.4), (wide * 0.9, y0, roof - 0.2)))
+        for side in (-1, 1):
+            x = side * (wide + 0.012)
+            for y in np.arange(y0 + 0.4, y1 - 1.3, 1.5):
+                parts.append(quad(GLASS, [(x, y, 1.15), (x, y + 1.35, 1.15), (x * 0.985, y + 1.35, 2.6), (x * 0.985, y, 2.6)]))
+    for y, way in ((start - 0.02, -1), (-start - 0.48, 1)):
+        parts.append(quad(GLASS, [(-1.05, y, 1.1), (1.05, y, 1.1), (0.95, y - way * 0.1, 2.6), (-0.95, y - way * 0.1, 2.6)]))
+        for side in (-1, 1):
+            lamp = HEAD if way > 0 else TAIL
+            parts.append(box(lamp, (side * 0.85 - 0.14, y - 0.04, 0.7), (side * 0.85 + 0.14, y + 0.04, 0.9)))
+    return join(parts)
+
+
 def bus(rng: np.random.Generator) -> Mesh:
     """Return a city bus, 9 to 12 m long."""
     color = (srgb(196, 40, 36), srgb(224, 190, 60), srgb(226, 226, 222), srgb(40, 90, 150), srgb(60, 130, 80))[rng.integers(5)]
-    paint = Surface("vehicle", Material.PAINT, color * rng.uniform(0.8, 1.0))
+    paint = Surface("vehicle", Material.LIVERY, color * rng.uniform(0.8, 1.0))
     half, wide, roof = rng.uniform(4.5, 6.0), 1.25, rng.uniform(2.9, 3.2)
     parts = [
         box(paint, (-wide, -half, 0.35), (wide, half, roof)),
@@ -148,28 +171,27 @@ def _body(paint: Surface, sections: list[list[tuple[float, float, float]]], half
     return replace(mesh, texture=mesh.texture / np.array([1, half, 1], np.float32))
 
 
-def _rectangle(rear: float, front: float, half: float, z: float) -> list[tuple[float, float, float]]:
-    return [(-half, rear, z), (half, rear, z), (half, front, z), (-half, front, z)]
-
-
-def _panes(cabin: np.ndarray, kind: str) -> list[Mesh]:
-    """Return the windows of a cabin, given by its lower and upper corners (2 x 4 x 3), with pillars between them."""
-    parts = []
-    for i in range(4):
-        j = (i + 1) % 4
-        face = np.array([cabin[0, i], cabin[0, j], cabin[1, j], cabin[1, i]])
-        normal = np.cross(face[1] - face[0], face[3] - face[0])
-        normal /= np.linalg.norm(normal)
-        spans: tuple[tuple[float, float], ...] = ((0.06, 0.94),)
-        if i in (1, 3):
-            spans = ((0.09, 0.47), (0.51, 0.93)) if kind == "sedan" else ((0.06, 0.35), (0.38, 0.62), (0.65, 0.93))
-        for low, high in spans:
-            corners = [
-                (1 - v) * ((1 - u) * face[0] + u * face[1]) + v * ((1 - u) * face[3] + u * face[2])
-                for u, v in ((low, 0.1), (high, 0.1), (high, 0.9), (low, 0.9))
-            ]
-            parts.append(quad(GLASS, np.array(corners) + normal * 0.012))
-    return parts
+def _cabin(paint: Surface, half: float, wide: float, belt: float, shape: tuple[float, ...]) -> Mesh:
+    """Return a rounded cabin above `belt`; `shape` is a value of CABINS."""
+    rear, front, roof_rear, roof_front, roof = shape
+    rise = np.array([0.0, 0.35, 0.7, 0.93])
+    y = np.concatenate([rear + (roof_rear - rear) * rise, np.linspace(roof_rear + 0.05, roof_front - 0.05, 4),
+                        front + (roof_front - front) * rise[::-1]]) * half  # fmt: skip
+    height = np.concatenate([rise**0.9, [1.0, 1.03, 1.03, 1.0], rise[::-1] ** 0.9])
+    top = belt + 0.02 + (roof - belt) * height
+    rings, texture = [], []
+    for along, z in zip(y, top, strict=True):
+        share = (z - belt) / (roof - belt)
+        upper = wide * (0.9 - 0.2 * share)
+        right = [
+            (wide * 0.9, belt - 0.03, 1.0), (wide * (0.9 - 0.08 * share), belt + 0.45 * (z - belt), 1.0),
+            (upper, z - 0.09 * share, 1.0), (upper * 0.95, z - 0.035 * share, 0.92), (upper * 0.8, z, 0.8),
+            (0.0, z + 0.02 * share, 0.0),
+        ]  # fmt: skip
+        ring = [*right, *((-x, level, -across) for x, level, across in reversed(right[:-1]))]
+        rings.append([(x, along, level) for x, level, _ in ring])
+        texture.append([(across, along / half, (level - belt) / (roof - belt)) for _, level, across in ring])
+    return loft(paint, np.array(rings), texture=np.array(texture))
 
 
 def _wheels(axles: tuple[float, ...], half: float, radius: float) -> list[Mesh]:
