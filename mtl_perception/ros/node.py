@@ -49,7 +49,8 @@ class PerceptionNode(LifecycleNode):
     """
 
     def __init__(self, arguments: Sequence[str] = (), **options: Any) -> None:
-        super().__init__(NODE_NAME, **options)
+        with parameters.type_errors():
+            super().__init__(NODE_NAME, **options)
         answer_invalid_transitions(self)
         own_arguments = [*arguments, "--", *(options.get("cli_args") or ())]
         self.config = parameters.declare(self, own_arguments, options.get("parameter_overrides"))

@@ -41,7 +41,7 @@ def find_overrides(arguments: Sequence[str], node: str, warn: Callable[[str], ob
     Args:
         arguments: Command line as given to rclpy.
         node: Full name of the node, after remapping.
-        warn: Called with a message about a file that rcl can read but PyYAML cannot.
+        warn: Called with a message about a file that rcl can read but PyYAML cannot, or that has no section for the node.
     """
     in_ros_args = False
     for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -53,19 +53,25 @@ def find_overrides(arguments: Sequence[str], node: str, warn: Callable[[str], ob
                 yield Override(name, f"{flag} {one_line(value)}", _is_name(target))
         elif in_ros_args and flag == "--params-file":
             try:
-                yield from _find_in_file(Path(value), node)
+                yield from _find_in_file(Path(value), node, warn)
             except (OSError, ValueError, yaml.YAMLError) as error:
                 warn(f"cannot check the parameter names in {one_line(value)}: {one_line(error)}")
 
 
-def _find_in_file(path: Path, node: str) -> list[Override]:
-    found = []
+def _find_in_file(path: Path, node: str, warn: Callable[[str], object]) -> list[Override]:
+    found, others = [], []
     for keys, line in _values(path.read_bytes()):
         if PARAMETERS_KEY in keys:
             split = keys.index(PARAMETERS_KEY)
             section, name = "/".join(keys[:split]), ".".join(keys[split + 1 :])
             if _matches(section, node):
                 found.append(Override(name, f"{path}, line {line}, section {one_line(section)}", _is_name(section)))
+            else:
+                others.append(section)
+    if others and not found:
+        # rcl skips sections of other nodes silently, so that a wrong name leaves every parameter at its default.
+        sections = one_line(", ".join(dict.fromkeys(others)), 200)
+        warn(f"no section of {path} applies to {node}: it has sections for {sections}; name it {node.lstrip('/')} or /**")
     return found
 
 

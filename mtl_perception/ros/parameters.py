@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
-from rclpy.exceptions import ParameterUninitializedException
+from rclpy.exceptions import InvalidParameterTypeException, ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
@@ -17,7 +19,23 @@ from mtl_perception.ros.overrides import Override, find_overrides
 
 RCLPY_NAMES = ("use_sim_time", "start_type_description_service")
 """Parameters that rclpy declares, or in some distributions reads without declaring them."""
-RCLPY_PREFIX = "qos_overrides."
+QOS_PREFIX = "qos_overrides."
+QOS_PARAMETERS = "image_reliability, image_queue_size, camera_info_reliability, output_reliability and output_queue_size"
+CLIENT_TOPICS = ("/clock", "/parameter_events", "/rosout")
+"""Topics of the client library, whose QoS a file for nodes of all kinds may set."""
+TOPICS = ("image", "camera_info")
+"""Topics that are easily taken for parameters."""
+KINDS = {
+    "BOOL": ("a boolean", "; write true or false, without quotes"),
+    "INTEGER": ("an integer", "; write digits only, without quotes"),
+    "DOUBLE": ("a float", ""),
+    "STRING": ("a string", "; quote it twice in a shell, as in -p NAME:='\"5\"'"),
+    "BOOL_ARRAY": ("a list of booleans", ""),
+    "INTEGER_ARRAY": ("a list of integers", ""),
+    "DOUBLE_ARRAY": ("a list of floats", ""),
+    "STRING_ARRAY": ("a list of strings", "; write a list, as in -p NAME:='[a, b]'"),
+}
+"""Names of the types of ROS parameters in messages, and how to write a value."""
 
 
 def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParameter] | None = None) -> config.Config:
@@ -37,13 +55,34 @@ def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParame
     overrides = list(find_overrides(arguments, node.get_fully_qualified_name(), node.get_logger().warning))
     overrides += [Override(parameter.name, "parameter_overrides", True) for parameter in given or ()]
     for row in config.parameters():
+        place = next((f"{override.place}: " for override in reversed(overrides) if override.name == row.name), "")
         try:
-            node.declare_parameter(row.name, ros_default(row), descriptor(row))
-        except Exception as error:  # rclpy raises different exceptions for the type and the range.
-            hint = "; write a list, as in -p NAME:='[a, b]'" if row.type is tuple else ""
-            raise ConfigError(f"parameter {row.name}: {one_line(error)}{hint}") from error
+            with type_errors(place):
+                node.declare_parameter(row.name, ros_default(row), descriptor(row))
+        except ConfigError:
+            raise
+        except Exception as error:  # rclpy raises different exceptions for the range.
+            raise ConfigError(f"{place}parameter {row.name}: {one_line(error)}") from error
     check_names(node, overrides)
     return read(node)
+
+
+@contextmanager
+def type_errors(place: str = "") -> Iterator[None]:
+    """Convert rclpy's error for a parameter of the wrong type to a ConfigError that tells how to write the value.
+
+    Args:
+        place: Where the parameter is given, with a colon and a space; empty if that is unknown.
+    """
+    try:
+        yield
+    except InvalidParameterTypeException as error:
+        pattern = r"Trying to set parameter '(.*)' to '(.*)' of type '(.*)', expecting type '(?:Type\.)?(\w*)'"
+        if (found := re.match(pattern, str(error), re.DOTALL)) is None:
+            raise ConfigError(f"{place}{one_line(error)}") from error
+        name, value, given, wanted = found.groups()
+        actual, (expected, hint) = KINDS.get(given, (given, ""))[0], KINDS.get(wanted, (wanted, ""))
+        raise ConfigError(f"{place}parameter {name}: {truncated_repr(value)} is {actual}, not {expected}{hint}") from error
 
 
 def read(node: Node) -> config.Config:
@@ -105,20 +144,27 @@ def check_names(node: Node, overrides: Sequence[Override]) -> None:
     unknown = [override for override in overrides if not _is_known(node, override.name)]
     if refused := [override for override in unknown if override.names_node or override.name in config.RENAMED]:
         raise ConfigError("; ".join(_describe(override) for override in refused))
+    for override in overrides:
+        topic = override.name.removeprefix(QOS_PREFIX)
+        if topic != override.name and override.names_node and not topic.startswith(CLIENT_TOPICS):
+            node.get_logger().warning(f"{override.place}: {override.name} has no effect; use {QOS_PARAMETERS}")
     for override in unknown:
-        if config.suggest(override.name):
+        if config.suggest(override.name) or override.name in TOPICS:
             node.get_logger().warning(_describe(override, " is ignored"))
 
 
 def _is_known(node: Node, name: str) -> bool:
-    return node.has_parameter(name) or name in RCLPY_NAMES or name.startswith(RCLPY_PREFIX)
+    return node.has_parameter(name) or name in RCLPY_NAMES or name.startswith(QOS_PREFIX)
 
 
 def _describe(override: Override, consequence: str = "") -> str:
     place = f"{override.place}: " if override.place else ""
     if override.name in config.RENAMED:
         return place + config.describe_unknown(override.name)
-    hint = config.suggest(override.name) or "; see `mtl_perception parameters`"
+    if override.name in TOPICS:
+        hint = f"; {override.name} is a topic: remap it with -r {override.name}:=TOPIC"
+    else:
+        hint = config.suggest(override.name) or "; see `mtl_perception parameters`"
     return f"{place}unknown parameter {truncated_repr(override.name)}{consequence}{hint}"
 
 

@@ -158,9 +158,61 @@ def test_similar_name_in_a_section_for_all_nodes_is_reported(tmp_path: Path, war
 
 def test_sections_and_arguments_of_other_nodes_are_not_checked(tmp_path: Path, warnings: list[str]) -> None:
     others = ("camera", "/veh/mtl_perception", "/mtl_perception/camera", '"/veh/*"', "mtl_perception2")
-    path = written(tmp_path, "".join(section(name, "max_dept: 3.0") for name in others))
+    text = "".join(section(name, "max_dept: 3.0") for name in others) + section("mtl_perception", "max_depth: 20.0")
+    path = written(tmp_path, text)
     with started("--params-file", str(path), "-p", "camera:max_dept:=3.0", "--", "-p", "max_dept:=3.0"):
         assert warnings == []
+
+
+@pytest.mark.parametrize(("arguments", "node"), [((), "mtl_perception"), (("-r", "__node:=eye", *VEHICLE), "veh/eye")])
+def test_file_whose_sections_are_all_for_other_nodes_is_reported(
+    tmp_path: Path, warnings: list[str], arguments: tuple[str, ...], node: str
+) -> None:
+    """As one with the name of the executable, or of the node before it was renamed: rcl ignores it silently."""
+    path = written(tmp_path, section("perception_node", "max_depth: 20.0", "device: cpu") + section("/eye", "max_depth: 5.0"))
+    with started(*arguments, "--params-file", str(path)) as created:
+        assert created.config.max_depth == 0.0
+    assert warnings == [
+        f"no section of {path} applies to /{node}: it has sections for perception_node, /eye; name it {node} or /**"
+    ]
+
+
+def test_topic_given_as_a_parameter_is_reported(tmp_path: Path, warnings: list[str]) -> None:
+    hint = "; image is a topic: remap it with -r image:=TOPIC"
+    with started("-p", "image:=/cam/image_raw"):
+        pass
+    assert warnings == [f"-p image:=/cam/image_raw: unknown parameter 'image' is ignored{hint}"]
+    path = written(tmp_path, section("mtl_perception", "image: /cam/image_raw"))
+    assert refusal("--params-file", str(path)) == f"{path}, line 3, section mtl_perception: unknown parameter 'image'{hint}"
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('use_sim_time: "true"', "'true' is a string, not a boolean; write true or false, without quotes"),
+        ('cuda_graph: "true"', "'true' is a string, not a boolean; write true or false, without quotes"),
+        ("autostart: 1", "'1' is an integer, not a boolean; write true or false, without quotes"),
+        ("cpu_threads: 2.0", "'2.0' is a float, not an integer; write digits only, without quotes"),
+        ("weights: 2024", "'2024' is an integer, not a string; quote it twice in a shell, as in -p NAME:='\"5\"'"),
+        ("cameras: front", "'front' is a string, not a list of strings; write a list, as in -p NAME:='[a, b]'"),
+    ],
+)
+def test_value_of_another_type_is_refused_with_how_to_write_it(tmp_path: Path, line: str, fault: str) -> None:
+    path, name = written(tmp_path, section("mtl_perception", line)), line.partition(":")[0]
+    # The client library reads use_sim_time before the node knows its name.
+    place = "" if name == "use_sim_time" else f"{path}, line 3, section mtl_perception: "
+    assert refusal("--params-file", str(path)) == f"{place}parameter {name}: {fault}"
+
+
+def test_qos_overrides_without_effect_are_reported(tmp_path: Path, warnings: list[str]) -> None:
+    path = written(tmp_path, section("mtl_perception", "qos_overrides./image.subscription.reliability: reliable"))
+    with started("--params-file", str(path), "-p", "qos_overrides./image.subscription.depth:=5"):
+        pass
+    assert len(warnings) == 1, "qos_overrides for all nodes may apply to others"
+    assert warnings[0].startswith(
+        f"{path}, line 3, section mtl_perception: qos_overrides./image.subscription.reliability has no effect; "
+        "use image_reliability, image_queue_size, "
+    )
 
 
 def test_parameters_of_rclpy_are_allowed(tmp_path: Path, warnings: list[str]) -> None:
