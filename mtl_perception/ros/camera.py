@@ -30,6 +30,10 @@ from mtl_perception.types import Frame
 HEADER_BYTES = 2**16
 """Number of bytes of a compressed image that are searched for its size, to bound the time in the executor."""
 
+LATE_SUBSCRIBER = 0.5
+"""Seconds without an image, and with a new subscriber, after which a latched image is received again: discovery is not
+symmetric, so the subscriber may not have discovered the publisher yet."""
+
 
 class Camera:
     """Topics and statistics of a camera.
@@ -61,6 +65,9 @@ class Camera:
         self._on_image: Callable[[Any], None] | None = None
         self._node = node
         self._publishers: dict[str, Any] = {}
+        # Outputs that had a subscriber when the latest image arrived, and since when others have one.
+        self._served: frozenset[str] = frozenset()
+        self._late_since: float | None = None
         self._history = History()
 
     def create_publishers(self, config: Config) -> None:
@@ -93,7 +100,10 @@ class Camera:
         self.statistics.reset_silence()
         self.monitor = StreamMonitor()
         self._on_image = on_image
-        self.subscriptions = CameraSubscriptions(self._node, config, self._receive, self._on_camera_info, self.name)
+        self._served, self._late_since = frozenset(), None
+        self.subscriptions = CameraSubscriptions(
+            self._node, config, self._receive, self._on_camera_info, self._on_update, self.name
+        )
         for text in self.subscriptions.ignored_remappings:
             self._node.get_logger().warning(text)
 
@@ -105,7 +115,7 @@ class Camera:
         # Free the worker with the pipeline, and the latest images.
         self._on_image = None
         self._history = History()
-        self.monitor.last = None
+        self.monitor.forget_last()
 
     def publish_latched(self, encoder: MessageEncoder) -> None:
         """Publish the outputs that do not depend on an image."""
@@ -168,9 +178,26 @@ class Camera:
 
     def _receive(self, message: Any) -> None:
         if self._on_image is not None:
+            self._served = frozenset(output.name for output in self.subscribed_outputs())
             self._on_image(message)
             # After the hand-over, so that it does not delay the image.
             self.monitor.observe(self._arrival(message))
+
+    def _on_update(self, is_replaced: bool) -> None:
+        """Receive the latest image again if an output gained a subscriber and no other image follows, as for a still image."""
+        subscriptions, last, now = self.subscriptions, self.monitor.last, time.monotonic()
+        if is_replaced:
+            self.monitor.forget_last()
+        if subscriptions is None or last is None or now - last.at < LATE_SUBSCRIBER or not subscriptions.image.is_latched:
+            return
+        if {output.name for output in self.subscribed_outputs()} <= self._served:
+            self._late_since = None
+        elif self._late_since is None:
+            self._late_since = now
+        elif now - self._late_since >= LATE_SUBSCRIBER:
+            self._late_since = None
+            self.monitor.forget_last()
+            subscriptions.image.subscribe_again()
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         self._info_frame_id = message.header.frame_id
@@ -189,5 +216,11 @@ class Camera:
         encoding = one_line(encoding, 40) if encoding else "without encoding"
         form = f"{size[0]}x{size[1]} {encoding}" if size else encoding
         return Arrival(
-            stamp_ns(message.header), time.monotonic(), clock.now().nanoseconds, clock.ros_time_is_active, form, message.data
+            stamp_ns(message.header),
+            time.monotonic(),
+            clock.now().nanoseconds,
+            clock.ros_time_is_active,
+            form,
+            message.data,
+            self.subscriptions is not None and self.subscriptions.image.is_latched,
         )

@@ -9,8 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import rclpy
+from rclpy.node import Node
 
-from mtl_perception.errors import ConfigError, PerceptionError
+from mtl_perception.errors import ConfigError, PerceptionError, one_line
 from mtl_perception.resources import share_file
 
 # Profiles are read from a file named by an environment variable, or from a file in the working directory. Fast DDS 2 (Humble to
@@ -19,6 +20,14 @@ OLD_VARIABLE, NEW_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_
 OLD_FILE, NEW_FILE = "DEFAULT_FASTRTPS_PROFILES.xml", "DEFAULT_FASTDDS_PROFILES.xml"
 OLD_DISTRIBUTIONS = ("humble", "iron", "jazzy")
 LAST_OLD_RCLPY = 7
+DISCOVERY_VARIABLES = (
+    "ROS_LOCALHOST_ONLY",
+    "ROS_AUTOMATIC_DISCOVERY_RANGE",
+    "ROS_STATIC_PEERS",
+    "ROS_DISCOVERY_SERVER",
+    "RMW_IMPLEMENTATION",
+)
+"""Variables besides ROS_DOMAIN_ID that must match for nodes to discover each other."""
 SHARED_MEMORY = Path("/dev/shm")
 """Folder of the ports and segments of Fast DDS."""
 
@@ -97,3 +106,15 @@ def describe_other_users() -> str:
         f"; if it runs as another user (uid {', '.join(map(str, sorted(users)))}), its messages are lost in Fast DDS's shared "
         "memory: use the same user, or set FASTDDS_BUILTIN_TRANSPORTS=UDPv4 for one of the two"
     )
+
+
+def describe_discovery(node: Node) -> str:
+    """Describe that no other node is visible, with the settings on which discovery depends; empty if one is."""
+    own = (node.get_name(), node.get_namespace())
+    others = [name for name, place in node.get_node_names_and_namespaces() if (name, place) != own]
+    # Hidden nodes belong to tools, and launch has a node of its own.
+    if any(not name.startswith(("_", "launch_ros_")) for name in others):
+        return ""
+    settings = [f"{name}={one_line(os.environ[name])}" for name in DISCOVERY_VARIABLES if os.environ.get(name)]
+    settings.insert(0, f"ROS_DOMAIN_ID={node.context.get_domain_id()}")
+    return f"; no other node is visible here with {', '.join(settings)}, which may differ where the camera runs"

@@ -22,25 +22,23 @@ def keep_last(queue_size: int, reliable: bool, latched: bool = False) -> QoSProf
     )
 
 
-def matching_profile(
-    publishers: list[TopicEndpointInfo], queue_size: int, reliability: str, match_durability: bool = False
-) -> QoSProfile | None:
+def matching_profile(publishers: list[TopicEndpointInfo], queue_size: int, reliability: str) -> QoSProfile | None:
     """Return the best profile that all publishers of a topic are compatible with.
 
     On Fast DDS a best-effort subscription loses images of megabytes that a reliable camera publishes, and a reliable
-    subscription is incompatible with a best-effort camera. So it is reliable if all publishers are.
+    subscription is incompatible with a best-effort camera. So it is reliable if all publishers are, and transient local if all
+    are, to receive what was published before: a still image or a calibration may be published only once.
 
     Args:
         publishers: Publishers of the topic.
         queue_size: History depth.
         reliability: auto, reliable or best_effort.
-        match_durability: Whether to request transient local durability if all publishers offer it.
 
     Returns:
         None if there are no publishers and `reliability` is auto.
     """
     offers = [info.qos_profile for info in publishers]
-    latched = match_durability and bool(offers) and all(o.durability == DurabilityPolicy.TRANSIENT_LOCAL for o in offers)
+    latched = bool(offers) and all(o.durability == DurabilityPolicy.TRANSIENT_LOCAL for o in offers)
     if reliability != "auto":
         return keep_last(queue_size, reliability == "reliable", latched)
     if not offers:

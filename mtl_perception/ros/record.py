@@ -106,7 +106,7 @@ class Recorder:
                 self._subscribe(topic, kinds[0])
 
     def _subscribe(self, topic: str, kind: str) -> None:
-        profile = matching_profile(self.node.get_publishers_info_by_topic(topic), QUEUE_SIZE, "auto", match_durability=True)
+        profile = matching_profile(self.node.get_publishers_info_by_topic(topic), QUEUE_SIZE, "auto")
         if profile is None:  # It has no publishers yet.
             return
         self._subscribed.add(topic)

@@ -7,14 +7,18 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mtl_perception.config import Config
-from mtl_perception.ros.environment import describe_other_users
+from mtl_perception.ros.environment import describe_discovery, describe_other_users
 from mtl_perception.ros.qos import keep_last, matching_profile
 from mtl_perception.runtime.snapshots import TopicSnapshot
 
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+UNKNOWN_NAME = "_NODE_NAME_UNKNOWN_"
+"""Name that rmw gives to the node of an endpoint whose node it does not know."""
 MATCH_PERIOD = 0.1
 """Seconds between two checks of the publishers' QoS; short, because incompatible reliability means no images at all."""
 
@@ -29,7 +33,6 @@ class MatchedSubscription:
         callback: Receives the messages.
         queue_size: History depth.
         reliability: auto, reliable or best_effort.
-        match_durability: Whether to request transient local durability if all publishers offer it.
         remap_name: Name of the topic in remapping rules, for messages to the user.
 
     Attributes:
@@ -45,13 +48,12 @@ class MatchedSubscription:
         callback: Callable[[Any], None],
         queue_size: int,
         reliability: str,
-        match_durability: bool,
         remap_name: str,
     ) -> None:
         self.topic = topic
         self.publishers: list[str] = []
         self._node, self._kind, self._callback, self._remap_name = node, kind, callback, remap_name
-        self._queue_size, self._reliability, self._match_durability = queue_size, reliability, match_durability
+        self._queue_size, self._reliability = queue_size, reliability
         self._type = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
         # Best effort is compatible with every publisher, until the publishers are known.
         self._profile = self._match() or keep_last(queue_size, reliable=False)
@@ -63,10 +65,27 @@ class MatchedSubscription:
         if self._type in types:
             return f"{self.topic} has a publisher, but no message was received{describe_other_users()}"
         if types:
-            return f"{self.topic} has type {', '.join(sorted(types))}, not {self._type}"
+            hint = self._compressed_hint(self.topic) if self._kind is Image and types == {COMPRESSED} else ""
+            return f"{self.topic} has type {', '.join(sorted(types))}, not {self._type}{hint}"
         if self._node.count_publishers(f"{self.topic}/compressed"):
             return f"{self.topic} has no publisher, but {self.topic}/compressed has; set image_transport to compressed"
-        return f"{self.topic} has no publisher; remap {self._remap_name} to the camera's topic{self._candidates()}"
+        if self._kind is CompressedImage and (hint := self._base_topic_hint()):
+            return f"{self.topic} has no publisher, but {hint}"
+        candidates = self._candidates() or describe_discovery(self._node)
+        return f"{self.topic} has no publisher; remap {self._remap_name} to the camera's topic{candidates}"
+
+    def _compressed_hint(self, topic: str) -> str:
+        """Tell how to subscribe to a topic of compressed images, whose name may lack the suffix of image_transport."""
+        remapping = "" if topic.endswith("/compressed") else f" and remap {self._remap_name}/compressed to {topic}"
+        return f"; set image_transport to compressed{remapping}"
+
+    def _base_topic_hint(self) -> str:
+        """Describe the publishers of the topic without the suffix of compressed images; empty if there are none."""
+        topic = self.topic.removesuffix("/compressed")
+        types = {info.topic_type for info in self._node.get_publishers_info_by_topic(topic)}
+        if COMPRESSED in types:
+            return f"{topic} has compressed images; remap {self._remap_name}/compressed to {topic}"
+        return f"{topic} has; set image_transport to raw" if "sensor_msgs/msg/Image" in types else ""
 
     def _candidates(self) -> str:
         """List topics of this type that other nodes publish."""
@@ -80,14 +99,24 @@ class MatchedSubscription:
         reliable = bool(self._profile.reliability.name == "RELIABLE")
         return TopicSnapshot(self.topic, tuple(self.publishers), reliable, self.explain_silence() if silent else "")
 
-    def update(self) -> None:
-        """Subscribe again if the publishers offer another QoS."""
+    @property
+    def is_latched(self) -> bool:
+        """Whether a new subscription receives the latest messages again."""
+        return bool(self._profile.durability == DurabilityPolicy.TRANSIENT_LOCAL)
+
+    def update(self) -> bool:
+        """Subscribe again if the publishers offer another QoS, and return whether they do."""
         profile = self._match()
         if profile is None or profile == self._profile:
-            return
-        self._node.destroy_subscription(self._subscription)
+            return False
         self._profile = profile
-        self._subscription = self._node.create_subscription(self._kind, self.topic, self._callback, profile)
+        self.subscribe_again()
+        return True
+
+    def subscribe_again(self) -> None:
+        """Replace the subscription; if it is latched, the latest messages are received again."""
+        self._node.destroy_subscription(self._subscription)
+        self._subscription = self._node.create_subscription(self._kind, self.topic, self._callback, self._profile)
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -95,10 +124,15 @@ class MatchedSubscription:
 
     def _match(self) -> QoSProfile | None:
         found = self._node.get_publishers_info_by_topic(self.topic)
-        self.publishers = [
-            f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found if info.topic_type == self._type
-        ]
-        return matching_profile(found, self._queue_size, self._reliability, self._match_durability)
+        self.publishers = [_full_name(info) for info in found if info.topic_type == self._type]
+        return matching_profile(found, self._queue_size, self._reliability)
+
+
+def _full_name(info: TopicEndpointInfo) -> str:
+    # Publishers that are no ROS nodes, as those of micro-ROS, have no name in the graph.
+    if info.node_name == UNKNOWN_NAME:
+        return "unknown node"
+    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
 
 
 class CameraSubscriptions:
@@ -109,6 +143,7 @@ class CameraSubscriptions:
         config: Transport and QoS.
         on_image: Receives each Image or CompressedImage.
         on_camera_info: Receives each CameraInfo.
+        on_update: Called after each check of the publishers, with whether the subscription to images was replaced.
         camera: Name of the camera, which prefixes its topics; empty for none.
 
     Attributes:
@@ -121,6 +156,7 @@ class CameraSubscriptions:
         config: Config,
         on_image: Callable[[Any], None],
         on_camera_info: Callable[[CameraInfo], None],
+        on_update: Callable[[bool], None],
         camera: str = "",
     ) -> None:
         compressed = config.image_transport == "compressed"
@@ -135,7 +171,6 @@ class CameraSubscriptions:
             on_camera_info,
             1,
             config.camera_info_reliability,
-            match_durability=True,
             remap_name=f"{prefix}camera_info",
         )
         self.image = MatchedSubscription(
@@ -145,16 +180,15 @@ class CameraSubscriptions:
             on_image,
             config.image_queue_size,
             config.image_reliability,
-            match_durability=False,
             remap_name=f"{prefix}image",
         )
-        self._node = node
+        self._node, self._on_update = node, on_update
         self._timer = node.create_timer(MATCH_PERIOD, self.update, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def update(self) -> None:
         """Match the QoS of the publishers."""
         self.camera_info.update()
-        self.image.update()
+        self._on_update(self.image.update())
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -181,15 +215,18 @@ def resolve_topics(node: Node, compressed: bool, camera: str = "") -> tuple[str,
 
     Args:
         node: Node whose namespace and remappings apply.
-        compressed: Whether images are on `image/compressed`; a remapping of `image` may include the suffix.
+        compressed: Whether images are on `image/compressed`; a remapping of `image` may include the suffix, and one of
+            `image/compressed` names a topic without it.
         camera: Name of the camera, which prefixes its topics; empty for none.
     """
     prefix = f"{camera}/" if camera else ""
     image = node.resolve_topic_name(f"{prefix}image")
     if compressed:
-        image = image.removesuffix("/compressed")
+        suffixed = f"{image.removesuffix('/compressed')}/compressed"
+        image = node.resolve_topic_name(suffixed)
     info = node.resolve_topic_name(f"{prefix}camera_info")
     namespace = node.get_namespace().rstrip("/")
     if info == f"{namespace}/{prefix}camera_info":
-        info = node.resolve_topic_name(f"{image.rsplit('/', 1)[0]}/camera_info")
-    return (f"{image}/compressed" if compressed else image), info
+        base = image.removesuffix("/compressed") if compressed else image
+        info = node.resolve_topic_name(f"{base.rsplit('/', 1)[0]}/camera_info")
+    return image, info

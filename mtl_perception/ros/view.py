@@ -51,7 +51,6 @@ def watch(log: RerunLog, node: str, arguments: list[str], is_closed: Callable[[]
                 partial(_log, log, row.name, viewer.get_logger()),
                 QUEUE_SIZE,
                 "auto",
-                match_durability=row.latched,
                 remap_name=row.name,
             )
             for row in OUTPUT_TOPICS

@@ -34,6 +34,7 @@ class Arrival:
         simulated: Whether the node's clock follows /clock.
         form: Human-readable size and encoding.
         data: Bytes of the image; kept until the next image arrives.
+        latched: Whether it may have been published before the subscription.
     """
 
     stamp_ns: int
@@ -42,6 +43,7 @@ class Arrival:
     simulated: bool
     form: str
     data: bytes | array[int]
+    latched: bool = False
 
     @property
     def age(self) -> float:
@@ -81,6 +83,10 @@ class StreamMonitor:
         self._stamp_count = 0
         self._identical_count, self._identical_since = 0, 0.0
         self._period = 0.0
+
+    def forget_last(self) -> None:
+        """Do not compare the next image with the latest one, because it may be received again."""
+        self.last = None
 
     def observe(self, arrival: Arrival) -> None:
         """Evaluate an image that arrived."""
@@ -167,6 +173,8 @@ class StreamMonitor:
 
 
 def _explain_delay(arrival: Arrival) -> str:
+    if arrival.latched and arrival.stamp_ns >= EARLIEST_STAMP:
+        return "a transient local publisher published it earlier, or images are delayed"
     if arrival.simulated:
         return "images are delayed, or their stamps are not based on /clock"
     if arrival.stamp_ns < EARLIEST_STAMP:

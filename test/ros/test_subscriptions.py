@@ -12,6 +12,7 @@ import rclpy
 from rclpy.context import Context
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from mtl_perception.ros.environment import DISCOVERY_VARIABLES, describe_discovery
 from mtl_perception.ros.subscriptions import MatchedSubscription, resolve_topics
 
 
@@ -39,21 +40,26 @@ def other_node():
 
 
 def test_silence_is_explained_from_the_ros_graph(bare_node, other_node) -> None:
-    subscription = MatchedSubscription(
-        bare_node, Image, "/cam/other", lambda _: None, 1, "auto", match_durability=False, remap_name="image"
-    )
+    subscription = MatchedSubscription(bare_node, Image, "/cam/other", lambda _: None, 1, "auto", remap_name="image")
     assert "/cam/other has no publisher; remap image" in subscription.explain_silence()
+    _until(lambda: "no other node is visible here" not in subscription.explain_silence())
     other_node.create_publisher(CompressedImage, "/cam/other/compressed", 1)
     _until(lambda: "set image_transport to compressed" in subscription.explain_silence())
     other_node.create_publisher(CompressedImage, "/cam/other", 1)
-    _until(lambda: "has type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image" in subscription.explain_silence())
+    hint = "set image_transport to compressed and remap image/compressed to /cam/other"
+    _until(
+        lambda: (
+            subscription.explain_silence()
+            == f"/cam/other has type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image; {hint}"
+        )
+    )
     bare_node.create_publisher(Image, "/cam/other", 1)
     _until(lambda: "has a publisher, but no message was received" in subscription.explain_silence())
 
 
 def test_topics_of_other_nodes_are_suggested(bare_node, other_node) -> None:
     subscription = MatchedSubscription(
-        bare_node, CameraInfo, "/cam/camera_info", lambda _: None, 1, "auto", match_durability=True, remap_name="camera_info"
+        bare_node, CameraInfo, "/cam/camera_info", lambda _: None, 1, "auto", remap_name="camera_info"
     )
     expected = "/cam/camera_info has no publisher; remap camera_info to the camera's topic"
     bare_node.create_publisher(CameraInfo, "/bare/depth/camera_info", 1)
@@ -66,8 +72,69 @@ def test_topics_of_other_nodes_are_suggested(bare_node, other_node) -> None:
     _until(lambda: subscription.explain_silence() == f"{expected} (published: /a, /b, /c, …)")
 
 
+def test_base_topic_of_a_compressed_one_is_suggested(bare_node, other_node) -> None:
+    subscription = MatchedSubscription(
+        bare_node, CompressedImage, "/cam/image/compressed", lambda _: None, 1, "auto", remap_name="image"
+    )
+    raw = other_node.create_publisher(Image, "/cam/image", 1)
+    start = "/cam/image/compressed has no publisher, but /cam/image has"
+    _until(lambda: subscription.explain_silence() == f"{start}; set image_transport to raw")
+    other_node.destroy_publisher(raw)
+    other_node.create_publisher(CompressedImage, "/cam/image", 1)
+    _until(
+        lambda: subscription.explain_silence() == f"{start} compressed images; remap image/compressed to /cam/image",
+    )
+
+
+def test_settings_of_discovery_are_named_if_no_node_is_visible(bare_node, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DISCOVERY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ROS_LOCALHOST_ONLY", "1")
+    visible = [("bare", "/"), ("_ros2cli_daemon_0_f3", "/"), ("launch_ros_4711", "/")]
+    monkeypatch.setattr(bare_node, "get_node_names_and_namespaces", lambda: visible)
+    settings = f"ROS_DOMAIN_ID={bare_node.context.get_domain_id()}, ROS_LOCALHOST_ONLY=1"
+    expected = f"; no other node is visible here with {settings}, which may differ where the camera runs"
+    assert describe_discovery(bare_node) == expected
+    visible.append(("camera", "/"))
+    assert describe_discovery(bare_node) == ""
+
+
 def test_image_can_be_remapped_to_the_compressed_topic(bare_node) -> None:
     assert resolve_topics(bare_node, compressed=True) == ("/cam/image_raw/compressed", "/cam/camera_info")
+
+
+def test_compressed_topic_without_the_suffix_can_be_remapped(other_node) -> None:
+    """As in simulators, and in drivers that publish JPEG without image_transport."""
+    context = Context()
+    rclpy.init(context=context, args=["test", "--ros-args", "-r", "image/compressed:=/front/image_rect_compressed"])
+    node = rclpy.create_node("jpeg", context=context)
+    assert resolve_topics(node, compressed=True) == ("/front/image_rect_compressed", "/front/camera_info")
+    received: list[CompressedImage] = []
+    subscription = MatchedSubscription(
+        node, CompressedImage, resolve_topics(node, compressed=True)[0], received.append, 1, "auto", remap_name="image"
+    )
+    publisher = other_node.create_publisher(CompressedImage, "/front/image_rect_compressed", 1)
+    _until(lambda: _publishers(subscription) == ["/other"])
+    _until(lambda: publisher.get_subscription_count() == 1)
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def test_publishers_that_are_no_nodes_have_no_name(bare_node, other_node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of micro-ROS, whose placeholders for a name would only confuse."""
+    other_node.create_publisher(Image, "/cam/other", 1)
+    subscription = MatchedSubscription(bare_node, Image, "/cam/other", lambda _: None, 1, "auto", remap_name="image")
+    _until(lambda: _publishers(subscription) == ["/other"])
+    found = bare_node.get_publishers_info_by_topic("/cam/other")
+    found[0].node_name, found[0].node_namespace = "_NODE_NAME_UNKNOWN_", "_NODE_NAMESPACE_UNKNOWN_"
+    monkeypatch.setattr(bare_node, "get_publishers_info_by_topic", lambda topic: found)
+    subscription.update()
+    assert subscription.publishers == ["unknown node"]
+
+
+def _publishers(subscription: MatchedSubscription) -> list[str]:
+    subscription.update()
+    return subscription.publishers
 
 
 def _until(condition) -> None:
