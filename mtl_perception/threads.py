@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 
 @contextmanager
 def single_thread() -> Iterator[None]:
@@ -17,6 +15,9 @@ def single_thread() -> Iterator[None]:
 
     Otherwise, each operator waits for its other threads: on cores that are busy with other processes, for milliseconds.
     """
+    # Imported here because `available_cores` is also for processes that compute nothing, and the import takes seconds.
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

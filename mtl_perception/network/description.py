@@ -11,11 +11,11 @@ from typing import Any
 from mtl_perception.errors import WeightsError, one_line, truncated_repr
 from mtl_perception.labels import KITTI6, NYUD40, ClassSet
 from mtl_perception.network.certificate import Certificate
-from mtl_perception.network.grid import GRIDS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEPTH_TRANSFORMS = ("abs", "exp")
+GRIDS = ("stretched", "exact")
 _CAMERA = ("width", "height", "fx", "fy", "cx", "cy")
 TASKS = (("segmentation", "depth"), ("segmentation", "depth", "normals"))
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-GRIDS = ("stretched", "exact")
 STRIDE = 4
 """Stride of the network's outputs."""
 
@@ -44,7 +43,7 @@ def upsampled_size(cells: Sequence[int], factor: int, size: Sequence[int], grid:
         cells: Height and width of the map; `size` divided by `factor`, rounded up.
         factor: Stride of the map relative to that of the target.
         size: Height and width of the target.
-        grid: One of `GRIDS`.
+        grid: One of `description.GRIDS`.
     """
     if grid == "stretched":
         return size[0], size[1]
@@ -58,7 +57,7 @@ def uncropped_size(network_size: tuple[int, int], output_size: tuple[int, int], 
     Args:
         network_size: Height and width of the network's input, pixels.
         output_size: Height and width of the result, pixels.
-        grid: One of `GRIDS`.
+        grid: One of `description.GRIDS`.
     """
     whole = upsampled_size([-(-n // STRIDE) for n in network_size], STRIDE, network_size, grid)
     height, width = (max(round(n * out / of), out) for n, out, of in zip(whole, output_size, network_size, strict=True))
@@ -97,7 +96,7 @@ def upsample(factor: int, planes: Tensor, size: Sequence[int], grid: str, mode: 
         factor: 2 between consecutive maps, `STRIDE` from the network's outputs to its input.
         planes: The maps.
         size: H and W.
-        grid: One of `GRIDS`.
+        grid: One of `description.GRIDS`.
         mode: "bilinear" or "bicubic".
     """
     size = size[0], size[1]

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mtl_perception.errors import ConfigError
-from mtl_perception.network.description import KITTI_CAMERA
-from mtl_perception.network.grid import GRIDS
+from mtl_perception.network.description import GRIDS, KITTI_CAMERA
 from mtl_perception.yaml_fields import PATH
 
 TASKS = ("segmentation", "depth")

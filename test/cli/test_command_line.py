@@ -156,6 +156,18 @@ def test_offline_commands_import_no_ros(import_errors, name):
     assert import_errors[name] == ""
 
 
+def test_what_computes_nothing_starts_without_pytorch():
+    """The player and the recorder are processes of their own; PyTorch would take 200 MB and seconds of each."""
+    modules = ("sources.open", "messages.topics", "messages.encode", "camera.calibration", "weights.registry", "cli.demo")
+    modules += ("cli.infer", "cli.process", "cli.view", "cli.train")
+    code = (
+        "import sys, importlib; sys.modules['torch'] = None\n"
+        f"for name in {modules}: importlib.import_module(f'mtl_perception.{{name}}')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_ros_arguments_are_separated():
     assert split_ros_arguments(["play", "x", "--ros-args", "-r", "a:=b", "--", "--rate", "2", "--ros-args", "-p", "c:=d"]) == (
         ["play", "x", "--rate", "2"],
