@@ -13,7 +13,10 @@ import os
 import sys
 from dataclasses import dataclass
 
-from mtl_perception.errors import ConfigError, DependencyError, PerceptionError
+from mtl_perception.errors import ConfigError, DependencyError, PerceptionError, import_hint
+
+ROS_FLAGS = ("-r", "--remap", "-p", "--param", "--params-file")
+"""Arguments that only --ros-args accepts."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,16 @@ def main(arguments: list[str] | None = None) -> int:
             except (ImportError, DependencyError) as error:
                 if "--debug" in arguments:
                     raise
-                needs_ros = command.takes_ros_arguments and not isinstance(error, DependencyError)
-                hint = "; source ROS 2 in this shell first" if needs_ros else ""
-                print(f"mtl_perception {name}: {error}{hint}", file=sys.stderr)
+                hint = import_hint(error) if isinstance(error, ImportError) else ""
+                print(f"mtl_perception {name}: {' '.join(str(error).split())}{hint}", file=sys.stderr)
                 return 1
             module.add_arguments(subparser)
     ros_arguments: list[str] = []
     if name in COMMANDS and COMMANDS[name].takes_ros_arguments:
         arguments, ros_arguments = split_ros_arguments(arguments)
+        if stray := next((argument for argument in arguments if argument in ROS_FLAGS or ":=" in argument), ""):
+            example = "--ros-args -r image:=/camera/image_raw -p device:=cpu"
+            parser.error(f"argument {stray}: ROS arguments come after --ros-args, as in {example}")
     args = parser.parse_args(arguments)
     args.ros_arguments = ros_arguments
     try:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import reprlib
+import sys
 from collections.abc import Iterable
 
 
@@ -84,6 +86,49 @@ def require(module: str, *, extra: str, purpose: str, system_packages: str = "")
         if system_packages:
             message += f", and the libraries that it loads with: apt-get install {system_packages}"
         raise DependencyError(message) from error
+
+
+ROS_MODULES = frozenset(
+    (
+        "ament_index_python",
+        "diagnostic_msgs",
+        "lifecycle_msgs",
+        "rcl_interfaces",
+        "rclpy",
+        "rosgraph_msgs",
+        "sensor_msgs",
+        "std_msgs",
+    )
+)
+"""Modules that come with a ROS installation."""
+LIBRARIES = {
+    "libEGL.so.1": "libegl1",
+    "libGL.so.1": "libgl1",
+    "libglib-2.0.so.0": "libglib2.0-0",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+    "libgomp.so.1": "libgomp1",
+}
+"""Debian package by shared library that OpenCV and PyTorch load."""
+
+
+def import_hint(error: ImportError) -> str:
+    """Return what to do about a module that cannot be imported, with a semicolon before it; empty if that is unknown."""
+    text = str(error)
+    if "_rclpy" in text:
+        return f"; ROS is built for another Python than {sys.executable}: use ROS's python3, and no conda environment"
+    if re.search("GLIBCXX_|CXXABI_", text):
+        return f"; the libstdc++ of {sys.executable} is too old: use ROS's python3, and no conda environment"
+    if re.search("multiarray failed to import|_ARRAY_API", text):
+        return "; a package is built for another NumPy: upgrade the package, such as opencv-python"
+    if missing := re.search(r"(lib[^\s/:]+\.so[.\d]*): cannot open shared object file", text):
+        package = LIBRARIES.get(missing[1])
+        return f"; install it with: apt-get install {package}" if package else ""
+    module = re.search(r"No module named '(\w+)", text)
+    if module is None:
+        return ""
+    if module[1] in ROS_MODULES:
+        return "; source ROS 2 in this shell first"
+    return f"; install the requirements of mtl_perception for {sys.executable}, or use the Python that has them"
 
 
 class _TruncatedRepr(reprlib.Repr):

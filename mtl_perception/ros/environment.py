@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import rclpy
+from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
+from rclpy.validate_namespace import validate_namespace
+from rclpy.validate_node_name import validate_node_name
+from rclpy.validate_topic_name import validate_topic_name
 
 from mtl_perception.errors import ConfigError, PerceptionError, one_line
 from mtl_perception.resources import share_file
@@ -28,6 +33,7 @@ DISCOVERY_VARIABLES = (
     "RMW_IMPLEMENTATION",
 )
 """Variables besides ROS_DOMAIN_ID that must match for nodes to discover each other."""
+LAST_DOMAIN = 232
 SHARED_MEMORY = Path("/dev/shm")
 """Folder of the ports and segments of Fast DDS."""
 
@@ -39,16 +45,40 @@ def initialize(arguments: list[str]) -> None:
         arguments: Command line, including the name of the program.
 
     Raises:
-        ConfigError: The ROS arguments are invalid.
+        ConfigError: The ROS arguments or ROS_DOMAIN_ID are invalid.
         PerceptionError: The folder of ROS's log files cannot be created.
     """
     configure_middleware()
+    domain = os.environ.get("ROS_DOMAIN_ID", "")
+    if domain.isdecimal() and int(domain) > LAST_DOMAIN and "zenoh" not in os.environ.get("RMW_IMPLEMENTATION", ""):
+        # Fast DDS ends the process instead of returning an error.
+        raise ConfigError(f"ROS_DOMAIN_ID {domain} is above {LAST_DOMAIN}, the last one for which DDS has port numbers")
     try:
         rclpy.init(args=arguments)
     except Exception as error:  # Invalid arguments and files raise various private exceptions.
         if re.search("Failed to (get logging|create log) directory", str(error)):
             raise PerceptionError(f"ROS cannot write its log files: {_log_folder_fault()}") from error
-        raise ConfigError(f"invalid ROS arguments {' '.join(arguments[1:])}: {' '.join(str(error).split())}") from error
+        reason = _name_fault(arguments) or " ".join(str(error).split())
+        raise ConfigError(f"invalid ROS arguments {' '.join(arguments[1:])}: {reason}") from error
+
+
+def _name_fault(arguments: list[str]) -> str:
+    """Return what is wrong with a name in a remapping, which rcl's parser does not tell; empty if nothing is."""
+    for flag, rule in itertools.pairwise(arguments):
+        if flag not in ("-r", "--remap"):
+            continue
+        old, _, new = rule.partition(":=")
+        kind = old.rpartition(":")[2]
+        try:
+            if kind == "__ns":
+                validate_namespace(new)
+            elif kind in ("__node", "__name"):
+                validate_node_name(new)
+            else:
+                validate_topic_name(new)
+        except (NameValidationException, ValueError) as error:
+            return f"{rule}: {one_line(error)}"
+    return ""
 
 
 def _log_folder_fault() -> str:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from mtl_perception.errors import PerceptionError
+from mtl_perception.errors import PerceptionError, import_hint
 from mtl_perception.inference.memory import configure_malloc
 from mtl_perception.ros.signals import Answer, StopSignals
 
@@ -50,7 +50,7 @@ def spin_node(arguments: list[str]) -> int:
         from mtl_perception.ros.environment import initialize
         from mtl_perception.ros.node import PerceptionNode
     except ImportError as error:
-        raise PerceptionError(f"{error}; is ROS 2 sourced in this shell?") from error
+        raise PerceptionError(f"{error}{import_hint(error)}") from error
 
     node = None
     try:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,6 +134,56 @@ def test_missing_ros_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(command_line.importlib, "import_module", no_ros)
     assert main(["node", "--ros-args", "-p", "device:=cpu"]) == 1
     assert capsys.readouterr().err == "mtl_perception node: No module named 'rclpy'; source ROS 2 in this shell first\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (
+            "No module named 'rclpy._rclpy_pybind11'\nThe C extension '/opt/ros/x.so' isn't present on the system.",
+            f"ROS is built for another Python than {sys.executable}: use ROS's python3, and no conda environment",
+        ),
+        (
+            "/conda/lib/libstdc++.so.6: version `GLIBCXX_3.4.30' not found (required by /opt/ros/humble/lib/librcl.so)",
+            f"the libstdc++ of {sys.executable} is too old: use ROS's python3, and no conda environment",
+        ),
+        (
+            "libGL.so.1: cannot open shared object file: No such file or directory",
+            "install it with: apt-get install libgl1",
+        ),
+        (
+            "numpy.core.multiarray failed to import",
+            "a package is built for another NumPy: upgrade the package, such as opencv-python",
+        ),
+        (
+            "No module named 'torch'",
+            f"install the requirements of mtl_perception for {sys.executable}, or use the Python that has them",
+        ),
+        ("No module named 'sensor_msgs'", "source ROS 2 in this shell first"),
+    ],
+)
+def test_module_that_cannot_be_imported_is_reported_with_what_to_do(monkeypatch, capsys, text, hint):
+    def fail(name: str):
+        raise ImportError(text)
+
+    monkeypatch.setattr(command_line.importlib, "import_module", fail)
+    assert main(["node"]) == 1
+    assert capsys.readouterr().err == f"mtl_perception node: {' '.join(text.split())}; {hint}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["image:=/cam/image"], ["-r", "image:=/cam/image"], ["_device:=cpu"], ["-p", "device:=cpu"]]
+)
+def test_ros_arguments_without_ros_args_are_explained(monkeypatch, capsys, arguments):
+    """As those of ROS 1."""
+    module = SimpleNamespace(add_arguments=lambda parser: None, run=lambda args: pytest.fail("it runs"))
+    monkeypatch.setattr(command_line.importlib, "import_module", lambda name: module)
+    with pytest.raises(SystemExit) as ended:
+        main(["node", *arguments])
+    assert ended.value.code == 2
+    example = "--ros-args -r image:=/camera/image_raw -p device:=cpu"
+    line = f"mtl_perception: error: argument {arguments[0]}: ROS arguments come after --ros-args, as in {example}\n"
+    assert capsys.readouterr().err.endswith(line)
 
 
 @pytest.fixture(scope="module")

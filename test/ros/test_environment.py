@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from support.commands import Done, run_forked
 
+from mtl_perception.errors import ConfigError
 from mtl_perception.ros import environment
 from mtl_perception.ros.environment import configure_middleware
 from mtl_perception.ros.rviz import without_opencv_plugins
@@ -206,3 +207,13 @@ def test_log_folder_that_cannot_be_created_is_named(without_log_folder, command:
     reason = LOG_FOLDERS[variables][1]
     assert done.stderr.splitlines()[-1].startswith(f"mtl_perception {command}: ROS cannot write its log files: {reason}")
     assert not (folder / "out.mcap").exists()
+
+
+def test_domain_without_port_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast DDS would end the process with an error about ports."""
+    monkeypatch.setattr(environment.rclpy, "init", lambda args: pytest.fail("rclpy is initialized"))
+    monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
+    monkeypatch.setenv("ROS_DOMAIN_ID", "233")
+    with pytest.raises(ConfigError) as caught:
+        environment.initialize(["node"])
+    assert str(caught.value) == "ROS_DOMAIN_ID 233 is above 232, the last one for which DDS has port numbers"

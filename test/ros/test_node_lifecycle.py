@@ -271,6 +271,9 @@ INVALID = {
     "integer": (["-p", "cpu_threads:=many"], "cpu_threads"),
     "no file": (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
     "no value": (["-p", "max_depth"], "max_depth"),
+    "relative namespace": (["-r", "__ns:=robot"], "__ns:=robot: Invalid namespace: namespace must be absolute"),
+    "node name": (["-r", "__node:=a-b"], "__node:=a-b: Invalid node name: node name must not contain characters other than"),
+    "topic": (["-r", "image:=/2cam/image"], "image:=/2cam/image: Invalid topic name: topic name token must not start with"),
     "unknown": (
         ["-p", "mtl_perception:max_dept:=3.0"],
         "-p mtl_perception:max_dept:=3.0: unknown parameter 'max_dept'; did you mean 'max_depth'?",
