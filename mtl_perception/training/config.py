@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, did_you_mean
+from mtl_perception.labels import CLASS_SETS
 from mtl_perception.network.description import GRIDS, KITTI_CAMERA
 from mtl_perception.yaml_fields import PATH
 
@@ -277,7 +278,11 @@ class TrainConfig:
         _check(self.checkpoint_minutes > 0, f"checkpoint_minutes {self.checkpoint_minutes:g}: give minutes above 0")
         _check(min(self.crop) >= MIN_CROP, f"crop {list(self.crop)}: give at least {MIN_CROP} pixels per side")
         _check(min(self.task_weights) >= 0, f"task_weights {list(self.task_weights)}: give 0 or more")
+        _check_choice("classes", self.classes, tuple(CLASS_SETS))
+        known = CLASS_SETS[self.classes].names
         for name, weight in self.class_weights.items():
+            hint = did_you_mean(name, known) or f"; the classes are {', '.join(known)}"
+            _check(name in known, f"class_weights.{name}: {self.classes} has no such class{hint}")
             _check(weight >= 0, f"class_weights.{name} {weight:g}: give 0 or more")
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("balance", self.balance, BALANCES)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from mtl_perception.config import Config
+from mtl_perception.errors import WeightsError
 from mtl_perception.inference.device import select_device
 from mtl_perception.inference.machine import device_name
 from mtl_perception.network.model import MultiTaskRefineNet
@@ -168,5 +169,11 @@ def _teacher_names(teacher: Teacher) -> Iterator[str]:
 
 
 def name_with_license(weights: str) -> str:
-    """Return the name or file of weights with their license, which may cover weights derived from them."""
-    return f"{weights} (license: {read_description(resolve(weights)).license})"
+    """Return the name or file of weights with their license, which may cover weights derived from them.
+
+    Where a run uses pseudo-labels that another machine has written, the weights of the teacher may be missing.
+    """
+    try:
+        return f"{weights} (license: {read_description(resolve(weights)).license})"
+    except WeightsError as error:
+        return f"{weights} (license unknown: {error})"

@@ -36,6 +36,9 @@ data = datasets_fixture()
         ({"teacher": {"weight": -0.5}}, "teacher.weight -0.5: give 0 or more"),
         ({"task_weights": [1, -1]}, r"task_weights \[1.0, -1.0\]: give 0 or more"),
         ({"class_weights": {"person": -2}}, "class_weights.person -2: give 0 or more"),
+        ({"class_weights": {"persn": 2}}, "class_weights.persn: street has no such class; did you mean 'person'?"),
+        ({"class_weights": {"bed": 2}}, "class_weights.bed: street has no such class; the classes are road, sidewalk"),
+        ({"classes": "streets"}, "classes 'streets': not one of street, kitti6, nyud40"),
     ],
 )
 def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, change: dict[str, object], message: str) -> None:

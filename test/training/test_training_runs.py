@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,22 @@ def test_a_run_can_start_from_weights_with_the_same_classes_only(data: Path, tmp
 
     with pytest.raises(WeightsError, match="classes"):
         initialize_network(read_config(path, {"classes": "nyud40"}))
+
+
+def test_a_run_with_written_pseudo_labels_needs_no_weights_of_the_teacher(
+    data: Path, tmp_path: Path, weights_file: Path
+) -> None:
+    teacher = tmp_path / "teacher.safetensors"
+    shutil.copy(weights_file, teacher)
+    entries = [{"path": "depth", "format": "folder"}]
+    options = {"weights": str(teacher), "folder": str(tmp_path / "pseudo-labels"), "confidence": 0.0, "sparse": False}
+    path = write_config(data, "taught", sets=entries, steps=1, teacher=options)
+    train(path, tmp_path / "out", "--teach")
+    teacher.unlink()
+    text = train(path, tmp_path / "out")
+    assert f"derived from {teacher} (license unknown: no such weights file" in text
+    assert float(read_log(tmp_path / "out")[0]["segmentation"]) > 0, "the pseudo-labels are used"
+    assert load_network(tmp_path / "out/tiny.safetensors").description.card["teacher"].startswith(f"{teacher} (license unknown")
 
 
 def test_an_error_names_the_invalid_file(data: Path, tmp_path: Path) -> None:
