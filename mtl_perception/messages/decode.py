@@ -22,6 +22,8 @@ VIDEO_FORMATS = ("h264", "h.264", "avc", "h265", "h.265", "hevc", "vp8", "vp9", 
 """Formats of drivers that send each frame of a video as a CompressedImage; most frames depend on others."""
 DARK = 64
 """Brightest 8-bit value of an image whose 16-bit samples have 14 bits or fewer."""
+FLAT = 16
+"""Range of 8-bit values of an image whose 16-bit samples are temperatures: 41 K in hundredths of a kelvin."""
 
 # Y, U, V (BT.601, video range) to RGB, as in OpenCV's conversion of YUV 4:2:0 (color_yuv.simd.hpp).
 _YUV_TO_RGB = np.array(
@@ -90,7 +92,7 @@ def _to_rgb(pixels: np.ndarray, conversion: int | None) -> np.ndarray:
 
 
 def describe_dark_samples(encoding: str, image: np.ndarray) -> str:
-    """Describe that 16-bit samples use at most a quarter of their range, as of sensors of 10 to 14 bits, and of depth.
+    """Describe that 16-bit samples use little of their range, as of sensors of 10 to 14 bits, thermal cameras, and depth.
 
     Args:
         encoding: Encoding of the image message.
@@ -100,8 +102,16 @@ def describe_dark_samples(encoding: str, image: np.ndarray) -> str:
         A message for the user; empty if there is nothing to report.
     """
     layout = PIXEL_LAYOUTS.get(encoding)
-    if layout is None or layout.item_bytes == 1 or (brightest := int(image.max())) > DARK:
+    if layout is None or layout.item_bytes == 1:
         return ""
+    darkest, brightest = int(image.min()), int(image.max())
+    if brightest > DARK:
+        if brightest - darkest > FLAT:
+            return ""
+        return (
+            f"images of {encoding} have nearly no contrast: values from about {darkest * 257} to {brightest * 257} of 65535, "
+            "as of thermal cameras; let the driver scale them to 16 bits, or send 8 bits"
+        )
     return (
         f"images of {encoding} are nearly black: values up to about {brightest * 257} of 65535; let the driver scale them "
         "to 16 bits, or send 8 bits (depth images cannot be used)"

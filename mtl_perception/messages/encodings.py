@@ -95,8 +95,10 @@ def refuse(encoding: str) -> FrameError:
     if not encoding:
         return FrameError("image has no encoding", "encoding")
     reason = find_refusal(encoding)
+    # Names are case-sensitive, and some drivers omit the number of bits.
+    meant = next((name for name in SUPPORTED if name.lower() in (encoding.lower(), f"{encoding.lower()}8")), "")
+    hint = f": {reason}" if reason else f"; the driver should call it {meant!r}" if meant else ""
     return FrameError(
-        f"unsupported image encoding {truncated_repr(encoding)}{': ' if reason else ''}{reason} "
-        f"(supported: {', '.join(SUPPORTED)})",
+        f"unsupported image encoding {truncated_repr(encoding)}{hint} (supported: {', '.join(SUPPORTED)})",
         "encoding",
     )

@@ -281,3 +281,21 @@ def test_dark_samples_of_16_bits_are_described(encoding, brightest, reported):
     text = describe_dark_samples(encoding, image)
     assert (f"values up to about {257 * brightest} of 65535" in text) == reported
     assert reported or text == ""
+
+
+@pytest.mark.parametrize(
+    ("lowest", "remark"),
+    [
+        (
+            29315,
+            "images of mono16 have nearly no contrast: values from about 29298 to 30840 of 65535, as of thermal cameras; "
+            "let the driver scale them to 16 bits, or send 8 bits",
+        ),
+        (20000, ""),
+    ],
+)
+def test_16_bit_temperatures_have_nearly_no_contrast(lowest, remark):
+    """The first case is 20 to 35 degrees Celsius in hundredths of a kelvin."""
+    samples = np.linspace(lowest, 30815, 12).astype("<u2")
+    message = SimpleNamespace(height=3, width=4, step=8, encoding="mono16", is_bigendian=0, data=samples.tobytes())
+    assert describe_dark_samples("mono16", decode_image(message)) == remark

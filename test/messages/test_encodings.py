@@ -40,6 +40,21 @@ def test_other_encodings_of_sensor_msgs_are_refused_by_name_with_the_reason(enco
     assert find_refusal(encoding) in str(caught.value)
 
 
+@pytest.mark.parametrize(("encoding", "meant"), [("RGB8", "rgb8"), ("rgb", "rgb8"), ("Mono", "mono8"), ("8uc3", "8UC3")])
+def test_encoding_in_another_spelling_is_refused_with_the_name(encoding: str, meant: str) -> None:
+    message = SimpleNamespace(height=4, width=4, step=128, encoding=encoding, is_bigendian=0, data=bytes(512))
+    with pytest.raises(FrameError) as caught:
+        decode_image(message)
+    start = f"unsupported image encoding '{encoding}'; the driver should call it '{meant}' (supported: "
+    assert str(caught.value).startswith(start)
+
+
+def test_unknown_layout_is_refused_without_a_name() -> None:
+    message = SimpleNamespace(height=4, width=4, step=128, encoding="yuv420p", is_bigendian=0, data=bytes(512))
+    with pytest.raises(FrameError, match=r"^unsupported image encoding 'yuv420p' \(supported: "):
+        decode_image(message)
+
+
 @pytest.mark.skipif(not HEADERS, reason="needs the C++ header of sensor_msgs")
 def test_installed_header_has_no_other_encodings() -> None:
     names = re.findall(r'^const char \w+\[\] = "(\w+)"', HEADERS[0].read_text(encoding="utf-8"), re.MULTILINE)
