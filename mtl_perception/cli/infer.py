@@ -54,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Process all files; report those that fail and continue with the next."""
-    from mtl_perception.pipeline import Pipeline
     from mtl_perception.sources.files import list_files
     from mtl_perception.sources.video import is_video_file
     from mtl_perception.visualization.rerun import open_rerun
@@ -63,6 +62,9 @@ def run(args: argparse.Namespace) -> None:
     paths = list_files(args.files)
     if any(map(is_video_file, paths)):
         require("av", extra="video", purpose="reading videos")
+    # After the arguments have been checked, because it imports PyTorch, which takes seconds.
+    from mtl_perception.pipeline import Pipeline
+
     pipeline = Pipeline(config=config_from(args, warm_up=False), reuse_outputs=True)
     cameras = _Cameras(args.camera, pipeline)
     print_license(pipeline.description)

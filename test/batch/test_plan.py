@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ from mtl_perception.batch.plan import expand_patterns, make_plan, parse_shard, r
 from mtl_perception.batch.results import DONE, FAILED, ResultsFile, SourceResult
 from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.sources.base import WHOLE, TimeSlice
+
+APPEND = """
+import sys
+from pathlib import Path
+from mtl_perception.batch.results import DONE, ResultsFile, SourceResult
+file, name = ResultsFile(Path(sys.argv[1])), sys.argv[2]
+for i in range(50):
+    file.append(SourceResult(f"/{name}{i}", f"{name}{i}", DONE, i, 0.0, "long " * 1000))
+"""
 
 
 def names(sources: list[str], results: dict | None = None, part: TimeSlice = WHOLE) -> list[str]:
@@ -132,17 +142,7 @@ class TestResultsFile:
         assert len(file.path.read_bytes().splitlines()) == 3
 
     def test_processes_append_whole_lines(self, tmp_path):
-        context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=append_many, args=(tmp_path, name)) for name in "ab"]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
+        processes = [subprocess.Popen([sys.executable, "-c", APPEND, tmp_path, name]) for name in "ab"]
+        assert [process.wait(60) for process in processes] == [0, 0]
         assert len(ResultsFile(tmp_path).read()) == 100
         assert len((tmp_path / "results.jsonl").read_bytes().splitlines()) == 100
-
-
-def append_many(folder: Path, name: str) -> None:
-    file = ResultsFile(folder)
-    for i in range(50):
-        file.append(SourceResult(f"/{name}{i}", f"{name}{i}", DONE, i, 0.0, "long " * 1000))
