@@ -5,16 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from mtl_perception.errors import DeviceError, FrameError
 from mtl_perception.messages.topics import OutputTopic
 from mtl_perception.result import Result
 from mtl_perception.runtime.interfaces import Camera, Logger
-from mtl_perception.runtime.mailbox import Mailbox
-from mtl_perception.runtime.publisher_thread import PublisherThread
 from mtl_perception.runtime.session import Session
 from mtl_perception.types import Frame
 
@@ -22,6 +21,61 @@ YIELD = 1e-4
 """Seconds for which the executor yields to the worker after each image."""
 LOG_PERIOD = 5.0
 """Minimum seconds between two log lines about dropped frames."""
+Item = TypeVar("Item")
+
+
+class Mailbox(Generic[Item]):
+    """Pass items from several senders to another thread, holding at most one item per sender.
+
+    Args:
+        senders: Number of senders, which are numbered from 0.
+    """
+
+    def __init__(self, senders: int = 1) -> None:
+        self._condition = threading.Condition()
+        self._items: dict[int, Item] = {}
+        # Least recently served first, so that a fast sender cannot starve the others.
+        self._order = list(range(senders))
+        self._closed = False
+
+    def put(self, item: Item, sender: int = 0) -> bool:
+        """Store an item.
+
+        Returns:
+            Whether an item was lost: the sender's previous one was replaced, or the mailbox is closed.
+        """
+        with self._condition:
+            if self._closed:
+                return True
+            replaced = sender in self._items
+            self._items[sender] = item
+            self._condition.notify()
+            return replaced
+
+    def take(self, limit: int = 1) -> list[tuple[int, Item]]:
+        """Wait for items and remove those of up to `limit` senders, least recently served first.
+
+        Returns:
+            Pairs of sender and item; empty once the mailbox is closed.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self._items or self._closed)
+            senders = [sender for sender in self._order if sender in self._items][:limit]
+            self._order = [sender for sender in self._order if sender not in senders] + senders
+            return [(sender, self._items.pop(sender)) for sender in senders]
+
+    def close(self) -> list[int]:
+        """Wake up all waiting threads and accept no more items.
+
+        Returns:
+            Senders whose items were discarded.
+        """
+        with self._condition:
+            self._closed = True
+            discarded = list(self._items)
+            self._items.clear()
+            self._condition.notify_all()
+            return discarded
 
 
 @dataclass(frozen=True)
@@ -57,7 +111,8 @@ class Worker(threading.Thread):
         super().__init__(name="perception", daemon=True)
         self._session, self._now_ns, self._is_shut_down, self._log = session, now_ns, is_shut_down, log
         self._mailbox: Mailbox[tuple[Any, float]] = Mailbox(len(session.cameras))
-        self._publisher = PublisherThread("publishing") if session.pipeline.result_sets > 1 else None
+        self._publisher = ThreadPoolExecutor(1, "publishing") if session.pipeline.result_sets > 1 else None
+        self._publishing: list[Future[None]] = []
 
     def put(self, camera: int, message: Any) -> None:
         """Store an image of the camera with this index; called by the executor's thread."""
@@ -81,7 +136,7 @@ class Worker(threading.Thread):
                 self._process([frame for frame in frames if frame is not None])
         finally:
             if self._publisher is not None:
-                self._publisher.close()
+                self._publisher.shutdown()
 
     def _prepare(self, camera: Camera, message: Any, received_at: float) -> PendingFrame | None:
         """Decode an image; None if no output has a subscriber or the image is rejected."""
@@ -94,37 +149,35 @@ class Worker(threading.Thread):
         return None
 
     def _process(self, frames: list[PendingFrame]) -> None:
-        if len(frames) > 1:
-            try:
-                self._infer_and_publish(frames)
-                return
-            except Exception as error:
-                # One by one, so that only the frames at fault are dropped.
-                self._log.warning(
-                    f"batch of {len(frames)} images failed; retrying one by one: {error}", throttle_duration_sec=LOG_PERIOD
-                )
-        for frame in frames:
-            with self._rejecting(frame.camera):
-                self._infer_and_publish([frame])
-
-    def _infer_and_publish(self, frames: list[PendingFrame]) -> None:
-        session = self._session
-        try:
-            results = session.recovery.run(
-                session.pipeline, [frame.frame for frame in frames], [frame.needs for frame in frames]
-            )
-        except Exception:
-            # The failed call may have used a set of results, so the next call would overwrite the set being published.
-            if self._publisher is not None:
-                self._publisher.wait()
-            raise
-        if self._publisher is None:
-            self._publish(frames, results)
+        """Compute the outputs of frames and publish them, here or in the publisher thread."""
+        if not frames:
             return
-        self._publisher.submit(lambda: self._publish(frames, results))
-        if session.pipeline.result_sets == 1:
-            # The pipeline moved to a device that keeps the results of one call only.
-            self._publisher.wait()
+        pipeline, recovery = self._session.pipeline, self._session.recovery
+        try:
+            results = recovery.run(pipeline, [frame.frame for frame in frames], [frame.needs for frame in frames])
+        except Exception as error:
+            # The failed call may have used a set of results, so the next call would overwrite the set being published.
+            wait(self._publishing)
+            if len(frames) == 1:
+                self._reject(frames[0].camera, error)
+                return
+            self._log.warning(
+                f"batch of {len(frames)} images failed; retrying one by one: {error}", throttle_duration_sec=LOG_PERIOD
+            )
+        else:
+            if self._publisher is None:
+                self._publish(frames, results)
+                return
+            # One task at a time, because the next call but one overwrites the results that it reads.
+            wait(self._publishing)
+            self._publishing = [self._publisher.submit(self._publish, frames, results)]
+            if pipeline.result_sets == 1:
+                # The pipeline moved to a device that keeps the results of one call only.
+                wait(self._publishing)
+            return
+        # Outside the handler, because the traceback keeps the memory of the failed batch alive.
+        for frame in frames:
+            self._process([frame])
 
     def _publish(self, frames: list[PendingFrame], results: list[Result]) -> None:
         for frame, result in zip(frames, results, strict=True):
@@ -138,14 +191,17 @@ class Worker(threading.Thread):
         """Count and log the frame as rejected if the block raises."""
         try:
             yield
-        except (FrameError, DeviceError) as error:
-            self._reject(camera, error.reason, str(error))
         except Exception as error:
-            # After a shutdown of ROS every call fails, which is not worth reporting.
-            if not self._is_shut_down():
-                self._reject(camera, "internal", f"{type(error).__name__}: {error}")
+            self._reject(camera, error)
 
-    def _reject(self, camera: Camera, reason: str, text: str) -> None:
+    def _reject(self, camera: Camera, error: Exception) -> None:
+        if isinstance(error, (FrameError, DeviceError)):
+            reason, text = error.reason, str(error)
+        elif self._is_shut_down():
+            # After a shutdown of ROS every call fails, which is not worth reporting.
+            return
+        else:
+            reason, text = "internal", f"{type(error).__name__}: {error}"
         camera.statistics.count_rejected(reason, text)
         source = f" of camera {camera.name}" if camera.name else ""
         self._log.warning(f"frame{source} dropped: {text}", throttle_duration_sec=LOG_PERIOD)
