@@ -167,5 +167,10 @@ def one_line(error: object, limit: int = 200) -> str:
     return _truncate(text, limit)
 
 
+def describe_error(error: BaseException) -> str:
+    """Return the message of an error; an unexpected one is preceded by the name of its type."""
+    return str(error) if isinstance(error, PerceptionError) else f"{type(error).__name__}: {error}"
+
+
 def _truncate(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"

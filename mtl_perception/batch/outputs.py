@@ -11,7 +11,7 @@ from mtl_perception.batch.dataset import DatasetOutput
 from mtl_perception.batch.record import Record
 from mtl_perception.batch.settings import Settings
 from mtl_perception.config import Config
-from mtl_perception.errors import PerceptionError, SourceError
+from mtl_perception.errors import SourceError, describe_error
 from mtl_perception.inference.host.smoothing import History
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.sources.base import Source, rejection_note, timed_frames
@@ -77,6 +77,4 @@ def write_outputs(
 
 def describe_cause(error: BaseException) -> str:
     """Return the text of an expected error, or type and text of an unexpected one."""
-    if isinstance(error, PerceptionError):
-        return str(error)
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else describe_error(error)

@@ -12,7 +12,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
 
-from mtl_perception.errors import ConfigError, PerceptionError
+from mtl_perception.errors import ConfigError, describe_error
 from mtl_perception.inference.memory import trim_heap
 from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.ros import parameters
@@ -219,7 +219,7 @@ class PerceptionNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _report_failure(self, transition: str, error: Exception) -> None:
-        self.failure = str(error) if isinstance(error, PerceptionError) else f"{type(error).__name__}: {error}"
+        self.failure = describe_error(error)
         self.get_logger().error(f"cannot {transition}: {self.failure}")
 
     def _request_stop(self, reason: str) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from mtl_perception.errors import DeviceError, FrameError
+from mtl_perception.errors import DeviceError, FrameError, describe_error
 from mtl_perception.messages.topics import OutputTopic
 from mtl_perception.result import Result
 from mtl_perception.runtime.interfaces import Camera, Logger
@@ -195,13 +195,11 @@ class Worker(threading.Thread):
             self._reject(camera, error)
 
     def _reject(self, camera: Camera, error: Exception) -> None:
-        if isinstance(error, (FrameError, DeviceError)):
-            reason, text = error.reason, str(error)
-        elif self._is_shut_down():
+        reason = error.reason if isinstance(error, (FrameError, DeviceError)) else "internal"
+        if reason == "internal" and self._is_shut_down():
             # After a shutdown of ROS every call fails, which is not worth reporting.
             return
-        else:
-            reason, text = "internal", f"{type(error).__name__}: {error}"
+        text = describe_error(error)
         camera.statistics.count_rejected(reason, text)
         source = f" of camera {camera.name}" if camera.name else ""
         self._log.warning(f"frame{source} dropped: {text}", throttle_duration_sec=LOG_PERIOD)
