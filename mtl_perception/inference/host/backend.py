@@ -71,18 +71,17 @@ class CpuBackend:
 
     @torch.inference_mode()
     def _process(self, request: Request, copies: bool) -> list[Outputs]:
+        results = []
         height, width = request.image_size
         with device_errors(self.device, f"processing a {width}x{height} image"):
-            return [self._compute(request, index, copies) for index in range(len(request.frames))]
-
-    def _compute(self, request: Request, index: int, copies: bool) -> Outputs:
-        frame, camera, outputs = request.frames[index], request.cameras[index], request.outputs(index)
-        values = self._predict(request, index)
-        image = resize_area(frame.image, request.output_size) if outputs & {"cloud", "image"} else None
-        if camera is not None and image is not None and "cloud" in outputs:
-            values["cloud"] = self._cloud(request, camera, image, values)
-        arrays = {name: values[name].copy() if copies else values[name] for name in outputs if name in values}
-        return Outputs(**arrays, camera=camera, image=image if "image" in outputs else None)
+            for index, (frame, camera) in enumerate(zip(request.frames, request.cameras, strict=True)):
+                outputs, values = request.outputs(index), self._predict(request, index)
+                image = resize_area(frame.image, request.output_size) if outputs & {"cloud", "image"} else None
+                if camera is not None and image is not None and "cloud" in outputs:
+                    values["cloud"] = self._cloud(request, camera, image, values)
+                arrays = {name: values[name].copy() if copies else values[name] for name in outputs if name in values}
+                results.append(Outputs(**arrays, camera=camera, image=image if "image" in outputs else None))
+        return results
 
     def _predict(self, request: Request, index: int) -> dict[str, np.ndarray]:
         """Compute what the outputs of a frame need from the network, by name."""

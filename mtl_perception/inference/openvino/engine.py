@@ -128,7 +128,11 @@ class OpenVinoEngine:
         self._fell_back = failures >= ATTEMPTS
         if not self._fell_back:
             try:
-                outputs = self._infer(seen, size)
+                request = self._request(size)
+                request.infer({0: seen[None]}, share_inputs=True, share_outputs=True)
+                if size in self._unstored:
+                    self._store(size)
+                outputs = tuple(torch.from_numpy(tensor.data)[0] for tensor in request.output_tensors)
             except Exception as error:  # OpenVINO has no common base of errors
                 # For this size only: an image that is too large must not slow down the others.
                 self._failures[size] = failures + 1, f"for {size[1]}x{size[0]} images: {one_line(error)}"
@@ -142,7 +146,8 @@ class OpenVinoEngine:
             self._fallback = TorchEngine(self._network, precision, torch.get_num_threads())
         return self._fallback.forward(image, input_scale)
 
-    def _infer(self, image: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    def _request(self, size: tuple[int, int]) -> Any:
+        """Return what runs the network on images of this height and width, compiled if it is not in memory."""
         request = self._requests.pop(size, None)
         if request is None:
             pixels = size[0] * size[1]
@@ -155,10 +160,7 @@ class OpenVinoEngine:
             # Compiling and the network that was dropped leave much free memory.
             trim_heap()
         self._requests[size] = request
-        request.infer({0: image[None]}, share_inputs=True, share_outputs=True)
-        if size in self._unstored:
-            self._store(size)
-        return tuple(torch.from_numpy(tensor.data)[0] for tensor in request.output_tensors)
+        return request
 
     def _drop(self, size: tuple[int, int]) -> None:
         self._requests.pop(size, None)
