@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mtl_perception.errors import WeightsError, one_line, truncated_repr
 from mtl_perception.labels import KITTI6, NYUD40, ClassSet
 from mtl_perception.network.certificate import Certificate
@@ -111,6 +114,14 @@ class Description:
             raise WeightsError(f"weights {self.name!r} have no class group {group!r} (known: {known})")
         first, count = self.groups[group]
         return ClassSet(group, self.classes[first : first + count], self.colors[first : first + count]), first
+
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Return scale and offset, 3 float32 each: an RGB level of 0 to 255 is normalized to `level * scale + offset`.
+
+        That is (level / 255 - mean) / std as one multiplication and one addition.
+        """
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return 1 / (255 * std), -mean / std
 
     def to_json(self) -> str:
         """Return the description as a JSON object."""

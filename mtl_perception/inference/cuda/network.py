@@ -46,8 +46,7 @@ class AtenNetwork:
         # Folded before it is rounded to half precision, not after.
         folded = fold_batch_norm(network).to(device, dtype)
         self.module: MultiTaskRefineNet = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        mean, std = torch.tensor(self.description.mean), torch.tensor(self.description.std)
-        self.scale, self.offset = (1 / (255 * std)).to(device), (-mean / std).to(device)
+        self.scale, self.offset = (values.to(device) for values in self.description.normalization())
         self.device, self.dtype = device, dtype
 
     def allocate(self, batch: int, size: tuple[int, int], heads: frozenset[str]) -> HeadMaps:

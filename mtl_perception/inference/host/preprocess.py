@@ -23,10 +23,7 @@ class Preprocessor:
     def __init__(self, description: Description, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._work = Workspace()
-        mean, std = torch.tensor(description.mean), torch.tensor(description.std)
-        # (rgb / 255 - mean) / std as one multiplication and one addition.
-        self._scale = 1 / (255 * std)
-        self._offset = -mean / std
+        self._scale, self._offset = description.normalization()
 
     def __call__(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
         """Return the network's input.

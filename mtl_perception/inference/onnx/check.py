@@ -92,7 +92,10 @@ class OnnxFile:
 
 
 def network_outputs(network: MultiTaskRefineNet, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the float32 network's own outputs for one image, by the names of `ExportGraph.raw_outputs`."""
+    """Return the float32 network's own outputs for one image, by the names of `ExportGraph.raw_outputs`.
+
+    They are the reference, so the image is normalized by the definition and not as in the graph.
+    """
     description = network.description
     pixels = torch.from_numpy(image).float() / 255
     pixels = (pixels - torch.tensor(description.mean)) / torch.tensor(description.std)

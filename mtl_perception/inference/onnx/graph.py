@@ -67,9 +67,8 @@ class ExportGraph(nn.Module):
         # Folded before it is rounded to half precision.
         self.network = fold_batch_norm(network).to(self._dtype)
         self._trained_focal_length = description.depth_focal_length
-        mean, std = torch.tensor(description.mean), torch.tensor(description.std)
-        self.register_buffer("scale", 1 / (255 * std))
-        self.register_buffer("offset", -mean / std)
+        for name, values in zip(("scale", "offset"), description.normalization(), strict=True):
+            self.register_buffer(name, values)
 
     @property
     def inputs(self) -> tuple[str, ...]:
