@@ -19,14 +19,13 @@ from mtl_perception.config import LIVE, Config, by_name
 from mtl_perception.errors import CameraError, ConfigError, DeviceError, FrameError
 from mtl_perception.image.files import read_image_file
 from mtl_perception.inference.backend import Backend, create_backend
-from mtl_perception.inference.host.smoothing import History
 from mtl_perception.inference.request import Request, scaled_size
 from mtl_perception.labels import parse_groups
 from mtl_perception.network.certificate import REFERENCE, Loss
 from mtl_perception.network.description import KITTI_CAMERA as DEFAULT_CAMERA
 from mtl_perception.network.digest import certified_losses
 from mtl_perception.result import Result, relabel
-from mtl_perception.types import ALL_OUTPUTS, OUTPUTS, Frame, Outputs
+from mtl_perception.types import ALL_OUTPUTS, OUTPUTS, Frame, History, Outputs
 from mtl_perception.weights.files import load_network
 
 FrameLike = Frame | str | os.PathLike[str] | np.ndarray

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from mtl_perception.camera.model import CameraModel
-    from mtl_perception.inference.host.smoothing import History
 
 UNLABELED = 255
 """Label of pixels without a class: void in the ground truth, or below the minimum confidence."""
@@ -24,6 +23,24 @@ ALL_OUTPUTS = (*OUTPUTS, "scores")
 """What a pipeline can compute."""
 
 
+@dataclass(eq=False)
+class History:
+    """What `temporal_smoothing` remembers of one camera.
+
+    Give the same object to all frames of a camera (`Frame.history`), in the order of their stamps. It is not thread-safe.
+    An image with the stamp of the last one is blended with the same outputs as that one, so that a retry has the same result.
+    An image without a usable predecessor is not smoothed: the first one, one with an earlier stamp or after a long gap
+    (`MAX_GAP_NS` in inference/host/smoothing.py), and one with another size, calibration or frame_id.
+
+    Attributes:
+        last: Smoothed outputs of the latest image; None before the first.
+        before: What these were blended with; None: with nothing.
+    """
+
+    last: Any = field(default=None, repr=False)
+    before: Any = field(default=None, repr=False)
+
+
 @dataclass(frozen=True)
 class Frame:
     """An image with its camera and time stamp.
@@ -33,7 +50,7 @@ class Frame:
         camera: The camera model for this image size; None if unknown.
         stamp_ns: Time of exposure, nanoseconds since the epoch of the source's clock.
         frame_id: Name of the camera's optical frame (REP 103).
-        history: What `temporal_smoothing` remembers of this camera, the same object in all its frames; None: not smoothed.
+        history: What `temporal_smoothing` remembers of this camera; None: the frame is not smoothed.
     """
 
     image: np.ndarray

@@ -12,9 +12,9 @@ from mtl_perception.batch.record import Record
 from mtl_perception.batch.settings import Settings
 from mtl_perception.config import Config
 from mtl_perception.errors import SourceError, describe_error
-from mtl_perception.inference.host.smoothing import History
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.sources.base import Source, rejection_note, timed_frames
+from mtl_perception.types import History
 from mtl_perception.visualization.rerun import open_rerun
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from mtl_perception.batch.outputs import describe_cause
 from mtl_perception.errors import SourceError
-from mtl_perception.inference.host.smoothing import History
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.result import Result
-from mtl_perception.types import Frame
+from mtl_perception.types import Frame, History
 from mtl_perception.visualization.video import VideoWriter
 
 

@@ -130,9 +130,9 @@ def _recorded(path: Path, node: str, config: Config, options: RerunOptions) -> t
 
 
 def _process(args: argparse.Namespace, config: Config, options: RerunOptions) -> Callable[[], tuple[RerunLog, Feed]]:
-    from mtl_perception.inference.host.smoothing import History
     from mtl_perception.pipeline import Pipeline
     from mtl_perception.sources.open import open_source
+    from mtl_perception.types import History
 
     source = open_source(args.source, rectified=config.input_rectified, camera_file=args.camera, image_topic=args.image)
     history = History()

@@ -13,7 +13,6 @@ from std_msgs.msg import Header
 from mtl_perception.config import Config
 from mtl_perception.errors import CameraError, one_line
 from mtl_perception.image.header import image_size
-from mtl_perception.inference.host.smoothing import History
 from mtl_perception.messages.decode import decode_camera_info, describe_dark_samples, stamp_ns
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import OUTPUT_TOPICS, OutputTopic
@@ -25,7 +24,7 @@ from mtl_perception.runtime.calibrations import CalibrationCache
 from mtl_perception.runtime.snapshots import CameraSnapshot, InputSnapshot
 from mtl_perception.runtime.statistics import Statistics
 from mtl_perception.runtime.stream_monitor import Arrival, StreamMonitor
-from mtl_perception.types import Frame
+from mtl_perception.types import Frame, History
 
 HEADER_BYTES = 2**16
 """Number of bytes of a compressed image that are searched for its size, to bound the time in the executor."""

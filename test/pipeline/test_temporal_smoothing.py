@@ -14,7 +14,7 @@ from support.pipeline_fixtures import pipeline_fixtures, same
 from mtl_perception import CameraModel, Frame
 from mtl_perception.errors import ConfigError
 from mtl_perception.inference import backend
-from mtl_perception.inference.host.smoothing import History
+from mtl_perception.types import History
 
 make, pipe, tuned, full = pipeline_fixtures()
 

@@ -27,7 +27,6 @@ import cv2
 import numpy as np
 
 from mtl_perception.errors import PerceptionError
-from mtl_perception.inference.host.smoothing import History
 from mtl_perception.labels import ClassSet
 from mtl_perception.pipeline import Pipeline
 from mtl_perception.progress import progress_bar
@@ -35,7 +34,7 @@ from mtl_perception.synthetic.drive import SyntheticDrive
 from mtl_perception.training.data.open import open_datasets
 from mtl_perception.training.evaluation.depth import DepthMetrics
 from mtl_perception.training.evaluation.segmentation import SegmentationMetrics
-from mtl_perception.types import UNLABELED, Sample
+from mtl_perception.types import UNLABELED, History, Sample
 
 BORDER = np.ones((7, 7), np.uint8)
 """Pixels around one that must have its label, for it to be more than 3 pixels from a border."""

@@ -13,6 +13,7 @@ from mtl_perception.inference.host.cloud import CloudPacker
 from mtl_perception.inference.host.engine import Engine
 from mtl_perception.inference.host.postprocess import Postprocessor
 from mtl_perception.inference.host.preprocess import resize_area
+from mtl_perception.inference.host.smoothing import smooth
 from mtl_perception.inference.outputs import depth_edges, log_jump
 from mtl_perception.inference.request import Request
 from mtl_perception.network.grid import nearest_cells
@@ -90,9 +91,9 @@ class CpuBackend:
             return {}
         frame, config = request.frames[index], request.config
         raw = self.engine.forward(frame.image, config.input_scale)
-        if config.temporal_smoothing and frame.history is not None:
+        if config.temporal_smoothing:
             source = self._identity, config.input_scale
-            raw = frame.history.smooth(frame, raw, config.temporal_smoothing, self._transform, source)
+            raw = smooth(frame, raw, config.temporal_smoothing, self._transform, source)
         values: dict[str, np.ndarray] = {}
         if "labels" in needed or "confidence" in needed:
             values["labels"], confidence = post.segmentation(raw[0], spec, config.min_confidence, "confidence" in needed)

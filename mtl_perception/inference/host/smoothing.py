@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtl_perception.threads import single_thread
-from mtl_perception.types import Frame
+from mtl_perception.types import Frame, History
 
 MAX_GAP_NS = 500_000_000
 """Images further apart are not blended: most of the image has moved out of reach of the optical flow."""
@@ -51,90 +51,79 @@ class _State:
     guide: Tensor
 
 
-class History:
-    """What temporal smoothing remembers of one camera: the smoothed outputs of its last two images.
+def smooth(
+    frame: Frame, raw: Sequence[Tensor], strength: float, transform: str, source: Sequence[object] = ()
+) -> tuple[Tensor, ...]:
+    """Return the outputs of a frame, blended with those of the previous one in its history.
 
-    Give the same object to all frames of a camera (`Frame.history`), in the order of their stamps. It is not thread-safe.
-    An image with the stamp of the last one is blended with the same outputs as that one, so that a retry has the same result.
-    An image without a usable predecessor is not smoothed: the first one, one with an earlier stamp or after a gap of more than
-    `MAX_GAP_NS`, and one with another size, calibration or frame_id.
+    Previous outputs are aligned by dense optical flow (DIS: Kroeger et al., Fast Optical Flow using Dense Inverse Search,
+    ECCV 2016). The weight of a cell falls with the difference of the aligned gray values, and is 0 beyond the border. The
+    previous depth is first reduced by the median difference of the nearer cells, which is the camera's own motion, and
+    its weight also falls with the remaining difference, as that of objects with another motion.
+
+    Args:
+        frame: A frame with a history, which is updated.
+        raw: The network's outputs: logits C x h x w, raw depth 1 x h x w, and any others, which are returned unchanged.
+        strength: Weight of the previous outputs where the images agree, 0 to below 1.
+        transform: The description's `depth_transform`: "abs" or "exp".
+        source: What else must be equal for two images to be blended, such as the network and the scale of its input.
+
+    Returns:
+        Tensors as in `raw`.
     """
+    history, size, is_log = frame.history, raw[0].shape[1:], transform == "exp"
+    if history is None or min(size) < MIN_CELLS:
+        return tuple(raw)
+    logits, depth = raw[0], raw[1] if is_log else raw[1].abs().clamp_min(MIN_DEPTH).log()
+    key = (frame.image.shape, frame.camera, frame.frame_id, size, *source)
+    gray = _shrink(frame.image, size)
+    before = _predecessor(history, key, frame.stamp_ns)
+    guide = np.stack((depth[0].numpy(), gray), dtype=np.float32)
+    guide[1] += GRAY_OFFSET
+    if before is None:
+        smoothed = logits.clone()
+    else:
+        positions = torch.from_numpy(_positions(before.gray, gray))[None]
+        # Bilinear interpolation takes three times as long; logits, unlike depth and gray values, hardly gain by it.
+        smoothed = F.grid_sample(before.logits[None], positions, "nearest", align_corners=True)[0]
+        previous = F.grid_sample(before.guide[None], positions, align_corners=True)[0]
+        with single_thread(), np.errstate(all="ignore"):
+            weight = _blend(guide, previous.numpy(), strength)
+            torch.lerp(logits, smoothed, torch.from_numpy(weight), out=smoothed)
+    # `vdot` takes a third of the time of `sum`, and is non-finite if any value is.
+    if not all(np.isfinite(np.vdot(plane, plane)) for plane in (smoothed.numpy(), guide)):
+        # Otherwise, a single failure would spread over all images that follow.
+        history.before = history.last = None
+        return tuple(raw)
+    kept = _State(key, frame.stamp_ns, gray, smoothed, torch.from_numpy(guide))
+    history.before, history.last = before, kept
+    depth = kept.guide[:1]
+    return (smoothed, depth if is_log else depth.exp(), *raw[2:])
 
-    def __init__(self) -> None:
-        self._before: _State | None = None
-        self._last: _State | None = None
-        # At an eighth of the image's size, and without variational refinement: finer flow takes several times as long.
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)  # type: ignore[attr-defined]
-        self._flow.setFinestScale(1)
-        self._flow.setPatchStride(PATCH_STRIDE)
 
-    def clear(self) -> None:
-        """Forget all images."""
-        self._before = self._last = None
+def _positions(before: np.ndarray, gray: np.ndarray) -> np.ndarray:
+    """Return where the content of the cells was in the image before, h x w x 2 from -1 to 1 as in `grid_sample`."""
+    cells, step = _grid(*gray.shape)
+    # A new one for each image: for small images OpenCV changes the object's scales, which affects the next call.
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)  # type: ignore[attr-defined]
+    # At an eighth of the image's size, and without variational refinement: finer flow takes several times as long.
+    flow.setFinestScale(1)
+    flow.setPatchStride(PATCH_STRIDE)
+    positions: np.ndarray = flow.calc(gray, before, None)
+    positions *= step
+    positions += cells
+    return positions
 
-    def smooth(
-        self, frame: Frame, raw: Sequence[Tensor], strength: float, transform: str, source: Sequence[object] = ()
-    ) -> tuple[Tensor, ...]:
-        """Return the outputs of a frame, blended with those of the previous one.
 
-        Previous outputs are aligned by dense optical flow (DIS: Kroeger et al., Fast Optical Flow using Dense Inverse Search,
-        ECCV 2016). The weight of a cell falls with the difference of the aligned gray values, and is 0 beyond the border. The
-        previous depth is first reduced by the median difference of the nearer cells, which is the camera's own motion, and
-        its weight also falls with the remaining difference, as that of objects with another motion.
-
-        Args:
-            frame: Image, camera and stamp.
-            raw: The network's outputs: logits C x h x w, raw depth 1 x h x w, and any others, which are returned unchanged.
-            strength: Weight of the previous outputs where the images agree, 0 to below 1.
-            transform: The description's `depth_transform`: "abs" or "exp".
-            source: What else must be equal for two images to be blended, such as the network and the scale of its input.
-
-        Returns:
-            Tensors as in `raw`.
-        """
-        size = raw[0].shape[1:]
-        if min(size) < MIN_CELLS:
-            return tuple(raw)
-        logits, depth = raw[0], raw[1] if transform == "exp" else raw[1].abs().clamp_min(MIN_DEPTH).log()
-        key = (frame.image.shape, frame.camera, frame.frame_id, size, *source)
-        gray = _shrink(frame.image, size)
-        before = self._predecessor(key, frame.stamp_ns)
-        guide = np.stack((depth[0].numpy(), gray), dtype=np.float32)
-        guide[1] += GRAY_OFFSET
-        if before is None:
-            smoothed = logits.clone()
-        else:
-            positions = torch.from_numpy(self._positions(before.gray, gray))[None]
-            # Bilinear interpolation takes three times as long; logits, unlike depth and gray values, hardly gain by it.
-            smoothed = F.grid_sample(before.logits[None], positions, "nearest", align_corners=True)[0]
-            previous = F.grid_sample(before.guide[None], positions, align_corners=True)[0]
-            with single_thread(), np.errstate(all="ignore"):
-                weight = _blend(guide, previous.numpy(), strength)
-                torch.lerp(logits, smoothed, torch.from_numpy(weight), out=smoothed)
-        # `vdot` takes a third of the time of `sum`, and is non-finite if any value is.
-        if not all(np.isfinite(np.vdot(plane, plane)) for plane in (smoothed.numpy(), guide)):
-            # Otherwise, a single failure would spread over all images that follow.
-            self.clear()
-            return tuple(raw)
-        self._before, self._last = before, _State(key, frame.stamp_ns, gray, smoothed, torch.from_numpy(guide))
-        depth = self._last.guide[:1]
-        return (smoothed, depth if transform == "exp" else depth.exp(), *raw[2:])
-
-    def _positions(self, before: np.ndarray, gray: np.ndarray) -> np.ndarray:
-        """Return where the content of the cells was in the image before, h x w x 2 from -1 to 1 as in `grid_sample`."""
-        cells, step = _grid(*gray.shape)
-        positions: np.ndarray = self._flow.calc(gray, before, None)
-        positions *= step
-        positions += cells
-        return positions
-
-    def _predecessor(self, key: tuple[object, ...], stamp_ns: int) -> _State | None:
-        last = self._last
-        if last is not None and last.stamp_ns == stamp_ns and last.key == key:
-            return self._before
-        if last is None or last.key != key or not 0 < stamp_ns - last.stamp_ns <= MAX_GAP_NS:
-            return None
-        return last
+def _predecessor(history: History, key: tuple[object, ...], stamp_ns: int) -> _State | None:
+    """Return the outputs to blend with those of an image."""
+    last: _State | None = history.last
+    if last is None or last.key != key:
+        return None
+    if last.stamp_ns == stamp_ns:
+        before: _State | None = history.before
+        return before
+    return last if 0 < stamp_ns - last.stamp_ns <= MAX_GAP_NS else None
 
 
 @lru_cache(maxsize=4)
