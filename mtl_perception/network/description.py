@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from mtl_perception.errors import WeightsError, one_line, truncated_repr
 from mtl_perception.labels import KITTI6, NYUD40, ClassSet
@@ -115,13 +114,13 @@ class Description:
         first, count = self.groups[group]
         return ClassSet(group, self.classes[first : first + count], self.colors[first : first + count]), first
 
-    def normalization(self) -> tuple[Tensor, Tensor]:
+    def normalization(self) -> tuple[np.ndarray, np.ndarray]:
         """Return scale and offset, 3 float32 each: an RGB level of 0 to 255 is normalized to `level * scale + offset`.
 
         That is (level / 255 - mean) / std as one multiplication and one addition.
         """
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return 1 / (255 * std), -mean / std
+        mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
+        return 1 / (np.float32(255) * std), -mean / std
 
     def to_json(self) -> str:
         """Return the description as a JSON object."""

@@ -46,7 +46,7 @@ class AtenNetwork:
         # Folded before it is rounded to half precision, not after.
         folded = fold_batch_norm(network).to(device, dtype)
         self.module: MultiTaskRefineNet = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.scale, self.offset = (values.to(device) for values in self.description.normalization())
+        self.scale, self.offset = (torch.tensor(values, device=device) for values in self.description.normalization())
         self.device, self.dtype = device, dtype
 
     def allocate(self, batch: int, size: tuple[int, int], heads: frozenset[str]) -> HeadMaps:

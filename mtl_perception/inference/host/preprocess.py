@@ -23,7 +23,7 @@ class Preprocessor:
     def __init__(self, description: Description, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._work = Workspace()
-        self._scale, self._offset = description.normalization()
+        self._scale, self._offset = map(torch.from_numpy, description.normalization())
 
     def __call__(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
         """Return the network's input.

@@ -68,7 +68,7 @@ class ExportGraph(nn.Module):
         self.network = fold_batch_norm(network).to(self._dtype)
         self._trained_focal_length = description.depth_focal_length
         for name, values in zip(("scale", "offset"), description.normalization(), strict=True):
-            self.register_buffer(name, values)
+            self.register_buffer(name, torch.from_numpy(values))
 
     @property
     def inputs(self) -> tuple[str, ...]:
