@@ -52,7 +52,9 @@ def initialize(arguments: list[str]) -> None:
     domain = os.environ.get("ROS_DOMAIN_ID", "")
     if domain.isdecimal() and int(domain) > LAST_DOMAIN and "zenoh" not in os.environ.get("RMW_IMPLEMENTATION", ""):
         # Fast DDS ends the process instead of returning an error.
-        raise ConfigError(f"ROS_DOMAIN_ID {domain} is above {LAST_DOMAIN}, the last one for which DDS has port numbers")
+        raise ConfigError(
+            f"ROS_DOMAIN_ID {domain} is above {LAST_DOMAIN}, the highest with port numbers in DDS; set a lower one"
+        )
     try:
         rclpy.init(args=arguments)
     except Exception as error:  # Invalid arguments and files raise various private exceptions.
@@ -63,7 +65,7 @@ def initialize(arguments: list[str]) -> None:
 
 
 def _name_fault(arguments: list[str]) -> str:
-    """Return what is wrong with a name in a remapping, which rcl's parser does not tell; empty if nothing is."""
+    """Return what is wrong with a name in a remapping, which rcl's parser does not state; empty if nothing is."""
     for flag, rule in itertools.pairwise(arguments):
         if flag not in ("-r", "--remap"):
             continue

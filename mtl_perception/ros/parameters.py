@@ -69,7 +69,7 @@ def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParame
 
 @contextmanager
 def type_errors(place: str = "") -> Iterator[None]:
-    """Convert rclpy's error for a parameter of the wrong type to a ConfigError that tells how to write the value.
+    """Convert rclpy's error for a parameter of the wrong type to a ConfigError that states how to write the value.
 
     Args:
         place: Where the parameter is given, with a colon and a space; empty if that is unknown.

@@ -75,7 +75,7 @@ class MatchedSubscription:
         return f"{self.topic} has no publisher; remap {self._remap_name} to the camera's topic{candidates}"
 
     def _compressed_hint(self, topic: str) -> str:
-        """Tell how to subscribe to a topic of compressed images, whose name may lack the suffix of image_transport."""
+        """Describe how to subscribe to a topic of compressed images, whose name may lack the suffix of image_transport."""
         remapping = "" if topic.endswith("/compressed") else f" and remap {self._remap_name}/compressed to {topic}"
         return f"; set image_transport to compressed{remapping}"
 
@@ -129,7 +129,7 @@ class MatchedSubscription:
 
 
 def _full_name(info: TopicEndpointInfo) -> str:
-    # Publishers that are no ROS nodes, as those of micro-ROS, have no name in the graph.
+    # Publishers without a ROS node, such as those of micro-ROS, have no name in the graph.
     if info.node_name == UNKNOWN_NAME:
         return "unknown node"
     return f"{info.node_namespace.rstrip('/')}/{info.node_name}"

@@ -216,4 +216,4 @@ def test_domain_without_port_numbers_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ROS_DOMAIN_ID", "233")
     with pytest.raises(ConfigError) as caught:
         environment.initialize(["node"])
-    assert str(caught.value) == "ROS_DOMAIN_ID 233 is above 232, the last one for which DDS has port numbers"
+    assert str(caught.value) == "ROS_DOMAIN_ID 233 is above 232, the highest with port numbers in DDS; set a lower one"

@@ -48,16 +48,23 @@ def test_several_processes_write_all_scenes_and_later_runs_only_missing_ones(tmp
         assert np.unique(sample.labels).tolist() == [index % 12]
 
 
-def test_the_command_writes_a_data_set_of_scenes(tmp_path: Path) -> None:
+def start(folder: Path, count: int) -> subprocess.Popen[str]:
+    """Start the command with one worker."""
     try:
         raycasting.require_open3d()
     except DependencyError as error:
         pytest.skip(str(error))
-    options = ["--out", str(tmp_path), "--count", "1", "--size", "64x32", "--workers", "1"]
+    options = ["--out", str(folder), "--count", str(count), "--size", "64x32", "--workers", "1"]
     command = [sys.executable, "tools/make_synthetic.py", *options]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "1 images, 1 of them new" in done.stdout
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_command_writes_a_data_set_of_scenes(tmp_path: Path) -> None:
+    process = start(tmp_path, 1)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "1 images, 1 of them new" in output
     (found,) = open_datasets(tmp_path)
     assert found[0].depth.shape == (32, 64)
 
@@ -70,17 +77,11 @@ def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
 
 def test_workers_end_with_a_main_process_that_is_killed(tmp_path: Path) -> None:
     """Workers that went on would write into the folder beside the run that resumes it."""
-    try:
-        raycasting.require_open3d()
-    except DependencyError as error:
-        pytest.skip(str(error))
-    options = ["--out", str(tmp_path), "--count", "5000", "--size", "64x32", "--workers", "1"]
-    command = [sys.executable, "tools/make_synthetic.py", *options]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    process = start(tmp_path, 5000)
     _wait(lambda: any(tmp_path.glob("image/*.jpg")), 120)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
-    process.wait()
+    process.communicate(timeout=20)
     assert len(children) >= 1
     _wait(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 20)
     written = len(list(tmp_path.glob("image/*.jpg")))
