@@ -33,6 +33,14 @@ def answer_invalid_transitions(node: LifecycleNode) -> None:
     service.callback = answer
 
 
+def destroy_state_machine(node: LifecycleNode) -> None:
+    """Destroy what `destroy_node` of rclpy leaves of a lifecycle node.
+
+    Its state machine keeps the DDS participant and its threads until the garbage collector runs.
+    """
+    node._state_machine.destroy_when_not_in_use()
+
+
 def parameter_override_names(node: Node) -> list[str]:
     """Return the sorted names of all parameters given to the node at startup, by arguments, files and code."""
     return sorted(getattr(node, "_parameter_overrides", {}))

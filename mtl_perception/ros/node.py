@@ -18,7 +18,7 @@ from mtl_perception.messages.topics import NODE_NAME
 from mtl_perception.ros import parameters
 from mtl_perception.ros.bond import Bond
 from mtl_perception.ros.camera import Camera
-from mtl_perception.ros.compat import answer_invalid_transitions
+from mtl_perception.ros.compat import answer_invalid_transitions, destroy_state_machine
 from mtl_perception.ros.diagnostics import DiagnosticsPublisher
 from mtl_perception.runtime.session import Session
 from mtl_perception.runtime.snapshots import CameraSnapshot, Snapshot
@@ -53,7 +53,11 @@ class PerceptionNode(LifecycleNode):
             super().__init__(NODE_NAME, **options)
         answer_invalid_transitions(self)
         own_arguments = [*arguments, "--", *(options.get("cli_args") or ())]
-        self.config = parameters.declare(self, own_arguments, options.get("parameter_overrides"))
+        try:
+            self.config = parameters.declare(self, own_arguments, options.get("parameter_overrides"))
+        except ConfigError:
+            self.destroy_node()
+            raise
         self.session: Session[Camera] | None = None
         self.state_name, self.failure = "unconfigured", ""
         self._worker: Worker | None = None
@@ -63,6 +67,11 @@ class PerceptionNode(LifecycleNode):
         self._stop_request = self.create_guard_condition(self._stop_if_requested)
         self.add_on_set_parameters_callback(self._change_parameters)
         self._diagnostics = DiagnosticsPublisher(self, self.snapshot, self.config.diagnostics_period)
+
+    def destroy_node(self) -> None:
+        """Destroy the node and free its DDS participant if no other node of the context uses it."""
+        super().destroy_node()
+        destroy_state_machine(self)
 
     def set_parameters_atomically(self, parameter_list: list[RosParameter]) -> SetParametersResult:
         """Set all parameters or none; also called by the parameter services."""

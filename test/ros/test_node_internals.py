@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import threading
@@ -21,10 +22,11 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from support.images import noise_image
-from support.node_in_process import in_its_executor, node_inside
+from support.node_in_process import in_its_executor, node_inside, started
 from support.ros_client import Camera, Client, profile
 from support.ros_messages import OUTPUTS, camera_info, image, labels_of
 
+from mtl_perception.errors import ConfigError
 from mtl_perception.messages import topics
 from mtl_perception.ros import camera as camera_module
 from mtl_perception.ros import convert, main
@@ -226,6 +228,25 @@ def test_uncalibrated_camera_is_reported_without_subscribers(node, client: Clien
     info.k[0] = 0.0
     client.spin_until(lambda: camera.publish_info(info) or "uncalibrated" in client.status("camera").message)
     assert client.status("camera").level == client.status("camera").ERROR
+
+
+def participants() -> int:
+    """Return the number of DDS participants of this process, each of which has an event thread."""
+    return sum(path.read_text().startswith("dds.ev") for path in Path("/proc/self/task").glob("*/comm"))
+
+
+@pytest.mark.skipif("fastrtps" not in rclpy.get_rmw_implementation_identifier(), reason="counts the threads of Fast DDS")
+def test_destroyed_and_refused_nodes_leave_no_participant() -> None:
+    before = participants()
+    gc.disable()
+    try:
+        with started():
+            assert participants() == before + 1
+        with pytest.raises(ConfigError, match="max_depth"), started("-p", "max_depth:=-1.0"):
+            pass
+        assert participants() == before
+    finally:
+        gc.enable()
 
 
 def test_process_ends_at_once_if_the_node_cannot_be_closed(monkeypatch) -> None:

@@ -52,6 +52,7 @@ def node_inside(
         node.close()
         node.destroy_node()
         context.try_shutdown()
+        context.destroy()
 
 
 @contextlib.contextmanager
@@ -62,10 +63,13 @@ def started(*ros_arguments: str, **options: object) -> Iterator[PerceptionNode]:
     rclpy.init(args=arguments, context=context)
     try:
         node = PerceptionNode(arguments, context=context, **options)
-        yield node
-        node.destroy_node()
+        try:
+            yield node
+        finally:
+            node.destroy_node()
     finally:
         context.try_shutdown()
+        context.destroy()
 
 
 def in_its_executor(node: PerceptionNode, client: Any, transition: Callable[[], Any]) -> Any:
