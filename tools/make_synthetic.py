@@ -27,6 +27,7 @@ class Scenes(Protocol):
     name: str
     license: str
     keys: Sequence[str]
+    per_street: int
 
     def __getitem__(self, index: int, /) -> Sample:
         """Render a sample."""
@@ -47,7 +48,7 @@ def write(scenes: Scenes, folder: Path, workers: int) -> int:
     start_folder(folder, scenes.name)
     missing = [i for i, key in enumerate(scenes.keys) if not image_path(folder, key).exists()]
     # A street at a time, because building one takes as long as rendering several images.
-    streets = [list(indices) for _, indices in groupby(missing, lambda i: i // IMAGES_PER_STREET)]
+    streets = [list(indices) for _, indices in groupby(missing, lambda i: i // scenes.per_street)]
     # Spawned, because the renderer's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with (
@@ -91,11 +92,14 @@ def main() -> int:
     parser.add_argument("--size", type=size, default=(640, 192), metavar="WxH", help="image size in pixels (default 640x192)")
     window = "share of the width of a whole image that an image shows (default %(default)s)"
     parser.add_argument("--window", type=float, default=1.0, metavar="S", help=window)
+    parser.add_argument(
+        "--per-street", type=int, default=IMAGES_PER_STREET, metavar="N", help="images of each street (default %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="number of processes (default %(default)s)")
     args = parser.parse_args()
     try:
-        scenes = SyntheticScenes(args.count, *args.size, seed=args.seed, window=args.window)
+        scenes = SyntheticScenes(args.count, *args.size, args.seed, args.window, args.per_street)
         written = write(scenes, args.out, args.workers)
     except BrokenProcessPool:
         print(f"{args.out}: a process died, possibly out of memory; try again with fewer --workers", file=sys.stderr)

@@ -25,7 +25,7 @@ from mtl_perception.synthetic.render.renderer import render
 from mtl_perception.types import Frame, Sample
 
 IMAGES_PER_STREET = 10
-"""Images of each street."""
+"""Default number of images of each street."""
 
 BLOCKED_DISTANCE, BLOCKED_SHARE = 2.4, 0.15
 """A view is blocked and sampled again if more than this share of its pixels is nearer than this distance (m)."""
@@ -58,8 +58,8 @@ class View:
 class SyntheticScenes:
     """Images of random streets; image `i` of a seed has the same bytes in whatever order images are requested.
 
-    IMAGES_PER_STREET consecutive images show one street with varying camera, position, light and
-    traffic; sequential access is several times faster than random access.
+    Consecutive images show one street with varying camera, position, light and traffic; sequential
+    access is several times faster than random access.
 
     Args:
         count: Number of images.
@@ -67,24 +67,35 @@ class SyntheticScenes:
         height: Image height, pixels.
         seed: Seed of everything random.
         window: Share of the width of a whole image that an image shows, see `random_camera`.
+        per_street: Number of images of each street.
 
     Raises:
-        SourceError: The count, size, seed or window is out of range.
+        SourceError: The count, size, seed, window or number of images of a street is out of range.
         DependencyError: Open3D or a system library that it loads is missing.
     """
 
     license = "Apache-2.0"
     classes = STREET
 
-    def __init__(self, count: int, width: int = 640, height: int = 192, seed: int = 0, window: float = 1.0) -> None:
-        if count < 1 or width < 8 or height < 8 or seed < 0 or not 0 < window <= 1:
+    def __init__(
+        self,
+        count: int,
+        width: int = 640,
+        height: int = 192,
+        seed: int = 0,
+        window: float = 1.0,
+        per_street: int = IMAGES_PER_STREET,
+    ) -> None:
+        if count < 1 or width < 8 or height < 8 or seed < 0 or not 0 < window <= 1 or per_street < 1:
             raise SourceError(
-                f"synthetic scenes: {count} images of {width}x{height}, seed {seed}, window {window:g}: needs at least 1 "
-                "image of 8x8, a seed of 0 or more and a window above 0 and up to 1"
+                f"synthetic scenes: {count} images of {width}x{height}, {per_street} per street, seed {seed}, window "
+                f"{window:g}: needs at least 1 image of 8x8, 1 per street, a seed of 0 or more, a window above 0 and up to 1"
             )
         require_open3d()
         self.name = f"scenes-{seed}-{width}x{height}" + ("" if window == 1 else f"-window-{window:g}")
-        self.width, self.height, self.seed, self.window = width, height, seed, window
+        if per_street != IMAGES_PER_STREET:
+            self.name += f"-{per_street}-per-street"
+        self.width, self.height, self.seed, self.window, self.per_street = width, height, seed, window, per_street
         self._count = count
         self._library = Library(seed)
         self._textures = Textures(np.random.default_rng([seed, 2]))
@@ -124,7 +135,7 @@ class SyntheticScenes:
         """
         if not 0 <= index < self._count:
             raise IndexError(f"{self.name}: no image {index} of {self._count}")
-        plan, caster = self._load_street(index // IMAGES_PER_STREET)
+        plan, caster = self._load_street(index // self.per_street)
         attempt = 0
         while True:
             rng = np.random.default_rng([self.seed, 4, index, attempt])

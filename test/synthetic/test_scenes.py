@@ -227,6 +227,13 @@ def test_library_shapes_do_not_depend_on_the_order_of_requests() -> None:
     assert one.pick("car", np.random.default_rng(7)) is a
 
 
+def test_street_of_one_image_is_the_same_as_one_of_several(views: list[tuple[View, Sample]]) -> None:
+    """Its first view is the same too, under another name."""
+    single = SyntheticScenes(1000, *SIZE, seed=0, per_street=1).sample(0)
+    assert single.frame.image.tobytes() == views[0][1].frame.image.tobytes()
+    assert single.name != views[0][1].name
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -235,6 +242,7 @@ def test_library_shapes_do_not_depend_on_the_order_of_requests() -> None:
         {"count": 1, "seed": -1},
         {"count": 1, "window": 0.0},
         {"count": 1, "window": 1.5},
+        {"count": 1, "per_street": 0},
     ],
 )
 def test_arguments_out_of_range_are_rejected(arguments: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class NumberedScenes:
     """Scenes whose images contain their index."""
 
-    name, license = "numbers", "none"
+    name, license, per_street = "numbers", "none", 10
 
     def __init__(self, count: int) -> None:
         self.keys = [f"n{i:02d}" for i in range(count)]
