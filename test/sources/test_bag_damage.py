@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import importlib
+import re
 import shutil
 import struct
 import sys
@@ -76,14 +77,26 @@ class TestDamage:
         assert 3 <= len(frames) < 8
         assert_drive(frames, len(frames), (300, 400))
 
-    def test_missing_or_invalid_metadata_is_refused(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("text", "fault"),
+        [
+            ("", "does not list the files"),
+            ("[1, 2", "is invalid (ParserError: "),
+            ("rosbag2_bagfile_information: {version: 5}", "does not list the files"),
+            ("rosbag2_bagfile_information: {relative_file_paths: []}", "lists no files"),
+            ("rosbag2_bagfile_information: {relative_file_paths: [gone.db3]}", "lists gone.db3, which is missing"),
+        ],
+    )
+    def test_metadata_that_does_not_match_is_ignored(self, tmp_path, caplog, text, fault):
+        """The power failed while it was written, or a file was renamed."""
         bag = write_bag(tmp_path / "bag", "db3", drive("db3"))
-        metadata = bag / "metadata.yaml"
-        whole = metadata.read_text()
-        for text in ("", "[1, 2", "rosbag2_bagfile_information: {version: 5}", whole.replace("bag.db3", "gone.db3")):
-            metadata.write_text(text)
-            with pytest.raises(SourceError, match=r"bag .*bag cannot be read: "):
-                open_source(bag)
+        (bag / "metadata.yaml").write_text(text)
+        assert_drive(list(open_source(bag)))
+        assert f"bag: metadata.yaml {fault}" in caplog.text
+        assert caplog.text.rstrip().endswith("; reading bag.db3")
+        (bag / "bag.db3").unlink()
+        with pytest.raises(SourceError, match=re.escape(f"there is no bag in the folder, and metadata.yaml {fault}")):
+            open_source(bag)
 
     def test_random_damage_raises_source_error_only(self, tmp_path):
         rng = np.random.default_rng(0)
@@ -148,17 +161,43 @@ def pack(data: bytes, compression: str) -> bytes:
     return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd").compress(data)
 
 
-def test_split_bag_is_read_past_a_damaged_file(tmp_path):
-    """The last of several files is truncated."""
+@pytest.fixture
+def split_bag(tmp_path):
+    """A bag of two files with the halves of a drive."""
     whole = list(drive("mcap", 8, (300, 400)))
-    first = write_bag(tmp_path / "bag", "mcap", whole[:8])
+    bag = write_bag(tmp_path / "bag", "mcap", whole[:8])
     second = write_bag(tmp_path / "more", "mcap", whole[8:])
-    shutil.move(first / "bag.mcap", first / "bag_0.mcap")
-    content = (second / "more.mcap").read_bytes()
-    (first / "bag_1.mcap").write_bytes(content[: int(len(content) * 0.6)])
-    metadata = (first / "metadata.yaml").read_text().replace("- bag.mcap", "- bag_0.mcap\n  - bag_1.mcap")
-    (first / "metadata.yaml").write_text(metadata)
+    shutil.move(bag / "bag.mcap", bag / "bag_0.mcap")
+    shutil.move(second / "more.mcap", bag / "bag_1.mcap")
+    metadata = (bag / "metadata.yaml").read_text().replace("- bag.mcap", "- bag_0.mcap\n  - bag_1.mcap")
+    (bag / "metadata.yaml").write_text(metadata)
+    return bag
+
+
+def test_split_bag_is_read_past_a_damaged_file(split_bag):
+    """The last of several files is truncated."""
+    content = (split_bag / "bag_1.mcap").read_bytes()
+    (split_bag / "bag_1.mcap").write_bytes(content[: int(len(content) * 0.6)])
     frames = []
     with pytest.raises(SourceError, match=r"bag_1\.mcap is damaged"):
-        read_until_error(open_source(first), frames)
+        read_until_error(open_source(split_bag), frames)
     assert_drive(frames, 6, (300, 400))
+
+
+def test_split_bag_is_read_without_a_missing_file(split_bag):
+    """Not all files were copied."""
+    (split_bag / "bag_1.mcap").unlink()
+    frames = []
+    with pytest.raises(
+        SourceError, match=r"bag_1\.mcap cannot be read: No such file or directory; the readable files were read"
+    ):
+        read_until_error(open_source(split_bag), frames)
+    assert_drive(frames, 4, (300, 400))
+
+
+def test_file_that_metadata_does_not_list_is_named(split_bag, caplog):
+    """A recorder that was killed had listed the earlier files only."""
+    metadata = split_bag / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("  - bag_1.mcap\n", ""))
+    assert_drive(list(open_source(split_bag)), 4, (300, 400))
+    assert "bag: not reading bag_1.mcap, which metadata.yaml does not list" in caplog.text

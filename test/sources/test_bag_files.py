@@ -74,7 +74,7 @@ class TestFolders:
         self.split(tmp_path / "bag", "db3", ("x_0.db3", "x_1.db3"))
         (tmp_path / "bag" / "x_0.db3").write_bytes(b"")
         frames = []
-        with pytest.raises(SourceError, match=r"x_0\.db3 is damaged: it is empty \(0 bytes\)"):
+        with pytest.raises(SourceError, match=r"x_0\.db3 cannot be read: it is empty \(0 bytes\); the readable files"):
             read_until_error(open_source(tmp_path / "bag"), frames)
         assert [frame.stamp_ns for frame in frames] == [START_NS + 2 * STEP_NS, START_NS + 3 * STEP_NS]
 

@@ -97,7 +97,11 @@ class Bag:
                     if message.type == self.topics[message.topic].type:
                         yield message
             except (DamageError, OSError) as error:
-                damage = damage or f"bag {file.path} is damaged: {_reason(error)}; the messages before the damage were read"
+                if isinstance(file, _UnreadableFile):
+                    fault = f"bag {file.path} cannot be read: {file.reason}; the readable files were read"
+                else:
+                    fault = f"bag {file.path} is damaged: {_reason(error)}; the messages before the damage were read"
+                damage = damage or fault
         if damage:
             raise SourceError(damage)
 
@@ -119,7 +123,7 @@ def open_bag(path: Path) -> Bag:
     """Open a ROS 1 bag, a ROS 2 bag folder, or one file of it; the content decides, not the name.
 
     A truncated ROS 1 bag or .mcap is read up to the damage, with a warning. A folder without metadata.yaml, which the recorder
-    writes last, is read in the order of its numbered files, with a warning.
+    writes last, or with one that does not match, is read in the order of its numbered files, with a warning.
 
     Raises:
         SourceError: The path is not a bag, or nothing in it can be read.
@@ -147,40 +151,46 @@ def _reason(error: Exception) -> str:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """Return the files of a bag folder in order of time."""
-    metadata = folder / METADATA
-    if not metadata.is_file():
-        files = bag_files(folder)
-        logger.warning("%s: %s is missing; reading %s", folder.name, METADATA, ", ".join(file.name for file in files))
-        return files
+    """Return the files of a bag folder in order of time: those that metadata.yaml lists, even if some of them are missing.
+
+    If that is no help, because it was not written completely or all files were renamed, they are the numbered files of the
+    folder, NAME_0.mcap, NAME_1.mcap, or the only file.
+
+    Raises:
+        DamageError: There is no file, or they are several bags.
+    """
+    found = sorted(filter(is_bag_file, folder.iterdir()), key=natural_key)
+    names, fault = _listed_files(folder / METADATA)
+    if not fault and not any((folder / name).is_file() for name in names):
+        fault = f"{METADATA} lists {names[0]}, which is missing" if names else f"{METADATA} lists no files"
+    if not fault:
+        if unlisted := [file.name for file in found if file.name not in names]:
+            logger.warning("%s: not reading %s, which %s does not list", folder.name, ", ".join(unlisted), METADATA)
+        return [folder / name for name in names]
+    if not found:
+        raise DamageError(f"there is no bag in the folder, and {fault}")
+    numbered = [re.fullmatch(r"(.*)_([0-9]+)", file.name.partition(".")[0]) for file in found]
+    numbers = [(match[1], int(match[2])) for match in numbered if match]
+    if len(found) > 1 and numbers != [(numbers[0][0] if numbers else "", i) for i in range(len(found))]:
+        raise DamageError(f"{fault}; give one of the files: {', '.join(file.name for file in found[:5])}")
+    logger.warning("%s: %s; reading %s", folder.name, fault, ", ".join(file.name for file in found))
+    return found
+
+
+def _listed_files(metadata: Path) -> tuple[list[str], str]:
+    """Return the names of the files that metadata.yaml lists, and why it cannot be read; empty if it can."""
     try:
         with metadata.open("rb") as stream:
             document = yaml.safe_load(stream.read(MAX_METADATA_BYTES))
-        names = [PurePosixPath(name).name for name in document["rosbag2_bagfile_information"]["relative_file_paths"]]
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamageError(f"{METADATA} is invalid ({type(error).__name__}: {one_line(error)})") from error
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing or not names:
-        raise DamageError(f"{METADATA} lists no files" if not names else f"{missing[0]} is missing, which {METADATA} lists")
-    return [folder / name for name in names]
-
-
-def bag_files(folder: Path) -> list[Path]:
-    """Return the files of a ROS 2 bag folder without metadata.yaml in order of time.
-
-    A recorder numbers the files of a bag: NAME_0.mcap, NAME_1.mcap.
-
-    Raises:
-        DamageError: There is none, or they are several bags.
-    """
-    files = sorted(filter(is_bag_file, folder.iterdir()), key=natural_key)
-    if not files:
-        raise DamageError(f"there is no bag in the folder, and no {METADATA}")
-    numbered = [re.fullmatch(r"(.*)_([0-9]+)", file.name.partition(".")[0]) for file in files]
-    names = [(match[1], int(match[2])) for match in numbered if match]
-    if len(files) > 1 and names != [(names[0][0] if names else "", i) for i in range(len(files))]:
-        raise DamageError(f"{METADATA} is missing; give one of the files: {', '.join(file.name for file in files[:5])}")
-    return files
+        return [PurePosixPath(name).name for name in document["rosbag2_bagfile_information"]["relative_file_paths"]], ""
+    except FileNotFoundError:
+        return [], f"{METADATA} is missing"
+    except OSError as error:
+        return [], f"{METADATA} cannot be read ({_reason(error)})"
+    except (KeyError, TypeError):
+        return [], f"{METADATA} does not list the files"
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return [], f"{METADATA} is invalid ({type(error).__name__}: {one_line(error)})"
 
 
 def _open_file(path: Path) -> BagFile:
