@@ -16,8 +16,9 @@ from rclpy.validate_namespace import validate_namespace
 from rclpy.validate_node_name import validate_node_name
 from rclpy.validate_topic_name import validate_topic_name
 
-from mtl_perception.errors import ConfigError, PerceptionError, one_line
+from mtl_perception.errors import ConfigError, PerceptionError, one_line, truncated_repr
 from mtl_perception.resources import share_file
+from mtl_perception.ros.overrides import find_file_fault
 
 # Profiles are read from a file named by an environment variable, or from a file in the working directory. Fast DDS 2 (Humble to
 # Jazzy) uses the old names. Fast DDS 3 (Kilted and newer) uses the new names, and also reads the old variable, with a warning.
@@ -49,19 +50,28 @@ def initialize(arguments: list[str]) -> None:
         PerceptionError: The folder of ROS's log files cannot be created.
     """
     configure_middleware()
-    domain = os.environ.get("ROS_DOMAIN_ID", "")
-    if domain.isdecimal() and int(domain) > LAST_DOMAIN and "zenoh" not in os.environ.get("RMW_IMPLEMENTATION", ""):
-        # Fast DDS ends the process instead of returning an error.
+    domain, peers = (os.environ.get(name, "") for name in ("ROS_DOMAIN_ID", "ROS_STATIC_PEERS"))
+    number = int(domain) if domain.strip().isdecimal() else -1
+    # Fast DDS ends the process instead of returning an error; rcl takes -1 for the default domain.
+    if domain and not 0 <= number <= LAST_DOMAIN and "zenoh" not in os.environ.get("RMW_IMPLEMENTATION", ""):
         raise ConfigError(
-            f"ROS_DOMAIN_ID {domain} is above {LAST_DOMAIN}, the highest with port numbers in DDS; set a lower one"
+            f"ROS_DOMAIN_ID {truncated_repr(domain)} is not an integer from 0 to {LAST_DOMAIN}, the highest with port numbers "
+            "in DDS; set another one"
         )
+    if re.search(r"[\s,]", peers.strip()):
+        raise ConfigError(f"ROS_STATIC_PEERS {truncated_repr(peers)} has a comma or a space; separate addresses by semicolons")
     try:
         rclpy.init(args=arguments)
     except Exception as error:  # Invalid arguments and files raise various private exceptions.
         if re.search("Failed to (get logging|create log) directory", str(error)):
             raise PerceptionError(f"ROS cannot write its log files: {_log_folder_fault()}") from error
-        reason = _name_fault(arguments) or " ".join(str(error).split())
+        reason = _name_fault(arguments) or find_file_fault(arguments) or without_source(error)
         raise ConfigError(f"invalid ROS arguments {' '.join(arguments[1:])}: {reason}") from error
+
+
+def without_source(error: Exception) -> str:
+    """Return the message of an error of rcl on one line, without the places in its source code."""
+    return " ".join(re.sub(r", at \S+:\d+", "", str(error)).split())
 
 
 def _name_fault(arguments: list[str]) -> str:

@@ -49,7 +49,7 @@ class PerceptionNode(LifecycleNode):
     """
 
     def __init__(self, arguments: Sequence[str] = (), **options: Any) -> None:
-        with parameters.type_errors():
+        with parameters.creation_errors():
             super().__init__(NODE_NAME, **options)
         answer_invalid_transitions(self)
         own_arguments = [*arguments, "--", *(options.get("cli_args") or ())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from mtl_perception import config
-from mtl_perception.errors import ConfigError, one_line, truncated_repr
+from mtl_perception.errors import ConfigError, PerceptionError, one_line, truncated_repr
 from mtl_perception.ros.compat import parameter_override_names
+from mtl_perception.ros.environment import without_source
 from mtl_perception.ros.overrides import Override, find_overrides
 
 RCLPY_NAMES = ("use_sim_time", "start_type_description_service")
@@ -65,6 +67,21 @@ def declare(node: Node, arguments: Sequence[str] = (), given: Iterable[RosParame
             raise ConfigError(f"{place}parameter {row.name}: {one_line(error)}") from error
     check_names(node, overrides)
     return read(node)
+
+
+@contextmanager
+def creation_errors() -> Iterator[None]:
+    """Convert rclpy's errors while a node is created to errors of this package with the reason on one line."""
+    try:
+        # rclpy also warns that it cannot finalize what it did not create.
+        with type_errors(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
+    except PerceptionError:
+        raise
+    except Exception as error:  # Most classes are private to rclpy.
+        reason = without_source(error).removeprefix("error creating node: ")
+        raise PerceptionError(f"ROS cannot create the node: {reason}") from error
 
 
 @contextmanager

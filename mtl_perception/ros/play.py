@@ -23,7 +23,7 @@ from mtl_perception.messages.topics import CAMERA_INFO, IMAGE
 from mtl_perception.progress import progress_bar
 from mtl_perception.ros.convert import to_message
 from mtl_perception.ros.environment import initialize
-from mtl_perception.ros.parameters import type_errors
+from mtl_perception.ros.parameters import creation_errors
 from mtl_perception.ros.qos import keep_last
 from mtl_perception.ros.signals import Answer, StopSignals
 from mtl_perception.ros.static_transforms import publish_static_transforms
@@ -152,7 +152,7 @@ class Player:
     """
 
     def __init__(self, clock: bool, restamp: bool, transforms: Iterable[StaticTransform]) -> None:
-        with type_errors():
+        with creation_errors():
             self._node = rclpy.create_node("player")
         self._images = self._node.create_publisher(Image, "image", keep_last(5, reliable=True))
         self._infos = self._node.create_publisher(CameraInfo, "camera_info", keep_last(5, reliable=True))

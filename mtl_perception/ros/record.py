@@ -17,7 +17,7 @@ from rclpy.qos import DurabilityPolicy
 from mtl_perception.errors import SourceError
 from mtl_perception.messages.topics import NODE_NAME, OUTPUT_TOPICS
 from mtl_perception.ros.environment import initialize
-from mtl_perception.ros.parameters import type_errors
+from mtl_perception.ros.parameters import creation_errors
 from mtl_perception.ros.qos import matching_profile
 from mtl_perception.ros.signals import Answer, StopSignals
 from mtl_perception.sources.bag.writer import BagWriter
@@ -88,7 +88,7 @@ class Recorder:
         self._earlier: dict[str, tuple[str, list[bytes]]] = {}
         self._topics = tuple(topics)
         self._subscribed: set[str] = set()
-        with type_errors():
+        with creation_errors():
             self.node = rclpy.create_node("recorder")
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         self.node.create_timer(DISCOVERY_PERIOD, self._discover, clock=clock)

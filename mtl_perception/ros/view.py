@@ -17,7 +17,7 @@ from mtl_perception.messages.decode_outputs import LABEL_INFO, OUTPUT_DECODERS, 
 from mtl_perception.messages.topics import OUTPUT_TOPICS
 from mtl_perception.ros.convert import MESSAGE_TYPES
 from mtl_perception.ros.environment import initialize
-from mtl_perception.ros.parameters import type_errors
+from mtl_perception.ros.parameters import creation_errors
 from mtl_perception.ros.subscriptions import MATCH_PERIOD, MatchedSubscription
 from mtl_perception.visualization.rerun import RerunLog
 
@@ -41,7 +41,7 @@ def watch(log: RerunLog, node: str, arguments: list[str], is_closed: Callable[[]
     """
     initialize([sys.argv[0], *arguments])
     try:
-        with type_errors():
+        with creation_errors():
             viewer = rclpy.create_node("viewer")
         subscriptions = [
             MatchedSubscription(

@@ -162,7 +162,9 @@ def resolve(path_or_name: str | Path, encoder: bool = False) -> Path:
             f"weights {text!r} cannot be read: the path is {kind}; give a weights file, or one of {', '.join(names)}"
         )
     if os.sep in text or path.suffix:
-        raise WeightsError(f"no such weights file: {text} (available names: {', '.join(names)})")
+        # Relative to the working directory, also in a parameter file of another folder.
+        place = "" if path.is_absolute() else f" in {os.getcwd()}"
+        raise WeightsError(f"no such weights file: {text}{place} (available names: {', '.join(names)})")
     raise unknown_name(text, names)
 
 

@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +19,10 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 from support.commands import Done, run_forked
 
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.ros import environment
 from mtl_perception.ros.environment import configure_middleware
+from mtl_perception.ros.parameters import creation_errors
 from mtl_perception.ros.rviz import without_opencv_plugins
 
 OLD, NEW = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
@@ -209,11 +211,44 @@ def test_log_folder_that_cannot_be_created_is_named(without_log_folder, command:
     assert not (folder / "out.mcap").exists()
 
 
-def test_domain_without_port_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fast DDS would end the process with an error about ports."""
+@pytest.mark.parametrize(
+    ("variable", "value", "fault"),
+    [
+        (
+            "ROS_DOMAIN_ID",
+            "233",
+            "'233' is not an integer from 0 to 232, the highest with port numbers in DDS; set another one",
+        ),
+        ("ROS_DOMAIN_ID", "-1", "'-1' is not an integer from 0 to 232, the highest with port numbers in DDS; set another one"),
+        (
+            "ROS_DOMAIN_ID",
+            "robot",
+            "'robot' is not an integer from 0 to 232, the highest with port numbers in DDS; set another one",
+        ),
+        (
+            "ROS_STATIC_PEERS",
+            "10.0.0.5 10.0.0.6",
+            "'10.0.0.5 10.0.0.6' has a comma or a space; separate addresses by semicolons",
+        ),
+        ("ROS_STATIC_PEERS", "nuc,pc", "'nuc,pc' has a comma or a space; separate addresses by semicolons"),
+    ],
+)
+def test_invalid_setting_of_discovery_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, fault: str
+) -> None:
+    """Fast DDS would end the process with an error about ports, or refuse to create a node."""
     monkeypatch.setattr(environment.rclpy, "init", lambda args: pytest.fail("rclpy is initialized"))
     monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
-    monkeypatch.setenv("ROS_DOMAIN_ID", "233")
+    monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError) as caught:
         environment.initialize(["node"])
-    assert str(caught.value) == "ROS_DOMAIN_ID 233 is above 232, the highest with port numbers in DDS; set a lower one"
+    assert str(caught.value) == f"{variable} {fault}"
+
+
+def test_error_of_rcl_while_a_node_is_created_is_stated_on_one_line() -> None:
+    with pytest.raises(PerceptionError) as caught, creation_errors():
+        warnings.warn("Failed to fini rosout publisher: rcl node implementation is invalid", RuntimeWarning, stacklevel=1)
+        raise RuntimeError(
+            "error creating node: Unable to resolve peer nuc , at /src/participant.cpp:234, at /src/rcl/node.c:252"
+        )
+    assert str(caught.value) == "ROS cannot create the node: Unable to resolve peer nuc"

@@ -269,7 +269,10 @@ INVALID = {
     "names": (["-p", "cameras:=[front, front]"], "'front' occurs 2 times"),
     "one name": (["-p", "cameras:=front,left"], "write a list, as in -p NAME:='[a, b]'"),
     "integer": (["-p", "cpu_threads:=many"], "cpu_threads"),
-    "no file": (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
+    "no file": (["--params-file", "/nowhere.yaml"], "/nowhere.yaml: No such file or directory"),
+    "home": (["--params-file", "~/my.yaml"], "~/my.yaml: No such file or directory; give the whole path, because ROS does not"),
+    "folder": (["--params-file", "/"], "/: Is a directory"),
+    "tab": (["--params-file", "tab.yaml"], 'found character that cannot start any token in "tab.yaml", line 2, column 1'),
     "no value": (["-p", "max_depth"], "max_depth"),
     "relative namespace": (["-r", "__ns:=robot"], "__ns:=robot: Invalid namespace: namespace must be absolute"),
     "node name": (["-r", "__node:=a-b"], "__node:=a-b: Invalid node name: node name must not contain characters other than"),
@@ -286,7 +289,9 @@ INVALID = {
 def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
     """How the node ends with each of INVALID."""
     commands = [(["node", "--ros-args", *arguments], {}) for arguments, _ in INVALID.values()]
-    done = run_forked(commands, tmp_path_factory.mktemp("commands"), ["mtl_perception.ros.main", "mtl_perception.ros.node"])
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "tab.yaml").write_text("mtl_perception:\n\tros__parameters:\n")
+    done = run_forked(commands, folder, ["mtl_perception.ros.main", "mtl_perception.ros.node"])
     return dict(zip(INVALID, done, strict=True))
 
 
