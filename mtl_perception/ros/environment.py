@@ -160,3 +160,14 @@ def describe_discovery(node: Node) -> str:
     settings = [f"{name}={one_line(os.environ[name])}" for name in DISCOVERY_VARIABLES if os.environ.get(name)]
     settings.insert(0, f"ROS_DOMAIN_ID={node.context.get_domain_id()}")
     return f"; no other node is visible here with {', '.join(settings)}, which may differ where the camera runs"
+
+
+def describe_namesakes(node: Node) -> str:
+    """Describe that other nodes have the full name of this one; empty if none has."""
+    count = node.get_node_names_and_namespaces().count((node.get_name(), node.get_namespace()))
+    if count < 2:
+        return ""
+    return (
+        f"{count} nodes are named {node.get_fully_qualified_name()}: their outputs, parameters and services are mixed; stop "
+        "the others, or start this one with -r __node:=NAME or -r __ns:=/NAMESPACE (one that was killed is visible for 20 s)"
+    )

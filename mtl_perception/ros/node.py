@@ -20,6 +20,7 @@ from mtl_perception.ros.bond import Bond
 from mtl_perception.ros.camera import Camera
 from mtl_perception.ros.compat import answer_invalid_transitions, destroy_state_machine
 from mtl_perception.ros.diagnostics import DiagnosticsPublisher
+from mtl_perception.ros.environment import describe_namesakes
 from mtl_perception.runtime.session import Session
 from mtl_perception.runtime.snapshots import CameraSnapshot, Snapshot
 from mtl_perception.runtime.worker import Worker
@@ -154,7 +155,11 @@ class PerceptionNode(LifecycleNode):
         else:
             cameras = [camera.snapshot(config) for camera in session.cameras]
         network = None if session is None else session.network_snapshot()
-        return Snapshot(self.state_name, self.failure, config.image_timeout, config.input_rectified, cameras, network)
+        if namesakes := describe_namesakes(self):
+            self.get_logger().warning(namesakes, once=True)
+        return Snapshot(
+            self.state_name, self.failure, config.image_timeout, config.input_rectified, cameras, network, namesakes
+        )
 
     def _configure(self) -> None:
         started = time.monotonic()

@@ -198,15 +198,16 @@ def _topic_findings(source: InputSnapshot) -> list[Finding]:
 
 def _network(snapshot: Snapshot) -> Status:
     network, state = snapshot.network, {"state": snapshot.state}
+    findings = [Finding(Level.WARN, "namesakes", snapshot.namesakes)] if snapshot.namesakes else []
     if snapshot.failure:
-        return Status("network", [Finding(Level.ERROR, snapshot.failure, snapshot.failure)], "", lambda: state)
+        return Status("network", [Finding(Level.ERROR, snapshot.failure, snapshot.failure), *findings], "", lambda: state)
     if network is None:
-        return Status("network", [], snapshot.state, lambda: state)
+        return Status("network", findings, snapshot.state, lambda: state)
     if network.trouble:
-        findings = [Finding(Level.ERROR, "device", network.trouble)]
-    else:
+        findings.append(Finding(Level.ERROR, "device", network.trouble))
+    elif network.notes:
         text = "; ".join((network.summary, *network.notes))
-        findings = [Finding(Level.WARN, text, text)] if network.notes else []
+        findings.append(Finding(Level.WARN, text, text))
     return Status("network", findings, network.summary, lambda: network.values)
 
 

@@ -92,6 +92,7 @@ class Snapshot:
         input_rectified: Parameter.
         cameras: All cameras.
         network: None while the node is unconfigured.
+        namesakes: Description of other nodes with the name of this one; empty if there are none.
     """
 
     state: str
@@ -100,3 +101,4 @@ class Snapshot:
     input_rectified: bool
     cameras: Sequence[CameraSnapshot]
     network: NetworkSnapshot | None
+    namesakes: str = ""

@@ -67,6 +67,16 @@ def test_two_image_publishers_are_reported(feed: Feed, other: Client, pipeline: 
     feed.wait_for_status("camera", OK, "using camera_info")
 
 
+def test_other_node_of_the_same_name_is_reported(feed: Feed, client: Client) -> None:
+    namesake = Client("mtl_perception")
+    message = feed.wait_for_status("network", WARN, "2 nodes are named /mtl_perception").message
+    assert (
+        "their outputs, parameters and services are mixed; stop the others, or start this one with -r __node:=NAME" in message
+    )
+    namesake.close()
+    feed.wait_for_status("network", OK, "random on cpu")
+
+
 def test_two_camera_info_publishers_are_reported(feed: Feed, other: Client, pipeline: Pipeline) -> None:
     second = Camera(other, info="/camera_info", outputs={})
     second.publish_info(camera_info(WIDTH, HEIGHT, k=[0.0] * 9, p=[0.0] * 12))
