@@ -64,7 +64,7 @@ class Camera:
         self._on_image: Callable[[Any], None] | None = None
         self._node = node
         self._publishers: dict[str, Any] = {}
-        # Outputs that had a subscriber when the latest image arrived, and since when others have one.
+        # Outputs that had a subscriber when the latest image of a latched topic arrived, and since when others have one.
         self._served: frozenset[str] = frozenset()
         self._late_since: float | None = None
         self._history = History()
@@ -177,7 +177,8 @@ class Camera:
 
     def _receive(self, message: Any) -> None:
         if self._on_image is not None:
-            self._served = frozenset(output.name for output in self.subscribed_outputs())
+            if self.subscriptions is not None and self.subscriptions.image.is_latched:
+                self._served = frozenset(output.name for output in self.subscribed_outputs())
             self._on_image(message)
             # After the hand-over, so that it does not delay the image.
             self.monitor.observe(self._arrival(message))
