@@ -18,6 +18,8 @@ from mtl_perception.errors import ConfigError, did_you_mean, one_line, truncated
 T = TypeVar("T")
 PATH = {"path": True}
 """Metadata of a dataclass field that names a file or folder, in which `~` and `${NAME}` are expanded."""
+LOCAL_PATH = {"path": True, "local": True}
+"""The same for one that is relative to the folder of the YAML file."""
 KINDS: dict[object, tuple[str, str]] = {
     str: ("text", "texts"),
     int: ("an integer", "integers"),
@@ -184,7 +186,7 @@ class YamlFields:
 def build(cls: type[T], given: YamlFields) -> T:
     """Build a dataclass from a mapping.
 
-    Values have the annotated types, and those with the metadata `PATH` are expanded.
+    Values have the annotated types, and those with the metadata `PATH` or `LOCAL_PATH` are expanded.
 
     Raises:
         ConfigError: A key is unknown or missing, or a value is invalid; also one that the dataclass refuses.
@@ -197,8 +199,10 @@ def build(cls: type[T], given: YamlFields) -> T:
         name = entry.name
         if name in given or (entry.default is MISSING and entry.default_factory is MISSING):
             values[name] = given.get(name, hints[name])
-            if entry.metadata == PATH:
+            if "path" in entry.metadata:
                 values[name] = expand_path(values[name], given.place(name))
+            if "local" in entry.metadata and values[name]:
+                values[name] = str(given.base / values[name])
     try:
         return cls(**values)
     except ConfigError as error:

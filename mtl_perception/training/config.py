@@ -8,13 +8,15 @@ from typing import Any
 from mtl_perception.errors import ConfigError, did_you_mean
 from mtl_perception.labels import CLASS_SETS
 from mtl_perception.network.description import GRIDS, KITTI_CAMERA
-from mtl_perception.yaml_fields import PATH
+from mtl_perception.yaml_fields import LOCAL_PATH, PATH
 
 TASKS = ("segmentation", "depth")
 DEPTH_LOSSES = ("log_l1", "berhu", "silog")
 BALANCES = ("fixed", "uncertainty")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEPTH_FORMS = ("meters", "log", "inverse")
+RARE_CLASSES = ("person", "cyclist", "pole", "sign")
+"""Rare classes of the class set `street`; other class sets have some of them or none."""
 MIN_CROP = 64
 """Smallest side of a crop, pixels: two cells of the coarsest feature map."""
 KITTI_FOCAL_LENGTH = KITTI_CAMERA["fx"]
@@ -35,8 +37,8 @@ class Augmentation:
         rare: Probability that a crop contains a pixel of a rare class, if the image shows one.
         rare_classes: Names of the rare classes, the rarest first.
         paste: Probability that people and cyclists of other images are pasted in, at the size that the ground plane implies.
-        style: Folder of unlabeled images whose low-frequency amplitudes are mixed into training images (`StyleMixer`); empty:
-            none.
+        style: Folder of unlabeled images whose low-frequency amplitudes are mixed into training images (`StyleMixer`),
+            relative to the configuration; empty: none.
         style_share: Probability of that.
     """
 
@@ -47,9 +49,9 @@ class Augmentation:
     color: float = 1.0
     blur: float = 0.1
     rare: float = 0.4
-    rare_classes: tuple[str, ...] = ("person", "cyclist", "pole", "sign")
+    rare_classes: tuple[str, ...] = RARE_CLASSES
     paste: float = 0.0
-    style: str = field(default="", metadata=PATH)
+    style: str = field(default="", metadata=LOCAL_PATH)
     style_share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -280,9 +282,13 @@ class TrainConfig:
         _check(min(self.task_weights) >= 0, f"task_weights {list(self.task_weights)}: give 0 or more")
         _check_choice("classes", self.classes, tuple(CLASS_SETS))
         known = CLASS_SETS[self.classes].names
-        for name, weight in self.class_weights.items():
+        rare = self.augmentation.rare_classes
+        named = {f"class_weights.{name}": name for name in self.class_weights}
+        named |= {f"augmentation.rare_classes: {name}": name for name in rare if rare != RARE_CLASSES}
+        for place, name in named.items():
             hint = did_you_mean(name, known) or f"; the classes are {', '.join(known)}"
-            _check(name in known, f"class_weights.{name}: {self.classes} has no such class{hint}")
+            _check(name in known, f"{place}: {self.classes} has no such class{hint}")
+        for name, weight in self.class_weights.items():
             _check(weight >= 0, f"class_weights.{name} {weight:g}: give 0 or more")
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("balance", self.balance, BALANCES)

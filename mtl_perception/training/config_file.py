@@ -31,7 +31,7 @@ def read_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainCo
             if not isinstance(target, dict):
                 raise ConfigError(f"{path}: {name}: {parent} is not a mapping")
         target[last] = value
-    return build(TrainConfig, YamlFields(data, str(path)))
+    return build(TrainConfig, YamlFields(data, str(path), path.parent))
 
 
 def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[Any, Any]:

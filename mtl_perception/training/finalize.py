@@ -68,12 +68,11 @@ def finalize(
     if validation and "segmentation" in config.tasks:
         images = progress_bar(spread(validation, CALIBRATION_IMAGES), desc="confidence", unit="image")
         confidence = calibrate_confidence(network, Pipeline(str(path), device, warm_up=False), _until(end, images))
-    save_weights(path, network.state_dict(), network.description)
     card: dict[str, Any] = {
         **config.card,
         "data": [f"{entry.dataset.name}: {len(entry.dataset)} images; {entry.dataset.license}" for entry in sets],
         "held_out": [f"{dataset.name}: {len(dataset)} images" for dataset in held_out],
-        "metrics": evaluate_weights(path, held_out, device, end),
+        "metrics": {},
         "depth_calibration": round(factor, 4),
         "confidence_calibration": confidence.card() if confidence else "none",
         "started_from": name_with_license(config.start) if config.start else f"encoder {config.encoder}",
@@ -83,6 +82,9 @@ def finalize(
         "machine": f"{device_name(select_device(device))}, Python {platform.python_version()}, PyTorch {torch.__version__}",
         "version": __version__,
     }
+    # A run that is killed during the evaluation leaves usable weights, with a card without metrics.
+    save_weights(path, network.state_dict(), replace(network.description, card=card))
+    card["metrics"] = evaluate_weights(path, held_out, device, end)
     network.description = replace(network.description, card=card)
     save_weights(path, network.state_dict(), network.description)
     return path

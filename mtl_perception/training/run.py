@@ -13,7 +13,7 @@ from pathlib import Path
 from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.training.config import TrainConfig
-from mtl_perception.training.data.dataset import Dataset
+from mtl_perception.training.data.dataset import Dataset, image_files
 from mtl_perception.training.data.open import open_sets, validate
 from mtl_perception.training.data.training_set import TrainingSet, open_training_sets
 from mtl_perception.training.finalize import evaluate_weights, finalize, name_with_license
@@ -109,6 +109,7 @@ class Run:
         for dataset in (*(entry.dataset for entry in sets), *validation, *held_out):
             if dataset.classes.names != class_set(self.config).names:
                 raise ConfigError(f"data set {dataset.name} has other classes than {self.config.classes!r}; give a `mapping:`")
+        _refuse_trained_images(sets, (*validation, *held_out))
         return sets, validation, held_out
 
     def _train(self, processes: Processes) -> Path | None:
@@ -156,3 +157,15 @@ class Run:
             # A resumed run repeats the evaluations after its checkpoint.
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
             part.write_text("".join([*kept, json.dumps({"step": step, **metrics}), "\n"]), encoding="utf-8")
+
+
+def _refuse_trained_images(sets: Sequence[TrainingSet], unseen: Sequence[Dataset]) -> None:
+    """Refuse validation and held-out sets with images of the training sets, whose metrics would be too good."""
+    trained = {path: entry.dataset.name for entry in sets for path in image_files(entry.dataset)}
+    for dataset in unseen:
+        shared = [path for path in image_files(dataset) if path in trained]
+        if shared:
+            raise ConfigError(
+                f"{len(shared)} of {len(dataset)} images of {dataset.name} are in the training set {trained[shared[0]]} too, "
+                f"the first is {shared[0]}; select different ones (docs/data.md, select)"
+            )

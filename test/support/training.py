@@ -101,6 +101,7 @@ def datasets_fixture() -> Any:
     def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("data")
         write_road_dataset(folder / "both", 4)
+        write_road_dataset(folder / "unseen", 4)
         write_road_dataset(folder / "labels", 2, depth=False, camera=False)
         write_road_dataset(folder / "depth", 2, labels=False)
         return folder

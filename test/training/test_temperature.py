@@ -127,7 +127,7 @@ def test_calibration_refuses_data_that_the_card_names_as_held_out(
 
 
 def test_a_run_calibrates_on_validation_data_and_evaluates_there_in_between(data: Path, tmp_path: Path) -> None:
-    sets = {name: [{"path": "both", "format": "folder", "name": name}] for name in ("validation", "held_out")}
+    sets = {name: [{"path": "unseen", "format": "folder", "name": name}] for name in ("validation", "held_out")}
     train(write_config(data, "calibrated", steps=2, evaluate=1, **sets), tmp_path)
     card = load_network(tmp_path / "tiny.safetensors").description.card
     assert card["confidence_calibration"]["data"] == ["validation"]

@@ -10,7 +10,7 @@ from support.training import datasets_fixture, write_config
 
 from mtl_perception.__main__ import main
 from mtl_perception.errors import ConfigError
-from mtl_perception.training.config import TrainConfig
+from mtl_perception.training.config import RARE_CLASSES, TrainConfig
 from mtl_perception.training.config_file import read_config
 from mtl_perception.training.loop.schedule import learning_rate
 
@@ -38,6 +38,10 @@ data = datasets_fixture()
         ({"class_weights": {"person": -2}}, "class_weights.person -2: give 0 or more"),
         ({"class_weights": {"persn": 2}}, "class_weights.persn: street has no such class; did you mean 'person'?"),
         ({"class_weights": {"bed": 2}}, "class_weights.bed: street has no such class; the classes are road, sidewalk"),
+        (
+            {"augmentation": {"rare_classes": ["persn"]}},
+            "rare_classes: persn: street has no such class; did you",
+        ),
         ({"classes": "streets"}, "classes 'streets': not one of street, kitti6, nyud40"),
     ],
 )
@@ -51,6 +55,16 @@ def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, change: dict[s
 def test_a_negative_number_of_threads_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(tmp_path / "any.yaml"), "--threads", "-2"]) == 2
     assert capsys.readouterr().err == "mtl_perception train: --threads -2 is negative; give 0 or more\n"
+
+
+def test_a_style_folder_is_relative_to_the_configuration(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "styled", augmentation={"style": "style"})
+    assert read_config(path).augmentation.style == str(tmp_path / "style")
+    assert read_config(path, {"augmentation.style": "/other"}).augmentation.style == "/other"
+
+
+def test_the_default_rare_classes_fit_every_class_set(tmp_path: Path) -> None:
+    assert read_config(write_config(tmp_path, "rooms", classes="nyud40")).augmentation.rare_classes == RARE_CLASSES
 
 
 def test_a_configuration_extends_its_base_and_is_overridden_by_the_command_line(tmp_path: Path) -> None:

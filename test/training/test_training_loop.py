@@ -176,7 +176,7 @@ def test_schedule_follows_steps_or_time_whichever_is_further(monkeypatch: pytest
 
 
 def test_time_limited_run_anneals_and_writes_its_weights(data: Path, tmp_path: Path) -> None:
-    path = write_config(data, "limited", steps=100000, epoch=100000, held_out=[{"path": "both", "format": "folder"}])
+    path = write_config(data, "limited", steps=100000, epoch=100000, held_out=[{"path": "unseen", "format": "folder"}])
     train(path, tmp_path, "--check")  # Imports are not part of the time limit.
     with single_thread():  # It trains for as long in any case.
         train(path, tmp_path, "--minutes", "0.2")
@@ -186,6 +186,18 @@ def test_time_limited_run_anneals_and_writes_its_weights(data: Path, tmp_path: P
     assert len(rows) < 1000 and float(rows[-1]["seconds"]) < 60
     card = load_network(tmp_path / "tiny.safetensors").description.card
     assert card["steps"] == len(rows)
+
+
+def test_weights_have_a_card_if_the_final_evaluation_is_interrupted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise PerceptionError("interrupted")
+
+    monkeypatch.setattr("mtl_perception.training.finalize.evaluate_weights", interrupt)
+    train(write_config(data, "interrupted", steps=1, held_out=[{"path": "unseen", "format": "folder"}]), tmp_path, code=1)
+    card = load_network(tmp_path / "tiny.safetensors").description.card
+    assert (card["steps"], card["held_out"], card["metrics"]) == (1, ["unseen: 4 images"], {})
 
 
 def test_learning_rate_ends_at_its_lowest_at_the_time_limit() -> None:

@@ -26,7 +26,7 @@ data = datasets_fixture()
 
 
 def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(data: Path, tmp_path: Path) -> None:
-    path = write_config(data, "resumed", held_out=[{"path": "both", "format": "folder"}], license="for the test", workers=1)
+    path = write_config(data, "resumed", held_out=[{"path": "unseen", "format": "folder"}], license="for the test", workers=1)
     # All runs use one thread, because the number of threads changes the order of sums.
     with single_thread():
         train(path, tmp_path / "whole")
@@ -57,8 +57,8 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(data: Path, tmp
     card = resumed.description.card
     assert resumed.description.depth_focal_length == FOCAL_LENGTH and resumed.description.license == "for the test"
     assert card["steps"] == 6 and card["seed"] == 1 and "train" in card["command"]
-    assert 0 <= card["metrics"]["both"]["segmentation"]["street"]["mIoU"] <= 1
-    assert card["metrics"]["both"]["depth"]["abs_rel"] > 0
+    assert 0 <= card["metrics"]["unseen"]["segmentation"]["street"]["mIoU"] <= 1
+    assert card["metrics"]["unseen"]["depth"]["abs_rel"] > 0
     assert len(list((tmp_path / "whole/samples").glob("*.jpg"))) == 2
 
 
@@ -156,7 +156,7 @@ def test_a_non_finite_loss_ends_the_run(data: Path, tmp_path: Path) -> None:
 
 
 def test_interim_evaluations_are_written_to_curve_jsonl(data: Path, tmp_path: Path) -> None:
-    held_out = [{"path": "both", "format": "folder", "name": "held"}]
+    held_out = [{"path": "unseen", "format": "folder", "name": "held"}]
     path = write_config(data, "curve", evaluate=2, held_out=held_out)
     # Resumed from step 3, the run repeats the evaluation of step 4.
     for arguments in ((), ("--resume", str(tmp_path / "step-0000003.checkpoint"))):

@@ -193,3 +193,11 @@ class Subset:
     def has_depth(self, index: int) -> bool:
         """Return whether a sample has depth."""
         return self.dataset.has_depth(self.indices[index])
+
+
+def image_files(dataset: Dataset) -> list[Path]:
+    """Return the resolved image files of a data set, in the order of its samples; empty for a generator or an archive."""
+    if isinstance(dataset, Subset):
+        files = image_files(dataset.dataset)
+        return [files[i] for i in dataset.indices] if files else []
+    return [item.image.resolve() for item in dataset.items] if isinstance(dataset, ImageDataset) else []
