@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mtl_perception.errors import ConfigError
+from mtl_perception.errors import ConfigError, SourceError, WeightsError, one_line
 from mtl_perception.inference.device import plain_precision
 from mtl_perception.labels import ClassSet
 from mtl_perception.pipeline import Pipeline
@@ -18,7 +21,12 @@ from mtl_perception.training.data.training_set import PseudoLabels, TrainingSet
 from mtl_perception.training.data.writer import encode_depth
 from mtl_perception.training.onnx_teacher import OnnxNetwork
 from mtl_perception.types import UNLABELED, Frame
+from mtl_perception.visualization.files import replacing
 from mtl_perception.visualization.image_files import write_image
+from mtl_perception.weights.registry import resolve, sha256
+
+RECORD = "teacher.json"
+"""File beside the pseudo-labels that states how they were made."""
 
 
 class TeacherNetworks:
@@ -118,9 +126,12 @@ def write_pseudo_labels(
 
     Raises:
         WeightsError: The weights of the teacher cannot be used.
-        ConfigError: The ONNX file cannot be used, or the labels of a network have other classes than the sets.
+        ConfigError: The ONNX file cannot be used, the labels of a network have other classes than the sets, or the files are of
+            another teacher.
         SourceError: A file cannot be read or written.
     """
+    record = _record(teacher, base)
+    _check_record(record, out)
     networks: TeacherNetworks | None = None
     completed = []
     for entry in sets:
@@ -132,6 +143,8 @@ def write_pseudo_labels(
         missing = [i for i in sorted(needed) if not all(path.is_file() for path in pseudo_labels.files(i))]
         if missing and networks is None:
             networks = TeacherNetworks(teacher, base, device, entry.dataset.classes)
+            with replacing(out / RECORD) as part:
+                part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         bar = progress_bar(missing, desc=f"teacher: {entry.dataset.name}", unit="image", disable=None if missing else True)
         for index in bar:
             assert networks is not None
@@ -142,6 +155,36 @@ def write_pseudo_labels(
             write_image(label_file, labels)
         completed.append(replace(entry, pseudo_labels=pseudo_labels))
     return completed
+
+
+def _record(teacher: Teacher, base: Path) -> dict[str, Any]:
+    """Return what determines the pseudo-labels: the options, and the SHA-256 of the networks whose files exist.
+
+    Names of files differ between machines, and a machine with all pseudo-labels may lack the networks.
+    """
+    record = {key: getattr(teacher, key) for key in ("confidence", "agreement", "far")}
+    record |= {f"onnx.{key}": value for key, value in asdict(teacher.onnx).items() if key not in ("file", "mapping")}
+    files = {"onnx.file": base / teacher.onnx.file} if teacher.onnx.file else {}
+    if teacher.weights:
+        with contextlib.suppress(WeightsError):
+            files["weights"] = resolve(teacher.weights)
+    record |= {name: f"sha256:{sha256(path)}" for name, path in files.items() if path.is_file()}
+    return dict(json.loads(json.dumps(record)))
+
+
+def _check_record(record: dict[str, Any], out: Path) -> None:
+    """Refuse a folder with the pseudo-labels of another teacher."""
+    path = out / RECORD
+    try:
+        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read: {one_line(error)}") from None
+    for name, value in known.items():
+        if name in record and record[name] != value:
+            raise ConfigError(
+                f"{out} has the pseudo-labels of a teacher with {name} {value}, not {record[name]}; delete the folder, or set "
+                "another teacher.folder"
+            )
 
 
 def _is_incomplete(entry: TrainingSet, index: int, tasks: Collection[str]) -> bool:

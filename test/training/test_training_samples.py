@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +136,20 @@ def test_the_error_of_an_invalid_set_names_its_number(tmp_path: Path) -> None:
             run.check()
 
 
+def test_held_out_images_that_are_trained_on_are_refused(tmp_path: Path) -> None:
+    write_road_dataset(tmp_path / "all", 4)
+    (tmp_path / "two.txt").write_text("001\n003\n")
+    some, others = ({"path": "all", "name": f"set {i}", "select": {"list": "two.txt", "invert": bool(i)}} for i in (0, 1))
+    for sets, held_out, fault in (
+        (({"path": "all"},), (some,), "2 of 2 images of set 0 are in the training set all too, the first is .*001.png; select"),
+        ((some,), ({"path": "all"},), "2 of 4 images of all are in the training set set 0 too"),
+        ((some,), (others,), ""),
+    ):
+        run = Run(TrainConfig("run", sets=sets, held_out=held_out), tmp_path, tmp_path / "out")
+        with pytest.raises(ConfigError, match=fault) if fault else contextlib.nullcontext():
+            run.check()
+
+
 def test_pasted_people_stand_on_the_ground_with_a_plausible_height_and_depth(data: Path) -> None:
     sets = open_training_sets([{"path": "both", "format": "folder"}], data)
     paster = Paster(sets, STREET)
@@ -186,6 +202,22 @@ def test_pseudo_labels_only_fill_pixels_without_ground_truth() -> None:
     assert np.array_equal(whole.labels, sample.labels) and not whole.pseudo.any()
     without = merge(Sample(sample.frame, None, sample.depth), *pseudo, sparse=False)
     assert (without.labels == PERSON).all() and (without.pseudo == PSEUDO_LABELS).all()
+
+
+def test_pseudo_labels_of_another_teacher_are_refused(data: Path, tmp_path: Path, weights_file: Path) -> None:
+    [entry] = open_training_sets([{"path": "labels", "format": "folder"}], data)
+    weights = tmp_path / "teacher.safetensors"
+    shutil.copy(weights_file, weights)
+    teacher, folder = Teacher(weights=str(weights)), tmp_path / "pseudo"
+    write_pseudo_labels([entry], teacher, folder, "cpu")
+    with pytest.raises(ConfigError, match=r"pseudo has the pseudo-labels of a teacher with confidence 0\.7, not 0\.5; delete"):
+        write_pseudo_labels([entry], replace(teacher, confidence=0.5), folder, "cpu")
+    weights.write_bytes(b"retrained")
+    with pytest.raises(ConfigError, match=r"of a teacher with weights sha256:[0-9a-f]{64}, not "):
+        write_pseudo_labels([entry], teacher, folder, "cpu")
+    weights.unlink()
+    [complete] = write_pseudo_labels([entry], teacher, folder, "cpu")
+    assert complete.pseudo_labels.load(1, SHAPE)[0].shape == SHAPE, "a machine without the teacher"
 
 
 def test_pseudo_labels_are_written_once_and_only_where_missing(data: Path, tmp_path: Path, weights_file: Path) -> None:
