@@ -1,4 +1,4 @@
-"""`mtl_perception weights list | fetch | info | convert | calibrate`."""
+"""`mtl_perception weights list | fetch | info | convert | average | calibrate`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from mtl_perception.network.certificate import REFERENCE
 from mtl_perception.network.description import Description
 from mtl_perception.network.digest import certified_losses
 from mtl_perception.network.model import MultiTaskRefineNet
+from mtl_perception.weights.average import average_weights
 from mtl_perception.weights.download import URL_VARIABLE, fetch
 from mtl_perception.weights.files import build_network, load_network, read_description, read_weights, save_weights
 from mtl_perception.weights.registry import (
@@ -113,6 +114,16 @@ def convert_weights(args: argparse.Namespace) -> None:
     print(f"{out}: {description.name}, {out.stat().st_size / 1e6:.1f} MB, {'float16' if args.half else 'float32'}, verified")
 
 
+def average(args: argparse.Namespace) -> None:
+    """Write the mean of the parameters of several files, in the widest of their types."""
+    sources, out = [resolve(name) for name in args.weights], output_file(Path(args.out), args.force)
+    if len(sources) < 2:
+        raise ConfigError("one file has no average; give two or more")
+    state, description = average_weights(sources, args.shares)
+    save_weights(out, state, description, half=False)
+    print(f"{out}: average of {len(sources)} files, without metrics, int8 table and certificates")
+
+
 def calibrate_weights(args: argparse.Namespace) -> None:
     """Write weights whose confidence is calibrated on validation data.
 
@@ -167,6 +178,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
+def _add_average(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", nargs="+", metavar="FILE_OR_NAME", help="weights that were trained from one another")
+    parser.add_argument("--out", required=True, metavar="OUT", help="safetensors file to write")
+    parser.add_argument("--shares", nargs="+", type=float, default=[], metavar="S", help="share of each (default: equal)")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="FILE_OR_NAME", help="weights file, or a name listed by `weights list`")
     parser.add_argument("out", metavar="OUT", help="safetensors file to write")
@@ -193,6 +211,7 @@ ACTIONS = {
     "fetch": (fetch_weights, _add_names, "download published weights into the cache and verify them"),
     "info": (show_info, _add_info, "show the description and license of a weights file"),
     "convert": (convert_weights, _add_convert, "write weights as a safetensors file with its description"),
+    "average": (average, _add_average, "write the mean of the parameters of weights"),
     "calibrate": (calibrate_weights, _add_calibrate, "write weights whose confidence is calibrated on validation data"),
 }
 

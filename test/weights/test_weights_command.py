@@ -1,4 +1,4 @@
-"""The command `weights`: list, info and convert."""
+"""The command `weights`: list, info, convert and average."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mtl_perception.__main__ import main
 from mtl_perception.network.description import published_description
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.weights import registry as store
-from mtl_perception.weights.files import load_network, save_weights
+from mtl_perception.weights.files import load_network, read_weights, save_weights
 from mtl_perception.weights.registry import PUBLISHED, Checksum, git_blob_id, sha256
 
 
@@ -119,4 +119,46 @@ def test_convert_rejects_a_damaged_file_and_writes_nothing(tmp_path: Path, capsy
     error = capsys.readouterr().err
     assert "cannot be read safely" in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_average_is_the_mean_of_the_parameters_by_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names, states = ("a", "b"), []
+    for seed, name in enumerate(names):
+        torch.manual_seed(seed)
+        description = replace(published_description(6, 2), name=name, license=f"license {name}", depth_range=(1.0, 60.0 + seed))
+        description = replace(description, card={"held_out": ["set: 3 images", f"{name}: 1 image"], "metrics": {"set": 1}})
+        states.append(MultiTaskRefineNet(description).state_dict())
+        save_weights(tmp_path / name, states[-1], description, half=name == "a")
+    files, out = [str(tmp_path / name) for name in names], tmp_path / "mean"
+    assert main(["weights", "average", *files, "--out", str(out), "--shares", "1", "3"]) == 0
+    capsys.readouterr()
+    network = load_network(out)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            expected = 0.25 * states[0][name].half().float() + 0.75 * states[1][name]
+            torch.testing.assert_close(tensor, expected, rtol=1e-6, atol=1e-7)
+    found = network.description
+    assert (found.name, found.license, found.depth_range) == ("b", "license a; license b", (1.0, 61.0))
+    assert found.card["held_out"] == ["set: 3 images", "a: 1 image", "b: 1 image"]
+    assert [(part["name"], part["share"]) for part in found.card["average_of"]] == [("a", 0.25), ("b", 0.75)]
+    assert main(["weights", "average", files[0], files[0], "--out", str(out), "--force"]) == 0
+    assert {value.dtype for value in read_weights(out)[0].values()} <= {torch.float16, torch.int64}, "as precise as its parts"
+
+
+def test_average_refuses_other_networks_and_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, description in (
+        ("six", published_description(6, 2)),
+        ("other", replace(published_description(6, 2), grid="exact")),
+    ):
+        save_weights(tmp_path / name, MultiTaskRefineNet(description).state_dict(), description)
+    six, other, out = (str(tmp_path / name) for name in ("six", "other", "out"))
+    for arguments, code, message in (
+        ([six, other], 1, f"{other} cannot be averaged with {six}: grid differs"),
+        ([six, six, "--shares", "1", "0"], 2, "shares 1 0: give 2 numbers above 0"),
+        ([six, six, "--shares", "1"], 2, "shares 1: give 2 numbers above 0"),
+        ([six], 2, "one file has no average; give two or more"),
+    ):
+        assert main(["weights", "average", *arguments, "--out", out]) == code
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
