@@ -102,7 +102,7 @@ def test_rendered_scene_has_the_labels_and_depth_of_the_pipeline(tmp_path: Path)
     path = tmp_path / "street.onnx"
     assert main(["export", str(weights), "--out", str(path), "--precision", "int8"]) == 0, "the check accepts it"
     height, width = image.shape[:2]
-    pipe = Pipeline(weights, "cpu", precision="fp32", warm_up=False)
+    pipe = Pipeline(weights, "cpu", precision="fp32", backend="torch", warm_up=False)
     frame = Frame(image, CameraModel(width, height, FOCAL_LENGTH, FOCAL_LENGTH, width / 2, height / 2))
     exact = pipe(frame, ("labels", "depth"))
     found = OnnxFile(path)(image[None], FOCAL_LENGTH)
