@@ -22,7 +22,8 @@ from mtl_perception.network.digest import certified_losses
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.weights.average import average_weights
 from mtl_perception.weights.download import URL_VARIABLE, fetch
-from mtl_perception.weights.files import build_network, load_network, read_description, read_weights, save_weights
+from mtl_perception.weights.files import build_network, load_network, read_weights, save_weights
+from mtl_perception.weights.metadata import read_description
 from mtl_perception.weights.registry import (
     AUTHORS_FOLDER,
     CACHE_VARIABLE,

@@ -27,7 +27,8 @@ from mtl_perception.training.data.select import spread_evenly
 from mtl_perception.training.data.training_set import TrainingSet
 from mtl_perception.training.temperature import calibrate_confidence, spread
 from mtl_perception.version import __version__
-from mtl_perception.weights.files import read_description, save_weights
+from mtl_perception.weights.files import save_weights
+from mtl_perception.weights.metadata import read_description
 from mtl_perception.weights.registry import resolve
 
 CALIBRATION_IMAGES = 40

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from mtl_perception.errors import WeightsError
 from mtl_perception.network.mobilenetv2 import STAGES, STEM_CHANNELS, MobileNetV2
 from mtl_perception.weights.files import load_network
+from mtl_perception.weights.metadata import is_checkpoint
 from mtl_perception.weights.registry import resolve
-from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_state_dict
+from mtl_perception.weights.states import check_finite, check_shape_and_dtype, read_state_dict
 
 FIRST_EXPANSION = "layer2.0.output.0"
 """Expansion by a factor of 1, which torchvision omits."""

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mtl_perception.errors import WeightsError, one_line, truncated_repr
-from mtl_perception.network.description import Description, published_description
+from mtl_perception.errors import WeightsError, truncated_repr
+from mtl_perception.network.description import Description
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.threads import single_thread
 from mtl_perception.visualization.files import replacing
+from mtl_perception.weights.metadata import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    describe_published,
+    is_checkpoint,
+    open_safetensors,
+    parse_metadata,
+)
 from mtl_perception.weights.registry import resolve
-from mtl_perception.weights.states import check_finite, check_shape_and_dtype, is_checkpoint, read_state_dict
-
-METADATA_KEY = "mtl_perception"
-FORMAT_VERSION = 1
+from mtl_perception.weights.states import check_finite, check_shape_and_dtype, read_state_dict
 
 
 def load_network(path_or_name: str | Path) -> MultiTaskRefineNet:
@@ -75,48 +78,16 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
         WeightsError: The file is neither.
     """
     if is_checkpoint(path):
-        return _read_published(path)
+        state = read_state_dict(path)
+        return state, describe_published(path, state)
     return _read_own(path)
 
 
-def read_description(path: Path) -> Description:
-    """Return the description of a weights file."""
-    return read_weights(path)[1]
-
-
 def _read_own(path: Path) -> tuple[dict[str, Tensor], Description]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: damaged, or neither a safetensors file nor a PyTorch checkpoint: {one_line(error)}"
-        ) from error
-    if METADATA_KEY not in metadata:
-        raise WeightsError(f"{path}: the safetensors file has no model description; it was not written by mtl_perception")
-    try:
-        version = int(json.loads(metadata.get("format", "0")))
-    except (ValueError, TypeError):
-        version = 0
-    if version != FORMAT_VERSION:
-        raise WeightsError(f"{path}: unsupported weights format {version}; this version reads format {FORMAT_VERSION}")
-    try:
-        return state, Description.from_json(metadata[METADATA_KEY])
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
-
-
-def _read_published(path: Path) -> tuple[dict[str, Tensor], Description]:
-    state = read_state_dict(path)
-    if "segm.weight" not in state or state["segm.weight"].ndim != 4:
-        raise WeightsError(f"{path}: not a published network: entry 'segm.weight' is missing or has a wrong shape")
-    tasks = 3 if "normal.weight" in state else 2
-    try:
-        description = published_description(len(state["segm.weight"]), tasks)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    return state, description
+    with open_safetensors(path, "pt") as file:
+        metadata = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    return state, parse_metadata(path, metadata)
 
 
 def save_weights(

@@ -9,25 +9,6 @@ import torch
 from torch import Tensor
 
 from mtl_perception.errors import WeightsError, one_line, truncated_repr
-from mtl_perception.placeholders import HEAD_BYTES, describe_placeholder
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Return whether a file is a PyTorch checkpoint according to its first bytes.
-
-    Raises:
-        WeightsError: It cannot be read, or is a placeholder of another file.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
-    placeholder = describe_placeholder(head)
-    if placeholder:
-        raise WeightsError(f"{path} is {placeholder}")
-    # A safetensors file may start with the bytes of a pickle, but its ninth byte is the opening brace of its header.
-    return head[8:9] != b"{" and head.startswith((b"PK", b"\x80"))
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

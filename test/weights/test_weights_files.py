@@ -20,7 +20,8 @@ from torch import Tensor
 from mtl_perception.errors import SourceError, WeightsError
 from mtl_perception.network.description import KITTI_CAMERA, Description, published_description
 from mtl_perception.network.model import MultiTaskRefineNet
-from mtl_perception.weights.files import FORMAT_VERSION, METADATA_KEY, load_network, read_description, save_weights
+from mtl_perception.weights.files import load_network, save_weights
+from mtl_perception.weights.metadata import FORMAT_VERSION, METADATA_KEY, read_description
 
 OWN = Description(
     name="lane",

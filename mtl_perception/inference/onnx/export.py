@@ -17,7 +17,7 @@ from mtl_perception.inference.onnx.quantize import quantize_model
 from mtl_perception.network.model import MultiTaskRefineNet
 from mtl_perception.network.quantization import Quantization
 from mtl_perception.version import __version__
-from mtl_perception.weights.files import METADATA_KEY
+from mtl_perception.weights.metadata import METADATA_KEY
 
 OPSETS = range(13, 21)
 """Operator sets that PyTorch's tracing exporter supports and that contain all operators used."""
