@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
+import multiprocessing
 import os
-import signal
-import sys
+import threading
 
 
-def end_with_parent(parent: int) -> None:
-    """Let the kernel kill this process as soon as its parent ends, even if that is killed.
+def end_with_parent() -> None:
+    """Let this process of multiprocessing end as soon as the process that started it ends, even if that is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
-    Args:
-        parent: Process id of the parent, as it stated it: this process exits if the parent has ended already.
-    """
-    # 1 is PR_SET_PDEATHSIG, prctl(2).
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end with parent", daemon=True).start()

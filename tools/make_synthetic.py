@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -52,7 +51,7 @@ def write(scenes: Scenes, folder: Path, workers: int) -> int:
     # Spawned, because the renderer's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(workers, context, _start_worker, (scenes, folder, os.getpid())) as pool,
+        ProcessPoolExecutor(workers, context, _start_worker, (scenes, folder)) as pool,
         progress_bar(total=len(scenes.keys), initial=len(scenes.keys) - len(missing), unit="image") as bar,
     ):
         tasks = [pool.submit(_write_street, street) for street in streets]
@@ -66,9 +65,9 @@ def write(scenes: Scenes, folder: Path, workers: int) -> int:
     return len(missing)
 
 
-def _start_worker(scenes: Scenes, folder: Path, parent: int) -> None:
+def _start_worker(scenes: Scenes, folder: Path) -> None:
     # The pool of a main process that was killed would keep writing into the folder, beside the run that resumes it.
-    end_with_parent(parent)
+    end_with_parent()
     # Not an argument of each task: a worker keeps the shapes that it has built.
     global _scenes, _folder
     _scenes, _folder = scenes, folder

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from mtl_perception.batch.plan import Task
-from mtl_perception.batch.processor import Processor
 from mtl_perception.batch.results import SourceResult
 from mtl_perception.batch.schedule import Death, Event, Ready
 from mtl_perception.batch.settings import Settings
@@ -166,6 +165,8 @@ class Worker:
 
     def start(self) -> Iterator[Event]:
         """Create the pipeline."""
+        from mtl_perception.batch.processor import Processor  # With PyTorch, which the main process does not need.
+
         try:
             if not self._marker.exists():
                 raise SourceError(

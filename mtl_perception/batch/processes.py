@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +12,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from mtl_perception.batch.plan import Task
-from mtl_perception.batch.processor import Processor
 from mtl_perception.batch.schedule import Death, Event, Ready
 from mtl_perception.batch.settings import Settings
 from mtl_perception.child_process import end_with_parent
@@ -42,10 +40,12 @@ class ProcessPool:
 
     def start(self) -> int:
         """Start a process."""
-        # CUDA does not work in forked processes.
-        context = multiprocessing.get_context("spawn")
+        # CUDA and the threads of PyTorch work in forks of a process that has imported it and not used it. That process imports
+        # it once for all workers, which share the memory of its modules.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["mtl_perception.batch.processor"])
         connection, end = context.Pipe()
-        process = context.Process(target=_work, args=(end, self._settings, os.getpid()), name="process worker", daemon=True)
+        process = context.Process(target=_work, args=(end, self._settings), name="process worker", daemon=True)
         process.start()
         # Only the worker may hold its end: the connection then closes when the worker dies.
         end.close()
@@ -89,12 +89,14 @@ class ProcessPool:
         return Death(f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}")
 
 
-def _work(connection: Connection, settings: Settings, parent: int) -> None:
+def _work(connection: Connection, settings: Settings) -> None:
     """Process the sources that arrive, and send the events."""
+    from mtl_perception.batch.processor import Processor  # With PyTorch, which the main process does not need.
+
     # Ctrl-C reaches all processes of a terminal; the main process ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The next run would find an output locked by a worker whose main process was killed.
-    end_with_parent(parent)
+    end_with_parent()
     with suppress(EOFError, OSError):  # The main process has ended.
         try:
             processor = Processor(settings)

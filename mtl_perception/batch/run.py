@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from mtl_perception.batch.cluster import Cluster, RayPool, remove_stale_markers
 from mtl_perception.batch.plan import Task
 from mtl_perception.batch.processes import ProcessPool
-from mtl_perception.batch.processor import Processor
 from mtl_perception.batch.progress import SKIPPED, Progress
 from mtl_perception.batch.record import describe_settings, read_record
 from mtl_perception.batch.results import DONE, FAILED, ResultsFile, SourceResult
@@ -78,6 +77,8 @@ def run_tasks(
             jobs = min(jobs, len(pending))
             run_pool(ProcessPool(settings, jobs), pending, jobs, progress)
         elif pending:
+            from mtl_perception.batch.processor import Processor  # With PyTorch, which workers import in their own processes.
+
             processor = Processor(settings)
             progress.note(processor.pipeline.notes)
             for task in pending:

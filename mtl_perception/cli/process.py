@@ -159,7 +159,8 @@ def _run_many(args: argparse.Namespace, settings: Settings) -> None:
     from mtl_perception.batch.progress import SKIPPED
     from mtl_perception.batch.results import DONE, FAILED, ResultsFile
     from mtl_perception.batch.run import run_tasks
-    from mtl_perception.weights.files import load_network
+    from mtl_perception.weights.metadata import read_description
+    from mtl_perception.weights.registry import resolve
 
     folder = Path(args.out)
     if args.jobs is not None and args.jobs < 1:
@@ -175,7 +176,7 @@ def _run_many(args: argparse.Namespace, settings: Settings) -> None:
         import_ray(cluster.address)
     if not args.images:
         require("rosbags", extra="bags", purpose="writing bags")
-    description = load_network(settings.config.weights).description
+    description = read_description(resolve(settings.config.weights))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

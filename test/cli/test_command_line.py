@@ -210,7 +210,7 @@ def test_offline_commands_import_no_ros(import_errors, name):
 def test_what_computes_nothing_starts_without_pytorch():
     """The player and the recorder are processes of their own; PyTorch would take 200 MB and seconds of each."""
     modules = ("sources.open", "messages.topics", "messages.encode", "camera.calibration", "weights.registry", "cli.demo")
-    modules += ("cli.infer", "cli.process", "cli.view", "cli.train")
+    modules += ("cli.infer", "cli.process", "cli.view", "cli.train", "batch.run", "batch.processes", "weights.metadata")
     code = (
         "import sys, importlib; sys.modules['torch'] = None\n"
         f"for name in {modules}: importlib.import_module(f'mtl_perception.{{name}}')"
