@@ -35,6 +35,29 @@ REPORT_INTERVAL_S = 0.5
 OBJECT_STORE_BYTES = 80 * 2**20
 """Shared memory of a local cluster: about the minimum that Ray accepts; frames and results do not pass through it."""
 
+LOCAL_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Servers listen on 127.0.0.1.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+"""Environment variables of a local cluster."""
+
+LOCAL_DEFAULTS = {
+    # The default of Ray 2.59 and later, which warns of it unless it is given.
+    "RAY_AUTH_MODE": "token",
+    # Ray adds 15 to the nice value of workers. With other work on the machine they get a few percent of a core then.
+    "RAY_worker_niceness": "0",
+    # `ray.init` waits for workers that are started in advance, without end if one of them exceeds the time to register.
+    "RAY_prestart_worker_first_driver": "0",
+    # Ray kills a worker that has not registered within 60 s, and gives up after five more. Imports can take longer on a slow
+    # machine.
+    "RAY_worker_register_timeout_seconds": "600",
+}
+"""Environment variables of a local cluster, unless the user has set them."""
+
+LOCAL_ATTEMPTS = 3
+"""How often to start a local cluster: a node of Ray ends if its agents need more than 15 s to start, as on a loaded machine."""
+
 MARKER_PREFIX = ".ray-"
 """Beginning of the name of the file by which workers recognize the folder of the outputs."""
 
@@ -195,11 +218,10 @@ def import_ray(address: str) -> Any:
         DependencyError: Ray is not installed.
     """
     if address == LOCAL:
-        # Ray reads these variables when it is imported. The second makes its servers listen on 127.0.0.1, and the third is the
-        # default of Ray 2.59 and later, which warns of it unless it is given.
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Ray reads them when it is imported.
+        os.environ.update(LOCAL_VARIABLES)
+        for name, value in LOCAL_DEFAULTS.items():
+            os.environ.setdefault(name, value)
     require("ray", extra="cluster", purpose="process --ray")
     import ray
 
@@ -210,15 +232,20 @@ def connect(address: str) -> Any:
     """Connect to a cluster, or start one that listens on the loopback interface only; return the module."""
     ray = import_ray(address)
     options: dict[str, Any] = {}
+    attempts = 1
     if address == LOCAL:
         options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        attempts = LOCAL_ATTEMPTS
     else:
         _check_reachable(address)
-    try:
-        ray.init(address=address, logging_level=logging.WARNING, **options)
-    except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise SourceError(f"no connection to the Ray cluster {address}: {one_line(error, limit=500)}") from error
-    return ray
+    while True:
+        attempts -= 1
+        try:
+            ray.init(address=address, logging_level=logging.WARNING, **options)
+            return ray
+        except Exception as error:  # Ray raises Exception itself if a node does not start in time.
+            if attempts == 0:
+                raise SourceError(f"no connection to the Ray cluster {address}: {one_line(error, limit=500)}") from error
 
 
 def _check_reachable(address: str) -> None:

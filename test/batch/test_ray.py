@@ -14,6 +14,7 @@ import textwrap
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,8 +23,9 @@ from ray.cluster_utils import Cluster as NodeCluster
 from support.bags import write_drive
 
 from mtl_perception.__main__ import main
-from mtl_perception.batch.cluster import Cluster, _create_marker, remove_stale_markers
-from mtl_perception.errors import ConfigError
+from mtl_perception.batch import cluster as cluster_module
+from mtl_perception.batch.cluster import LOCAL_ATTEMPTS, LOCAL_DEFAULTS, Cluster, _create_marker, connect, remove_stale_markers
+from mtl_perception.errors import ConfigError, SourceError
 from mtl_perception.visualization import files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,14 +62,30 @@ def address():
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("PYTHONPATH", str(ROOT))
-        node = {"num_cpus": 1, "memory": 2 * 2**30, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-        cluster = NodeCluster(initialize_head=True, head_node_args=node)
+        for name, value in LOCAL_DEFAULTS.items():
+            if name != "RAY_AUTH_MODE":
+                patch.setenv(name, value)
+        node = {"num_cpus": 1, "memory": 2 * 2**30, "object_store_memory": 80 * 2**20}
+        cluster = NodeCluster()
         try:
-            cluster.add_node(**{name: value for name, value in node.items() if name != "include_dashboard"})
+            # Neither the autoscaler nor the output of workers is needed.
+            add_node(cluster, **node, include_dashboard=False, include_log_monitor=False, no_monitor=True)
+            add_node(cluster, **node)
             yield cluster.address
         finally:
             cluster.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def add_node(cluster: NodeCluster, **options: object) -> None:
+    """Start a node, which ends if its agents need more than 15 s to start, as on a loaded machine."""
+    for attempt in range(LOCAL_ATTEMPTS):
+        try:
+            cluster.add_node(**options)
+            return
+        except Exception:
+            if attempt == LOCAL_ATTEMPTS - 1:
+                raise
 
 
 def results_of(folder: Path) -> list[dict]:
@@ -89,14 +107,14 @@ def test_ray_retries_sources_of_dead_workers_and_continues_after_kill_9(tmp_path
     # The main process is killed after the first output, a worker before.
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while first.poll() is None and not ((tmp_path / "killed").exists() and results_of(folder)):
-        time.sleep(0.01)
+        time.sleep(0.05)
     first.kill()
     first.communicate()
     assert first.returncode == -signal.SIGKILL
     finished = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.mcap") if ".partial" not in path.name}
     (tmp_path / "killed").unlink()
 
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    second = subprocess.run([*command, "--jobs", "1"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert second.returncode == 1, second.stderr
     total = f"1 of {len(sources) + 1} sources failed; the reasons are in {folder / 'results.jsonl'}"
     assert second.stderr.splitlines()[-1] == f"mtl_perception process: {total}"
@@ -116,7 +134,7 @@ def test_ray_retries_sources_of_dead_workers_and_continues_after_kill_9(tmp_path
 
 
 @pytest.mark.slow
-def test_local_cluster_listens_on_the_loopback_interface_only(tmp_path, weights_file):
+def test_local_cluster_listens_on_the_loopback_interface_only_and_starts_no_more_than_needed(tmp_path, weights_file):
     pytest.importorskip("psutil", reason="psutil is not installed")
     folder = tempfile.mkdtemp(prefix="ray-test-", dir="/tmp")
     script = textwrap.dedent("""
@@ -127,14 +145,15 @@ def test_local_cluster_listens_on_the_loopback_interface_only(tmp_path, weights_
 
         stop = RayPool.stop
 
-        def list_sockets(self, worker):
+        def list_processes(self, worker):
             for process in psutil.Process().children(recursive=True):
+                print("process", process.nice() - psutil.Process().nice(), process.name())
                 for socket in process.net_connections("inet"):
                     if socket.status == psutil.CONN_LISTEN:
-                        print(process.name(), socket.laddr.ip.removeprefix("::ffff:"))
+                        print("socket", socket.laddr.ip.removeprefix("::ffff:"), process.name())
             stop(self, worker)
 
-        RayPool.stop = list_sockets
+        RayPool.stop = list_processes
         sys.exit(main(["process", *sys.argv[1:]]))
     """)
     environment = {**os.environ, "RAY_TMPDIR": folder, "RAY_AUTH_TOKEN": "0" * 64, "PYTHONPATH": str(ROOT)}
@@ -142,7 +161,7 @@ def test_local_cluster_listens_on_the_loopback_interface_only(tmp_path, weights_
     options = ["--weights", str(weights_file), "--device", "cpu", "--ray", "--worker-memory", "0.5"]
     try:
         command = [sys.executable, "-c", script, str(source), "--out", str(out), *options]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         usage = [path.read_text() for path in Path(folder).rglob("usage_stats.json")]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -150,10 +169,19 @@ def test_local_cluster_listens_on_the_loopback_interface_only(tmp_path, weights_
     assert "WARNING" not in done.stderr
     *lines, summary = done.stdout.splitlines()
     assert summary == f"1 done, 0 skipped, 0 failed of 1 sources -> {out}"
-    sockets = {tuple(line.rsplit(maxsplit=1)) for line in lines}
+    listed = [line.split(maxsplit=2) for line in lines]
+    sockets = {(name, address) for kind, address, name in listed if kind == "socket"}
     assert {("gcs_server", "127.0.0.1"), ("raylet", "127.0.0.1")} <= sockets
     assert {address for _, address in sockets} == {"127.0.0.1"}
     assert usage == []
+    # By default, Ray runs workers at a lower priority, and starts one for each core.
+    niceness = [(name, added) for kind, added, name in listed if kind == "process"]
+    assert {added for _, added in niceness} == {"0"}
+    assert sorted(name for name, _ in niceness if name.startswith("ray::")) == [
+        "ray::DashboardAgent",
+        "ray::RuntimeEnvAgent",
+        "ray::Worker",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +204,25 @@ def test_unreachable_cluster_is_one_line(tmp_path, weights_file, capsys):
     line = capsys.readouterr().err.splitlines()[-1]
     reason = "no connection to the Ray cluster 127.0.0.1:1: [Errno 111] Connection refused;"
     assert line.startswith(f"mtl_perception process: {reason}")
+
+
+def test_local_cluster_that_does_not_start_in_time_is_started_again(monkeypatch):
+    """Ray raises Exception itself then."""
+    starts = []
+
+    def init(**options):
+        starts.append(options["address"])
+        if len(starts) < needed:
+            raise Exception("The current node timed out during startup.\n")
+
+    monkeypatch.setattr(cluster_module, "import_ray", lambda address: SimpleNamespace(init=init))
+    needed = LOCAL_ATTEMPTS
+    connect("local")
+    assert starts == ["local"] * LOCAL_ATTEMPTS
+    needed = 100
+    with pytest.raises(SourceError, match=r"no connection to the Ray cluster local: The current node timed out"):
+        connect("local")
+    assert len(starts) == 2 * LOCAL_ATTEMPTS
 
 
 def test_markers_of_killed_runs_are_removed(tmp_path, monkeypatch):
