@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,18 @@ def generous(monkeypatch):
     monkeypatch.setattr(certificate, "ABS_REL_LIMIT", 9.0)
 
 
-@pytest.fixture
-def certified(run, weights_file, tmp_path) -> Path:
-    path = tmp_path / "certified.safetensors"
-    assert run("--weights", weights_file, "--precision", "bf16", "fp32", "--certify", path)[0] == 0
+@pytest.fixture(scope="module")
+def certified_file(data, weights_file, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("certified") / "certified.safetensors"
+    arguments = ["--weights", weights_file, "--precision", "bf16", "fp32", "--certify", path]
+    assert main(["eval", "--data", str(data), "--cpu-threads", "1", "--worst", "0", *map(str, arguments)]) == 0
     return path
+
+
+@pytest.fixture
+def certified(certified_file, tmp_path) -> Path:
+    """A copy, which a test may change."""
+    return Path(shutil.copy(certified_file, tmp_path))
 
 
 @needs_bf16
