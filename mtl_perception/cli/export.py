@@ -95,10 +95,11 @@ def run(args: argparse.Namespace) -> None:
         opset=args.opset,
     )
     print_license(network.description)
+    images = _check_images(args.image, size) if args.check else {}
     with replacing(args.out) as part:
         write_onnx(network, options, part)
         if args.check:
-            _check(part, network, pipeline, options, _check_images(args.image, size))
+            _check(part, network, pipeline, options, images)
         megabytes = part.stat().st_size / 1e6
     sizes = "images of any size" if size is None else f"{size[1]}x{size[0]} images"
     checked = "agrees with the pipeline" if args.check else "not checked"
