@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ from mtl_perception.errors import ConfigError
 from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import HostRuntime
 from mtl_perception.inference.onnx.check import synthetic_image
+from mtl_perception.network.model import MultiTaskRefineNet
 
 SIZES = ((375, 1242), (188, 621), (480, 640))
 PRECISIONS = ("fp16", "bf16", "fp32")
@@ -50,14 +52,19 @@ class Bench:
             raise ConfigError(f"--image: cannot read one of {', '.join(map(str, args.image))}")
         self._given = [np.ascontiguousarray(image[..., ::-1]) for image in given]
 
+    @cached_property
+    def network(self) -> MultiTaskRefineNet:
+        """The network, which is not changed."""
+        return load_network(self.args.weights)
+
     def pipeline(self, precision: str, **others: Any) -> Pipeline:
         options = {"warm_up": False, "reuse_outputs": True, "cudnn_benchmark": self.args.cudnn_benchmark, **others}
         pipe = Pipeline(self.args.weights, self.args.device, precision=precision, **options)
         if self.on_cpu:
             _, first = pipe.description.class_set()
-            network, classes = load_network(self.args.weights), (first, len(pipe.class_set))
+            classes = first, len(pipe.class_set)
             graphs = bool(options.get("cuda_graph", True))
-            pipe._backend = CudaBackend(network, PretendedGraphs(), precision, classes, use_graphs=graphs, copies=False)
+            pipe._backend = CudaBackend(self.network, PretendedGraphs(), precision, classes, use_graphs=graphs, copies=False)
         return pipe
 
     def frames(self, size: tuple[int, int], count: int = 2) -> list[Frame]:

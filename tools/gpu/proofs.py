@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtl_perception import Pipeline, load_network
+from mtl_perception import Pipeline
 from mtl_perception.inference.cuda.backend import SLOTS
 from mtl_perception.inference.cuda.network import AtenNetwork
 from mtl_perception.inference.device import DTYPES
@@ -61,7 +61,7 @@ def prove_kernels(bench: Bench, report: Report) -> None:
     if not pipe._backend._network.uses_kernels:
         report.prove("Triton kernels run", bench.on_cpu, "; ".join(pipe.notes) or "they are not for this device")
         return
-    backend._network = AtenNetwork(load_network(bench.args.weights), backend.device, DTYPES[bench.best])
+    backend._network = AtenNetwork(bench.network, backend.device, DTYPES[bench.best])
     for size in bench.sizes:
         shares = [agreement(kept(pipe(frame, OUTPUTS)), kept(plain(frame, OUTPUTS))) for frame in bench.frames(size)]
         labels, depth = (min(values) for values in zip(*shares, strict=True))
