@@ -65,6 +65,9 @@ def initialize(arguments: list[str]) -> None:
     except Exception as error:  # Invalid arguments and files raise various private exceptions.
         if re.search("Failed to (get logging|create log) directory", str(error)):
             raise PerceptionError(f"ROS cannot write its log files: {_log_folder_fault()}") from error
+        if found := re.search("Failed opening file (.*) for writing: (.*)", without_source(error)):
+            reason = f"{Path(found[1]).parent}: {found[2]}; set ROS_LOG_DIR to a folder that can be written"
+            raise PerceptionError(f"ROS cannot write its log files: {reason}") from error
         reason = _name_fault(arguments) or find_file_fault(arguments) or without_source(error)
         raise ConfigError(f"invalid ROS arguments {' '.join(arguments[1:])}: {reason}") from error
 

@@ -1,4 +1,4 @@
-"""Handling of SIGINT and SIGTERM during the whole life of a process."""
+"""Handling of SIGINT, SIGTERM and SIGHUP during the whole life of a process."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Answer(enum.Enum):
 class StopSignals:
     """Handle both signals alike, so that a process ends with exit code 0 whenever and however often they are received.
 
+    SIGHUP, which a terminal or an SSH connection sends when it closes, counts as SIGTERM unless it is ignored, as under nohup.
     Create it in the main thread before rclpy is initialized: the handlers of rclpy call these.
 
     Args:
@@ -39,6 +40,8 @@ class StopSignals:
         self.answer = answer
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
     @contextlib.contextmanager
     def until_stopped(self) -> Iterator[None]:

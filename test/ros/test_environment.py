@@ -183,6 +183,7 @@ LOG_FOLDERS = {
         {"HOME": "/root", "ROS_LOG_DIR": "/proc/none"},
         "/proc/none cannot be created; set ROS_LOG_DIR to a folder that can be",
     ),
+    "file": ({"ROS_LOG_DIR": "/proc"}, "/proc: No such file or directory; set ROS_LOG_DIR to a folder that can be written"),
 }
 """Environment variables, and the reason for which no folder for log files can be created."""
 

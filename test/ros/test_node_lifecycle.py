@@ -19,6 +19,8 @@ from support.node_process import PATIENCE, Process, node_process
 from support.ros_client import Camera, Client
 from support.ros_messages import camera_info, cloud_of, depth_of, image, labels_of, stamp_of, values_of
 
+from mtl_perception.ros.signals import Answer, StopSignals
+
 WIDTH, HEIGHT = 64, 48
 PIXELS = noise_image(HEIGHT, WIDTH)
 INFO = camera_info(WIDTH, HEIGHT)
@@ -251,12 +253,25 @@ def test_invalid_transitions_are_refused(client: Client, camera: Camera) -> None
     camera.connect(image(PIXELS), "segmentation/labels")
 
 
-def test_shutdown_finalizes_the_node_and_sigterm_ends_the_process(client: Client, camera: Camera, node: Process) -> None:
+def test_shutdown_finalizes_the_node_and_sighup_ends_the_process(client: Client, camera: Camera, node: Process) -> None:
     assert client.change_state("active_shutdown")
     assert client.state() == "finalized"
     assert client.wait_status("frames", lambda s: s.message == "finalized")
-    assert node.stop(signal.SIGTERM) == 0
+    assert node.stop(signal.SIGHUP) == 0
     assert "Traceback" not in node.output
+
+
+def test_hangup_that_is_ignored_stays_ignored() -> None:
+    """As under nohup."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        StopSignals(Answer.NONE)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
 
 
 # Nodes in their own processes.

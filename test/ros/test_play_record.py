@@ -226,7 +226,7 @@ def test_invalid_arguments_exit_with_one_line(tmp_path: Path, play, arguments: l
     assert "Traceback" not in process.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_recording_reads_back_equal(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "recording.mcap"
     process = Process(["record", "/image", "/camera_info", "/extra/", "--out", str(out)], tmp_path / "record.log")
