@@ -17,6 +17,7 @@ from mtl_perception.ros.qos import keep_last, matching_profile
 from mtl_perception.runtime.snapshots import TopicSnapshot
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
+IMAGE = "sensor_msgs/msg/Image"
 UNKNOWN_NAME = "_NODE_NAME_UNKNOWN_"
 """Name that rmw gives to the node of an endpoint whose node it does not know."""
 MATCH_PERIOD = 0.1
@@ -25,6 +26,9 @@ MATCH_PERIOD = 0.1
 
 class MatchedSubscription:
     """A subscription that is recreated when the publishers of its topic offer another QoS.
+
+    Compressed images may also be published without the suffix of image_transport, as by simulators: if nothing is published on
+    `/front/jpeg/compressed`, but compressed images are on `/front/jpeg`, that is the topic.
 
     Args:
         node: Node that subscribes.
@@ -52,12 +56,13 @@ class MatchedSubscription:
     ) -> None:
         self.topic = topic
         self.publishers: list[str] = []
+        self._topics = dict.fromkeys((topic, topic.removesuffix("/compressed") if kind is CompressedImage else topic))
         self._node, self._kind, self._callback, self._remap_name = node, kind, callback, remap_name
         self._queue_size, self._reliability = queue_size, reliability
         self._type = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
         # Best effort is compatible with every publisher, until the publishers are known.
         self._profile = self._match() or keep_last(queue_size, reliable=False)
-        self._subscription = node.create_subscription(kind, topic, callback, self._profile)
+        self._subscription = node.create_subscription(kind, self.topic, callback, self._profile)
 
     def explain_silence(self) -> str:
         """Explain why no messages arrive, and what to do about it."""
@@ -65,27 +70,17 @@ class MatchedSubscription:
         if self._type in types:
             return f"{self.topic} has a publisher, but no message was received{describe_other_users()}"
         if types:
-            hint = self._compressed_hint(self.topic) if self._kind is Image and types == {COMPRESSED} else ""
+            hint = "; set image_transport to compressed" if self._kind is Image and types == {COMPRESSED} else ""
             return f"{self.topic} has type {', '.join(sorted(types))}, not {self._type}{hint}"
         if self._node.count_publishers(f"{self.topic}/compressed"):
             return f"{self.topic} has no publisher, but {self.topic}/compressed has; set image_transport to compressed"
-        if self._kind is CompressedImage and (hint := self._base_topic_hint()):
-            return f"{self.topic} has no publisher, but {hint}"
+        base = self.topic.removesuffix("/compressed")
+        if self._kind is CompressedImage and any(
+            info.topic_type == IMAGE for info in self._node.get_publishers_info_by_topic(base)
+        ):
+            return f"{self.topic} has no publisher, but {base} has; set image_transport to raw"
         candidates = self._candidates() or describe_discovery(self._node)
         return f"{self.topic} has no publisher; remap {self._remap_name} to the camera's topic{candidates}"
-
-    def _compressed_hint(self, topic: str) -> str:
-        """Describe how to subscribe to a topic of compressed images, whose name may lack the suffix of image_transport."""
-        remapping = "" if topic.endswith("/compressed") else f" and remap {self._remap_name}/compressed to {topic}"
-        return f"; set image_transport to compressed{remapping}"
-
-    def _base_topic_hint(self) -> str:
-        """Describe the publishers of the topic without the suffix of compressed images; empty if there are none."""
-        topic = self.topic.removesuffix("/compressed")
-        types = {info.topic_type for info in self._node.get_publishers_info_by_topic(topic)}
-        if COMPRESSED in types:
-            return f"{topic} has compressed images; remap {self._remap_name}/compressed to {topic}"
-        return f"{topic} has; set image_transport to raw" if "sensor_msgs/msg/Image" in types else ""
 
     def _candidates(self) -> str:
         """List topics of this type that other nodes publish."""
@@ -105,9 +100,9 @@ class MatchedSubscription:
         return bool(self._profile.durability == DurabilityPolicy.TRANSIENT_LOCAL)
 
     def update(self) -> bool:
-        """Subscribe again if the publishers offer another QoS, and return whether they do."""
+        """Subscribe again if the publishers offer another QoS or use the other topic, and return whether they do."""
         profile = self._match()
-        if profile is None or profile == self._profile:
+        if profile is None or (profile == self._profile and self.topic == self._subscription.topic_name):
             return False
         self._profile = profile
         self.subscribe_again()
@@ -123,7 +118,10 @@ class MatchedSubscription:
         self._node.destroy_subscription(self._subscription)
 
     def _match(self) -> QoSProfile | None:
-        found = self._node.get_publishers_info_by_topic(self.topic)
+        published = {topic: self._node.get_publishers_info_by_topic(topic) for topic in self._topics}
+        used = [topic for topic, found in published.items() if any(info.topic_type == self._type for info in found)]
+        self.topic = used[0] if used else self.topic
+        found = published[self.topic]
         self.publishers = [_full_name(info) for info in found if info.topic_type == self._type]
         return matching_profile(found, self._queue_size, self._reliability)
 

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 import rclpy
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mtl_perception.ros.environment import DISCOVERY_VARIABLES, describe_discovery
@@ -46,7 +47,7 @@ def test_silence_is_explained_from_the_ros_graph(bare_node, other_node) -> None:
     other_node.create_publisher(CompressedImage, "/cam/other/compressed", 1)
     _until(lambda: "set image_transport to compressed" in subscription.explain_silence())
     other_node.create_publisher(CompressedImage, "/cam/other", 1)
-    hint = "set image_transport to compressed and remap image/compressed to /cam/other"
+    hint = "set image_transport to compressed"
     _until(
         lambda: (
             subscription.explain_silence()
@@ -72,18 +73,30 @@ def test_topics_of_other_nodes_are_suggested(bare_node, other_node) -> None:
     _until(lambda: subscription.explain_silence() == f"{expected} (published: /a, /b, /c, …)")
 
 
-def test_base_topic_of_a_compressed_one_is_suggested(bare_node, other_node) -> None:
+def test_compressed_topic_without_the_suffix_is_found(bare_node, other_node) -> None:
+    """As in simulators, and in drivers that publish JPEG without image_transport."""
+    received: list[CompressedImage] = []
     subscription = MatchedSubscription(
-        bare_node, CompressedImage, "/cam/image/compressed", lambda _: None, 1, "auto", remap_name="image"
+        bare_node, CompressedImage, "/cam/image/compressed", received.append, 1, "auto", remap_name="image"
     )
     raw = other_node.create_publisher(Image, "/cam/image", 1)
     start = "/cam/image/compressed has no publisher, but /cam/image has"
     _until(lambda: subscription.explain_silence() == f"{start}; set image_transport to raw")
     other_node.destroy_publisher(raw)
-    other_node.create_publisher(CompressedImage, "/cam/image", 1)
-    _until(
-        lambda: subscription.explain_silence() == f"{start} compressed images; remap image/compressed to /cam/image",
-    )
+    publisher = other_node.create_publisher(CompressedImage, "/cam/image", 1)
+    _until(lambda: _publishers(subscription) == ["/other"])
+    assert subscription.topic == "/cam/image"
+    _until(lambda: publisher.get_subscription_count() == 1)
+    publisher.publish(CompressedImage(format="jpeg"))
+    executor = SingleThreadedExecutor(context=bare_node.context)
+    executor.add_node(bare_node)
+    _until(lambda: executor.spin_once(timeout_sec=0.1) or received)
+    assert received[0].format == "jpeg"
+    executor.shutdown()
+    # The name of image_transport comes first.
+    other_node.create_publisher(CompressedImage, "/cam/image/compressed", 1)
+    _until(lambda: _publishers(subscription) == ["/other"] and subscription.topic == "/cam/image/compressed")
+    _until(lambda: publisher.get_subscription_count() == 0)
 
 
 def test_settings_of_discovery_are_named_if_no_node_is_visible(bare_node, monkeypatch: pytest.MonkeyPatch) -> None:
