@@ -16,6 +16,7 @@ NEEDED = ("nav2_costmap_2d", "nav2_lifecycle_manager", "semantic_segmentation_la
 FORWARDED = {
     "image": ("", "Image topic (default: image)"),
     "camera_info": ("", "CameraInfo topic (default: camera_info beside the image topic)"),
+    "image_transport": ("", "raw or compressed (default: as in params_file)"),
     "weights": ("", "Network weights: a shipped or downloaded name, or a file (default: as in params_file)"),
     "device": ("", "auto, cpu, cuda or cuda:N (default: as in params_file)"),
     "use_sim_time": ("", "Use the time of /clock (default: with `bag` true, else as in params_file)"),
@@ -29,7 +30,7 @@ OWN = {
     "costmap_params_file": (str(SHARE / "config/nav2_costmap.yaml"), "Parameter file of the costmap"),
 }
 ARGUMENTS = {**FORWARDED, **OWN}
-CHOICES = {"costmap": ["true", "false"]}
+CHOICES = {"costmap": ["true", "false", "True", "False"]}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -49,8 +50,10 @@ def generate_launch_description() -> LaunchDescription:
 def start_costmap(context: LaunchContext) -> list:
     """Return the costmap and its lifecycle manager, if requested."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    if given["costmap"] == "false":
+    if given["costmap"].lower() == "false":
         return []
+    # No shell expands ~ after :=.
+    given["costmap_params_file"] = os.path.expanduser(given["costmap_params_file"])
     if not Path(given["costmap_params_file"]).is_file():
         raise FileNotFoundError(f"costmap_params_file {given['costmap_params_file']} does not exist")
     if missing := [package for package in NEEDED if not is_installed(package)]:
@@ -59,7 +62,7 @@ def start_costmap(context: LaunchContext) -> list:
         steps = [f"sudo apt install {' '.join(hints)}"] if hints else []
         steps += ["build semantic_segmentation_layer from source, see docs/nav2.md"] if NEEDED[2] in missing else []
         raise RuntimeError(f"the costmap needs {', '.join(missing)}; {'; '.join(steps)}; or set costmap:=false")
-    simulated = given["use_sim_time"] or ("true" if given["bag"] else "")
+    simulated = given["use_sim_time"].lower() or ("true" if given["bag"] else "")
     time = [{"use_sim_time": simulated == "true"}] if simulated else []
     costmap = Node(
         package="nav2_costmap_2d",

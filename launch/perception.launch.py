@@ -16,20 +16,22 @@ from mtl_perception.ros.environment import configure_middleware
 
 PACKAGE = NODE_NAME = "mtl_perception"
 PARAMETERS = Path(get_package_share_directory(PACKAGE)) / "config/perception.yaml"
+BOOLEANS = ["true", "false", "True", "False"]
 # name: (default, description, choices)
 ARGUMENTS = {
     "image": ("", "Image topic (default: image); with `cameras`, relative to each name, or with {} in place of the name"),
     "camera_info": ("", "CameraInfo topic (default: camera_info beside the image topic); with `cameras`, as `image`"),
+    "image_transport": ("", "raw or compressed (default: as in params_file)", ["", "raw", "compressed"]),
     "cameras": ("", "Camera names, separated by commas: front,left,right (default: as in params_file)"),
     "weights": ("", "Network weights: a shipped or downloaded name, or a file (default: as in params_file)"),
     "device": ("", "auto, cpu, cuda or cuda:N (default: as in params_file)"),
-    "use_sim_time": ("", "Use the time of /clock (default: with `bag` true, else as in params_file)", ["", "true", "false"]),
+    "use_sim_time": ("", "Use the time of /clock (default: with `bag` true, else as in params_file)", ["", *BOOLEANS]),
     "params_file": (str(PARAMETERS), "Parameter file; the arguments above override it"),
     "namespace": ("", "Namespace of the node and the player"),
     "bag": ("", "Source to play to each camera: a bag, KITTI raw drive, image folder, or synthetic[:FRAMES[:SEED]]"),
     "rate": ("1.0", "Playback speed of `bag`"),
-    "loop": ("false", "Whether to repeat `bag`", ["true", "false"]),
-    "rviz": ("false", "Whether to start RViz", ["true", "false"]),
+    "loop": ("false", "Whether to repeat `bag`", BOOLEANS),
+    "rviz": ("false", "Whether to start RViz", BOOLEANS),
     "fixed_frame": ("", "Fixed frame of RViz (default: frame_id of the first image of `bag`, else camera_optical_frame)"),
     "rviz_config": ("", "Configuration of RViz (default: config/perception.rviz, with perception_z_up.rviz for z-up frames)"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
@@ -48,7 +50,11 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[Node]:
     """Return the node, and the players and RViz if requested."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    # Launch files for Nav2 pass Python's True and False.
+    given |= {name: value.lower() for name, value in given.items() if value in ("True", "False")}
     for name in ("params_file", "rviz_config"):
+        # No shell expands ~ after :=.
+        given[name] = os.path.expanduser(given[name])
         if given[name] and not Path(given[name]).is_file():
             raise FileNotFoundError(f"{name} {given[name]} does not exist")
     # Recorded stamps are in the past of every other clock.
@@ -62,7 +68,8 @@ def start(context: LaunchContext) -> list[Node]:
 
 def perception(given: dict[str, str]) -> Node:
     """Return the node with the given parameters and remappings."""
-    overrides = {name: ParameterValue(given[name], value_type=str) for name in ("weights", "device") if given[name]}
+    names = ("weights", "device", "image_transport")
+    overrides = {name: ParameterValue(given[name], value_type=str) for name in names if given[name]}
     overrides |= {"cameras": cameras(given)} if given["cameras"] else {}
     return Node(
         package=PACKAGE,

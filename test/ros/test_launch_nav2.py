@@ -106,8 +106,10 @@ service.include_launch_description(LaunchDescription([included]))
 sys.exit(service.run())
 """
     screen = {**environment, "OVERRIDE_LAUNCH_PROCESS_OUTPUT": "screen"}
-    text = run(["-c", whole, LAUNCH_FILE, "costmap:=false", "image:=/cam/image_raw", "device:=cpu"], screen)
+    text = run(
+        ["-c", whole, LAUNCH_FILE, "costmap:=False", "image:=/cam", "device:=cpu", "image_transport:=compressed"], screen
+    )
     words, (preset, overrides) = given(text, "perception_node")
-    assert "image:=/cam/image_raw" in words
+    assert "image:=/cam" in words
     assert preset == yaml.safe_load((ROOT / "config/nav2.yaml").read_text())
-    assert list(overrides.values()) == [{"ros__parameters": {"device": "cpu"}}]
+    assert list(overrides.values()) == [{"ros__parameters": {"device": "cpu", "image_transport": "compressed"}}]

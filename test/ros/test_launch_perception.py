@@ -159,20 +159,22 @@ def test_rviz_has_no_qt_plugins_of_opencv(environment: dict[str, str], tmp_path:
     [
         ([], "--clock", True),
         (["use_sim_time:=true"], "--clock", True),
-        (["use_sim_time:=false"], "--stamps now", False),
+        (["use_sim_time:=False", "params_file:=~/my.yaml"], "--stamps now", False),
         (["cameras:=left,right"], "--clock", True),
     ],
 )
 def test_clock_of_a_bag_is_that_of_its_stamps(
     environment: dict[str, str], prefix: Path, arguments: list[str], player: str, sim_time: bool
 ) -> None:
+    (prefix / "my.yaml").write_text("/**: {ros__parameters: {max_depth: 40.0}}\n")
     for name in ("python", "perception_node"):
         (prefix / "lib/mtl_perception" / name).unlink()
         # Launch passes parameters in files.
         script = f'#!/bin/sh\necho "{name}: $*"\ncat /dev/null $(echo "$*" | grep -o "[^ ]*launch_params[^ ]*")\n'
         executable(prefix / "lib/mtl_perception" / name, script)
     code = START + 'run(*launched["start"](context))'
-    text = run(["-c", code, LAUNCH_FILE, "bag:=drive", *arguments], environment)
+    text = run(["-c", code, LAUNCH_FILE, "bag:=drive", *arguments], {**environment, "HOME": str(prefix)})
+    assert ("params_file:=~/my.yaml" in arguments) == (f"--params-file {prefix}/my.yaml" in text)
     lines = [line for line in text.splitlines() if "python: -m" in line]
     assert len(lines) == 1 + ("cameras:=left,right" in arguments)
     (first,) = [line for line in lines if player in line]
