@@ -69,6 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="print a traceback on errors")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        # PyTorch would not load there.
+        print(f"mtl_perception {name}: the working directory was removed; change to another one", file=sys.stderr)
+        return 1
     for command_name, command in COMMANDS.items():
         subparser = subparsers.add_parser(
             command_name, help=command.help, description=command.help[0].upper() + command.help[1:]

@@ -67,6 +67,15 @@ def test_wrong_usage_exits_with_code_2(arguments, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_working_directory_that_was_removed_is_reported(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "install"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert main(["parameters"]) == 1
+    assert capsys.readouterr().err == ("mtl_perception parameters: the working directory was removed; change to another one\n")
+
+
 def test_invalid_parameter_value_exits_with_code_2(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(b"")
     assert main(["infer", str(tmp_path / "a.png"), "--out", str(tmp_path / "o"), "--min-confidence", "1.5"]) == 2
