@@ -68,8 +68,10 @@ def initialize(arguments: list[str]) -> None:
         if found := re.search("Failed opening file (.*) for writing: (.*)", without_source(error)):
             reason = f"{Path(found[1]).parent}: {found[2]}; set ROS_LOG_DIR to a folder that can be written"
             raise PerceptionError(f"ROS cannot write its log files: {reason}") from error
-        reason = _name_fault(arguments) or find_file_fault(arguments) or without_source(error)
-        raise ConfigError(f"invalid ROS arguments {' '.join(arguments[1:])}: {reason}") from error
+        reason = without_source(error).removeprefix("failed to initialize rcl: ")
+        reason = _name_fault(arguments) or find_file_fault(arguments) or reason
+        # Not all arguments: those of launch hide the reason.
+        raise ConfigError(f"{'invalid ROS arguments' if arguments[1:] else 'cannot initialize ROS'}: {reason}") from error
 
 
 def without_source(error: Exception) -> str:
