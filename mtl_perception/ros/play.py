@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import rclpy
+from rclpy.duration import Duration
+from rclpy.qos import ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -35,6 +37,11 @@ GAP_LIMIT = 5.0
 """Seconds; a longer gap between two stamps, or a jump back, is played as one frame period."""
 INFO_TIMEOUT = 2.0
 """Seconds to wait for subscribers of camera_info."""
+ACK_STEP = Duration(seconds=0.1)
+DRAIN_TIMEOUT = 5.0
+"""Seconds to wait until reliable subscribers have acknowledged the last messages."""
+BEST_EFFORT_TIME = 1.0
+"""Seconds to wait for best-effort subscribers."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +164,7 @@ class Player:
         self._images = self._node.create_publisher(Image, "image", keep_last(5, reliable=True))
         self._infos = self._node.create_publisher(CameraInfo, "camera_info", keep_last(5, reliable=True))
         self._clock = self._node.create_publisher(Clock, "/clock", keep_last(1, reliable=True)) if clock else None
+        self._publishers = [publisher for publisher in (self._clock, self._infos, self._images) if publisher is not None]
         self._restamp = restamp
         self._transforms = publish_static_transforms(self._node, transforms)
 
@@ -187,5 +195,12 @@ class Player:
         self._images.publish(to_message(IMAGE, image_fields(frame.image, "rgb8"), header))
 
     def drain(self) -> None:
-        """Wait until the last reliable messages are probably received, before the publisher is destroyed."""
-        time.sleep(1.0)
+        """Wait until subscribers have received the last messages, before the publishers are destroyed."""
+        deadline = time.monotonic() + DRAIN_TIMEOUT
+        # In short steps, because signals are handled in between.
+        while not all(publisher.wait_for_all_acked(ACK_STEP) for publisher in self._publishers) and time.monotonic() < deadline:
+            pass
+        readers = [self._node.get_subscriptions_info_by_topic(publisher.topic_name) for publisher in self._publishers]
+        if any(reader.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for reader in itertools.chain(*readers)):
+            # They acknowledge nothing.
+            time.sleep(BEST_EFFORT_TIME)
