@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import itertools
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from support.commands import Done, run_forked
+from support.node_process import Process
 
 from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.ros import environment
@@ -188,28 +187,18 @@ LOG_FOLDERS = {
 """Environment variables, and the reason for which no folder for log files can be created."""
 
 
-@pytest.fixture(scope="module")
-def without_log_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[str, str], Done], Path]:
-    """How each of COMMANDS ends with each of LOG_FOLDERS, and the working folder."""
-    folder = tmp_path_factory.mktemp("commands")
-    cv2.imwrite(str(folder / "a.png"), np.zeros((8, 8, 3), np.uint8))
-    cases = list(itertools.product(COMMANDS, LOG_FOLDERS))
-    commands = [([command, *COMMANDS[command]], LOG_FOLDERS[variables][0]) for command, variables in cases]
-    modules = [f"mtl_perception.ros.{name}" for name in ("main", "node", "play", "record")]
-    unset = dict.fromkeys(("HOME", "ROS_HOME", "ROS_LOG_DIR"))
-    return dict(zip(cases, run_forked(commands, folder, modules, unset), strict=True)), folder
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("variables", LOG_FOLDERS)
-def test_log_folder_that_cannot_be_created_is_named(without_log_folder, command: str, variables: str) -> None:
+def test_log_folder_that_cannot_be_created_is_named(tmp_path: Path, command: str, variables: str) -> None:
     """A container without HOME, or with a file system that is read-only."""
-    ended, folder = without_log_folder
-    done = ended[command, variables]
-    assert done.returncode == 1
-    reason = LOG_FOLDERS[variables][1]
-    assert done.stderr.splitlines()[-1].startswith(f"mtl_perception {command}: ROS cannot write its log files: {reason}")
-    assert not (folder / "out.mcap").exists()
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    environment, reason = LOG_FOLDERS[variables]
+    unset = dict.fromkeys(("HOME", "ROS_HOME", "ROS_LOG_DIR"))
+    process = Process([command, *COMMANDS[command]], tmp_path / "log", {**unset, **environment}, tmp_path)
+    assert process.wait() == 1
+    line = f"mtl_perception {command}: ROS cannot write its log files: {reason}"
+    assert process.output.splitlines()[-1].startswith(line)
+    assert not (tmp_path / "out.mcap").exists()
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def client(tmp_path_factory: pytest.TempPathFactory, weights_file: Path) -> Iter
     changes = {"weights": weights_file, **{name: value for name, value in SETTINGS.items() if PRESET.get(name) != value}}
     arguments = [word for name, value in changes.items() for word in ("-p", f"{name}:={value}")]
     arguments = ["--params-file", str(ROOT / "config/nav2.yaml"), *arguments]
-    with node_process(log, *arguments, environment={"PYTHONPATH": path}):
+    with node_process(log, *arguments, environment={"PYTHONPATH": path}, forked=False):
         client = Client()
         yield client
         client.close()

@@ -13,7 +13,6 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import Image, PointCloud2
-from support.commands import Done, run_forked
 from support.images import noise_image
 from support.node_process import PATIENCE, Process, node_process
 from support.ros_client import Camera, Client
@@ -304,24 +303,16 @@ INVALID = {
 """Arguments with an invalid value, and what the error names."""
 
 
-@pytest.fixture(scope="module")
-def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
-    """How the node ends with each of INVALID."""
-    commands = [(["node", "--ros-args", *arguments], {}) for arguments, _ in INVALID.values()]
-    folder = tmp_path_factory.mktemp("commands")
-    (folder / "tab.yaml").write_text("mtl_perception:\n\tros__parameters:\n")
-    done = run_forked(commands, folder, ["mtl_perception.ros.main", "mtl_perception.ros.node"])
-    return dict(zip(INVALID, done, strict=True))
-
-
 @pytest.mark.parametrize("case", INVALID)
-def test_invalid_value_at_startup_exits_with_one_line(refused: dict[str, Done], case: str) -> None:
-    done = refused[case]
-    assert done.returncode == 2
-    lines = done.stderr.strip().splitlines()
-    assert lines[-1].startswith("mtl_perception node: ")
-    assert INVALID[case][1] in lines[-1]
-    assert "Traceback" not in done.stderr
+def test_invalid_value_at_startup_exits_with_one_line(tmp_path: Path, case: str) -> None:
+    arguments, words = INVALID[case]
+    (tmp_path / "tab.yaml").write_text("mtl_perception:\n\tros__parameters:\n")
+    process = Process(["node", "--ros-args", *arguments], tmp_path / "node.log", folder=tmp_path)
+    assert process.wait() == 2
+    last = process.output.strip().splitlines()[-1]
+    assert last.startswith("mtl_perception node: ")
+    assert words in last
+    assert "Traceback" not in process.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -348,7 +339,7 @@ def test_signal_while_working_ends_cleanly(tmp_path: Path, weights_file: Path, n
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_during_startup_ends_cleanly(tmp_path: Path, weights_file: Path, number: signal.Signals) -> None:
     """While the network is loading."""
-    process = Process(["node", "--ros-args", "-p", f"weights:={weights_file}"], tmp_path / "node.log")
+    process = Process(["node", "--ros-args", "-p", f"weights:={weights_file}"], tmp_path / "node.log", forked=False)
     deadline = time.monotonic() + PATIENCE
     # The library of the middleware is mapped when the context is initialized.
     while "librmw" not in Path(f"/proc/{process.child.pid}/maps").read_text():

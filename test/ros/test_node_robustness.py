@@ -28,7 +28,8 @@ PIXELS = noise_image(HEIGHT, WIDTH)
 INFO = camera_info(WIDTH, HEIGHT)
 
 
-node, client = node_and_client()
+# As users start it, because its memory is measured.
+node, client = node_and_client(forked=False)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -62,8 +63,8 @@ def play(tmp_path: Path):
     """A function that starts `play`; processes are ended after the test."""
     running = []
 
-    def start(*arguments: str) -> Process:
-        running.append(Process(["play", *arguments], tmp_path / f"play{len(running)}.log"))
+    def start(*arguments: str, **options: Any) -> Process:
+        running.append(Process(["play", *arguments], tmp_path / f"play{len(running)}.log", **options))
         return running[-1]
 
     yield start
@@ -73,7 +74,7 @@ def play(tmp_path: Path):
 
 def test_bag_is_published_as_recorded(tmp_path: Path, listener: Listener, play) -> None:
     bag = write_bag(tmp_path / "drive", "mcap", drive("mcap", count=4))
-    process = play(str(bag), "--subscribers", "1", "--clock")
+    process = play(str(bag), "--subscribers", "1", "--clock", forked=False)
     listener.client.spin_until(lambda: len(listener.images) >= 4 and len(listener.infos) >= 4, "four images")
     assert process.wait() == 0
     stamps = [BAG_START_NS + i * STEP_NS for i in range(4)]
@@ -229,7 +230,8 @@ def test_invalid_arguments_exit_with_one_line(tmp_path: Path, play, arguments: l
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_recording_reads_back_equal(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "recording.mcap"
-    process = Process(["record", "/image", "/camera_info", "/extra/", "--out", str(out)], tmp_path / "record.log")
+    arguments = ["record", "/image", "/camera_info", "/extra/", "--out", str(out)]
+    process = Process(arguments, tmp_path / "record.log", forked=number != signal.SIGINT)
     client = Client("source")
     try:
         images = client.node.create_publisher(Image, "/image", profile(reliable=False))

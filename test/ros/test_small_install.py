@@ -16,7 +16,7 @@ from support.small_install import small_install
 
 def test_node_publishes_labels_and_points_without_optional_packages(tmp_path: Path, weights_file: Path) -> None:
     arguments = ["node", "--ros-args", "-p", f"weights:={weights_file}", "-p", "diagnostics_period:=0.1"]
-    process = Process(arguments, tmp_path / "node.log", small_install(tmp_path))
+    process = Process(arguments, tmp_path / "node.log", small_install(tmp_path), forked=False)
     client = Client()
     try:
         camera = Camera(client)

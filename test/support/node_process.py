@@ -7,26 +7,50 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from support.fork_server import Fork, fork_command
 
 PATIENCE = 100.0
 """Timeout of a test in seconds; machines may be busy."""
 
 
 class Process:
-    """A process `python -m mtl_perception ARGUMENTS` with its output in a file."""
+    """A process `python -m mtl_perception ARGUMENTS` with its output in a file.
 
-    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
+    Args:
+        arguments: Arguments of the command.
+        log: File of the output.
+        environment: Additional environment variables; those of None are removed.
+        folder: Working folder.
+        forked: Whether to save the time of its imports (see `fork_command`).
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        environment: Mapping[str, str | None] | None = None,
+        folder: Path = Path(),
+        forked: bool = True,
+    ) -> None:
         self.log = log
+        variables = {name: value for name, value in {**os.environ, **(environment or {})}.items() if value is not None}
+        self.child: subprocess.Popen[bytes] | Fork
         with log.open("wb") as file:
+            if forked:
+                self.child = fork_command(arguments, variables, folder.absolute(), log.absolute())
+                return
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "mtl_perception", *arguments],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **(environment or {})},
+                env=variables,
+                cwd=folder,
             )
 
     @property
@@ -61,11 +85,9 @@ class Process:
 
 
 @contextmanager
-def node_process(
-    log: Path, *ros_arguments: str, ready: str = "waiting for images", environment: dict[str, str] | None = None
-) -> Iterator[Process]:
+def node_process(log: Path, *ros_arguments: str, ready: str = "waiting for images", **options: Any) -> Iterator[Process]:
     """Run the node, and end it after the block."""
-    process = Process(["node", "--ros-args", *ros_arguments], log, environment)
+    process = Process(["node", "--ros-args", *ros_arguments], log, **options)
     try:
         if ready:
             process.wait_for_output(ready)
