@@ -78,7 +78,17 @@ def in_its_executor(node: PerceptionNode, client: Any, transition: Callable[[], 
     The service is not called, because two participants in one process do not always discover each other's services
     (once in about twenty runs); `ros/test_node_lifecycle.py` calls it between processes.
     """
-    task = node.executor.create_task(transition)
+    ended = threading.Event()
+
+    def make() -> Any:
+        try:
+            return transition()
+        finally:
+            ended.set()
+            client.wake()
+
+    task = node.executor.create_task(make)
+    client.spin_until(ended.is_set, transition.__name__)
     client.spin_until(task.done, transition.__name__)
     return task.result()
 
