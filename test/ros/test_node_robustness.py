@@ -366,4 +366,5 @@ def test_memory_stays_flat(client: Client, connected: Camera, node) -> None:
 
 def test_log_has_no_internal_errors(node) -> None:
     assert "Traceback" not in node.output
-    assert "internal" not in node.output
+    # Fast DDS names functions such as open_port_internal where ports of ended processes are left.
+    assert not [line for line in node.output.splitlines() if "internal" in line and "RTPS_TRANSPORT" not in line]

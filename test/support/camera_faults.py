@@ -112,9 +112,9 @@ def camera_fixtures() -> tuple[Any, ...]:
 
     @pytest.fixture(scope="module", autouse=True)
     def short_memory():
-        """Report single events for 1 s only, so that the tests wait no longer."""
+        """Report single events for 0.5 s only, so that the tests wait no longer."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stream_monitor, "REPORT_TIME", 1.0)
+            patch.setattr(stream_monitor, "REPORT_TIME", 0.5)
             yield
 
     @pytest.fixture(scope="module")
