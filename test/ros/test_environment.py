@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from support.node_process import Process
+from support.node_process import PATIENCE, Process
 
 from mtl_perception.errors import ConfigError, PerceptionError
 from mtl_perception.ros import environment
@@ -139,7 +139,7 @@ def test_shared_memory_segment_has_the_size_of_the_profile(tmp_path: Path) -> No
     if os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") != "rmw_fastrtps_cpp" or not Path("/dev/shm").is_dir():
         pytest.skip("needs Fast DDS and /dev/shm")
     env = {name: value for name, value in os.environ.items() if name not in (OLD, NEW, *OTHERS)}
-    done = subprocess.run([sys.executable, "-c", READ], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", READ], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) >= 64 * 2**20
 

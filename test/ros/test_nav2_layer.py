@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,16 +120,19 @@ def send(client: Client, layer: Layer) -> Any:
     client.spin_until(lambda: images.get_subscription_count() and infos.get_subscription_count(), "the node's subscriptions")
 
     def send(pixels: np.ndarray = PIXELS) -> int:
-        before = set(layer.complete)
+        sent: set[int] = set()
         for _ in range(20):
             stamp, message = client.next_stamp(), image(pixels)
+            sent.add(stamp)
             put_header(INFO, stamp, "camera_optical")
             infos.publish(INFO)
             put_header(message, stamp, "camera_optical")
             images.publish(message)
-            client.spin_for(0.5)
-            if done := set(layer.complete) - before:
-                return max(done)
+            until = time.monotonic() + 2.0
+            while time.monotonic() < until:
+                client.spin_for(0.02)
+                if done := layer.complete.keys() & sent:
+                    return max(done)
         raise AssertionError("no synchronized mask, confidence and cloud")
 
     return send

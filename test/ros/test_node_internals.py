@@ -23,6 +23,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from support.images import noise_image
 from support.node_in_process import in_its_executor, node_inside, started
+from support.node_process import PATIENCE
 from support.ros_client import Camera, Client, profile
 from support.ros_messages import OUTPUTS, camera_info, image, labels_of
 
@@ -50,7 +51,7 @@ class Spy:
     def batch(self, frames, outputs):
         self.asked += [set(requested) for requested in outputs]
         self.started.set()
-        self.may_go.wait(60)
+        self.may_go.wait(PATIENCE)
         return self.pipeline.batch(frames, outputs)
 
     def __getattr__(self, name: str):

@@ -14,6 +14,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 from sensor_msgs.msg import Image
 from support.images import noise_image
 from support.node_in_process import node_inside
+from support.node_process import PATIENCE
 from support.ros_client import Camera, Client
 from support.ros_messages import image, labels_of, values_of
 
@@ -46,7 +47,7 @@ class Gpu:
         self._sets: list[dict] = [{}, {}]
 
     def batch(self, frames, outputs):
-        self.may_go.wait(30)
+        self.may_go.wait(PATIENCE)
         self.batches.append(len(frames))
         self._sets.reverse()
         if self.fails and len(frames) > 1:

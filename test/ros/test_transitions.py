@@ -116,7 +116,7 @@ def possessions(node) -> dict[str, Any]:
 
 def assert_no_more(node, client: Client, than: dict[str, Any]) -> None:
     """Wait until threads and shared-memory segments are gone."""
-    deadline = time.monotonic() + PATIENCE / 2
+    deadline = time.monotonic() + PATIENCE
     while more := {name: (found, than[name]) for name, found in possessions(node).items() if not found <= than[name]}:
         assert time.monotonic() < deadline, more
         time.sleep(0.1)

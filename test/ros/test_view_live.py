@@ -12,6 +12,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("rerun", reason="needs rerun-sdk: pip install 'mtl_perception[rerun]'")
 import numpy as np
 import rclpy
+from support.node_process import PATIENCE
 from support.rrd import pixels, read_rrd
 
 from mtl_perception.labels import STREET
@@ -51,11 +52,11 @@ def test_published_outputs_are_logged_with_their_stamps(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=publish, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     with RerunFile(RerunLog("live", STREET, 80.0, RerunOptions()), tmp_path / "live.rrd") as log:
         watch(log, "/mtl_perception", [], lambda: log.frames >= 3 or time.monotonic() > deadline)
     stop.set()
-    thread.join(10)
+    thread.join(PATIENCE)
     rows = read_rrd(tmp_path / "live.rrd")
     labels, depth = rows["/world/camera/labels"], rows["/world/camera/depth"]
     stamps = [row["stamp"] for row in labels]

@@ -21,6 +21,7 @@ from mtl_perception import Frame, Pipeline
 from mtl_perception.runtime import stream_monitor
 from support.images import noise_image
 from support.node_in_process import node_inside
+from support.node_process import PATIENCE
 from support.ros_client import Camera, Client
 from support.ros_messages import camera_info, image, labels_of
 
@@ -44,7 +45,7 @@ class Gate:
 
     def batch(self, frames: Any, outputs: Any) -> Any:
         self.reached.set()
-        self.open.wait(60)
+        self.open.wait(PATIENCE)
         return self.pipeline.batch(frames, outputs)
 
     def __getattr__(self, name: str) -> Any:
@@ -77,7 +78,7 @@ class Feed:
 
     def until(self, what: Callable[[], Any], send: Callable[[], Any] | None = None) -> Any:
         """Publish images until a condition is true, and return its value."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (value := what()):
             assert time.monotonic() < deadline, f"without success, last: {self.client.statuses}"
             (send or self.send)()

@@ -15,7 +15,7 @@ from typing import Any
 from support.fork_server import Fork, fork_command
 
 PATIENCE = 100.0
-"""Timeout of a test in seconds; machines may be busy."""
+"""Timeout of a wait in seconds; machines may be slow and busy, and a wait that succeeds costs nothing."""
 
 
 class Process:
