@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from mtl_perception.messages.encode import Fields
@@ -14,11 +15,31 @@ _NESTED = {
     (LABEL_INFO, "class_map"): "vision_msgs/msg/VisionClass",
 }
 
-LABEL_INFO_DEFINITIONS = (
+# Definitions of two messages of vision_msgs 4, which are not part of the base installation of ROS 2.
+_LABEL_INFO_DEFINITIONS = (
     ("vision_msgs/msg/VisionClass", "uint16 class_id\nstring class_name\n"),
     ("vision_msgs/msg/LabelInfo", "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n"),
 )
-"""Definitions of two messages of vision_msgs 4, which are not part of the base installation of ROS 2."""
+
+
+@cache
+def typestore(is_ros1: bool) -> Any:
+    """Return the message definitions of Noetic, or those of Jazzy and LabelInfo; rosbags generates code for them once.
+
+    The message types read here are the same in all ROS 1 and in all ROS 2 distributions. A bag's own definitions are ignored:
+    old db3 bags lack them, and one that cannot be parsed would make the whole bag unreadable.
+    """
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+    if not is_ros1:
+        store = get_typestore(Stores.ROS2_JAZZY)
+        for kind, definition in _LABEL_INFO_DEFINITIONS:
+            store.register(get_types_from_msg(definition, kind))
+        return store
+    store = get_typestore(Stores.ROS1_NOETIC)
+    for name in ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage"):
+        store.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", name))
+    return store
 
 
 def header(typestore: Any, stamp_ns: int, frame_id: str) -> Any:

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ import yaml
 from mtl_perception.errors import FrameError, SourceError, one_line, require
 from mtl_perception.placeholders import describe_placeholder
 from mtl_perception.sources.bag.mcap import McapFile, NoIndexError
-from mtl_perception.sources.bag.messages import LABEL_INFO_DEFINITIONS
+from mtl_perception.sources.bag.messages import typestore
 from mtl_perception.sources.bag.scan import (
     MCAP_MAGIC,
     ROS1,
@@ -250,37 +249,17 @@ def deserialize(message: BagMessage) -> Any:
     data = message.data
     try:
         if message.encoding == ROS1:
-            return _typestore(is_ros1=True).deserialize_ros1(data, message.type)
+            return typestore(is_ros1=True).deserialize_ros1(data, message.type)
         # The first byte of a message in CDR is 0.
         if data.startswith(ZSTD_MAGIC):
             data = bytes(decompress("zstd", memoryview(data)))
-        return _typestore(is_ros1=False).deserialize_cdr(data, message.type)
+        return typestore(is_ros1=False).deserialize_cdr(data, message.type)
     except Exception as error:
         # The generated code fails in many ways on damaged bytes.
         cause = f"{type(error).__name__}: {one_line(error)}"
         raise FrameError(
             f"cannot deserialize a message on {one_line(message.topic)} as {message.type}: {cause}", "message"
         ) from error
-
-
-@cache
-def _typestore(is_ros1: bool) -> Any:
-    """Return the message definitions of Noetic or Jazzy.
-
-    The message types read here are the same in all ROS 1 and in all ROS 2 distributions. A bag's own definitions are ignored:
-    old db3 bags lack them, and one that cannot be parsed would make the whole bag unreadable.
-    """
-    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-
-    if not is_ros1:
-        store = get_typestore(Stores.ROS2_JAZZY)
-        for kind, definition in LABEL_INFO_DEFINITIONS:
-            store.register(get_types_from_msg(definition, kind))
-        return store
-    store = get_typestore(Stores.ROS1_NOETIC)
-    for name in ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage"):
-        store.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", name))
-    return store
 
 
 class _Ros1File:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mtl_perception.camera.model import Calibration
 from mtl_perception.messages.encode import Fields, MessageEncoder, camera_info_fields, image_fields
 from mtl_perception.messages.topics import CAMERA_INFO, IMAGE, NODE_NAME, OUTPUT_TOPICS, RECORDED_TOPICS
-from mtl_perception.sources.bag.messages import LABEL_INFO_DEFINITIONS, header, to_bag_message
+from mtl_perception.sources.bag.messages import header, to_bag_message
 from mtl_perception.types import Frame, Outputs
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ class ResultWriter:
         self.frames = 0
         self._rows = [row for row in OUTPUT_TOPICS if row.name in topics]
         self._writer, self._encoder, self._with_input = writer, encoder, with_input
-        for kind, definition in LABEL_INFO_DEFINITIONS:
-            writer.add_type(kind, definition)
         for row in self._rows:
             writer.add_topic(f"{NODE}/{row.name}", row.type, latched=row.latched)
 

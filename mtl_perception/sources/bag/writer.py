@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mtl_perception.errors import SourceError, require
+from mtl_perception.sources.bag.messages import typestore
 from mtl_perception.visualization.files import WriteLock, is_locked, partial_path, replaced_error
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class BagWriter:
         force: Replace an existing bag, and what an earlier run left at `partial`.
 
     Attributes:
-        typestore: Message types of Jazzy; build messages with `writer.typestore.types["std_msgs/msg/Header"](...)`.
+        typestore: Types of Jazzy and LabelInfo; build messages with `writer.typestore.types["std_msgs/msg/Header"](...)`.
         path: Path of the finished bag.
         partial: Path of the bag until then.
         count: Number of messages written.
@@ -46,13 +47,11 @@ class BagWriter:
 
     def __init__(self, path: str | Path, force: bool = False) -> None:
         require("rosbags", extra="bags", purpose=f"writing bag {path}")
-        from rosbags.typesys import Stores, get_typestore
-
         self.path = Path(path)
         self.partial = partial_path(self.path)
         self.force = force
         self.count = 0
-        self.typestore = get_typestore(Stores.ROS2_JAZZY)
+        self.typestore = typestore(is_ros1=False)
         self._topics: dict[str, Connection] = {}
         self._file = self.partial if self.path.suffix == ".mcap" else self.partial / f"{self.path.name}.mcap"
         self._failed = False
@@ -81,18 +80,6 @@ class BagWriter:
         finally:
             self._thread.shutdown(wait=False)
             self._lock.close()
-
-    def add_type(self, type_name: str, definition: str) -> None:
-        """Register a message type that is not part of Jazzy's base installation.
-
-        Args:
-            type_name: `package/msg/Name`.
-            definition: Text of its .msg file; the types it uses must be registered before.
-        """
-        from rosbags.typesys import get_types_from_msg
-
-        if type_name not in self.typestore.fielddefs:
-            self.typestore.register(get_types_from_msg(definition, type_name))
 
     def add_topic(self, topic: str, type_name: str, latched: bool = False) -> None:
         """Add a topic; required only for transient local topics and for topics that may stay empty."""
