@@ -116,19 +116,32 @@ def write_config(data: Path, name: str, **changes: object) -> Path:
     return path
 
 
+# torchrun with forks of one process, so that PyTorch is imported once.
+LAUNCH = """
+import sys
+import torch._dynamo
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+import mtl_perception.training.run
+from mtl_perception.__main__ import main
+
+options = dict(rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", start_method="fork", max_restarts=0)
+config = LaunchConfig(1, 1, int(sys.argv[1]), **options)
+codes = elastic_launch(config, main)(sys.argv[2:])
+sys.exit(max(codes.values()))
+"""
+
+
 def train(config: Path, out: Path, *arguments: str, code: int = 0, processes: int = 0) -> str:
-    """Run the command in this process, or in `processes` others of one thread each, and return its output."""
+    """Run the command in this process, or in `processes` others of one thread each as torchrun does, and return its output."""
     command = ["train", str(config), "--out", str(out), "--device", "cpu", *arguments]
     if processes == 0:
         with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.redirect_stderr(text):
             exit_code = main(command)
         assert exit_code == code, text.getvalue()
         return text.getvalue()
-    launch = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
-    launcher = ["-m", *launch, "mtl_perception"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *launcher, *command], capture_output=True, text=True, timeout=280, env=environment, check=False
+        [sys.executable, "-c", LAUNCH, str(processes), *command], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr

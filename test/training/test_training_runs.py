@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -46,7 +47,8 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(data: Path, tmp
     assert 1 <= done < 6
     assert "the weights so far are in" in errors
     assert load_network(tmp_path / "parts/tiny-latest.safetensors").description.card == {"step": done, "complete": False}
-    text = train(path, tmp_path / "parts", "--set", "epoch=2", processes=1)
+    with single_thread():
+        text = train(path, tmp_path / "parts", "--set", "epoch=2")
     assert f"resumed at step {done} of 6" in text and "different from the checkpoint: epoch was 3, is 2" in text
     resumed, whole = (load_network(tmp_path / name / "tiny.safetensors") for name in ("parts", "whole"))
     for name, value in resumed.state_dict().items():
@@ -62,16 +64,16 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(data: Path, tmp
     assert len(list((tmp_path / "whole/samples").glob("*.jpg"))) == 2
 
 
-def test_a_damaged_image_ends_the_run_with_its_name(tmp_path: Path) -> None:
+def test_a_damaged_image_ends_the_run_with_its_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Workers ignore the signals that a batch system sends, so an error must end them in another way."""
     write_road_dataset(tmp_path / "both", 4)
     damaged = sorted((tmp_path / "both/image").iterdir())[2]
     damaged.write_bytes(damaged.read_bytes()[:100])
     path = write_config(tmp_path, "damaged", sets=[{"path": "both", "format": "folder"}], workers=2, steps=50)
-    command = [sys.executable, "-m", "mtl_perception", "train", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=90, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert process.returncode == 1
-    assert f"{damaged}: truncated image" in process.stderr and "Traceback" not in process.stderr
+    text = train(path, tmp_path / "out", code=1)
+    printed = capfd.readouterr()
+    assert f"{damaged}: truncated image" in text and "Traceback" not in text + printed.out + printed.err
+    assert multiprocessing.active_children() == []
 
 
 def test_two_processes_have_the_losses_of_one(data: Path, tmp_path: Path) -> None:
