@@ -110,20 +110,22 @@ def test_errors_are_those_of_the_ground_truth(still):
     assert report["AbsRel road users"] == pytest.approx(0.25)
 
 
-def test_tool_compares_values_on_a_data_set(tmp_path, weights_file, monkeypatch, capsys):
-    data = write_kitti2015(tmp_path / "data", [0, 1])
+def test_tool_compares_values_on_each_data_set(tmp_path, weights_file, monkeypatch, capsys):
     sets = tmp_path / "set.yaml"
-    sets.write_text(f"sets:\n  - {{path: {data}, format: kitti2015, name: tiny}}\n")
+    drives = {"one": write_kitti2015(tmp_path / "data", [0, 1]), "two": write_kitti2015(tmp_path / "other", [2, 3], [2, 3])}
+    lines = [f"  - {{path: {path}, format: kitti2015, name: {name}}}\n" for name, path in drives.items()]
+    sets.write_text("".join(["sets:\n", *lines]))
     out = tmp_path / "flicker.json"
     options = ["--weights", str(weights_file), "--out", str(out), "--frames", "2"]
     monkeypatch.setattr(sys, "argv", ["flicker", str(sets), *options, "--values", "0", "0.5"])
     assert flicker.main() == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("| | changed | inside | depth | mIoU |")
-    assert [line.split("|")[1].strip() for line in printed[2:]] == ["tiny, 0", "tiny, 0.5"]
+    assert [line.split("|")[1].strip() for line in printed[2:]] == ["one, 0", "one, 0.5", "two, 0", "two, 0.5"]
     rows = json.loads(out.read_text())
-    assert rows["tiny, 0"]["time"] == 1.0
-    assert 0 <= rows["tiny, 0.5"]["changed"] <= 1
+    assert rows["one, 0"]["time"] == 1.0
+    assert 0 <= rows["one, 0.5"]["changed"] <= 1
+    assert ["AbsRel" in rows[name] for name in ("one, 0", "two, 0")] == [False, True]
 
 
 def test_invalid_value_is_one_line(tmp_path, weights_file, monkeypatch, capsys):

@@ -212,11 +212,12 @@ def main() -> int:
     args = parser.parse_args()
     last = args.first + args.frames
     try:
-        drives = {f"synthetic {seed}": SyntheticDrive(last, seed=seed) for seed in args.synthetic}
-        samples = {name: (drive.sample(i) for i in range(args.first, last)) for name, drive in drives.items()}
+        samples = {}
+        for seed in args.synthetic:
+            samples[f"synthetic {seed}"] = map(SyntheticDrive(last, seed=seed).sample, range(args.first, last))
         for path in args.data:
             for data in open_datasets(path):
-                samples[data.name] = (data[i] for i in range(args.first, min(last, len(data))))
+                samples[data.name] = map(data.__getitem__, range(args.first, min(last, len(data))))
         options = {"weights": args.weights, "device": "cpu", "precision": args.precision, "warm_up": False}
         pipelines = [Pipeline(**options, temporal_smoothing=value) for value in args.values]
         rows: dict[str, dict[str, Any]] = {}
