@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphaned descendants become children of this process."""
 
 SERVER = f"""
-import ctypes, gc, importlib, json, os, sys
+import ctypes, gc, importlib, json, os, signal, sys
 
 for module in {MODULES}:
     importlib.import_module(module)
@@ -44,6 +45,7 @@ for line in sys.stdin:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 1)
     os.dup2(1, 2)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which is ignored where the tests run under nohup
     # Exit after the interpreter is finalized: LTTng's destructor would cancel its threads, which a fork does not have.
     libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
     sys.argv[:] = ["mtl_perception", *arguments]
@@ -64,7 +66,7 @@ class Fork:
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = math.inf) -> int:
         deadline = time.monotonic() + timeout
         while (code := self.poll()) is None:
             if time.monotonic() > deadline:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -135,7 +136,8 @@ def train(config: Path, out: Path, *arguments: str, code: int = 0, processes: in
     """Run the command in this process, or in `processes` others of one thread each as torchrun does, and return its output."""
     command = ["train", str(config), "--out", str(out), "--device", "cpu", *arguments]
     if processes == 0:
-        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.redirect_stderr(text):
+        argv = patch.object(sys, "argv", ["mtl_perception", *command])  # which the card states
+        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.redirect_stderr(text), argv:
             exit_code = main(command)
         assert exit_code == code, text.getvalue()
         return text.getvalue()
