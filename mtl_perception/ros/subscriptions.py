@@ -101,8 +101,8 @@ class MatchedSubscription:
 
     def update(self) -> bool:
         """Subscribe again if the publishers offer another QoS or use the other topic, and return whether they do."""
-        profile = self._match()
-        if profile is None or (profile == self._profile and self.topic == self._subscription.topic_name):
+        topic, profile = self.topic, self._match()
+        if profile is None or (profile == self._profile and self.topic == topic):
             return False
         self._profile = profile
         self.subscribe_again()
