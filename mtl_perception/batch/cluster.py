@@ -56,7 +56,7 @@ LOCAL_DEFAULTS = {
 """Environment variables of a local cluster, unless the user has set them."""
 
 LOCAL_ATTEMPTS = 3
-"""How often to start a local cluster: a node of Ray ends if its agents need more than 15 s to start, as on a loaded machine."""
+"""Number of attempts to start a local cluster: a node of Ray ends if its agents need more than 15 s, as on a loaded machine."""
 
 MARKER_PREFIX = ".ray-"
 """Beginning of the name of the file by which workers recognize the folder of the outputs."""
@@ -238,14 +238,14 @@ def connect(address: str) -> Any:
         attempts = LOCAL_ATTEMPTS
     else:
         _check_reachable(address)
-    while True:
-        attempts -= 1
+    for remaining in reversed(range(attempts)):
         try:
             ray.init(address=address, logging_level=logging.WARNING, **options)
-            return ray
+            break
         except Exception as error:  # Ray raises Exception itself if a node does not start in time.
-            if attempts == 0:
+            if not remaining:
                 raise SourceError(f"no connection to the Ray cluster {address}: {one_line(error, limit=500)}") from error
+    return ray
 
 
 def _check_reachable(address: str) -> None:

@@ -119,7 +119,7 @@ def average(args: argparse.Namespace) -> None:
     """Write the mean of the parameters of several files, in the widest of their types."""
     sources, out = [resolve(name) for name in args.weights], output_file(Path(args.out), args.force)
     if len(sources) < 2:
-        raise ConfigError("one file has no average; give two or more")
+        raise ConfigError("an average needs two or more weights files")
     state, description = average_weights(sources, args.shares)
     save_weights(out, state, description, half=False)
     print(f"{out}: average of {len(sources)} files, without metrics, int8 table and certificates")

@@ -167,7 +167,7 @@ def describe_discovery(node: Node) -> str:
     return f"; no other node is visible here with {', '.join(settings)}, which may differ where the camera runs"
 
 
-def describe_namesakes(node: Node) -> str:
+def describe_duplicate_name(node: Node) -> str:
     """Describe that other nodes have the full name of this one; empty if none has."""
     count = node.get_node_names_and_namespaces().count((node.get_name(), node.get_namespace()))
     if count < 2:

@@ -20,7 +20,7 @@ from mtl_perception.ros.bond import Bond
 from mtl_perception.ros.camera import Camera
 from mtl_perception.ros.compat import answer_invalid_transitions, destroy_state_machine
 from mtl_perception.ros.diagnostics import DiagnosticsPublisher
-from mtl_perception.ros.environment import describe_namesakes
+from mtl_perception.ros.environment import describe_duplicate_name
 from mtl_perception.runtime.session import Session
 from mtl_perception.runtime.snapshots import CameraSnapshot, Snapshot
 from mtl_perception.runtime.worker import Worker
@@ -155,10 +155,10 @@ class PerceptionNode(LifecycleNode):
         else:
             cameras = [camera.snapshot(config) for camera in session.cameras]
         network = None if session is None else session.network_snapshot()
-        if namesakes := describe_namesakes(self):
-            self.get_logger().warning(namesakes, once=True)
+        if duplicate_name := describe_duplicate_name(self):
+            self.get_logger().warning(duplicate_name, once=True)
         return Snapshot(
-            self.state_name, self.failure, config.image_timeout, config.input_rectified, cameras, network, namesakes
+            self.state_name, self.failure, config.image_timeout, config.input_rectified, cameras, network, duplicate_name
         )
 
     def _configure(self) -> None:

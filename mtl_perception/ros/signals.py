@@ -24,7 +24,7 @@ class Answer(enum.Enum):
 
 
 class StopSignals:
-    """Handle both signals alike, so that a process ends with exit code 0 whenever and however often they are received.
+    """Handle SIGINT and SIGTERM alike, so that a process ends with exit code 0 whenever and however often they are received.
 
     SIGHUP, which a terminal or an SSH connection sends when it closes, counts as SIGTERM unless it is ignored, as under nohup.
     Create it in the main thread before rclpy is initialized: the handlers of rclpy call these.

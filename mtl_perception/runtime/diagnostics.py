@@ -198,7 +198,7 @@ def _topic_findings(source: InputSnapshot) -> list[Finding]:
 
 def _network(snapshot: Snapshot) -> Status:
     network, state = snapshot.network, {"state": snapshot.state}
-    findings = [Finding(Level.WARN, "namesakes", snapshot.namesakes)] if snapshot.namesakes else []
+    findings = [Finding(Level.WARN, "duplicate_name", snapshot.duplicate_name)] if snapshot.duplicate_name else []
     if snapshot.failure:
         return Status("network", [Finding(Level.ERROR, snapshot.failure, snapshot.failure), *findings], "", lambda: state)
     if network is None:

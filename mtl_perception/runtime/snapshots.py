@@ -92,7 +92,7 @@ class Snapshot:
         input_rectified: Parameter.
         cameras: All cameras.
         network: None while the node is unconfigured.
-        namesakes: Description of other nodes with the name of this one; empty if there are none.
+        duplicate_name: Description of other nodes with the name of this one; empty if there are none.
     """
 
     state: str
@@ -101,4 +101,4 @@ class Snapshot:
     input_rectified: bool
     cameras: Sequence[CameraSnapshot]
     network: NetworkSnapshot | None
-    namesakes: str = ""
+    duplicate_name: str = ""

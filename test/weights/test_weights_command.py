@@ -157,7 +157,7 @@ def test_average_refuses_other_networks_and_shares(tmp_path: Path, capsys: pytes
         ([six, other], 1, f"{other} cannot be averaged with {six}: grid differs"),
         ([six, six, "--shares", "1", "0"], 2, "shares 1 0: give 2 numbers above 0"),
         ([six, six, "--shares", "1"], 2, "shares 1: give 2 numbers above 0"),
-        ([six], 2, "one file has no average; give two or more"),
+        ([six], 2, "an average needs two or more weights files"),
     ):
         assert main(["weights", "average", *arguments, "--out", out]) == code
         assert message in capsys.readouterr().err
