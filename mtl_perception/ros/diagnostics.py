@@ -10,7 +10,8 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from mtl_perception.runtime.diagnostics import Schedule, Status, evaluate
+from mtl_perception.runtime.diagnostics import Level, Schedule, Status, evaluate
+from mtl_perception.runtime.finding_log import FindingLog
 from mtl_perception.runtime.snapshots import Snapshot
 
 CHECK_PERIOD = 0.1
@@ -18,7 +19,7 @@ CHECK_PERIOD = 0.1
 
 
 class DiagnosticsPublisher:
-    """Publishes diagnostics once per period, and at once when a finding appears or ends.
+    """Publishes diagnostics once per period, and at once when a finding appears or ends; logs findings that last.
 
     Args:
         node: Node that publishes.
@@ -28,6 +29,7 @@ class DiagnosticsPublisher:
 
     def __init__(self, node: Node, snapshot: Callable[[], Snapshot], period: float) -> None:
         self._node, self._snapshot = node, snapshot
+        self._log = FindingLog()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self.set_period(period)
         # The steady clock continues while simulated time stands still.
@@ -38,12 +40,20 @@ class DiagnosticsPublisher:
         self._schedule = Schedule(period, CHECK_PERIOD)
 
     def update(self) -> None:
-        """Publish if a message is due."""
-        statuses = evaluate(self._snapshot())
-        if self._schedule.is_due(statuses, time.monotonic()):
+        """Publish if a message is due, and log what is to be logged."""
+        statuses, now = evaluate(self._snapshot()), time.monotonic()
+        if self._schedule.is_due(statuses, now):
             message = DiagnosticArray(status=to_messages(statuses, self._node.get_fully_qualified_name().lstrip("/")))
             message.header.stamp = self._node.get_clock().now().to_msg()
             self._publisher.publish(message)
+        for level, text in self._log.update(statuses, now):
+            # rclpy refuses another severity in the same place of the code.
+            if level == Level.OK:
+                self._node.get_logger().info(text)
+            elif level == Level.ERROR:
+                self._node.get_logger().error(text)
+            else:
+                self._node.get_logger().warning(text)
 
 
 def to_messages(statuses: Sequence[Status], node_name: str) -> list[DiagnosticStatus]:

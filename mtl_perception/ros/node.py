@@ -155,10 +155,14 @@ class PerceptionNode(LifecycleNode):
         else:
             cameras = [camera.snapshot(config) for camera in session.cameras]
         network = None if session is None else session.network_snapshot()
-        if duplicate_name := describe_duplicate_name(self):
-            self.get_logger().warning(duplicate_name, once=True)
         return Snapshot(
-            self.state_name, self.failure, config.image_timeout, config.input_rectified, cameras, network, duplicate_name
+            self.state_name,
+            self.failure,
+            config.image_timeout,
+            config.input_rectified,
+            cameras,
+            network,
+            describe_duplicate_name(self),
         )
 
     def _configure(self) -> None:
@@ -177,8 +181,6 @@ class PerceptionNode(LifecycleNode):
         )
         if loss := pipeline.certified_loss:
             self.get_logger().info(f"precision {pipeline.precision}, {loss}")
-        for note in pipeline.notes:
-            self.get_logger().warning(note)
 
     def _start(self) -> list[str]:
         """Start the worker and subscribe; return the subscribed topics."""

@@ -32,11 +32,13 @@ class Finding:
         level: Severity.
         name: Stays the same while the problem lasts.
         text: Message, with values that may change.
+        is_logged: Whether it was logged when it occurred.
     """
 
     level: Level
     name: str
     text: str
+    is_logged: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _frames(snapshot: Snapshot, camera: CameraSnapshot) -> Status:
             findings.append(Finding(Level.STALE, "silence", f"no image for {silence:.1f} s: {reason}"))
         elif rejection:
             level = Level.ERROR if rejection.reason in ERROR_REASONS else Level.WARN
-            findings.append(Finding(level, rejection.reason, f"frames dropped: {rejection.text}"))
+            findings.append(Finding(level, rejection.reason, f"frames dropped: {rejection.text}", is_logged=True))
     summary = snapshot.state if camera.input is None else "processing"
     return Status(_name(camera, "frames"), findings, summary, lambda: {"state": snapshot.state, **statistics.values()})
 
@@ -187,7 +189,7 @@ def _frame_findings(source: InputSnapshot) -> list[Finding]:
 
 
 def _topic_findings(source: InputSnapshot) -> list[Finding]:
-    findings = [Finding(Level.WARN, "remapping", text) for text in source.ignored_remappings]
+    findings = [Finding(Level.WARN, "remapping", text, is_logged=True) for text in source.ignored_remappings]
     for topic, content in ((source.image, "images"), (source.camera_info, "calibrations")):
         count = len(topic.publishers)
         if count > 1:
@@ -200,11 +202,12 @@ def _network(snapshot: Snapshot) -> Status:
     network, state = snapshot.network, {"state": snapshot.state}
     findings = [Finding(Level.WARN, "duplicate_name", snapshot.duplicate_name)] if snapshot.duplicate_name else []
     if snapshot.failure:
-        return Status("network", [Finding(Level.ERROR, snapshot.failure, snapshot.failure), *findings], "", lambda: state)
+        failure = Finding(Level.ERROR, snapshot.failure, snapshot.failure, is_logged=True)
+        return Status("network", [failure, *findings], "", lambda: state)
     if network is None:
         return Status("network", findings, snapshot.state, lambda: state)
     if network.trouble:
-        findings.append(Finding(Level.ERROR, "device", network.trouble))
+        findings.append(Finding(Level.ERROR, "device", network.trouble, is_logged=True))
     elif network.notes:
         text = "; ".join((network.summary, *network.notes))
         findings.append(Finding(Level.WARN, text, text))

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 from support.camera_faults import (
     ERROR,
     LABELS,
@@ -32,6 +32,7 @@ from support.camera_faults import (
     other_node,
 )
 from support.node_in_process import ask, node_inside
+from support.node_process import node_process
 from support.ros_client import Client, profile
 from support.ros_messages import cloud_of, image, set_data, values_of
 
@@ -50,6 +51,20 @@ def test_no_camera_at_start(node, client: Client) -> None:
     # Settings of discovery follow until the node has discovered the client.
     assert status.message.startswith("no image received yet: /image has no publisher; remap image to the camera's topic")
     assert client.status("stream").level == OK
+
+
+def test_missing_and_returning_images_are_logged(tmp_path: Path, weights_file: Path) -> None:
+    arguments = ["-r", "__ns:=/logged", "-p", f"weights:={weights_file}", "-p", "warm_up:=false", "-p", "backend:=torch"]
+    with node_process(tmp_path / "node.log", *arguments) as process:
+        client = Client("logged", "/logged/mtl_perception")
+        other = client.node.create_publisher(Image, "/cam/image", profile())
+        hint = "remap image to the camera's topic (published: /cam/image"
+        process.wait_for_output(f"frames: no image received yet: /logged/image has no publisher; {hint}")
+        client.node.destroy_publisher(other)
+        feed = Feed(client)
+        feed.wait_for_status("frames", OK, "processing")
+        process.wait_for_output("[logged.mtl_perception]: frames: processing")
+        client.close()
 
 
 def test_camera_stops_and_returns(feed: Feed, client: Client, pipeline: Pipeline) -> None:
