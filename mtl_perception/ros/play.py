@@ -12,6 +12,7 @@ from pathlib import Path
 
 import rclpy
 from rclpy.duration import Duration
+from rclpy.publisher import Publisher
 from rclpy.qos import ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
@@ -92,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
             player.wait_for_subscribers(args.subscribers)
             try:
                 with progress_bar(total=None if args.loop else len(source), unit="frame") as shown:
-                    for frame in paced(repeated(source, frames, args.loop), source.rate_hz, args.rate):
+                    for index, frame in enumerate(paced(repeated(source, frames, args.loop), source.rate_hz, args.rate)):
+                        if index == 0:
+                            player.start(source, frame, args.rate)
                         player.publish(frame)
                         shown.update()
             except SourceError:
@@ -162,9 +165,9 @@ class Player:
         with creation_errors():
             self._node = rclpy.create_node("player")
         self._images = self._node.create_publisher(Image, "image", keep_last(5, reliable=True))
-        self._infos = self._node.create_publisher(CameraInfo, "camera_info", keep_last(5, reliable=True))
+        # Before the first frame, so that subscribers discover it in time.
+        self._infos: Publisher | None = self._create_info_publisher()
         self._clock = self._node.create_publisher(Clock, "/clock", keep_last(1, reliable=True)) if clock else None
-        self._publishers = [publisher for publisher in (self._clock, self._infos, self._images) if publisher is not None]
         self._restamp = restamp
         self._transforms = publish_static_transforms(self._node, transforms)
 
@@ -176,11 +179,24 @@ class Player:
             rclpy.spin_once(self._node, timeout_sec=0.1)
         # A subscriber of images need not subscribe to camera_info.
         deadline = time.monotonic() + INFO_TIMEOUT
-        while self._infos.get_subscription_count() < count and time.monotonic() < deadline:
+        while self._infos and self._infos.get_subscription_count() < count and time.monotonic() < deadline:
             rclpy.spin_once(self._node, timeout_sec=0.1)
         # Discovery is not symmetric: the subscriber may not have discovered this publisher yet.
         if count:
             time.sleep(0.5)
+
+    def start(self, source: Source, frame: Frame, speed: float) -> None:
+        """Log what is published, from the first frame; without a calibration, withdraw camera_info."""
+        topics, log = [self._images.topic_name], self._node.get_logger()
+        if frame.camera is not None and self._infos is not None:
+            topics.append(self._infos.topic_name)
+        elif self._infos is not None:
+            # A publisher that sends nothing looks like a fault to subscribers.
+            self._node.destroy_publisher(self._infos)
+            self._infos = None
+            log.warning(f"camera_info is not published: {source.name} has no calibration; give one by --camera FILE")
+        height, width = frame.image.shape[:2]
+        log.info(f"publishing {source.name} ({width}x{height}, {source.rate_hz * speed:.3g} Hz) on {' and '.join(topics)}")
 
     def publish(self, frame: Frame) -> None:
         """Publish CameraInfo, then the image, with the same header."""
@@ -191,6 +207,8 @@ class Player:
             self._clock.publish(Clock(clock=header.stamp))
         if frame.camera is not None:
             fields = camera_info_fields(Calibration.of(frame.camera))
+            if self._infos is None:  # The calibration of a bag may come after its first image.
+                self._infos = self._create_info_publisher()
             self._infos.publish(to_message(CAMERA_INFO, fields, header))
         self._images.publish(to_message(IMAGE, image_fields(frame.image, "rgb8"), header))
 
@@ -198,9 +216,13 @@ class Player:
         """Wait until subscribers have received the last messages, before the publishers are destroyed."""
         deadline = time.monotonic() + DRAIN_TIMEOUT
         # In short steps, because signals are handled in between.
-        while not all(publisher.wait_for_all_acked(ACK_STEP) for publisher in self._publishers) and time.monotonic() < deadline:
+        publishers = [publisher for publisher in (self._clock, self._infos, self._images) if publisher is not None]
+        while not all(publisher.wait_for_all_acked(ACK_STEP) for publisher in publishers) and time.monotonic() < deadline:
             pass
-        readers = [self._node.get_subscriptions_info_by_topic(publisher.topic_name) for publisher in self._publishers]
+        readers = [self._node.get_subscriptions_info_by_topic(publisher.topic_name) for publisher in publishers]
         if any(reader.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for reader in itertools.chain(*readers)):
             # They acknowledge nothing.
             time.sleep(BEST_EFFORT_TIME)
+
+    def _create_info_publisher(self) -> Publisher:
+        return self._node.create_publisher(CameraInfo, "camera_info", keep_last(5, reliable=True))

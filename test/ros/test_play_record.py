@@ -107,6 +107,7 @@ def test_image_folder_loops_restamped_until_a_signal(tmp_path: Path, listener: L
     listener.client.spin_until(lambda: len(listener.images) >= 8, "eight images of three")
     assert process.stop(signal.SIGINT) == 0
     assert "Traceback" not in process.output
+    assert "publishing images (32x24, 10 Hz) on /image and /camera_info\n" in process.output
     stamps = [stamp_of(message) for message in listener.images]
     assert stamps == sorted(set(stamps))
     assert begun < stamps[0]
@@ -116,6 +117,16 @@ def test_image_folder_loops_restamped_until_a_signal(tmp_path: Path, listener: L
     order = [next(i for i in range(3) if np.array_equal(pixels, bag_image(i))) for pixels in listener.pixels()]
     assert order == [(order[0] + i) % 3 for i in range(len(order))]
     assert (listener.infos[0].k[0], listener.infos[0].p[5]) == (30.0, 31.0)
+
+
+def test_images_without_calibration_are_published_without_camera_info(tmp_path: Path, listener: Listener, play) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), bag_image(0)[..., ::-1])
+    process = play(str(tmp_path / "a.png"), "--loop", "--rate", "2", "--subscribers", "1")
+    count = listener.client.node.count_publishers
+    listener.client.spin_until(lambda: len(listener.images) >= 2 and not count("/camera_info"), "images alone")
+    assert process.stop(signal.SIGINT) == 0
+    assert "camera_info is not published: a.png has no calibration; give one by --camera FILE\n" in process.output
+    assert "publishing a.png (32x24, 20 Hz) on /image\n" in process.output
 
 
 @pytest.mark.parametrize("options", [[], ["--loop"], ["--preload"]])
