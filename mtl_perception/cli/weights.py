@@ -35,7 +35,9 @@ from mtl_perception.weights.registry import (
 )
 
 WIDTH = 100
-LABEL_WIDTH = 16
+LABEL_WIDTH = 22
+MAX_NUMBERS = 6
+"""Longest list of numbers that `info` prints: tables, such as confusion matrices, are for programs."""
 LICENSE_WIDTH = 60
 
 
@@ -167,7 +169,7 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="FILE_OR_NAME", help="weights file, or a name listed by `weights list`")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with all tables")
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -262,11 +264,23 @@ def _show_certificates(network: MultiTaskRefineNet) -> None:
 
 def _show_entries(entries: Mapping[str, Any], indent: str) -> None:
     for name, value in entries.items():
+        label = f"{indent}{name}"
         if isinstance(value, Mapping):
-            _show(f"{indent}{name}", "")
-            _show_entries(value, indent + "  ")
-        else:
-            _show(f"{indent}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            if value:
+                _show(label, "")
+                _show_entries(value, indent + "  ")
+        elif isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
+            for line, entry in enumerate(value):
+                _show("" if line else label, entry)
+        elif isinstance(value, list):
+            if len(value) <= MAX_NUMBERS and not any(isinstance(entry, list) for entry in value):
+                _show(label, ", ".join(map(_text, value)))
+        elif value is not None:
+            _show(label, _text(value))
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _show(label: str, text: str) -> None:

@@ -17,13 +17,19 @@ from mtl_perception.weights import registry as store
 from mtl_perception.weights.files import load_network, read_weights, save_weights
 from mtl_perception.weights.registry import PUBLISHED, Checksum, git_blob_id, sha256
 
+CARD = {
+    "data": ["streets: 3 images; CC BY", "yards: 2 images; own"],
+    "metrics": {"mIoU": 2 / 3, "confusion": [[5, 1], [0, 6]], "bins": [0.5] * 15, "depth": {}, "ECE": None},
+    "crop": [448, 256],
+}
+
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of shipped weights with one network, `lane`."""
     folder = tmp_path / "models"
     monkeypatch.setattr(store, "SHIPPED_DIR", folder)
-    description = replace(published_description(6, 2), name="lane", license="CC BY 4.0", card={"metrics": {"mIoU": 0.5}})
+    description = replace(published_description(6, 2), name="lane", license="CC BY 4.0", card=CARD)
     torch.manual_seed(0)
     save_weights(folder / "lane.safetensors", MultiTaskRefineNet(description).state_dict(), description)
     return folder
@@ -65,7 +71,9 @@ def test_info_prints_the_description(shipped: Path, capsys: pytest.CaptureFixtur
     assert "depth meters = abs(output); trained on 0 to 80 m" in lines
     assert "normalization (RGB / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)" in lines
     assert "license CC BY 4.0" in lines
-    assert lines[lines.index("metrics") + 1] == "mIoU 0.5"
+    # Tables are left to JSON.
+    card = ["data streets: 3 images; CC BY", "yards: 2 images; own", "metrics", "mIoU 0.6667", "crop 448, 256"]
+    assert lines[lines.index(card[0]) :] == card
 
 
 def test_info_prints_json(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +84,7 @@ def test_info_prints_json(shipped: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert facts["parameters"] == 2_991_687
     assert facts["classes"][5] == "car"
     assert facts["license"] == "CC BY 4.0"
-    assert facts["card"] == {"metrics": {"mIoU": 0.5}}
+    assert facts["card"] == CARD
 
 
 def test_info_prints_no_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
