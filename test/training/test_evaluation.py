@@ -19,6 +19,7 @@ from mtl_perception.types import Sample
 
 pytest.importorskip("torchmetrics")
 from mtl_perception.training.data.select import spread_evenly
+from mtl_perception.training.evaluation import evaluate
 from mtl_perception.training.evaluation.classes import comparisons
 from mtl_perception.training.evaluation.evaluate import PIPELINE, DepthProtocol, Evaluation, FrameScore, overall
 from mtl_perception.training.evaluation.tables import markdown
@@ -223,3 +224,20 @@ def test_missing_metrics_are_null_in_json(pipe):
     json.dumps(evaluation.report(), allow_nan=False)
     assert evaluation.scores[0].pixel_accuracy is None
     assert math.isfinite(evaluation.scores[0].latency_ms)
+
+
+def test_frames_beyond_those_that_are_timed_are_computed_once(pipe, monkeypatch):
+    monkeypatch.setattr(evaluate, "TIMED_FRAMES", 1)
+    dataset = MemoryDataset([sample(pipe, seed) for seed in (0, 1)])
+    calls, call = [], Pipeline.__call__
+
+    def count(self, frame, outputs):
+        calls.append(frame)
+        return call(self, frame, outputs)
+
+    monkeypatch.setattr(Pipeline, "__call__", count)
+    evaluation = Evaluation(pipe, dataset)
+    evaluation.run()
+    assert [sum(frame is one.frame for frame in calls) for one in dataset.samples] == [3, 1], "warm-up, latency, metrics"
+    timed, other = (score.latency_ms for score in evaluation.scores)
+    assert other is None and evaluation.report()["latency_ms"] == timed > 0

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PIPELINE = {"min_depth": 0.0, "max_depth": by_name("max_depth").high, "min_confidence": 0.0, "output_scale": 1.0}
 """Required parameters of an evaluated pipeline: full size, and no output removed by distance or confidence."""
+TIMED_FRAMES = 10
+"""Frames of a data set whose latency is measured, by a call of its own for labels and depth only."""
 
 DEFINITIONS = {
     "mIoU": "the pixels of all frames form one confusion matrix; mean of the IoU of the classes; classes that neither "
@@ -46,7 +48,8 @@ DEFINITIONS = {
     "frames, by true depth; the class is that of the ground truth, or the predicted one in frames without labels",
     "boxes": f"a box of a person or cyclist is found if at least {100 * FOUND:.0f} % of its pixels have the label person or "
     "cyclist; boxes truncated by more than half or of an occlusion above 2 (KITTI's level hard) are left out",
-    "latency": "median time of a pipeline call for labels and depth, from image to arrays in memory, after a warm-up",
+    "latency": "median time of a pipeline call for labels and depth, from image to arrays in memory, after a warm-up, over the "
+    f"first {TIMED_FRAMES} frames of a data set",
 }
 
 
@@ -71,13 +74,13 @@ class Prediction:
         labels: For each comparison, H x W uint8 labels in its classes.
         depth: H x W float32 depth, m.
         confidence: H x W uint8, the softmax maximum scaled to 0..255; None for a frame without ground truth of labels.
-        latency_ms: Latency of the pipeline call for labels and depth, ms.
+        latency_ms: Latency of a pipeline call for labels and depth, ms; None where it was not measured.
     """
 
     labels: list[np.ndarray]
     depth: np.ndarray
     confidence: np.ndarray | None
-    latency_ms: float
+    latency_ms: float | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class FrameScore:
     Attributes:
         index: Index in the data set.
         name: Name in the data set.
-        latency_ms: Latency of the pipeline call, ms.
+        latency_ms: Latency of the pipeline call, ms; None after the first `TIMED_FRAMES` frames.
         pixel_accuracy: Pixel accuracy in the classes of the first comparison.
         miou: mIoU over the classes of this frame.
         abs_rel: Mean relative depth error.
@@ -96,7 +99,7 @@ class FrameScore:
 
     index: int
     name: str
-    latency_ms: float
+    latency_ms: float | None
     pixel_accuracy: float | None = None
     miou: float | None = None
     abs_rel: float | None = None
@@ -188,38 +191,36 @@ class Evaluation:
 
         If the pipeline reuses its outputs, the arrays are valid until the next call.
         """
-        if sample.frame.image.shape not in self._warm:
-            # The first image of a size creates kernels and buffers.
-            self._warm.add(sample.frame.image.shape)
-            self.pipeline(sample.frame, ("labels", "depth"))
-        # Computed first and copied, because results are only valid until the next call.
-        restricted, confidence = self._restricted_labels_and_confidence(sample)
-        started = time.perf_counter()
-        result = self.pipeline(sample.frame, ("labels", "depth"))
-        milliseconds = 1000 * (time.perf_counter() - started)
+        latency = self._latency(sample) if len(self.scores) < TIMED_FRAMES else None
+        restricted = any(comparison.choices != self._every_class for comparison in self.comparisons)
+        optional = {"scores": restricted, "confidence": sample.labels is not None}
+        result = self.pipeline(sample.frame, {"labels", "depth", *(name for name, needed in optional.items() if needed)})
         assert result.labels is not None
         assert result.depth is not None
-        labels = [restricted.get(comparison.choices, result.labels) for comparison in self.comparisons]
+        labels = []
+        for comparison in self.comparisons:
+            if comparison.choices == self._every_class:
+                labels.append(result.labels)
+            else:
+                assert result.scores is not None
+                chosen = torch.from_numpy(result.scores[None, list(comparison.choices)])
+                labels.append(labels_from_scores(chosen, 0.0)[0][0].numpy())
         # Without a comparison, the labels are only used for the depth table.
-        return Prediction(labels or [result.labels], result.depth, confidence, milliseconds)
+        return Prediction(labels or [result.labels], result.depth, result.confidence, latency)
 
     @property
     def _every_class(self) -> tuple[int, ...]:
         return tuple(range(len(self.pipeline.class_set)))
 
-    def _restricted_labels_and_confidence(self, sample: Sample) -> tuple[dict[tuple[int, ...], np.ndarray], np.ndarray | None]:
-        """Return the best labels for each comparison with fewer classes than the network, and the confidence, if needed."""
-        restricted = {comparison.choices for comparison in self.comparisons} - {self._every_class}
-        outputs = {name for name, needed in (("scores", restricted), ("confidence", sample.labels is not None)) if needed}
-        if not outputs:
-            return {}, None
-        result = self.pipeline(sample.frame, outputs)
-        confidence = None if result.confidence is None else result.confidence.copy()
-        found = {}
-        for choices in restricted:
-            assert result.scores is not None
-            found[choices] = labels_from_scores(torch.from_numpy(result.scores[None, list(choices)]), 0.0)[0][0].numpy()
-        return found, confidence
+    def _latency(self, sample: Sample) -> float:
+        """Return the time of a pipeline call for labels and depth, ms."""
+        if sample.frame.image.shape not in self._warm:
+            # The first image of a size creates kernels and buffers.
+            self._warm.add(sample.frame.image.shape)
+            self.pipeline(sample.frame, ("labels", "depth"))
+        started = time.perf_counter()
+        self.pipeline(sample.frame, ("labels", "depth"))
+        return 1000 * (time.perf_counter() - started)
 
     def worst(self, count: int) -> list[FrameScore]:
         """Return the worst frames: alternately the one of lowest pixel accuracy and the one of highest AbsRel."""
@@ -286,12 +287,13 @@ def overall(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
 
 
 def _summarize(metrics: Metrics, scores: Sequence[FrameScore]) -> dict[str, Any]:
+    timed = [score.latency_ms for score in scores if score.latency_ms is not None]
     return {
         "frames": len(scores),
         "labeled_frames": sum(score.pixel_accuracy is not None for score in scores),
         "depth_frames": metrics.depth.images,
         **metrics.report(),
-        "latency_ms": statistics.median(score.latency_ms for score in scores) if scores else None,
+        "latency_ms": statistics.median(timed) if timed else None,
     }
 
 
