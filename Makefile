@@ -13,6 +13,8 @@ OUT ?= build/soak
 VENV := $(if $(filter jazzy none,$(ROS)),.venv,.venv-$(ROS))
 BIN := $(VENV)/bin
 export PYTHON ROS TORCH
+# Without bytecode files, each of the many processes that tests start would compile the package and pytest all tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The ROS wheels set this variable for child processes. Another Python must not inherit it.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
