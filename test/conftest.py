@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import math
 import os
 import signal
@@ -128,6 +129,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.path.parent.name == "fuzz":
             item.add_marker(pytest.mark.fuzz)
         item.add_marker(pytest.mark.xdist_group("ros" if ros else item.path.name))
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the imported modules from garbage collections, each of which would take 0.4 s."""
+    gc.freeze()
 
 
 def is_selected(path: Path, config: pytest.Config) -> bool:

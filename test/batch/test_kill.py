@@ -105,7 +105,7 @@ def killed(tmp_path_factory, weights_file):
     """Return the folder of the killed runs, by number of the phase, the arguments of all runs, and the expected outputs."""
     root = tmp_path_factory.mktemp("killed")
     sources = [str(write_drive(root / "data" / name, count)) for name, count in FRAMES.items()]
-    arguments = [*sources, "--weights", str(weights_file), "--device", "cpu", "--cpu-threads", "1"]
+    arguments = [*sources, "--weights", str(weights_file), "--device", "cpu", "--backend", "torch", "--cpu-threads", "1"]
     assert main(["process", *arguments, "--out", str(root / "undisturbed")]) == 0
     command = [sys.executable, "-c", SCRIPT, str(root), *arguments]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=280, check=False)

@@ -30,7 +30,8 @@ def process(weights_file, capsys):
     """Run the command in this process and return exit code, stdout and the last line of stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        code = main(["process", *map(str, arguments), "--weights", str(weights_file), "--device", "cpu"])
+        # PyTorch, because OpenVINO would compile the network for each run.
+        code = main(["process", *map(str, arguments), "--weights", str(weights_file), "--device", "cpu", "--backend", "torch"])
         captured = capsys.readouterr()
         return code, captured.out.strip(), (captured.err.splitlines() or [""])[-1]
 
@@ -178,7 +179,8 @@ class TestRerun:
         folder = tmp_path / "out"
         assert process(*sources[:2], "--out", folder)[0] == 0
         frames.clear()
-        parameters = ["--weights", str(weights_file), "--device", "cpu", "--max-depth", "40", "--topics", "depth/image"]
+        parameters = ["--weights", str(weights_file), "--device", "cpu", "--backend", "torch"]
+        parameters += ["--max-depth", "40", "--topics", "depth/image"]
         assert main(["process", *map(str, sources), "--out", str(folder), *parameters]) == 0
         captured = capsys.readouterr()
         assert captured.out.strip() == f"3 done, 0 skipped, 0 failed of 3 sources -> {folder}"

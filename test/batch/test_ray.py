@@ -97,7 +97,7 @@ def results_of(folder: Path) -> list[dict]:
 def test_ray_retries_sources_of_dead_workers_and_continues_after_kill_9(tmp_path, weights_file, address, capsys):
     counts = {"a": 3, "deadly": 4, "b": 5, "c": 6}
     sources = [write_drive(tmp_path / f"{name}.mcap", count) for name, count in counts.items()]
-    options = ["--weights", str(weights_file), "--device", "cpu", "--cpu-threads", "1"]
+    options = ["--weights", str(weights_file), "--device", "cpu", "--backend", "torch", "--cpu-threads", "1"]
     assert main(["process", *map(str, sources), "--out", str(tmp_path / "undisturbed"), *options]) == 0
     capsys.readouterr()
     folder = tmp_path / "out"

@@ -91,7 +91,7 @@ def test_two_processes_have_the_losses_of_one(data: Path, tmp_path: Path) -> Non
 
 def test_training_reduces_the_losses_of_both_tasks(data: Path, tmp_path: Path) -> None:
     """Training on four simple images overfits both tasks."""
-    path = write_config(data, "learns", steps=40, epoch=40, batch=4, optimizer={"encoder": 1e-3, "decoder": 2e-3, "ema": 0.5})
+    path = write_config(data, "learns", steps=40, epoch=40, optimizer={"encoder": 1e-3, "decoder": 2e-3, "ema": 0.5})
     train(path, tmp_path)
     rows = read_log(tmp_path)
     for column, factor in (("segmentation", 0.6), ("depth", 0.7)):

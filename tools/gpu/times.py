@@ -70,7 +70,7 @@ def profile_kernels(bench: Bench, report: Report, top: int = 20) -> None:
 
     activity = ProfilerActivity.CPU if bench.on_cpu else ProfilerActivity.CUDA
     kind = "cpu" if bench.on_cpu else "device"
-    frames, rounds = bench.frames(bench.sizes[0], 1), 2 if bench.on_cpu else 10
+    frames, rounds = bench.frames(bench.sizes[0], 1), 1 if bench.on_cpu else 10
     pipe = bench.pipeline(bench.best, cuda_graph=False)
     for _ in range(3):
         pipe(frames[0], OUTPUTS)
