@@ -41,6 +41,12 @@ def calibration_from_camera_info(
         raise CameraError("camera_info has non-finite values (NaN or Inf) in K, D, R or P")
     if not all(abs(value) <= LARGEST for value in values):
         raise CameraError(f"camera_info has values beyond {LARGEST:g} in K, D, R or P")
+    if width == height == 0:
+        if not any((*k, *p)):
+            raise CameraError(
+                "camera is uncalibrated: camera_info is empty; calibrate it, or give its driver the calibration file"
+            )
+        raise CameraError("camera_info has no image size: width and height are 0; let its publisher set them")
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise CameraError(f"camera_info has an invalid image size ({truncated_repr(width)}x{truncated_repr(height)})")
     rotation = tuple(map(float, r)) if any(r) else IDENTITY

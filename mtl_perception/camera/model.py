@@ -17,6 +17,8 @@ LARGEST = 1e12
 """Limit of calibration values; larger ones could become infinite when scaled."""
 STEEPEST = 1e6
 """Limit of a ray's slope; points along steeper rays could be infinite in float32."""
+WIDEST = 20.0
+"""Limit of width / fx and of height / fy, a field of view of 169 degrees: larger ratios are placeholders or not in pixels."""
 USING_P = "K in camera_info is 0; using P"
 """Remark on a calibration that lacks K."""
 CENTRAL = (0.4, 0.6)
@@ -62,10 +64,18 @@ class CameraModel:
                 f"camera: non-finite intrinsics: {intrinsics}, distortion {truncated_repr(list(self.distortion))}"
             )
         if not (self.fx > 0 and self.fy > 0):
-            raise CameraError(f"camera: focal lengths must be above 0 pixels, not fx {self.fx}, fy {self.fy}")
+            raise CameraError(
+                f"camera: focal lengths must be above 0 pixels, not fx {self.fx}, fy {self.fy} (K[0], K[4] of raw images, "
+                "P[0], P[5] of rectified ones; both matrices are row-major)"
+            )
         farthest = max((abs(self.cx) + self.width) / self.fx, (abs(self.cy) + self.height) / self.fy)
         if farthest > STEEPEST or max(self.fx, self.fy, abs(self.cx), abs(self.cy)) > LARGEST:
             raise CameraError(f"camera: implausible intrinsics for a {self.width}x{self.height} image: {intrinsics}")
+        if max(self.width / self.fx, self.height / self.fy) > WIDEST:
+            raise CameraError(
+                f"camera: implausible intrinsics for a {self.width}x{self.height} image: {intrinsics}, a field of view above "
+                "168 degrees; they must be in pixels (1 is a default of drivers without a calibration: calibrate the camera)"
+            )
         if self.distortion_model in ("", "none"):
             if any(self.distortion):
                 raise CameraError(f"camera: distortion {truncated_repr(list(self.distortion))} without a distortion model")

@@ -43,6 +43,36 @@ class TestInvalid:
         with pytest.raises(CameraError, match=r"values beyond 1e\+12 in K, D, R or P"):
             calibration_from_camera_info(1242, 375, K, D, "plumb_bob", EYE, (*P[:3], 1.7e308, *P[4:]))
 
+    @pytest.mark.parametrize(
+        ("fx", "fy"),
+        [(1.0, 1.0), (0.8, 1.1), (4.0, 4.0), (500.0, 1.0)],
+        ids=["default of image_publisher", "normalized", "millimeters", "fy"],
+    )
+    @pytest.mark.parametrize("rectified", [True, False])
+    def test_focal_lengths_that_are_not_in_pixels_are_rejected(self, fx, fy, rectified):
+        """The depth of the node is proportional to the focal length, so the scene would be hundreds of times too near."""
+        k, p = (fx, 0.0, 320.0, 0.0, fy, 240.0, 0.0, 0.0, 1.0), (fx, 0.0, 320.0, 0.0, 0.0, fy, 240.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        calibration = calibration_from_camera_info(640, 480, k, (0.0,) * 5, "plumb_bob", EYE, p)
+        with pytest.raises(CameraError, match=rf"implausible .* fx {fx}, fy {fy}, .* 168 degrees; they must be in pixels"):
+            calibration.camera(rectified)
+
+    def test_widest_lenses_are_accepted(self):
+        assert CameraModel(640, 480, 32.5, 32.5, 320.0, 240.0).fx == 32.5
+        assert CameraModel(1280, 1280, 333.0, 333.0, 640.0, 640.0, "equidistant", (0.0,) * 4).is_distorted  # 220 degrees.
+
+    def test_camera_info_of_a_driver_without_calibration_file_is_rejected(self):
+        """As usb_cam and gscam send it: everything is 0, the size included."""
+        with pytest.raises(CameraError, match="uncalibrated: camera_info is empty; calibrate it, or give its driver the"):
+            calibration_from_camera_info(0, 0, (0.0,) * 9, (), "", (0.0,) * 9, (0.0,) * 12)
+        with pytest.raises(CameraError, match="no image size: width and height are 0; let its publisher set them"):
+            calibration_from_camera_info(0, 0, K, D, "plumb_bob", EYE, P)
+
+    def test_column_major_p_is_rejected(self):
+        p = (500.0, 0.0, 0.0, 0.0, 500.0, 0.0, 320.0, 240.0, 1.0, 0.0, 0.0, 0.0)
+        calibration = calibration_from_camera_info(640, 480, (500.0, 0, 320, 0, 500, 240, 0, 0, 1), (), "", EYE, p)
+        with pytest.raises(CameraError, match=r"not fx 500.0, fy 0.0 \(K\[0\], K\[4\] of raw images, P\[0\], P\[5\] of rect"):
+            calibration.camera(rectified=True)
+
     @pytest.mark.parametrize(("name", "value"), [("fx", 0.0), ("fy", -3.0)])
     def test_focal_length_of_zero_or_less_is_rejected(self, name, value):
         with pytest.raises(CameraError, match="focal lengths must be above 0"):

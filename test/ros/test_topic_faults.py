@@ -131,6 +131,19 @@ def test_missing_k_beside_a_valid_p_is_reported(feed: Feed, client: Client) -> N
     feed.camera.publish_info(camera_info(WIDTH, HEIGHT))
 
 
+def test_placeholder_intrinsics_drop_the_cloud_only(feed: Feed, pipeline: Pipeline) -> None:
+    """As image_publisher sends them without a calibration file and a field of view."""
+    feed.camera.publish_info(camera_info(WIDTH, HEIGHT, fx=1.0, fy=1.0))
+    words = "no point cloud: camera: implausible intrinsics for a 64x48 image: fx 1.0, fy 1.0, cx 30.75, cy 24.75"
+    feed.wait_for_status("camera", ERROR, words)
+    pixels = feed.pixels()
+    outputs = feed.exchange(image(pixels), None, LABELS)
+    assert_labels(outputs, pixels, pipeline)
+    assert POINTS not in outputs
+    feed.camera.publish_info(camera_info(WIDTH, HEIGHT))
+    feed.wait_for_status("camera", OK, "using camera_info")
+
+
 def test_raw_images_taken_for_rectified_ones_are_reported(weights_file: Path) -> None:
     words = (
         "images of /cam/image_raw seem to be raw, but input_rectified is true and camera_info has distortion: "
