@@ -17,6 +17,13 @@ _POLYNOMIAL = (4, 5, 8, 12, 14)
 # Number of OpenCV's coefficients by the ROS name of the model; "" and "none" mean no distortion.
 DISTORTION_MODELS = {"plumb_bob": _POLYNOMIAL, "rational_polynomial": _POLYNOMIAL, "equidistant": (4,), "fisheye": (4,)}
 FISHEYE_MODELS = ("equidistant", "fisheye")
+ALIASES = {
+    "radtan": "plumb_bob",
+    "brown_conrady": "plumb_bob",
+    "kannala_brandt": "equidistant",
+    "kannala_brandt4": "equidistant",
+}
+"""Names of the same models in Kalibr, RealSense's SDK and Foxglove, which drivers copy into CameraInfo."""
 CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 1e-12)
 UNTILTED = 12
 """Number of coefficients without those of a tilted sensor."""
@@ -27,6 +34,13 @@ NEWTON_REACH = 20.0
 """Largest error that Newton's method corrects, pixels; with a larger one OpenCV's iteration has diverged."""
 TOLERANCE = 1e-3
 """Largest round-trip error of undistorting and distorting a pixel, pixels; beyond it the model has no inverse there."""
+
+
+def standard_model(name: str) -> str:
+    """Return the ROS name of a distortion model, for aliases and other spellings, such as `Plumb Bob`; others unchanged."""
+    spelled = name.lower().replace(" ", "_").replace("-", "_")
+    found = ALIASES.get(spelled, spelled)
+    return found if found in DISTORTION_MODELS else name
 
 
 def is_distorted(model: str, coefficients: tuple[float, ...]) -> bool:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mtl_perception.camera.distortion import DISTORTION_MODELS, FISHEYE_MODELS, Distortion, is_distorted, trim_coefficients
+from mtl_perception.camera.distortion import (
+    DISTORTION_MODELS,
+    FISHEYE_MODELS,
+    Distortion,
+    is_distorted,
+    standard_model,
+    trim_coefficients,
+)
 from mtl_perception.errors import CameraError, truncated_repr
 
 MAX_SIDE = 2**32 - 1
@@ -245,7 +252,8 @@ class Calibration:
             p = self.projection
             return CameraModel(self.width, self.height, p[0], p[5], p[2], p[6], calibration=self)
         k = self.k
-        model, coefficients = self.distortion_model, trim_coefficients(self.distortion_model, self.d)
+        model = standard_model(self.distortion_model)
+        coefficients = trim_coefficients(model, self.d)
         if not any(coefficients) and model not in FISHEYE_MODELS:
             model, coefficients = "", ()
         return CameraModel(self.width, self.height, k[0], k[4], k[2], k[5], model, coefficients, calibration=self)
@@ -253,7 +261,7 @@ class Calibration:
     @property
     def is_distorted(self) -> bool:
         """Whether the raw images are distorted."""
-        return is_distorted(self.distortion_model, self.d)
+        return is_distorted(standard_model(self.distortion_model), self.d)
 
     @property
     def lacks_k(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mtl_perception.camera.camera_info import calibration_from_camera_info
-from mtl_perception.camera.distortion import FISHEYE_MODELS
+from mtl_perception.camera.distortion import FISHEYE_MODELS, standard_model
 from mtl_perception.camera.model import MAX_SIDE, Calibration
 from mtl_perception.errors import CameraError, truncated_repr
 
@@ -102,7 +102,7 @@ def _distortion_model(document: Document, coefficients: list[float] | None) -> s
         # The fisheye calibrator of ROS 1 Melodic wrote this key instead. Its pinhole lenses have the model by the number
         # of coefficients (_get_dist_model in camera_calibration's calibrator.py).
         model = ("rational_polynomial" if len(coefficients or ()) > 5 else "plumb_bob") if lens == "pinhole" else lens
-    elif lens and (lens in FISHEYE_MODELS) != (model in FISHEYE_MODELS):
+    elif lens and len({standard_model(name) in FISHEYE_MODELS for name in (lens, model)}) > 1:
         raise CameraError(f"camera_model {truncated_repr(lens)} contradicts distortion_model {truncated_repr(model)}")
     if coefficients and any(coefficients) and not model:
         raise CameraError("distortion_model is missing, but distortion_coefficients has values other than 0")

@@ -88,6 +88,26 @@ class TestRectification:
         np.testing.assert_array_equal(rays, expected)
 
     @pytest.mark.parametrize(
+        ("named", "lens"),
+        [
+            ("radtan", "plumb_bob 4"),  # Kalibr
+            ("brown_conrady", "plumb_bob 5"),  # RealSense's SDK
+            ("Brown Conrady", "plumb_bob 5"),
+            ("Plumb Bob", "plumb_bob 5"),
+            ("kannala_brandt4", "equidistant"),
+            ("KANNALA_BRANDT", "equidistant"),
+            ("kannala_brandt", "equidistant, ideal"),
+        ],
+    )
+    def test_other_names_of_distortion_models_are_known(self, named, lens):
+        model, coefficients = LENSES[lens]
+        calibration = Calibration(1242, 375, K, coefficients, named, EYE, P)
+        assert calibration.is_distorted
+        expected = Calibration(1242, 375, K, coefficients, model, EYE, P).camera(rectified=False).rays(stride=20)
+        assert np.isfinite(expected).any()
+        np.testing.assert_array_equal(calibration.camera(rectified=False).rays(stride=20), expected)
+
+    @pytest.mark.parametrize(
         ("size", "k", "reported"),
         [
             # Of the resolution 640 x 400 (Orbbec Astra Stereo).
