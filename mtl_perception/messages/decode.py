@@ -59,7 +59,9 @@ def decode_image(message: Any) -> np.ndarray:
     pixel_bytes = layout.channels * layout.item_bytes
     if step < width * pixel_bytes:
         raise FrameError(
-            f"image step {step} is too small: {width} pixels of {message.encoding} need {width * pixel_bytes} bytes", "step"
+            f"image step {step} is too small: {width} pixels of {message.encoding} need {width * pixel_bytes} bytes; let the "
+            "publisher set step to the length of a row in bytes",
+            "step",
         )
     if len(message.data) != step * height:
         raise FrameError(
@@ -91,11 +93,18 @@ def _to_rgb(pixels: np.ndarray, conversion: int | None) -> np.ndarray:
     return pixels
 
 
+def original_encoding(message: Any) -> str:
+    """Return the encoding of an Image, or that before compression in the format of a CompressedImage, if it has one."""
+    if hasattr(message, "encoding"):
+        return str(message.encoding)
+    return str(message.format).partition(";")[0].strip()
+
+
 def describe_dark_samples(encoding: str, image: np.ndarray) -> str:
     """Describe that 16-bit samples use little of their range, as of sensors of 10 to 14 bits, thermal cameras, and depth.
 
     Args:
-        encoding: Encoding of the image message.
+        encoding: Encoding of the image before compression.
         image: The decoded image, uint8.
 
     Returns:

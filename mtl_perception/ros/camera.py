@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 from mtl_perception.config import Config
 from mtl_perception.errors import CameraError, one_line
 from mtl_perception.image.header import image_size
-from mtl_perception.messages.decode import decode_camera_info, describe_dark_samples, stamp_ns
+from mtl_perception.messages.decode import decode_camera_info, describe_dark_samples, original_encoding, stamp_ns
 from mtl_perception.messages.encode import MessageEncoder
 from mtl_perception.messages.topics import OUTPUT_TOPICS, OutputTopic
 from mtl_perception.result import Result
@@ -142,8 +142,7 @@ class Camera:
         image = to_rgb(message)
         height, width = image.shape[:2]
         self.image_size, self.image_frame_id = (width, height), message.header.frame_id
-        # A compressed image has no encoding.
-        self.image_remark = describe_dark_samples(getattr(message, "encoding", ""), image)
+        self.image_remark = describe_dark_samples(original_encoding(message), image)
         model = self.calibrations.state(self.image_size, rectified).model
         return Frame(image, model, stamp_ns(message.header), message.header.frame_id, self._history)
 

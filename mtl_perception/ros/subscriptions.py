@@ -12,6 +12,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mtl_perception.config import Config
+from mtl_perception.messages.transports import describe_packets
 from mtl_perception.ros.environment import describe_discovery, describe_other_users
 from mtl_perception.ros.qos import keep_last, matching_profile
 from mtl_perception.runtime.snapshots import TopicSnapshot
@@ -71,6 +72,7 @@ class MatchedSubscription:
             return f"{self.topic} has a publisher, but no message was received{describe_other_users()}"
         if types:
             hint = "; set image_transport to compressed" if self._kind is Image and types == {COMPRESSED} else ""
+            hint = hint or describe_packets(types)
             return f"{self.topic} has type {', '.join(sorted(types))}, not {self._type}{hint}"
         if self._node.count_publishers(f"{self.topic}/compressed"):
             return f"{self.topic} has no publisher, but {self.topic}/compressed has; set image_transport to compressed"
@@ -79,6 +81,9 @@ class MatchedSubscription:
             info.topic_type == IMAGE for info in self._node.get_publishers_info_by_topic(base)
         ):
             return f"{self.topic} has no publisher, but {base} has; set image_transport to raw"
+        for name, found in self._node.get_topic_names_and_types():
+            if name.startswith(f"{base}/") and (hint := describe_packets(found)) and self._node.count_publishers(name):
+                return f"{self.topic} has no publisher, but {name} has, of type {', '.join(found)}{hint}"
         candidates = self._candidates() or describe_discovery(self._node)
         return f"{self.topic} has no publisher; remap {self._remap_name} to the camera's topic{candidates}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,6 +57,23 @@ def test_silence_is_explained_from_the_ros_graph(bare_node, other_node) -> None:
     )
     bare_node.create_publisher(Image, "/cam/other", 1)
     _until(lambda: "has a publisher, but no message was received" in subscription.explain_silence())
+
+
+@pytest.mark.parametrize("kind", [Image, CompressedImage])
+def test_video_packets_are_recognized(bare_node, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    """As those of ffmpeg_image_transport, whose messages need not be installed here."""
+    topics = {"/cam/image": "", "/cam/image/ffmpeg": "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "/cam/other": "a/msg/B"}
+    monkeypatch.setattr(bare_node, "get_topic_names_and_types", lambda: [(name, [kind]) for name, kind in topics.items()])
+    monkeypatch.setattr(bare_node, "count_publishers", lambda name: int(bool(topics.get(name))))
+    hint = "; these are packets of a video: decode them to sensor_msgs/msg/Image with image_transport's republish"
+    name = "/cam/image" if kind is Image else "/cam/image/compressed"
+    subscription = MatchedSubscription(bare_node, kind, name, lambda _: None, 1, "auto", remap_name="image")
+    start = f"{name} has no publisher, but /cam/image/ffmpeg has, of type ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
+    assert subscription.explain_silence() == start + hint
+    packets = [SimpleNamespace(topic_type="theora_image_transport/msg/Packet")]
+    monkeypatch.setattr(bare_node, "get_publishers_info_by_topic", lambda _: packets)
+    wanted = f"sensor_msgs/msg/{kind.__name__}"
+    assert subscription.explain_silence() == f"{name} has type theora_image_transport/msg/Packet, not {wanted}{hint}"
 
 
 def test_topics_of_other_nodes_are_suggested(bare_node, other_node) -> None:

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from support.camera_faults import (
     ERROR,
     HEIGHT,
@@ -26,7 +27,7 @@ from support.camera_faults import (
 )
 from support.images import noise_image
 from support.ros_client import Camera, Client, profile
-from support.ros_messages import camera_info, cloud_of, image, put_header, values_of
+from support.ros_messages import camera_info, cloud_of, image, put_header, set_data, values_of
 
 from mtl_perception import Pipeline
 
@@ -121,6 +122,17 @@ def test_16_bit_images_with_values_of_12_bits_are_reported(feed: Feed, client: C
     )
     feed.exchange(image(samples << 4, "mono16"), None, LABELS)
     client.wait_status("camera", lambda s: s.level == OK)
+
+
+def test_compressed_16_bit_images_that_are_nearly_black_are_reported(weights_file: Path) -> None:
+    """As of thermal cameras whose images image_transport compresses as PNG."""
+    samples = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH), np.uint16)
+    png = cv2.imencode(".png", samples)[1].tobytes()
+    with other_node(weights_file, image_transport="compressed") as client:
+        feed = Feed(client, kind=CompressedImage)
+        message = set_data(CompressedImage(format="mono16; png compressed mono16"), png)
+        words = "images of mono16 are nearly black: values up to about"
+        feed.wait_for_status("camera", WARN, words, lambda: feed.send(message))
 
 
 def test_missing_k_beside_a_valid_p_is_reported(feed: Feed, client: Client) -> None:

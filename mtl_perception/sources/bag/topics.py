@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mtl_perception.errors import FrameError, SourceError, one_line
+from mtl_perception.messages.decode import original_encoding
 from mtl_perception.messages.topics import IMAGE, NODE_NAME
+from mtl_perception.messages.transports import describe_packets
 from mtl_perception.sources.bag.reader import Bag, deserialize
 
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -40,8 +42,10 @@ def choose_image_topic(path: Path, bag: Bag) -> str:
     """
     topics = {name: topic for name, topic in bag.topics.items() if topic.type in (IMAGE, COMPRESSED_IMAGE)}
     if not topics:
-        found = one_line(", ".join(sorted({topic.type for topic in bag.topics.values()})[:5]) or "no messages")
-        raise SourceError(f"bag {path} has no images (sensor_msgs Image or CompressedImage), but {found}")
+        types = sorted({topic.type for topic in bag.topics.values()})
+        hint = describe_packets(types)
+        found = one_line(", ".join(types if hint else types[:5]) or "no messages")
+        raise SourceError(f"bag {path} has no images (sensor_msgs Image or CompressedImage), but {found}{hint}")
     filled = {name: topic for name, topic in topics.items() if topic.count}
     if not filled:
         raise SourceError(f"bag {path} has no images: nothing was recorded on {join_topics(topics)}")
@@ -102,9 +106,6 @@ def _first_encoding(bag: Bag, topic: str) -> str:
     """Return the encoding of a topic's first message; "" if it cannot be read."""
     try:
         record = next(bag.messages([topic]))
-        message = deserialize(record)
+        return original_encoding(deserialize(record))
     except (FrameError, SourceError, StopIteration):
         return ""
-    # The format of a compressed image begins with the encoding of the original, as in "mono8; jpeg compressed mono8".
-    encoding: str = message.encoding if record.type == IMAGE else message.format.partition(";")[0].strip()
-    return encoding
