@@ -26,6 +26,13 @@ os.environ["MTL_PERCEPTION_CACHE"] = str(Path(__file__).parents[1] / "build" / "
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ROS_LOG_DIR", str(Path(__file__).parents[1] / "build" / "ros_log"))
 
+if Path("/dev/nvidia0").exists():
+    import torch
+
+    # A GPU that PyTorch cannot use would be noted in diagnostics, which tests expect to be empty.
+    if not torch.cuda.is_available():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 SHARED = Path(__file__).parents[2] / "shared"
 STDERR = pytest.StashKey[int]()
 

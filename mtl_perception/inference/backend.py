@@ -11,7 +11,7 @@ from mtl_perception.config import Config
 from mtl_perception.errors import ConfigError
 from mtl_perception.inference.cuda.backend import CudaBackend
 from mtl_perception.inference.cuda.runtime import CudaRuntime
-from mtl_perception.inference.device import device_errors, select_device, select_precision
+from mtl_perception.inference.device import describe_unused_gpu, device_errors, select_device, select_precision
 from mtl_perception.inference.host.backend import CpuBackend
 from mtl_perception.inference.host.engine import Engine
 from mtl_perception.inference.openvino.arithmetic import select_arithmetic
@@ -97,6 +97,7 @@ def create_backend(network: MultiTaskRefineNet, classes: tuple[int, int], config
     if device.type != "cuda":
         arithmetic, note = select_arithmetic(network, precision, config.backend)
         engine = create_engine(network, arithmetic, config.cpu_threads, config.backend)
+        note = "; ".join(filter(None, (describe_unused_gpu(config.device), note)))
         return CpuBackend(engine, classes, copies, note)
     if config.backend == "openvino":
         raise ConfigError(f"backend openvino runs on a CPU, not on device {device}: use backend auto or torch, or device cpu")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 import torch
@@ -15,6 +17,8 @@ GPU_ERRORS = ("CUDA error", "CUDA driver", "CUDA unknown error", "No CUDA GPUs",
 """Parts of messages that tell a failed GPU from a programming error that mentions CUDA, such as tensors on two devices."""
 OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine to execute this computation")
 """Parts of messages that report a lack of memory; the last is cuDNN's, when no algorithm has enough workspace."""
+GPU_FILES = tuple(map(Path, ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu")))
+"""Files of NVIDIA's drivers where a GPU can be used: of desktops and servers, and of Jetsons."""
 
 
 def select_device(name: str) -> torch.device:
@@ -44,6 +48,26 @@ def select_device(name: str) -> torch.device:
                 f"device {name!r}: PyTorch sees {count} CUDA devices here (nvidia-smi tells more); use device cpu"
             )
     return device
+
+
+def describe_unused_gpu(name: str) -> str:
+    """Describe that the device auto is the CPU although there is an NVIDIA GPU; empty if that is not so.
+
+    Args:
+        name: As for `select_device`.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if name != "auto" or hidden or torch.cuda.is_available() or not any(file.exists() for file in GPU_FILES):
+        return ""
+    reason = (
+        "finds no usable driver (nvidia-smi tells more)"
+        if torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+        else "is built without CUDA; install a CUDA build, on a Jetson that of NVIDIA"
+    )
+    return (
+        f"the network runs on the CPU although there is an NVIDIA GPU: this PyTorch ({torch.__version__}) {reason}; or set "
+        "device to cpu"
+    )
 
 
 def select_precision(name: str, device: torch.device) -> str:

@@ -45,6 +45,26 @@ def test_auto_selects_the_cpu_without_a_gpu():
     assert (device.type, select_precision("auto", device)) == ("cpu", "auto")
 
 
+@no_cuda
+@pytest.mark.parametrize(("built", "reason"), [(False, "is built without CUDA; install a CUDA build"), (True, "nvidia-smi")])
+def test_gpu_that_pytorch_cannot_use_is_noted(weights_file, tmp_path, monkeypatch, built, reason):
+    """As on a Jetson with PyTorch of PyPI, whose users wonder why it is slow."""
+    monkeypatch.setattr("mtl_perception.inference.device.GPU_FILES", (tmp_path / "nvidia0",))
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def note(device="auto"):
+        return " ".join(Pipeline(weights=weights_file, device=device, backend="torch", warm_up=False).notes)
+
+    assert "NVIDIA GPU" not in note()
+    (tmp_path / "nvidia0").touch()
+    assert "runs on the CPU although there is an NVIDIA GPU: this PyTorch" in note() and reason in note()
+    # Who asks for the CPU, or hides the GPU, knows.
+    assert "NVIDIA GPU" not in note("cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "NVIDIA GPU" not in note()
+
+
 def test_auto_precision_depends_on_the_device():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [select_precision(name, cuda) for name in ("auto", "fp32", "fp16", "bf16")] == ["fp16", "fp32", "fp16", "bf16"]
