@@ -105,8 +105,9 @@ soak: setup ## run the node for hours with a faulty camera (docs/soak.md)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
+# Without --quiet, which hides the warnings from --strict.
 docs: .venv-docs/stamp ## build the documentation site, with strict link checks: build/site/index.html
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 # Local version labels such as "2.13.0+cpu" are removed: vulnerability databases do not know them and would report nothing.
 audit: setup .venv-audit/stamp ## list known vulnerabilities of the installed packages (needs network access)

@@ -174,7 +174,7 @@ class Pipeline:
             One result a frame, all valid as long as that of one call.
 
         Raises:
-            As a call does; an error of one frame leaves no results.
+            PerceptionError: As for a call; an error of one frame leaves no results.
         """
         # Another thread may change the configuration of the next frames meanwhile.
         config = self.config
@@ -201,7 +201,7 @@ class Pipeline:
             outputs: As for a call.
 
         Raises:
-            As a call does; an error of one frame is raised after the results of those before it.
+            PerceptionError: As for a call; raised after the results of the frames before.
         """
         pending: deque[tuple[FrameLike, Config]] = deque()
         history = History()

@@ -34,6 +34,24 @@ def test_links_between_documents_have_targets(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_to_sections_have_targets(document: Path) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", text)
+    missing = [
+        f"{file}#{section}"
+        for file, section in links
+        if section not in sections((ROOT / document).parent / file if file else ROOT / document)
+    ]
+    assert not missing
+
+
+def sections(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub and MkDocs form them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_documents_have_no_placeholders(document: Path) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     assert not re.findall(r"^\W*[A-Z]+(?:_[A-Z]+)+\W*$|\b(?:TODO|TBD|FIXME)\b|(?i:to be filled)", text, re.MULTILINE)
