@@ -30,7 +30,8 @@ def add_parameters(parser: argparse.ArgumentParser, only: Collection[str] = ()) 
         if row.node_only or (only and row.name not in only):
             continue
         bounds = "" if row.choices else row.range_text()
-        text = f"{row.doc}{f' [{bounds}]' if bounds else ''} (default: {row.default!r})".replace("%", "%%")
+        default = "" if row.default in ("", ()) else f" (default: {row.default})"
+        text = f"{row.doc}{f' [{bounds}]' if bounds else ''}{default}".replace("%", "%%")
         option = f"--{row.name.replace('_', '-')}"
         if row.type is bool:
             group.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=text)

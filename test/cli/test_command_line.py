@@ -35,6 +35,8 @@ def test_help_of_each_command(name, capsys):
     if name in WITH_PARAMETERS:
         for row in parameters():
             assert (f"--{row.name.replace('_', '-')} " in text) == (not row.node_only)
+        assert "(default: 1.0)" in text
+        assert "default: ()" not in text
 
 
 def test_help_lists_all_commands(capsys):
