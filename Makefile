@@ -32,7 +32,7 @@ Variables, for example `make setup PYTHON=python3.12`:
                 TORCH='-r requirements/torch.txt --index-url https://download.pytorch.org/whl/cpu'
   PROCESSES     test processes (default: one per core, at most 4); tests with ROS run in one more
   PYTEST_ARGS   further pytest arguments, for example PYTEST_ARGS='-k cloud -x'
-  DRIVE         input of the demo: KITTI raw drive, image folder or bag (default: a synthetic drive)
+  DRIVE         input of the demo: KITTI raw drive, image folder, video or bag (default: a synthetic drive)
   FUZZ_CASES    malformed inputs of `make fuzz`
   FUZZ_SECONDS  time for coverage-guided fuzzing, if atheris is installed (requirements/fuzz.txt)
   HOURS, OUT    duration and output folder of `make soak`

@@ -10,7 +10,7 @@ from launch.substitutions import LaunchConfiguration
 
 PERCEPTION = Path(get_package_share_directory("mtl_perception")) / "launch/perception.launch.py"
 ARGUMENTS = {
-    "drive": ("synthetic", "Source to play: synthetic[:FRAMES[:SEED]], a KITTI raw drive, an image folder or a bag"),
+    "drive": ("synthetic", "Source to play: synthetic[:FRAMES[:SEED]], a KITTI raw drive, an image folder, a video or a bag"),
     "rate": ("1.0", "Playback speed"),
     "loop": ("true", "Whether to repeat the drive"),
     "weights": ("", "Network weights: a shipped or downloaded name, or a file (default: the node's own)"),

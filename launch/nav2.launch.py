@@ -21,7 +21,7 @@ FORWARDED = {
     "device": ("", "auto, cpu, cuda or cuda:N (default: as in params_file)"),
     "use_sim_time": ("", "Use the time of /clock (default: with `bag` true, else as in params_file)"),
     "params_file": (str(SHARE / "config/nav2.yaml"), "Parameter file of the node"),
-    "bag": ("", "Source to play: a bag, KITTI raw drive, image folder, or synthetic[:FRAMES[:SEED]]"),
+    "bag": ("", "Source to play: a bag, KITTI raw drive, image folder, video, or synthetic[:FRAMES[:SEED]]"),
     "rviz": ("false", "Whether to start RViz"),
     "fixed_frame": ("", "Fixed frame of RViz (default: as in perception.launch.py)"),
 }

@@ -28,7 +28,7 @@ ARGUMENTS = {
     "use_sim_time": ("", "Use the time of /clock (default: with `bag` true, else as in params_file)", ["", *BOOLEANS]),
     "params_file": (str(PARAMETERS), "Parameter file; the arguments above override it"),
     "namespace": ("", "Namespace of the node and the player"),
-    "bag": ("", "Source to play to each camera: a bag, KITTI raw drive, image folder, or synthetic[:FRAMES[:SEED]]"),
+    "bag": ("", "Source to play to each camera: a bag, KITTI raw drive, image folder, video, or synthetic[:FRAMES[:SEED]]"),
     "rate": ("1.0", "Playback speed of `bag`"),
     "loop": ("false", "Whether to repeat `bag`", BOOLEANS),
     "rviz": ("false", "Whether to start RViz", BOOLEANS),

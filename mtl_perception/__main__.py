@@ -42,7 +42,7 @@ class Command:
 COMMANDS = {
     "node": Command("mtl_perception.ros.main", "run the ROS 2 node", takes_ros_arguments=True),
     "infer": Command("mtl_perception.cli.infer", "write labels, depth and point clouds of images, and overlays of videos"),
-    "play": Command("mtl_perception.ros.play", "publish a drive, image folder or bag as a camera", takes_ros_arguments=True),
+    "play": Command("mtl_perception.ros.play", "publish a drive, images, video or bag as a camera", takes_ros_arguments=True),
     "process": Command("mtl_perception.cli.process", "write the node's outputs for every frame of a bag, without ROS"),
     "record": Command("mtl_perception.ros.record", "record topics to an MCAP bag", takes_ros_arguments=True),
     "demo": Command("mtl_perception.cli.demo", "run node, player and recorder, and write a page with the result"),

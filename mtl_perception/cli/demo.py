@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drive",
         default=SYNTHETIC,
         metavar="SOURCE",
-        help="KITTI raw drive, image folder, video, bag, or synthetic:FRAMES:SEED (default: %(default)s)",
+        help="KITTI raw drive, image folder, video, bag, or synthetic[:FRAMES[:SEED]] (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="output folder (default: %(default)s)")
     parser.add_argument(

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="ROS 1 or ROS 2 bag, KITTI raw drive, image folder, video, synthetic:FRAMES:SEED, "
+        help="ROS 1 or ROS 2 bag, KITTI raw drive, image folder, video, synthetic[:FRAMES[:SEED]], "
         "or pattern such as 'recordings/*.mcap'",
     )
     parser.add_argument(
