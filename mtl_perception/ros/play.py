@@ -187,16 +187,16 @@ class Player:
 
     def start(self, source: Source, frame: Frame, speed: float) -> None:
         """Log what is published, from the first frame; without a calibration, withdraw camera_info."""
-        topics, log = [self._images.topic_name], self._node.get_logger()
+        topics = [self._images.topic_name]
         if frame.camera is not None and self._infos is not None:
             topics.append(self._infos.topic_name)
         elif self._infos is not None:
             # A publisher that sends nothing looks like a fault to subscribers.
             self._node.destroy_publisher(self._infos)
             self._infos = None
-            log.warning(f"camera_info is not published: {source.name} has no calibration; give one by --camera FILE")
         height, width = frame.image.shape[:2]
-        log.info(f"publishing {source.name} ({width}x{height}, {source.rate_hz * speed:.3g} Hz) on {' and '.join(topics)}")
+        rate_hz = source.rate_hz * speed
+        self._node.get_logger().info(f"publishing {source.name} ({width}x{height}, {rate_hz:.3g} Hz) on {' and '.join(topics)}")
 
     def publish(self, frame: Frame) -> None:
         """Publish CameraInfo, then the image, with the same header."""

@@ -9,7 +9,14 @@ from mtl_perception.errors import SourceError
 from mtl_perception.sources.bag.reader import METADATA, is_bag_file
 from mtl_perception.sources.bag.source import BagSource
 from mtl_perception.sources.base import Source
-from mtl_perception.sources.images import SUFFIXES, ImageSource, describe_skipped, is_image_file, list_images
+from mtl_perception.sources.images import (
+    SUFFIXES,
+    ImageSource,
+    camera_file_beside,
+    describe_skipped,
+    is_image_file,
+    list_images,
+)
 from mtl_perception.sources.kitti import find_camera_folder, open_drive
 from mtl_perception.sources.video import VideoSource, is_video_file
 from mtl_perception.visualization.files import partial_path
@@ -60,9 +67,11 @@ def open_source(
     if path.is_dir():
         return _open_folder(path, rectified, camera_file)
     if is_image_file(path):
-        return ImageSource([path], path.name, rectified=rectified, camera_file=camera_file)
+        return ImageSource(
+            [path], path.name, rectified=rectified, camera_file=camera_file or _find_camera_file(path, path.name)
+        )
     if is_video_file(path):
-        return VideoSource(path, rectified=rectified, camera_file=camera_file)
+        return VideoSource(path, rectified=rectified, camera_file=camera_file or _find_camera_file(path, path.name))
     if not path.exists():
         partial = partial_path(path)
         hint = f", but {partial} does, from a run that did not finish" if partial.exists() else f"; accepted: {ACCEPTED}"
@@ -91,7 +100,7 @@ def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Sourc
         name = path.absolute().name
         if skipped:
             logger.warning("%s: %s", name, skipped)
-        return ImageSource(images, name, rectified=rectified, camera_file=camera_file)
+        return ImageSource(images, name, rectified=rectified, camera_file=camera_file or _find_camera_file(images[0], name))
     names = sorted(entry.name for entry in path.iterdir())
     drives = [name for name in names if find_camera_folder(path / name) is not None]
     if drives:
@@ -100,6 +109,16 @@ def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Sourc
     raise SourceError(
         f"folder {path} contains neither images ({' '.join(SUFFIXES)}) nor a bag, but {found}; accepted: {ACCEPTED}"
     )
+
+
+def _find_camera_file(image: Path, name: str) -> Path | None:
+    """Return the calibration file beside an image or video; None, with a warning, if there is none."""
+    found = camera_file_beside(image)
+    if found is None:
+        logger.warning(
+            "%s: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml beside them", name
+        )
+    return found
 
 
 def _open_synthetic(spec: str, camera_file: Path | None) -> Source:

@@ -125,7 +125,10 @@ def test_images_without_calibration_are_published_without_camera_info(tmp_path: 
     count = listener.client.node.count_publishers
     listener.client.spin_until(lambda: len(listener.images) >= 2 and not count("/camera_info"), "images alone")
     assert process.stop(signal.SIGINT) == 0
-    assert "camera_info is not published: a.png has no calibration; give one by --camera FILE\n" in process.output
+    assert (
+        "a.png: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml beside them\n"
+        in process.output
+    )
     assert "publishing a.png (32x24, 20 Hz) on /image\n" in process.output
 
 

@@ -31,6 +31,10 @@ def write_image(path: Path, rgb: np.ndarray) -> np.ndarray:
     return rgb
 
 
+def without_camera(name: str) -> str:
+    return f"{name}: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml beside them"
+
+
 class TestImageFolder:
     def test_natural_order_stamps_and_suffixes(self, tmp_path):
         written = [write_image(tmp_path / name, random_image(i)) for i, name in enumerate(("f2.png", "f10.PNG", "f100.bmp"))]
@@ -52,11 +56,11 @@ class TestImageFolder:
         (tmp_path / "dangling.png").symlink_to(tmp_path / "unmounted" / "a.png")
         (tmp_path / "folder.png").mkdir()
         assert len(open_source(tmp_path)) == 3
-        (record,) = caplog.records
-        assert record.getMessage() == (
+        assert caplog.messages == [
             f"{tmp_path.name}: 5 files skipped: IMG_1.HEIC, d.avif, dangling.png (dangling link), film.mp4, plain; "
-            "supported: JPEG, PNG, TIFF, BMP, WebP and GIF"
-        )
+            "supported: JPEG, PNG, TIFF, BMP, WebP and GIF",
+            without_camera(tmp_path.name),
+        ]
 
     @pytest.mark.skipif(not hasattr(cv2, "IMWRITE_GIF_LOOP"), reason="needs OpenCV 4.11 or later, which reads GIF files")
     def test_gif_files_of_a_folder_are_read_as_a_single_one_is(self, tmp_path, caplog):
@@ -66,7 +70,7 @@ class TestImageFolder:
         (single,) = open_source(tmp_path / "a.gif")
         assert [frame.image.shape for frame in frames] == [(20, 40, 3)] * 2
         np.testing.assert_array_equal(frames[1].image, single.image)
-        assert caplog.records == []
+        assert caplog.messages == [without_camera(tmp_path.name), without_camera("a.gif")]
 
     def test_images_are_loaded_on_demand(self, tmp_path):
         write_image(tmp_path / "0.png", random_image(0))
