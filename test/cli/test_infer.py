@@ -60,7 +60,7 @@ def read_ply(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pipe(weights_file) -> Pipeline:
-    return Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    return Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
 
 
 def assert_files_hold(folder: Path, stem: str, result: Result) -> None:
@@ -87,7 +87,7 @@ def assert_files_hold(folder: Path, stem: str, result: Result) -> None:
     )
 
 
-def test_command_without_camera_uses_the_scaled_training_camera(tmp_path, weights_file, pipe):
+def test_command_without_camera_uses_the_scaled_training_camera(tmp_path, weights_file):
     images = {name: write(tmp_path / f"{name}.png", seed) for seed, name in enumerate(("a", "b.c"))}
     out = tmp_path / "new" / "out"
     command = [sys.executable, "-m", "mtl_perception", "infer", *(tmp_path / f"{name}.png" for name in images)]
@@ -99,6 +99,7 @@ def test_command_without_camera_uses_the_scaled_training_camera(tmp_path, weight
     assert "no --camera: clouds use the training camera of the weights (1242x375), scaled" in done.stderr
     assert "license: none" in done.stderr
     camera = CameraModel(**KITTI_CAMERA).scaled(WIDTH, HEIGHT)
+    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
     for name, image in images.items():
         assert_files_hold(out, name, pipe(Frame(image, camera)))
     assert json.loads((out / "classes.json").read_text()) == [

@@ -25,7 +25,7 @@ FILES = ("labels.png", "depth.png", "color.png", "overlay.png", "ply")
 
 @pytest.fixture(scope="module")
 def pipe(weights_file: Path) -> Pipeline:
-    return Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    return Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
 
 
 def images(count: int) -> list[np.ndarray]:

@@ -38,7 +38,8 @@ def process(weights_file, capsys):
     """Run the command in this process and return exit code, stdout and the last line of stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        code = main(["process", *map(str, arguments), "--weights", str(weights_file), "--device", "cpu"])
+        # PyTorch, because OpenVINO would compile the network for each run.
+        code = main(["process", *map(str, arguments), "--weights", str(weights_file), "--device", "cpu", "--backend", "torch"])
         captured = capsys.readouterr()
         return code, captured.out, (captured.err.splitlines() or [""])[-1]
 
@@ -47,7 +48,7 @@ def process(weights_file, capsys):
 
 @pytest.fixture(scope="module")
 def pipe(weights_file) -> Pipeline:
-    return Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    return Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
 
 
 def messages_of(path: Path) -> dict[str, list]:
@@ -108,7 +109,7 @@ def test_temporal_smoothing_is_that_of_a_stream_of_the_pipeline(tmp_path, proces
     assert process(source, "--out", tmp_path / "out.mcap", "--temporal-smoothing", 0.9)[0] == 0
     entries = messages_of(tmp_path / "out.mcap")["/mtl_perception/segmentation/confidence"]
     found = [message.data.reshape(96, 128) for _, message in entries]
-    smoothing = Pipeline(weights=weights_file, device="cpu", warm_up=False, temporal_smoothing=0.9)
+    smoothing = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False, temporal_smoothing=0.9)
     frames = list(open_source(str(source)))
     for confidence, expected in zip(found, smoothing.stream(frames, {"confidence"}), strict=True):
         np.testing.assert_array_equal(confidence, expected.confidence)

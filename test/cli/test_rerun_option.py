@@ -25,7 +25,7 @@ def command(weights_file, capsys):
     """Run a command in this process and return exit code and the last line of stderr."""
 
     def run(*arguments: object) -> tuple[int, str]:
-        code = main([*map(str, arguments), "--weights", str(weights_file), "--device", "cpu"])
+        code = main([*map(str, arguments), "--weights", str(weights_file), "--device", "cpu", "--backend", "torch"])
         return code, (capsys.readouterr().err.splitlines() or [""])[-1]
 
     return run
@@ -40,7 +40,7 @@ def test_process_logs_the_results_of_every_frame(tmp_path, bag, command, weights
     assert command("process", bag, "--out", tmp_path / "out.mcap", "--rerun", tmp_path / "out.rrd")[0] == 0
     rows = read_rrd(tmp_path / "out.rrd")["/world/camera/labels"]
     assert [row["stamp"] for row in rows] == [START_NS + i * STEP_NS for i in range(COUNT)]
-    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    pipe = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
     for i, row in enumerate(rows):
         assert np.array_equal(pixels(row, "SegmentationImage", "u1"), pipe(Frame(bag_image(i, *SIZE))).labels)
 

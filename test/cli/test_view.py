@@ -35,7 +35,7 @@ def processed(tmp_path_factory, weights_file) -> Path:
     """A folder with a bag of the node's outputs, `with.mcap` with and `without.mcap` without the input, and `out.rrd`."""
     folder = tmp_path_factory.mktemp("view")
     bag = write_bag(folder / "drive", "mcap", drive("mcap", COUNT, SIZE))
-    options = ["--weights", str(weights_file), "--device", "cpu"]
+    options = ["--weights", str(weights_file), "--device", "cpu", "--backend", "torch"]
     recording = ["--with-input", "--rerun", str(folder / "out.rrd"), "--rerun-jpeg", "0"]
     assert main(["process", str(bag), "--out", str(folder / "with.mcap"), *recording, *options]) == 0
     assert main(["process", str(bag), "--out", str(folder / "without.mcap"), *options]) == 0
@@ -67,7 +67,7 @@ def test_outputs_in_a_bag_are_those_that_were_recorded_directly(tmp_path, proces
 def test_demo_writes_the_outputs_of_its_recording(tmp_path, processed, weights_file):
     from mtl_perception.demo.recording import write_rerun
 
-    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    pipe = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
     write_rerun(processed / "with.mcap", tmp_path / "demo.rrd", pipe, RerunOptions())
     found, expected = read_rrd(tmp_path / "demo.rrd"), read_rrd(processed / "out.rrd")
     assert found["/world/camera/labels"] == expected["/world/camera/labels"] and len(found["/world/points"]) == COUNT

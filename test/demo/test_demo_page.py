@@ -20,7 +20,7 @@ from mtl_perception.visualization.report import TopicRow
 @pytest.fixture
 def write(tmp_path, weights_file):
     """Return a function that writes the page of a recording of three frames, and the path of the page."""
-    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    pipe = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
     image = noise_image(96, 160)
     frames = [RecordedFrame(index * 10**8, image, image, np.full((96, 160), 10, np.float32)) for index in range(3)]
     recording = SimpleNamespace(

@@ -255,7 +255,7 @@ def test_policy_can_change_while_the_device_fails(fake: FakePipeline) -> None:
 
 
 def test_rebuilt_pipeline_has_equal_results_and_current_parameters(weights_file: Path) -> None:
-    pipe = Pipeline(weights=weights_file, device="cpu", warm_up=False)
+    pipe = Pipeline(weights=weights_file, device="cpu", backend="torch", warm_up=False)
     expected = pipe(FRAME).cloud.tobytes()
     engine = pipe._backend
     pipe.rebuild()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mtl_perception import CameraModel, Frame, Pipeline
+from mtl_perception.inference.openvino.engine import OpenVinoEngine
 from mtl_perception.result import Result
 from mtl_perception.types import CLOUD_DTYPE
 from support.images import noise_image
@@ -22,16 +23,30 @@ SINGLE = ("labels", "confidence", "depth", "cloud")
 def pipeline_fixtures() -> tuple[Any, Any, Any, Any]:
     """Create the fixtures `make`, `pipe`, `tuned` and `full`; all but `tuned` have module scope.
 
-    The edge filter is off unless a test sets it: nearly all depth of a random network is at edges.
+    The edge filter is off unless a test sets it: nearly all depth of a random network is at edges. OpenVINO compiles a network
+    for images of FRAME's size once.
     """
 
     @pytest.fixture(scope="module")
     def make(weights_file):
+        compile_network, compiled = OpenVinoEngine._compile, {}
+
+        def compile_once(engine, size):
+            if size != FRAME.image.shape[:2]:
+                return compile_network(engine, size)
+            key = repr(engine._key_of(size))
+            if key not in compiled:
+                compiled[key] = compile_network(engine, size)
+                engine._unstored.pop(size, None)
+            return compiled[key]
+
         def pipeline(**parameters) -> Pipeline:
             defaults = {"weights": weights_file, "device": "cpu", "warm_up": False, "points_edge_filter": 0.0}
             return Pipeline(**{**defaults, **parameters})
 
-        return pipeline
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OpenVinoEngine, "_compile", compile_once)
+            yield pipeline
 
     @pytest.fixture(scope="module")
     def pipe(make) -> Pipeline:
