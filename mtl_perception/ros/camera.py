@@ -62,6 +62,7 @@ class Camera:
         self.image_remark = ""
         self._info_frame_id: str | None = None
         self._on_image: Callable[[Any], None] | None = None
+        self._has_received = False
         self._node = node
         self._publishers: dict[str, Any] = {}
         # Outputs that had a subscriber when the latest image of a latched topic arrived, and since when others have one.
@@ -98,6 +99,7 @@ class Camera:
         self.calibrations = CalibrationCache()
         self.statistics.reset_silence()
         self.monitor = StreamMonitor()
+        self._has_received = False
         self._on_image = on_image
         self._served, self._late_since = frozenset(), None
         self.subscriptions = CameraSubscriptions(
@@ -175,12 +177,18 @@ class Camera:
         return CameraSnapshot(self.name, statistics, stream, source)
 
     def _receive(self, message: Any) -> None:
-        if self._on_image is not None:
-            if self.subscriptions is not None and self.subscriptions.image.is_latched:
-                self._served = frozenset(output.name for output in self.subscribed_outputs())
-            self._on_image(message)
-            # After the hand-over, so that it does not delay the image.
-            self.monitor.observe(self._arrival(message))
+        subscriptions = self.subscriptions
+        if self._on_image is None or subscriptions is None:
+            return
+        if subscriptions.image.is_latched:
+            self._served = frozenset(output.name for output in self.subscribed_outputs())
+        self._on_image(message)
+        # After the hand-over, so that it does not delay the image.
+        arrival = self._arrival(message, subscriptions.image.is_latched)
+        self.monitor.observe(arrival)
+        if not self._has_received:
+            self._has_received = True
+            self._node.get_logger().info(f"receiving images on {subscriptions.image.topic}: {arrival.form}")
 
     def _on_update(self, is_replaced: bool) -> None:
         """Receive the latest image again if an output gained a subscriber and no other image follows, as for a still image."""
@@ -205,7 +213,7 @@ class Camera:
         except CameraError as error:
             self.calibrations.update(str(error))
 
-    def _arrival(self, message: Any) -> Arrival:
+    def _arrival(self, message: Any, is_latched: bool) -> Arrival:
         clock = self._node.get_clock()
         if isinstance(message, CompressedImage):
             size, encoding = image_size(bytes(memoryview(message.data)[:HEADER_BYTES])), message.format
@@ -221,5 +229,5 @@ class Camera:
             clock.ros_time_is_active,
             form,
             message.data,
-            self.subscriptions is not None and self.subscriptions.image.is_latched,
+            is_latched,
         )

@@ -14,6 +14,9 @@ from mtl_perception.types import Frame
 class Logger(Protocol):
     """Logger of a node; `options` are those of rclpy, such as throttle_duration_sec."""
 
+    def info(self, message: str, **options: Any) -> Any:
+        """Log information."""
+
     def warning(self, message: str, **options: Any) -> Any:
         """Log a warning."""
 

@@ -146,6 +146,7 @@ class Worker(threading.Thread):
                 frame = camera.to_frame(message, self._session.config.input_rectified)
                 return PendingFrame(camera, message, received_at, frame, outputs)
             camera.statistics.count_unwanted()
+            self._log.info("images are not processed until an output has a subscriber", once=True)
         return None
 
     def _process(self, frames: list[PendingFrame]) -> None:

@@ -33,7 +33,7 @@ from support.camera_faults import (
 )
 from support.node_in_process import ask, node_inside
 from support.node_process import node_process
-from support.ros_client import Client, profile
+from support.ros_client import Camera, Client, profile
 from support.ros_messages import cloud_of, image, set_data, values_of
 
 from mtl_perception import Pipeline
@@ -61,8 +61,10 @@ def test_missing_and_returning_images_are_logged(tmp_path: Path, weights_file: P
         hint = "remap image to the camera's topic (published: /cam/image"
         process.wait_for_output(f"frames: no image received yet: /logged/image has no publisher; {hint}")
         client.node.destroy_publisher(other)
-        feed = Feed(client)
-        feed.wait_for_status("frames", OK, "processing")
+        camera = Camera(client, "/logged/image", "/logged/camera_info", outputs={})
+        camera.publish(image(np.zeros((48, 64, 3), np.uint8)))
+        process.wait_for_output("receiving images on /logged/image: 64x48 rgb8")
+        process.wait_for_output("images are not processed until an output has a subscriber")
         process.wait_for_output("[logged.mtl_perception]: frames: processing")
         client.close()
 
