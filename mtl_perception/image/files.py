@@ -12,7 +12,7 @@ from mtl_perception.image.header import IMAGE_FORMATS, image_size, is_truncated
 from mtl_perception.placeholders import HEAD_BYTES, describe_placeholder
 
 MAX_PIXELS = 2**25
-"""Limit of 33 megapixels; larger images could exhaust the memory and no vehicle camera produces them."""
+"""Limit of 33.6 megapixels; larger images could exhaust the memory and no vehicle camera produces them."""
 
 
 def read_image_file(path: str | Path) -> np.ndarray:
@@ -77,4 +77,4 @@ def check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise FrameError(f"image of {width}x{height} pixels is empty", "size")
     if width * height > MAX_PIXELS:
-        raise FrameError(f"image of {width}x{height} pixels is larger than {MAX_PIXELS / 1e6:.0f} megapixels", "size")
+        raise FrameError(f"image of {width}x{height} pixels is larger than {MAX_PIXELS / 1e6:.1f} megapixels", "size")
