@@ -23,7 +23,7 @@ def numbered_sample(index: int) -> Sample:
     labels[0, 0] = 255
     depth = np.full((6, 8), 1.5 + index, np.float32)
     depth[0, :4] = (np.nan, np.inf, 300.0, 0.001)
-    camera = CameraModel(8, 6, 1 / 3 + index, 7.1, 3.5, 2.625)
+    camera = CameraModel(8, 6, 4 / 3 + index, 7.1, 3.5, 2.625)
     return Sample(Frame(image, camera), labels, depth, f"n{index:02d}")
 
 
@@ -62,7 +62,7 @@ def test_files_follow_the_folder_format(tmp_path: Path) -> None:
         "camera": "cameras.csv",
     }
     lines = (tmp_path / "cameras.csv").read_text().splitlines()
-    assert lines == ["name,width,height,fx,fy,cx,cy", "n00,8,6,0.3333333333333333,7.1,3.5,2.625", lines[2]]
+    assert lines == ["name,width,height,fx,fy,cx,cy", "n00,8,6,1.3333333333333333,7.1,3.5,2.625", lines[2]]
     depth = cv2.imread(str(tmp_path / "depth/n01.png"), cv2.IMREAD_UNCHANGED)
     assert depth.dtype == np.uint16
     assert depth[0].tolist() == [0, 65535, 65535, 1, 640, 640, 640, 640]
