@@ -1,4 +1,4 @@
-"""`kill -9` in every phase of a run over 12 sources, and the run that continues."""
+"""`kill -9` in every phase of a run over 8 sources, and the run that continues."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from support.bags import write_drive
 from mtl_perception import Pipeline
 from mtl_perception.__main__ import main
 
-FRAMES = {f"s{i:02}.mcap": 1 + i % 3 for i in range(12)}
+FRAMES = {f"s{i:02}.mcap": 1 + i % 2 for i in range(8)}
 ORDER = list(FRAMES)
 # Outputs that have their name, and those with a line in results.jsonl, when the run is killed.
 PHASES = {
     "first frame": (0, 0),
     "before the index": (2, 2),
-    "before the rename": (3, 3),
-    "after the rename": (5, 4),
-    "within the line": (7, 6),
-    "between two sources": (8, 8),
-    "after the last line": (12, 12),
+    "before the rename": (2, 2),
+    "after the rename": (4, 3),
+    "within the line": (5, 4),
+    "between two sources": (6, 6),
+    "after the last line": (8, 8),
 }
 SCRIPT = textwrap.dedent("""
     import os
@@ -68,15 +68,14 @@ SCRIPT = textwrap.dedent("""
 
         ResultsFile.append = call
 
-    frames = [1 + i % 3 for i in range(12)]
     phases = {
         "first frame": lambda: die_at(Pipeline, "__call__", 1, before=False),
         "before the index": lambda: die_at(BagWriter, "_finish", 3),
-        "before the rename": lambda: die_at(BagWriter, "_move_in_place", 4),
-        "after the rename": lambda: die_at(BagWriter, "_move_in_place", 5, before=False),
-        "within the line": lambda: truncate_line(7),
-        "between two sources": lambda: die_at(ResultsFile, "append", 8, before=False),
-        "after the last line": lambda: die_at(ResultsFile, "append", 12, before=False),
+        "before the rename": lambda: die_at(BagWriter, "_move_in_place", 3),
+        "after the rename": lambda: die_at(BagWriter, "_move_in_place", 4, before=False),
+        "within the line": lambda: truncate_line(5),
+        "between two sources": lambda: die_at(ResultsFile, "append", 6, before=False),
+        "after the last line": lambda: die_at(ResultsFile, "append", 8, before=False),
     }
     root, *arguments = sys.argv[1:]
     # No thread runs yet: a forked process works, and starts without the imports.

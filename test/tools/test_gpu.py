@@ -24,6 +24,7 @@ def read(folder: Path) -> dict:
     return json.loads((folder / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_on_cpu_tensors_every_proof_holds_and_every_part_ends(tmp_path, capsys, monkeypatch):
     # As on a GPU, where the backend's name ends with the kernels'.
     name = CudaBackend.name.fget

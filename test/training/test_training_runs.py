@@ -26,6 +26,7 @@ from mtl_perception.weights.files import load_network
 data = datasets_fixture()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(data: Path, tmp_path: Path) -> None:
     path = write_config(data, "resumed", held_out=[{"path": "unseen", "format": "folder"}], license="for the test", workers=1)
     # All runs use one thread, because the number of threads changes the order of sums.
@@ -76,6 +77,7 @@ def test_a_damaged_image_ends_the_run_with_its_name(tmp_path: Path, capfd: pytes
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(data: Path, tmp_path: Path) -> None:
     entries = [{"path": "both", "format": "folder"}, {"path": "depth", "format": "folder"}]
     path = write_config(data, "processes", sets=entries, batch=4, steps=3, overlap=0.5)
