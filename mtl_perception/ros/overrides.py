@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mtl_perception.errors import one_line
+from mtl_perception.errors import ConfigError, one_line
 
 PARAMETERS_KEY = "ros__parameters"
 # libyaml, which rcl uses as well: PyYAML's own parser refuses tabs that rcl accepts.
@@ -43,6 +43,9 @@ def find_overrides(arguments: Sequence[str], node: str, warn: Callable[[str], ob
         arguments: Command line as given to rclpy.
         node: Full name of the node, after remapping.
         warn: Called with a message about a file that rcl can read but PyYAML cannot, or that has no section for the node.
+
+    Raises:
+        ConfigError: A parameter of the node is a list of mappings.
     """
     in_ros_args = False
     for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -66,8 +69,11 @@ def find_file_fault(arguments: Sequence[str]) -> str:
             continue
         try:
             with Path(value).open("rb") as file:
-                for _ in yaml.parse(file, Loader=LOADER):
-                    pass
+                event: Any
+                for event in yaml.parse(file, Loader=LOADER):
+                    if getattr(event, "value", "") == PARAMETERS_KEY.replace("__", "_"):
+                        line = event.start_mark.line + 1
+                        return f"{value}, line {line}: {event.value} has one underscore; write {PARAMETERS_KEY}, with two"
         except OSError as error:
             hint = "; give the whole path, because ROS does not expand ~" if value.startswith("~") else ""
             return f"{value}: {error.strerror}{hint}"
@@ -78,11 +84,17 @@ def find_file_fault(arguments: Sequence[str]) -> str:
 
 def _find_in_file(path: Path, node: str, warn: Callable[[str], object]) -> list[Override]:
     found, others = [], []
-    for keys, line in _values(path.read_bytes()):
+    for keys, line, has_mappings in _values(path.read_bytes()):
         if PARAMETERS_KEY in keys:
             split = keys.index(PARAMETERS_KEY)
             section, name = "/".join(keys[:split]), ".".join(keys[split + 1 :])
             if _matches(section, node):
+                if has_mappings:
+                    # rcl takes the keys of the mappings for names of other parameters, and the list is lost.
+                    raise ConfigError(
+                        f"{path}, line {line}: parameter {name} has mappings in a list; put each entry in quotes, as in "
+                        '- "name: value"'
+                    )
                 found.append(Override(name, f"{path}, line {line}, section {one_line(section)}", _is_name(section)))
             else:
                 others.append(section)
@@ -93,8 +105,10 @@ def _find_in_file(path: Path, node: str, warn: Callable[[str], object]) -> list[
     return found
 
 
-def _values(content: bytes) -> Iterator[tuple[list[str], int]]:
-    """Iterate over the values of a YAML file: the keys that lead to each, and the line of the last key, counted from 1.
+def _values(content: bytes) -> Iterator[tuple[list[str], int, bool]]:
+    """Iterate over the values of a YAML file.
+
+    Yields the keys that lead to each, the line of the last key, counted from 1, and whether it is a list with mappings.
 
     This parses events instead of loading values, because rcl allows lists of any depth and converts scalars differently.
 
@@ -104,10 +118,12 @@ def _values(content: bytes) -> Iterator[tuple[list[str], int]]:
     """
     keys: list[str | None] = []  # Of the open mappings; None if the next event is a key.
     lists = line = 0
+    has_mappings = False
     event: Any
     for event in yaml.parse(content, Loader=LOADER):
         lists += isinstance(event, yaml.SequenceStartEvent) - isinstance(event, yaml.SequenceEndEvent)
         if lists:
+            has_mappings |= isinstance(event, yaml.MappingStartEvent)
             continue
         if isinstance(event, yaml.MappingEndEvent):
             keys = [*keys[:-2], None] if len(keys) > 1 else []
@@ -119,8 +135,8 @@ def _values(content: bytes) -> Iterator[tuple[list[str], int]]:
         elif isinstance(event, yaml.MappingStartEvent):
             keys.append(None)
         elif keys:
-            yield [str(key) for key in keys], line
-            keys[-1] = None
+            yield [str(key) for key in keys], line, has_mappings
+            keys[-1], has_mappings = None, False
 
 
 def _is_name(section: str) -> bool:

@@ -290,6 +290,10 @@ INVALID = {
     ),
     "folder": (["--params-file", "/"], "/: Is a directory"),
     "tab": (["--params-file", "tab.yaml"], 'found character that cannot start any token in "tab.yaml", line 2, column 1'),
+    "underscore": (
+        ["--params-file", "underscore.yaml"],
+        "underscore.yaml, line 2: ros_parameters has one underscore; write ros__parameters, with two",
+    ),
     "no value": (["-p", "max_depth"], "max_depth"),
     "log level": (["--log-level", "loud"], "'--log-level loud'. Error: "),
     "relative namespace": (["-r", "__ns:=robot"], "__ns:=robot: Invalid namespace: namespace must be absolute"),
@@ -307,6 +311,7 @@ INVALID = {
 def test_invalid_value_at_startup_exits_with_one_line(tmp_path: Path, case: str) -> None:
     arguments, words = INVALID[case]
     (tmp_path / "tab.yaml").write_text("mtl_perception:\n\tros__parameters:\n")
+    (tmp_path / "underscore.yaml").write_text("mtl_perception:\n  ros_parameters:\n    device: cpu\n")
     process = Process(["node", "--ros-args", *arguments], tmp_path / "node.log", folder=tmp_path)
     assert process.wait() == 2
     last = process.output.strip().splitlines()[-1]

@@ -193,7 +193,7 @@ def test_topic_given_as_a_parameter_is_reported(tmp_path: Path, warnings: list[s
         ('cuda_graph: "true"', "'true' is a string, not a boolean; write true or false, without quotes"),
         ("autostart: 1", "'1' is an integer, not a boolean; write true or false, without quotes"),
         ("cpu_threads: 2.0", "'2.0' is a float, not an integer; write digits only, without quotes"),
-        ("weights: 2024", "'2024' is an integer, not a string; quote it twice in a shell, as in -p NAME:='\"5\"'"),
+        ("weights: 2024", "'2024' is an integer, not a string; write it in quotes, in a shell in two pairs: -p NAME:='\"5\"'"),
         ("cameras: front", "'front' is a string, not a list of strings; write a list, as in -p NAME:='[a, b]'"),
     ],
 )
@@ -202,6 +202,15 @@ def test_value_of_another_type_is_refused_with_how_to_write_it(tmp_path: Path, l
     # The client library reads use_sim_time before the node knows its name.
     place = "" if name == "use_sim_time" else f"{path}, line 3, section mtl_perception: "
     assert refusal("--params-file", str(path)) == f"{place}parameter {name}: {fault}"
+
+
+@pytest.mark.parametrize("name", ["mtl_perception", '"/**"'])
+def test_list_of_mappings_is_refused_with_how_to_write_it(tmp_path: Path, name: str) -> None:
+    """Entries of class_groups without quotes; rcl makes names of parameters of their keys."""
+    path = written(tmp_path, section(name, "class_groups:", "  - drivable: road", "  - other: sidewalk", "device: cpu"))
+    assert refusal("--params-file", str(path)) == (
+        f'{path}, line 3: parameter class_groups has mappings in a list; put each entry in quotes, as in - "name: value"'
+    )
 
 
 def test_qos_overrides_without_effect_are_reported(tmp_path: Path, warnings: list[str]) -> None:
