@@ -50,6 +50,8 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[Node]:
     """Return the node, and the players and RViz if requested."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    # That of PushRosNamespace in a launch file that includes this one.
+    given["ros_namespace"] = context.launch_configurations.get("ros_namespace", "")
     # Launch files for Nav2 pass Python's True and False.
     given |= {name: value.lower() for name, value in given.items() if value in ("True", "False")}
     for name in ("params_file", "rviz_config"):
@@ -110,7 +112,9 @@ def rviz(given: dict[str, str]) -> Node:
         package = f"ros-{os.environ.get('ROS_DISTRO', '<distro>')}-rviz2"
         raise RuntimeError(f"rviz:=true needs RViz, which is not installed; run: sudo apt install {package}") from error
     python = Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "python"
-    node = "/".join(["", *filter(None, (given["namespace"].strip("/"), NODE_NAME, cameras(given)[0]))])
+    pushed = "" if given["namespace"].startswith("/") else given.get("ros_namespace", "")
+    parts = (pushed.strip("/"), given["namespace"].strip("/"), NODE_NAME, cameras(given)[0])
+    node = "/".join(["", *filter(None, parts)])
     script = [str(python), "-m", f"{PACKAGE}.ros.rviz", given["bag"], given["fixed_frame"], given["rviz_config"], node]
     parameters = [*filter(None, [clock(given)])]
     return Node(package="rviz2", executable="rviz2", prefix=shlex.join(script), parameters=parameters, output="log")

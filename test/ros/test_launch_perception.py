@@ -205,6 +205,28 @@ def test_rviz_topics_follow_namespace_and_camera(environment: dict[str, str]) ->
     assert not [word for word in words if word.startswith("/mtl_perception/")]
 
 
+@pytest.mark.parametrize(("own", "node"), [("", "/robot"), ("arm", "/robot/arm"), ("/arm", "/arm")])
+def test_rviz_topics_follow_the_namespace_of_an_including_launch_file(
+    environment: dict[str, str], prefix: Path, own: str, node: str
+) -> None:
+    (prefix / "lib/mtl_perception/perception_node").unlink()
+    executable(prefix / "lib/mtl_perception/perception_node", '#!/bin/sh\necho "node: $*"\n')
+    code = (
+        START
+        + """
+from launch.actions import GroupAction, SetLaunchConfiguration
+from launch_ros.actions import PushRosNamespace
+settings = [SetLaunchConfiguration(name, given[name]) for name in ("rviz", "fixed_frame", "namespace")]
+run(GroupAction([PushRosNamespace("robot"), *settings, *launched["generate_launch_description"]().entities]))
+"""
+    )
+    arguments = ["rviz:=true", "fixed_frame:=map", f"namespace:={own}"]
+    text = run(["-c", code, LAUNCH_FILE, *arguments], {**environment, "OVERRIDE_LAUNCH_PROCESS_OUTPUT": "screen"})
+    assert f"-r /mtl_perception/points:={node}/mtl_perception/points" in text
+    (line,) = [line for line in text.splitlines() if "node: " in line]
+    assert f"-r __ns:={node} " in f"{line} "
+
+
 @pytest.mark.parametrize(
     ("namespace", "image", "info", "expected"),
     [
