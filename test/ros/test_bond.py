@@ -59,13 +59,13 @@ def test_manager_receives_heartbeats_while_the_node_is_active(
             "heartbeat_timeout": "4.0",
             "heartbeat_period": "0.25",
         }
-        in_its_executor(node, client, node.trigger_deactivate)
+        in_its_executor(node, node.trigger_deactivate)
         client.spin_until(lambda: received[-1]["active"] == "False", "the end of the bond")
         assert received[-1]["instance_id"] == first
         count = len(received)
         client.spin_for(2 * bond.PERIOD)
         assert len(received) == count, "an inactive node has no heartbeat"
-        in_its_executor(node, client, node.trigger_activate)
+        in_its_executor(node, node.trigger_activate)
         client.spin_until(lambda: received[-1]["active"] == "True", "a new bond")
         assert received[-1]["instance_id"] != first
 
@@ -75,5 +75,5 @@ def test_node_without_the_package_has_no_bond(weights_file: Path, client: Client
     with node_inside(weights_file, lambda pipeline: pipeline, namespace="/alone") as node:
         client.spin_until(lambda: client.node.count_publishers("/alone/mtl_perception/points"), "the node")
         assert client.node.count_publishers("/alone/bond") == 0
-        in_its_executor(node, client, node.trigger_deactivate)
+        in_its_executor(node, node.trigger_deactivate)
         assert node.state_name == "inactive"

@@ -147,7 +147,7 @@ def test_cpu_policy_continues_on_the_cpu_until_the_next_configuration(gpu: Gpu, 
     assert at.client.counts()["rejected: device"] == 2
     gpu.fault = None
     for step in ("deactivate", "cleanup", "configure", "activate"):
-        assert in_its_executor(at.node, at.client, getattr(at.node, f"trigger_{step}")) == TransitionCallbackReturn.SUCCESS
+        assert in_its_executor(at.node, getattr(at.node, f"trigger_{step}")) == TransitionCallbackReturn.SUCCESS
     assert (network(at).level, network(at).message) == (network(at).OK, "random on cuda:0")
 
 
@@ -211,7 +211,7 @@ def test_stop_policy_ends_unconfigured_and_allows_configuration(gpu: Gpu, start)
     assert at.client.node.count_publishers("/mtl_perception/points") == 0
     gpu.fault = None
     for step in ("configure", "activate"):
-        assert in_its_executor(at.node, at.client, getattr(at.node, f"trigger_{step}")) == TransitionCallbackReturn.SUCCESS
+        assert in_its_executor(at.node, getattr(at.node, f"trigger_{step}")) == TransitionCallbackReturn.SUCCESS
     at.camera.wait_until_heard()
     at.camera.connect(image(PIXELS), "segmentation/labels")
     assert network(at).level == network(at).OK

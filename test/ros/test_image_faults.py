@@ -82,10 +82,10 @@ def test_camera_that_stops_while_the_node_is_inactive_is_reported_after_activati
     with node_inside(weights_file, Gate, "/again", image_timeout=0.5, **WITHOUT_COMPILATION) as node:
         client = Client("again", "/again/mtl_perception", start_ns=time.time_ns())
         Feed(client).wait_for_status("frames", OK, "processing")
-        assert ask(node, client, "deactivate")
+        assert ask(node, "deactivate")
         assert node.session.cameras[0].monitor.last is None, "its latest image is kept"
         client.spin_for(0.6)
-        assert ask(node, client, "activate")
+        assert ask(node, "activate")
         status = client.wait_status("frames", lambda s: s.level != OK)
         assert (status.level, status.message) == (
             WARN,

@@ -123,10 +123,10 @@ def test_deactivation_waits_for_the_frame_in_progress(node, client: Client) -> N
     worker = node._worker
     timer = threading.Timer(0.5, spy.may_go.set)
     timer.start()
-    assert in_its_executor(node, client, node.trigger_deactivate) == TransitionCallbackReturn.SUCCESS
+    assert in_its_executor(node, node.trigger_deactivate) == TransitionCallbackReturn.SUCCESS
     assert spy.may_go.is_set()
     assert not worker.is_alive()
-    assert in_its_executor(node, client, node.trigger_activate) == TransitionCallbackReturn.SUCCESS
+    assert in_its_executor(node, node.trigger_activate) == TransitionCallbackReturn.SUCCESS
     camera.wait_until_heard()
     fresh = camera.exchange(image(PIXELS))
     assert set(np.unique(labels_of(fresh["segmentation/labels"]))) <= set(range(12))

@@ -47,7 +47,7 @@ def state_of(node) -> str:
 
 def put(node, client: Client, **values) -> None:
     changes = [Parameter(name, value=value) for name, value in values.items()]
-    results = in_its_executor(node, client, lambda: node.set_parameters(changes))
+    results = in_its_executor(node, lambda: node.set_parameters(changes))
     assert all(result.successful for result in results), results
 
 
@@ -61,8 +61,8 @@ def refuse(*_, **__):
 
 def assert_works(node, client: Client) -> None:
     """Configure and activate the node, and check the labels of an image."""
-    assert ask(node, client, "configure")
-    assert ask(node, client, "activate")
+    assert ask(node, "configure")
+    assert ask(node, "activate")
     seen = Camera(client, outputs={"segmentation/labels": Image})
     assert labels_of(seen.connect(image(PIXELS))["segmentation/labels"]).shape == (HEIGHT, WIDTH)
     status = client.wait_status("network", lambda s: s.level == s.OK)
@@ -86,7 +86,7 @@ def test_failed_configure_reports_the_reason_and_can_be_repeated(
     node, client: Client, weights_file: Path, monkeypatch, capfd, wrong: dict, patched, words: str
 ) -> None:
     for step in ("deactivate", "cleanup"):
-        assert ask(node, client, step)
+        assert ask(node, step)
     mended = {name: node.get_parameter(name).value for name in wrong}
     put(node, client, **wrong)
     with monkeypatch.context() as context:
@@ -94,28 +94,28 @@ def test_failed_configure_reports_the_reason_and_can_be_repeated(
             context.setattr(*patched)
         for _ in range(2):
             capfd.readouterr()
-            assert not ask(node, client, "configure")
+            assert not ask(node, "configure")
             assert state_of(node) == "unconfigured"
             status = client.wait_status("network", lambda s: s.level == s.ERROR)
             assert words in status.message
             assert node.session is None and client.node.count_publishers("/mtl_perception/points") == 0
             log = capfd.readouterr().err
             assert "cannot configure: " in log and words in log and "Traceback" not in log
-        assert not ask(node, client, "activate")
+        assert not ask(node, "activate")
     put(node, client, **mended)
     assert_works(node, client)
 
 
 def test_failed_configure_frees_memory_immediately(node, client: Client, monkeypatch) -> None:
     for step in ("deactivate", "cleanup"):
-        assert ask(node, client, step)
+        assert ask(node, step)
     made = []
     monkeypatch.setattr(
         camera.Camera, "create_publishers", lambda *_: made.append(weakref.ref(node.session.pipeline)) or refuse()
     )
     gc.disable()
     try:
-        assert not ask(node, client, "configure")
+        assert not ask(node, "configure")
         assert made[0]() is None
     finally:
         gc.enable()
@@ -137,7 +137,7 @@ def test_error_in_a_transition_ends_unconfigured(
 ) -> None:
     worker = node._worker
     if transition == "cleanup":
-        assert ask(node, client, "deactivate")
+        assert ask(node, "deactivate")
     right, times = getattr(*patched), []
 
     def once(self, *arguments):
@@ -145,7 +145,7 @@ def test_error_in_a_transition_ends_unconfigured(
         return refuse() if len(times) == 1 else right(self, *arguments)
 
     monkeypatch.setattr(*patched, once)
-    assert not ask(node, client, transition)
+    assert not ask(node, transition)
     assert state_of(node) == node.state_name == "unconfigured"
     assert words in capfd.readouterr().err
     status = client.wait_status("network", lambda s: s.level == s.ERROR)
@@ -156,9 +156,9 @@ def test_error_in_a_transition_ends_unconfigured(
 
 
 def test_error_in_error_processing_finalizes_the_node(node, client: Client, monkeypatch) -> None:
-    assert ask(node, client, "deactivate")
+    assert ask(node, "deactivate")
     monkeypatch.setattr(camera.Camera, "destroy_publishers", refuse)
-    assert not ask(node, client, "cleanup")
+    assert not ask(node, "cleanup")
     assert state_of(node) == node.state_name == "finalized"
     status = client.wait_status("network", lambda s: s.level == s.ERROR)
     assert status.message == "RuntimeError: the middleware has no more"
@@ -173,7 +173,7 @@ def test_other_transition_before_the_requested_stop(node, client: Client, first:
         node._request_stop("lost")
         return node.trigger_deactivate() if first == "deactivate" else node.trigger_shutdown()
 
-    result = in_its_executor(node, client, both)
+    result = in_its_executor(node, both)
     client.spin_for(0.3)
     if first == "deactivate":
         assert (result, state_of(node)) == (TransitionCallbackReturn.ERROR, "unconfigured")

@@ -95,9 +95,9 @@ def wait_until_working(node, client: Client) -> None:
     client.spin_until(lambda: statistics.processed > before, "an image to be processed")
 
 
-def bring(node, client: Client, *steps: str) -> None:
+def bring(node, *steps: str) -> None:
     for step in steps:
-        assert ask(node, client, step), step
+        assert ask(node, step), step
 
 
 def possessions(node) -> dict[str, Any]:
@@ -126,9 +126,9 @@ def assert_no_more(node, client: Client, than: dict[str, Any]) -> None:
 def once_through(node, client: Client) -> dict[str, Any]:
     """Run through the lifecycle once, and return the resources of the unconfigured node."""
     wait_until_working(node, client)
-    bring(node, client, "deactivate", "cleanup", "configure", "activate")
+    bring(node, "deactivate", "cleanup", "configure", "activate")
     wait_until_working(node, client)
-    bring(node, client, "deactivate", "cleanup")
+    bring(node, "deactivate", "cleanup")
     return possessions(node)
 
 
@@ -140,12 +140,12 @@ def test_every_order_of_transitions_under_load(node, client: Client) -> None:
         state, seen = "unconfigured", Counter()
         for step in 2 * every_order_of_three():
             expected = LEGAL.get((state, step))
-            assert ask(node, client, step) == (expected is not None), (state, step)
+            assert ask(node, step) == (expected is not None), (state, step)
             seen[(state, step)] += 1
             state = expected or state
             assert state_of(node) == node.state_name == state
             for other in set(SHUTDOWNS) - {state}:
-                assert not ask(node, client, SHUTDOWNS[other])
+                assert not ask(node, SHUTDOWNS[other])
             assert state_of(node) == state
             assert (node._worker is not None) == (state == "active")
             assert (node.session is not None) == (state != "unconfigured")
@@ -153,7 +153,7 @@ def test_every_order_of_transitions_under_load(node, client: Client) -> None:
                 wait_until_working(node, client)
         assert set(seen) == {(state, step) for state in SHUTDOWNS for step in STEPS} and min(seen.values()) >= 2
         while state != "unconfigured":
-            bring(node, client, "deactivate" if state == "active" else "cleanup")
+            bring(node, "deactivate" if state == "active" else "cleanup")
             state = state_of(node)
         assert_no_more(node, client, before)
     status = client.status("network")
@@ -165,7 +165,7 @@ def test_cleanup_releases_all_resources(node, client: Client) -> None:
     with arrays(client):
         before = once_through(node, client)
         for _ in range(3):
-            bring(node, client, "configure", "activate")
+            bring(node, "configure", "activate")
             wait_until_working(node, client)
             working = possessions(node)
             assert working["threads of Python"]["perception"] == 1
@@ -173,7 +173,7 @@ def test_cleanup_releases_all_resources(node, client: Client) -> None:
             pipeline = weakref.ref(node.session.pipeline)
             gc.disable()
             try:
-                bring(node, client, "deactivate", "cleanup")
+                bring(node, "deactivate", "cleanup")
                 assert pipeline() is None, "its memory is free at once, not when the garbage is collected"
             finally:
                 gc.enable()
@@ -185,11 +185,11 @@ def test_shutdown_from_each_state_finalizes_the_node(node, client: Client, state
     ways = {"unconfigured": ("deactivate", "cleanup"), "inactive": ("deactivate",), "active": ()}
     with arrays(client):
         wait_until_working(node, client)
-        bring(node, client, *ways[state])
-        assert ask(node, client, SHUTDOWNS[state])
+        bring(node, *ways[state])
+        assert ask(node, SHUTDOWNS[state])
         assert state_of(node) == node.state_name == "finalized"
         for step in (*STEPS, *SHUTDOWNS.values()):
-            assert not ask(node, client, step)
+            assert not ask(node, step)
         assert state_of(node) == "finalized"
         assert node.session is None and node._worker is None
         own = possessions(node)
@@ -207,7 +207,7 @@ def test_inactive_node_does_no_work(node, client: Client, monkeypatch) -> None:
     with arrays(client):
         wait_until_working(node, client)
         assert calls
-        bring(node, client, "deactivate")
+        bring(node, "deactivate")
         statistics = node.session.cameras[0].statistics
         received, computed, last = statistics.received, len(calls), client._next_ns + 50 * PERIOD_NS
         client.spin_until(lambda: client._next_ns >= last, "50 images to be published")

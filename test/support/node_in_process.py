@@ -19,6 +19,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
 from mtl_perception.ros.node import PerceptionNode
+from support.node_process import PATIENCE
 
 
 @contextlib.contextmanager
@@ -72,28 +73,19 @@ def started(*ros_arguments: str, **options: object) -> Iterator[PerceptionNode]:
         context.destroy()
 
 
-def in_its_executor(node: PerceptionNode, client: Any, transition: Callable[[], Any]) -> Any:
+def in_its_executor(node: PerceptionNode, transition: Callable[[], Any]) -> Any:
     """Make a transition in the node's executor, as its service does, and return the result.
 
     The service is not called, because two participants in one process do not always discover each other's services
     (once in about twenty runs); `ros/test_node_lifecycle.py` calls it between processes.
     """
-    ended = threading.Event()
-
-    def make() -> Any:
-        try:
-            return transition()
-        finally:
-            ended.set()
-            client.wake()
-
-    task = node.executor.create_task(make)
-    client.spin_until(ended.is_set, transition.__name__)
-    client.spin_until(task.done, transition.__name__)
+    task, done = node.executor.create_task(transition), threading.Event()
+    task.add_done_callback(lambda _: done.set())
+    assert done.wait(PATIENCE), transition.__name__
     return task.result()
 
 
-def ask(node: PerceptionNode, client: Any, transition: str) -> bool:
+def ask(node: PerceptionNode, transition: str) -> bool:
     """Return whether the node's service makes a transition."""
     number = getattr(Transition, f"TRANSITION_{transition.upper()}")
     request = ChangeState.Request(transition=Transition(id=number))
@@ -101,4 +93,4 @@ def ask(node: PerceptionNode, client: Any, transition: str) -> bool:
     def answer() -> Any:
         return node._service_change_state.callback(request, ChangeState.Response())
 
-    return bool(in_its_executor(node, client, answer).success)
+    return bool(in_its_executor(node, answer).success)

@@ -63,10 +63,6 @@ class Client:
             self._executor.spin_once(timeout_sec=0.05)
         return value
 
-    def wake(self) -> None:
-        """Let `spin_until` check its condition now; for another thread that fulfills it."""
-        self._executor.wake()
-
     def spin_for(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
