@@ -24,8 +24,9 @@ LARGEST = 1e12
 """Limit of calibration values; larger ones could become infinite when scaled."""
 STEEPEST = 1e6
 """Limit of a ray's slope; points along steeper rays could be infinite in float32."""
-WIDEST = 20.0
-"""Limit of width / fx and of height / fy, a field of view of 169 degrees: larger ratios are placeholders or not in pixels."""
+WIDEST = 100.0
+"""Limit of width / fx and of height / fy of a calibration, a field of view of 177 degrees: beyond it, focal lengths are
+placeholders or not in pixels."""
 USING_P = "K in camera_info is 0; using P"
 """Remark on a calibration that lacks K."""
 CENTRAL = (0.4, 0.6)
@@ -78,11 +79,6 @@ class CameraModel:
         farthest = max((abs(self.cx) + self.width) / self.fx, (abs(self.cy) + self.height) / self.fy)
         if farthest > STEEPEST or max(self.fx, self.fy, abs(self.cx), abs(self.cy)) > LARGEST:
             raise CameraError(f"camera: implausible intrinsics for a {self.width}x{self.height} image: {intrinsics}")
-        if max(self.width / self.fx, self.height / self.fy) > WIDEST:
-            raise CameraError(
-                f"camera: implausible intrinsics for a {self.width}x{self.height} image: {intrinsics}, a field of view above "
-                "168 degrees; they must be in pixels (1 is a default of drivers without a calibration: calibrate the camera)"
-            )
         if self.distortion_model in ("", "none"):
             if any(self.distortion):
                 raise CameraError(f"camera: distortion {truncated_repr(list(self.distortion))} without a distortion model")
@@ -250,13 +246,13 @@ class Calibration:
             raise CameraError(f"camera is uncalibrated: K[0] is 0{only_p}; calibrate it to get a point cloud")
         if rectified:
             p = self.projection
-            return CameraModel(self.width, self.height, p[0], p[5], p[2], p[6], calibration=self)
+            return _in_pixels(CameraModel(self.width, self.height, p[0], p[5], p[2], p[6], calibration=self))
         k = self.k
         model = standard_model(self.distortion_model)
         coefficients = trim_coefficients(model, self.d)
         if not any(coefficients) and model not in FISHEYE_MODELS:
             model, coefficients = "", ()
-        return CameraModel(self.width, self.height, k[0], k[4], k[2], k[5], model, coefficients, calibration=self)
+        return _in_pixels(CameraModel(self.width, self.height, k[0], k[4], k[2], k[5], model, coefficients, calibration=self))
 
     @property
     def is_distorted(self) -> bool:
@@ -317,3 +313,14 @@ class Calibration:
 def _scale_rows(matrix: tuple[float, ...], x: float, y: float, columns: int) -> tuple[float, ...]:
     factors = [x] * columns + [y] * columns + [1.0] * columns
     return tuple(value * factor for value, factor in zip(matrix, factors, strict=False))
+
+
+def _in_pixels(camera: CameraModel) -> CameraModel:
+    """Return the camera of a calibration, if its focal lengths can be in pixels."""
+    if max(camera.width / camera.fx, camera.height / camera.fy) > WIDEST:
+        raise CameraError(
+            f"camera: implausible focal lengths for a {camera.width}x{camera.height} image: fx {camera.fx}, fy {camera.fy}, a "
+            "field of view above 177 degrees; they must be in pixels (1 is a default of drivers without a calibration: "
+            "calibrate the camera)"
+        )
+    return camera

@@ -53,11 +53,12 @@ class TestInvalid:
         """The depth of the node is proportional to the focal length, so the scene would be hundreds of times too near."""
         k, p = (fx, 0.0, 320.0, 0.0, fy, 240.0, 0.0, 0.0, 1.0), (fx, 0.0, 320.0, 0.0, 0.0, fy, 240.0, 0.0, 0.0, 0.0, 1.0, 0.0)
         calibration = calibration_from_camera_info(640, 480, k, (0.0,) * 5, "plumb_bob", EYE, p)
-        with pytest.raises(CameraError, match=rf"implausible .* fx {fx}, fy {fy}, .* 168 degrees; they must be in pixels"):
+        with pytest.raises(CameraError, match=rf"implausible .* fx {fx}, fy {fy}, .* 177 degrees; they must be in pixels"):
             calibration.camera(rectified)
 
     def test_widest_lenses_are_accepted(self):
-        assert CameraModel(640, 480, 32.5, 32.5, 320.0, 240.0).fx == 32.5
+        k, p = (32.5, 0, 320.0, 0, 32.5, 240.0, 0, 0, 1), (32.5, 0, 320.0, 0, 0, 32.5, 240.0, 0, 0, 0, 1, 0)
+        assert calibration_from_camera_info(640, 480, k, (), "", EYE, p).camera(rectified=True).fx == 32.5
         assert CameraModel(1280, 1280, 333.0, 333.0, 640.0, 640.0, "equidistant", (0.0,) * 4).is_distorted  # 220 degrees.
 
     def test_camera_info_of_a_driver_without_calibration_file_is_rejected(self):

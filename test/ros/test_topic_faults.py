@@ -144,9 +144,9 @@ def test_missing_k_beside_a_valid_p_is_reported(feed: Feed, client: Client) -> N
 
 
 def test_placeholder_intrinsics_drop_the_cloud_only(feed: Feed, pipeline: Pipeline) -> None:
-    """As image_publisher sends them without a calibration file and a field of view."""
-    feed.camera.publish_info(camera_info(WIDTH, HEIGHT, fx=1.0, fy=1.0))
-    words = "no point cloud: camera: implausible intrinsics for a 64x48 image: fx 1.0, fy 1.0, cx 30.75, cy 24.75"
+    """As those of image_publisher without a calibration file, which are 1 for any size."""
+    feed.camera.publish_info(camera_info(WIDTH, HEIGHT, fx=0.4, fy=0.4))
+    words = "no point cloud: camera: implausible focal lengths for a 64x48 image: fx 0.4, fy 0.4"
     feed.wait_for_status("camera", ERROR, words)
     pixels = feed.pixels()
     outputs = feed.exchange(image(pixels), None, LABELS)
