@@ -101,6 +101,7 @@ class RerunLog:
         self._max_depth, self._image_has_labels = max_depth, image_has_labels
         self._options = options or RerunOptions()
         self._numbers: dict[int, int] = {}
+        self._unstamped: set[str] = set()
         self._camera: object = None
         self._size: tuple[int, int] | None = None
         self._file: _PipedFile | None = None
@@ -143,7 +144,13 @@ class RerunLog:
         Raises:
             SourceError: The file cannot be written, or the viewer has been closed.
         """
-        number = self._numbers.get(stamp_ns) if stamp_ns else None
+        number = self._numbers.get(stamp_ns)
+        if not stamp_ns:
+            given = {name for name, value in vars(outputs).items() if value is not None}
+            if given & self._unstamped:
+                # The next image without a stamp.
+                number = None
+            self._unstamped = given if number is None else self._unstamped | given
         if number is None:
             if not self.frames:
                 # The views would be empty on a timeline without frames.

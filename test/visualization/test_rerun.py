@@ -179,6 +179,14 @@ def test_outputs_with_one_stamp_are_one_frame(tmp_path, outputs):
         assert [row["frame"] for row in found[f"/world/camera/{name}"]] == [0, 1]
 
 
+def test_outputs_of_an_image_without_a_stamp_are_one_frame(tmp_path, outputs):
+    """As those of the first image of a folder, whose stamps count from 0."""
+    parts = [Outputs(camera=outputs[0].camera), Outputs(labels=outputs[0].labels), Outputs(depth=outputs[0].depth)]
+    found = write(tmp_path / "a.rrd", [(part, stamp) for stamp in (0, 0, 100_000_000) for part in parts])
+    for name in ("labels", "depth"):
+        assert [row["frame"] for row in found[f"/world/camera/{name}"]] == [0, 1, 2]
+
+
 def test_outputs_that_come_after_the_next_image_belong_to_their_frame(tmp_path, outputs):
     image, labels = Outputs(image=outputs[0].image), Outputs(labels=outputs[0].labels)
     order = [(image, STAMPS[0]), (image, STAMPS[1]), (labels, STAMPS[0]), (labels, STAMPS[1])]
