@@ -21,6 +21,8 @@ COMPRESSED = "sensor_msgs/msg/CompressedImage"
 IMAGE = "sensor_msgs/msg/Image"
 UNKNOWN_NAME = "_NODE_NAME_UNKNOWN_"
 """Name that rmw gives to the node of an endpoint whose node it does not know."""
+ONCE = "; if it publishes once only, it must repeat, or its durability must be transient local"
+"""Hint about a calibration that may have been published before the node subscribed."""
 MATCH_PERIOD = 0.1
 """Seconds between two checks of the publishers' QoS; short, because incompatible reliability means no images at all."""
 
@@ -69,7 +71,8 @@ class MatchedSubscription:
         """Explain why no messages arrive, and what to do about it."""
         types = {info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)}
         if self._type in types:
-            return f"{self.topic} has a publisher, but no message was received{describe_other_users()}"
+            once = "" if self._kind is not CameraInfo or self.is_latched else ONCE
+            return f"{self.topic} has a publisher, but no message was received{once}{describe_other_users()}"
         if types:
             hint = "; set image_transport to compressed" if self._kind is Image and types == {COMPRESSED} else ""
             hint = hint or describe_packets(types)

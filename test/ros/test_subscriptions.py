@@ -12,6 +12,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mtl_perception.ros.environment import DISCOVERY_VARIABLES, describe_discovery
@@ -57,6 +58,19 @@ def test_silence_is_explained_from_the_ros_graph(bare_node, other_node) -> None:
     )
     bare_node.create_publisher(Image, "/cam/other", 1)
     _until(lambda: "has a publisher, but no message was received" in subscription.explain_silence())
+
+
+def test_calibration_that_may_have_been_published_once_is_explained(bare_node, other_node) -> None:
+    subscription = MatchedSubscription(bare_node, CameraInfo, "/info", lambda _: None, 1, "auto", remap_name="camera_info")
+    volatile = other_node.create_publisher(CameraInfo, "/info", 1)
+    start = "/info has a publisher, but no message was received"
+    hint = "; if it publishes once only, it must repeat, or its durability must be transient local"
+    _until(lambda: _publishers(subscription) == ["/other"] and subscription.explain_silence().startswith(start + hint))
+    other_node.destroy_publisher(volatile)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    other_node.create_publisher(CameraInfo, "/info", latched)
+    _until(lambda: _publishers(subscription) == ["/other"] and subscription.is_latched)
+    assert subscription.explain_silence().startswith(start) and hint not in subscription.explain_silence()
 
 
 @pytest.mark.parametrize("kind", [Image, CompressedImage])
