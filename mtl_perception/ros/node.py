@@ -181,6 +181,8 @@ class PerceptionNode(LifecycleNode):
         )
         if loss := pipeline.certified_loss:
             self.get_logger().info(f"precision {pipeline.precision}, {loss}")
+        for note in pipeline.notes:
+            self.get_logger().warning(note)
 
     def _start(self) -> list[str]:
         """Start the worker and subscribe; return the subscribed topics."""

@@ -210,7 +210,7 @@ def _network(snapshot: Snapshot) -> Status:
         findings.append(Finding(Level.ERROR, "device", network.trouble, is_logged=True))
     elif network.notes:
         text = "; ".join((network.summary, *network.notes))
-        findings.append(Finding(Level.WARN, text, text))
+        findings.append(Finding(Level.WARN, text, text, is_logged=True))
     return Status("network", findings, network.summary, lambda: network.values)
 
 

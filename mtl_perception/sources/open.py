@@ -67,11 +67,9 @@ def open_source(
     if path.is_dir():
         return _open_folder(path, rectified, camera_file)
     if is_image_file(path):
-        return ImageSource(
-            [path], path.name, rectified=rectified, camera_file=camera_file or _find_camera_file(path, path.name)
-        )
+        return _report_camera(ImageSource([path], path.name, rectified=rectified, camera_file=camera_file), camera_file, path)
     if is_video_file(path):
-        return VideoSource(path, rectified=rectified, camera_file=camera_file or _find_camera_file(path, path.name))
+        return _report_camera(VideoSource(path, rectified=rectified, camera_file=camera_file), camera_file, path)
     if not path.exists():
         partial = partial_path(path)
         hint = f", but {partial} does, from a run that did not finish" if partial.exists() else f"; accepted: {ACCEPTED}"
@@ -100,7 +98,7 @@ def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Sourc
         name = path.absolute().name
         if skipped:
             logger.warning("%s: %s", name, skipped)
-        return ImageSource(images, name, rectified=rectified, camera_file=camera_file or _find_camera_file(images[0], name))
+        return _report_camera(ImageSource(images, name, rectified=rectified, camera_file=camera_file), camera_file, images[0])
     names = sorted(entry.name for entry in path.iterdir())
     drives = [name for name in names if find_camera_folder(path / name) is not None]
     if drives:
@@ -111,14 +109,13 @@ def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Sourc
     )
 
 
-def _find_camera_file(image: Path, name: str) -> Path | None:
-    """Return the calibration file beside an image or video; None, with a warning, if there is none."""
-    found = camera_file_beside(image)
-    if found is None:
+def _report_camera(source: Source, camera_file: Path | None, image: Path) -> Source:
+    """Return the source of images or a video; warn if there is no calibration file, beside the image neither."""
+    if camera_file is None and camera_file_beside(image) is None:
         logger.warning(
-            "%s: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml beside them", name
+            "%s: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml beside them", source.name
         )
-    return found
+    return source
 
 
 def _open_synthetic(spec: str, camera_file: Path | None) -> Source:
