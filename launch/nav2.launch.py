@@ -17,6 +17,7 @@ FORWARDED = {
     "image": ("", "Image topic (default: image)"),
     "camera_info": ("", "CameraInfo topic (default: camera_info beside the image topic)"),
     "image_transport": ("", "raw or compressed (default: as in params_file)"),
+    "input_rectified": ("", "Whether images are rectified; false for raw ones (default: as in params_file)"),
     "weights": ("", "Network weights: a shipped or downloaded name, or a file (default: as in params_file)"),
     "device": ("", "auto, cpu, cuda or cuda:N (default: as in params_file)"),
     "use_sim_time": ("", "Use the time of /clock (default: with `bag` true, else as in params_file)"),

@@ -22,6 +22,7 @@ ARGUMENTS = {
     "image": ("", "Image topic (default: image); with `cameras`, relative to each name, or with {} in place of the name"),
     "camera_info": ("", "CameraInfo topic (default: camera_info beside the image topic); with `cameras`, as `image`"),
     "image_transport": ("", "raw or compressed (default: as in params_file)", ["", "raw", "compressed"]),
+    "input_rectified": ("", "Whether images are rectified; false for raw ones (default: as in params_file)", ["", *BOOLEANS]),
     "cameras": ("", "Camera names, separated by commas: front,left,right (default: as in params_file)"),
     "weights": ("", "Network weights: a shipped or downloaded name, or a file (default: as in params_file)"),
     "device": ("", "auto, cpu, cuda or cuda:N (default: as in params_file)"),
@@ -73,6 +74,7 @@ def perception(given: dict[str, str]) -> Node:
     names = ("weights", "device", "image_transport")
     overrides = {name: ParameterValue(given[name], value_type=str) for name in names if given[name]}
     overrides |= {"cameras": cameras(given)} if given["cameras"] else {}
+    overrides |= {"input_rectified": given["input_rectified"] == "true"} if given["input_rectified"] else {}
     return Node(
         package=PACKAGE,
         executable="perception_node",

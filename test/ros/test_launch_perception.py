@@ -159,7 +159,7 @@ def test_rviz_has_no_qt_plugins_of_opencv(environment: dict[str, str], tmp_path:
     [
         ([], "--clock", True),
         (["use_sim_time:=true"], "--clock", True),
-        (["use_sim_time:=False", "params_file:=~/my.yaml"], "--stamps now", False),
+        (["use_sim_time:=False", "params_file:=~/my.yaml", "input_rectified:=False"], "--stamps now", False),
         (["cameras:=left,right"], "--clock", True),
     ],
 )
@@ -181,6 +181,7 @@ def test_clock_of_a_bag_is_that_of_its_stamps(
     assert len(lines) == 1 or "__node:=play_left" in first
     assert not [line for line in lines if line != first and ("--clock" in line or "--stamps" in line)]
     assert f"use_sim_time: {str(sim_time).lower()}" in text
+    assert ("input_rectified: false" in text) == ("input_rectified:=False" in arguments)
 
 
 def test_missing_rviz_is_reported_with_the_package_to_install(environment: dict[str, str], prefix: Path) -> None:
