@@ -156,8 +156,8 @@ def test_every_order_of_transitions_under_load(node, client: Client) -> None:
             bring(node, "deactivate" if state == "active" else "cleanup")
             state = state_of(node)
         assert_no_more(node, client, before)
-    status = client.status("network")
-    assert (status.level, status.message) == (status.OK, "unconfigured")
+    # Older messages may still be queued.
+    client.wait_status("network", lambda s: (s.level, s.message) == (s.OK, "unconfigured"))
 
 
 @pytest.mark.parametrize("node", [{"backend": "torch"}, {"backend": "auto"}], indirect=True, ids=["torch", "auto"])
