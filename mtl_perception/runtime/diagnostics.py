@@ -32,13 +32,13 @@ class Finding:
         level: Severity.
         name: Stays the same while the problem lasts.
         text: Message, with values that may change.
-        is_logged: Whether it was logged when it occurred.
+        log: Whether to log it if it lasts: not if it was logged when it occurred, or follows from another finding.
     """
 
     level: Level
     name: str
     text: str
-    is_logged: bool = False
+    log: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _frames(snapshot: Snapshot, camera: CameraSnapshot) -> Status:
             findings.append(Finding(Level.STALE, "silence", f"no image for {silence:.1f} s: {reason}"))
         elif rejection:
             level = Level.ERROR if rejection.reason in ERROR_REASONS else Level.WARN
-            findings.append(Finding(level, rejection.reason, f"frames dropped: {rejection.text}", is_logged=True))
+            findings.append(Finding(level, rejection.reason, f"frames dropped: {rejection.text}", log=False))
     summary = snapshot.state if camera.input is None else "processing"
     return Status(_name(camera, "frames"), findings, summary, lambda: {"state": snapshot.state, **statistics.values()})
 
@@ -162,7 +162,8 @@ def _calibration_findings(source: InputSnapshot, rectified: bool) -> list[Findin
         return [Finding(Level.ERROR, "no model", f"no point cloud: {state.error}")]
     if state.model is None:
         reason = source.camera_info.silence
-        return [Finding(Level.WARN, "no camera_info", f"no point cloud: no camera_info received yet: {reason}")]
+        text = f"no point cloud: no camera_info received yet: {reason}"
+        return [Finding(Level.WARN, "no camera_info", text, log=source.image_size is not None)]
     findings = [Finding(Level.WARN, name, text) for name, text in state.notes.items()]
     if text := describe_raw_input(source.image.name, state.model.calibration, rectified):
         findings.append(Finding(Level.WARN, "raw images", text))
@@ -189,7 +190,7 @@ def _frame_findings(source: InputSnapshot) -> list[Finding]:
 
 
 def _topic_findings(source: InputSnapshot) -> list[Finding]:
-    findings = [Finding(Level.WARN, "remapping", text, is_logged=True) for text in source.ignored_remappings]
+    findings = [Finding(Level.WARN, "remapping", text, log=False) for text in source.ignored_remappings]
     for topic, content in ((source.image, "images"), (source.camera_info, "calibrations")):
         count = len(topic.publishers)
         if count > 1:
@@ -202,15 +203,15 @@ def _network(snapshot: Snapshot) -> Status:
     network, state = snapshot.network, {"state": snapshot.state}
     findings = [Finding(Level.WARN, "duplicate_name", snapshot.duplicate_name)] if snapshot.duplicate_name else []
     if snapshot.failure:
-        failure = Finding(Level.ERROR, snapshot.failure, snapshot.failure, is_logged=True)
+        failure = Finding(Level.ERROR, snapshot.failure, snapshot.failure, log=False)
         return Status("network", [failure, *findings], "", lambda: state)
     if network is None:
         return Status("network", findings, snapshot.state, lambda: state)
     if network.trouble:
-        findings.append(Finding(Level.ERROR, "device", network.trouble, is_logged=True))
+        findings.append(Finding(Level.ERROR, "device", network.trouble, log=False))
     elif network.notes:
         text = "; ".join((network.summary, *network.notes))
-        findings.append(Finding(Level.WARN, text, text, is_logged=True))
+        findings.append(Finding(Level.WARN, text, text, log=False))
     return Status("network", findings, network.summary, lambda: network.values)
 
 

@@ -36,13 +36,13 @@ class FindingLog:
         Returns:
             Level and text of each line; OK if all findings of a status have ended.
         """
-        found = [(status, finding) for status in statuses for finding in status.findings]
+        found = [(status, finding) for status in statuses for finding in status.findings if finding.log]
         keys = {_key(status, finding) for status, finding in found}
         self._since = {key: self._since.get(key, now) for key in keys}
         self._logged_at = {key: at for key, at in self._logged_at.items() if key in keys or now - at < REPEAT_PERIOD}
         lines = []
         for status, finding in found:
-            if not finding.is_logged and self._is_due(key := _key(status, finding), now):
+            if self._is_due(key := _key(status, finding), now):
                 self._logged_at[key] = now
                 self._logged_statuses.add(status.name)
                 lines.append((finding.level, f"{status.name}: {finding.text}"))

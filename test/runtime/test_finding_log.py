@@ -51,9 +51,9 @@ def test_new_text_is_logged_but_new_numbers_are_not() -> None:
     assert lines == [[], [(Level.STALE, f"frames: no image for 10.0 s: {hint}")], []]
 
 
-def test_findings_that_were_logged_when_they_occurred_are_left_out() -> None:
+def test_findings_that_are_not_to_be_logged_are_left_out() -> None:
     log = FindingLog()
-    dropped = Finding(Level.ERROR, "device", "frames dropped: device cpu failed", is_logged=True)
+    dropped = Finding(Level.ERROR, "device", "frames dropped: device cpu failed", log=False)
     assert [log.update([status(dropped)], now) for now in (0.0, 3.0)] == [[], []]
     assert log.update([status()], 4.0) == []
 
