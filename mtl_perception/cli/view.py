@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     if not 1 <= args.port <= 65534:
         raise ConfigError(f"--port {args.port}: give 1 to 65534")
     if bool(args.source) == args.live:
-        raise ConfigError("view: give either SOURCE or --live")
+        raise ConfigError("give either SOURCE or --live")
     require_rerun("view")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     files, prepare = _prepare(args, rerun_options(args))

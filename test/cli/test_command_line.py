@@ -98,6 +98,11 @@ class TestErrors:
             (SourceError("the bag\nis damaged"), "the bag is damaged"),
             (ValueError("a\n  b"), "ValueError: a b"),
             (KeyboardInterrupt(), "interrupted"),
+            (
+                MemoryError("Unable to allocate 9 GiB"),
+                "out of memory: Unable to allocate 9 GiB; "
+                "use smaller images, a lower --input-scale or --output-scale, or fewer jobs",
+            ),
         ],
     )
     def test_error_prints_one_line(self, failing, capsys, error, line):
