@@ -72,10 +72,7 @@ class CameraModel:
                 f"camera: non-finite intrinsics: {intrinsics}, distortion {truncated_repr(list(self.distortion))}"
             )
         if not (self.fx > 0 and self.fy > 0):
-            raise CameraError(
-                f"camera: focal lengths must be above 0 pixels, not fx {self.fx}, fy {self.fy} (K[0], K[4] of raw images, "
-                "P[0], P[5] of rectified ones; both matrices are row-major)"
-            )
+            raise CameraError(f"camera: focal lengths must be above 0 pixels, not fx {self.fx}, fy {self.fy}")
         farthest = max((abs(self.cx) + self.width) / self.fx, (abs(self.cy) + self.height) / self.fy)
         if farthest > STEEPEST or max(self.fx, self.fy, abs(self.cx), abs(self.cy)) > LARGEST:
             raise CameraError(f"camera: implausible intrinsics for a {self.width}x{self.height} image: {intrinsics}")
@@ -199,7 +196,7 @@ class Calibration:
         height: Image height, pixels.
         k: Intrinsics of the raw image, 9 values in row-major order.
         d: Distortion coefficients.
-        distortion_model: ROS name of the distortion model.
+        distortion_model: ROS name of the distortion model; other names of known models are replaced.
         r: Rectifying rotation, 9 values in row-major order.
         p: Projection of the rectified image, 12 values in row-major order.
         is_region: Whether images are a region of interest, so that the principal point need not be near their center.
@@ -215,6 +212,7 @@ class Calibration:
     is_region: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "distortion_model", standard_model(self.distortion_model))
         if len(self.k) != 9 or len(self.r) != 9 or len(self.p) not in (0, 12):
             raise CameraError(f"camera: K, R, P have {len(self.k)}, {len(self.r)}, {len(self.p)} values, not 9, 9, 12")
 
@@ -246,18 +244,19 @@ class Calibration:
             raise CameraError(f"camera is uncalibrated: K[0] is 0{only_p}; calibrate it to get a point cloud")
         if rectified:
             p = self.projection
-            return _in_pixels(CameraModel(self.width, self.height, p[0], p[5], p[2], p[6], calibration=self))
+            _check_focal_lengths(self, p[0], p[5], "P[0] and P[5]")
+            return CameraModel(self.width, self.height, p[0], p[5], p[2], p[6], calibration=self)
         k = self.k
-        model = standard_model(self.distortion_model)
-        coefficients = trim_coefficients(model, self.d)
+        _check_focal_lengths(self, k[0], k[4], "K[0] and K[4]")
+        model, coefficients = self.distortion_model, trim_coefficients(self.distortion_model, self.d)
         if not any(coefficients) and model not in FISHEYE_MODELS:
             model, coefficients = "", ()
-        return _in_pixels(CameraModel(self.width, self.height, k[0], k[4], k[2], k[5], model, coefficients, calibration=self))
+        return CameraModel(self.width, self.height, k[0], k[4], k[2], k[5], model, coefficients, calibration=self)
 
     @property
     def is_distorted(self) -> bool:
         """Whether the raw images are distorted."""
-        return is_distorted(standard_model(self.distortion_model), self.d)
+        return is_distorted(self.distortion_model, self.d)
 
     @property
     def lacks_k(self) -> bool:
@@ -315,12 +314,15 @@ def _scale_rows(matrix: tuple[float, ...], x: float, y: float, columns: int) -> 
     return tuple(value * factor for value, factor in zip(matrix, factors, strict=False))
 
 
-def _in_pixels(camera: CameraModel) -> CameraModel:
-    """Return the camera of a calibration, if its focal lengths can be in pixels."""
-    if max(camera.width / camera.fx, camera.height / camera.fy) > WIDEST:
+def _check_focal_lengths(calibration: Calibration, fx: float, fy: float, entries: str) -> None:
+    """Refuse focal lengths of a calibration that cannot be in pixels; `entries` names them."""
+    if not (fx > 0 and fy > 0):
         raise CameraError(
-            f"camera: implausible focal lengths for a {camera.width}x{camera.height} image: fx {camera.fx}, fy {camera.fy}, a "
-            "field of view above 177 degrees; they must be in pixels (1 is a default of drivers without a calibration: "
-            "calibrate the camera)"
+            f"camera: focal lengths must be above 0 pixels, not fx {fx}, fy {fy} ({entries} of the row-major matrix)"
         )
-    return camera
+    width, height = calibration.width, calibration.height
+    if max(width / fx, height / fy) > WIDEST:
+        raise CameraError(
+            f"camera: implausible focal lengths for a {width}x{height} image: fx {fx}, fy {fy}, a field of view above 177 "
+            "degrees; they must be in pixels (1 is a default of drivers without a calibration: calibrate the camera)"
+        )

@@ -273,7 +273,7 @@ def _show_entries(entries: Mapping[str, Any], indent: str) -> None:
             for line, entry in enumerate(value):
                 _show("" if line else label, entry)
         elif isinstance(value, list):
-            if len(value) <= MAX_NUMBERS and not any(isinstance(entry, list) for entry in value):
+            if 0 < len(value) <= MAX_NUMBERS and not any(isinstance(entry, list) for entry in value):
                 _show(label, ", ".join(map(_text, value)))
         elif value is not None:
             _show(label, _text(value))

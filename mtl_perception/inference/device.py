@@ -62,7 +62,7 @@ def describe_unused_gpu(name: str) -> str:
     reason = (
         "finds no usable driver (nvidia-smi tells more)"
         if torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
-        else "is built without CUDA; install a CUDA build, on a Jetson that of NVIDIA"
+        else "is built without CUDA; install a CUDA build (on a Jetson, NVIDIA's)"
     )
     return (
         f"the network runs on the CPU although there is an NVIDIA GPU: this PyTorch ({torch.__version__}) {reason}; or set "

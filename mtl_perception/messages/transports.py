@@ -16,4 +16,4 @@ def describe_packets(types: Iterable[str]) -> str:
     """Describe what to do about a topic of video packets; empty if there is none among the message types."""
     if not set(types) & set(PACKET_TYPES):
         return ""
-    return "; these are packets of a video: decode them to sensor_msgs/msg/Image with image_transport's republish"
+    return "; these are video packets: decode them to sensor_msgs/msg/Image with image_transport's republish"

@@ -41,12 +41,13 @@ class DiagnosticsPublisher:
 
     def update(self) -> None:
         """Publish if a message is due, and log what is to be logged."""
-        statuses, now = evaluate(self._snapshot()), time.monotonic()
+        snapshot, now = self._snapshot(), time.monotonic()
+        statuses = evaluate(snapshot)
         if self._schedule.is_due(statuses, now):
             message = DiagnosticArray(status=to_messages(statuses, self._node.get_fully_qualified_name().lstrip("/")))
             message.header.stamp = self._node.get_clock().now().to_msg()
             self._publisher.publish(message)
-        for level, text in self._log.update(statuses, now):
+        for level, text in self._log.update(statuses, now, is_active=snapshot.state == "active"):
             # rclpy refuses another severity in the same place of the code.
             if level == Level.OK:
                 self._node.get_logger().info(text)

@@ -31,7 +31,7 @@ KINDS = {
     "BOOL": ("a boolean", "; write true or false, without quotes"),
     "INTEGER": ("an integer", "; write digits only, without quotes"),
     "DOUBLE": ("a float", ""),
-    "STRING": ("a string", "; write it in quotes, in a shell in two pairs: -p NAME:='\"5\"'"),
+    "STRING": ("a string", "; write it in quotes, and in a shell add an outer pair: -p NAME:='\"5\"'"),
     "BOOL_ARRAY": ("a list of booleans", ""),
     "INTEGER_ARRAY": ("a list of integers", ""),
     "DOUBLE_ARRAY": ("a list of floats", ""),

@@ -179,7 +179,7 @@ class Player:
             rclpy.spin_once(self._node, timeout_sec=0.1)
         # A subscriber of images need not subscribe to camera_info.
         deadline = time.monotonic() + INFO_TIMEOUT
-        while self._infos and self._infos.get_subscription_count() < count and time.monotonic() < deadline:
+        while self._infos is not None and self._infos.get_subscription_count() < count and time.monotonic() < deadline:
             rclpy.spin_once(self._node, timeout_sec=0.1)
         # Discovery is not symmetric: the subscriber may not have discovered this publisher yet.
         if count:
@@ -207,7 +207,7 @@ class Player:
             self._clock.publish(Clock(clock=header.stamp))
         if frame.camera is not None:
             fields = camera_info_fields(Calibration.of(frame.camera))
-            if self._infos is None:  # The calibration of a bag may come after its first image.
+            if self._infos is None:  # The calibration may fit later images only.
                 self._infos = self._create_info_publisher()
             self._infos.publish(to_message(CAMERA_INFO, fields, header))
         self._images.publish(to_message(IMAGE, image_fields(frame.image, "rgb8"), header))

@@ -21,7 +21,7 @@ COMPRESSED = "sensor_msgs/msg/CompressedImage"
 IMAGE = "sensor_msgs/msg/Image"
 UNKNOWN_NAME = "_NODE_NAME_UNKNOWN_"
 """Name that rmw gives to the node of an endpoint whose node it does not know."""
-ONCE = "; if it publishes once only, it must repeat, or its durability must be transient local"
+ONCE = "; if it was published only once, publish it periodically or with transient local durability"
 """Hint about a calibration that may have been published before the node subscribed."""
 MATCH_PERIOD = 0.1
 """Seconds between two checks of the publishers' QoS; short, because incompatible reliability means no images at all."""

@@ -2,62 +2,68 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
-from mtl_perception.runtime.diagnostics import Finding, Level, Status
+from mtl_perception.runtime.diagnostics import Level, Status
 
 LOG_DELAY = 2.0
 """Seconds that a finding lasts before it is logged: at startup, publishers and the first messages take a moment to appear.
-Less than the time for which a single anomaly is reported."""
+Less than the time for which a single anomaly is reported. Also the minimum between two lines about the same finding."""
 REPEAT_PERIOD = 30.0
-"""Minimum seconds between two log lines about the same finding, if it ended and appears again."""
+"""Minimum seconds between two log lines with the same text, if the finding ended and appeared again."""
 
 
 class FindingLog:
     """Selects what to log, for users who do not look at diagnostics: findings that last, and the end of those of a status.
 
-    A finding whose text changes, except in its numbers, counts as another one: there may be a new hint in it.
+    A finding is logged again if its text changes, except in its numbers: there may be a new hint in it.
     """
 
     def __init__(self) -> None:
-        # When current findings appeared, and when findings were logged last.
+        # By names of status and finding: when current findings appeared, and when there was a line about them.
         self._since: dict[tuple[str, str], float] = {}
         self._logged_at: dict[tuple[str, str], float] = {}
+        # By name of the status and text.
+        self._text_logged_at: dict[tuple[str, str], float] = {}
         self._logged_statuses: set[str] = set()
 
-    def update(self, statuses: Sequence[Status], now: float) -> list[tuple[Level, str]]:
+    def update(self, statuses: Sequence[Status], now: float, is_active: bool = True) -> list[tuple[Level, str]]:
         """Return the lines to log.
 
         Args:
             statuses: All statuses of the node.
             now: Monotonic time, seconds.
+            is_active: Whether the node is active; if it is not, the end of findings is no news.
 
         Returns:
             Level and text of each line; OK if all findings of a status have ended.
         """
-        found = [(status, finding) for status in statuses for finding in status.findings if finding.log]
-        keys = {_key(status, finding) for status, finding in found}
-        self._since = {key: self._since.get(key, now) for key in keys}
-        self._logged_at = {key: at for key, at in self._logged_at.items() if key in keys or now - at < REPEAT_PERIOD}
+        found = [(status.name, finding) for status in statuses for finding in status.findings if finding.log]
+        names = {(status, finding.name) for status, finding in found}
+        self._since = {name: self._since.get(name, now) for name in names}
+        self._logged_at = {name: at for name, at in self._logged_at.items() if name in names}
+        texts = {(status, _without_numbers(finding.text)) for status, finding in found}
+        recent = {text: at for text, at in self._text_logged_at.items() if text in texts or now - at < REPEAT_PERIOD}
+        self._text_logged_at = recent
         lines = []
         for status, finding in found:
-            if self._is_due(key := _key(status, finding), now):
-                self._logged_at[key] = now
-                self._logged_statuses.add(status.name)
-                lines.append((finding.level, f"{status.name}: {finding.text}"))
-        for status in statuses:
-            if not status.findings and status.name in self._logged_statuses:
-                self._logged_statuses.remove(status.name)
-                lines.append((Level.OK, f"{status.name}: {status.summary}"))
+            name, text = (status, finding.name), (status, _without_numbers(finding.text))
+            since, text_logged_at = self._since[name], recent.get(text)
+            if now - max(since, self._logged_at.get(name, -math.inf)) < LOG_DELAY:
+                continue
+            if text_logged_at is None or (text_logged_at < since and now - text_logged_at >= REPEAT_PERIOD):
+                self._logged_at[name] = recent[text] = now
+                self._logged_statuses.add(status)
+                lines.append((finding.level, f"{status}: {finding.text}"))
+        for one in statuses:
+            if not one.findings and one.name in self._logged_statuses:
+                self._logged_statuses.remove(one.name)
+                if is_active:
+                    lines.append((Level.OK, f"{one.name}: {one.summary}"))
         return lines
 
-    def _is_due(self, key: tuple[str, str], now: float) -> bool:
-        since, logged_at = self._since[key], self._logged_at.get(key)
-        if now - since < LOG_DELAY:
-            return False
-        return logged_at is None or (logged_at < since and now - logged_at >= REPEAT_PERIOD)
 
-
-def _key(status: Status, finding: Finding) -> tuple[str, str]:
-    return status.name, re.sub(r"\d+", "", finding.text)
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+", "", text)

@@ -145,8 +145,9 @@ class Worker(threading.Thread):
             if outputs:
                 frame = camera.to_frame(message, self._session.config.input_rectified)
                 return PendingFrame(camera, message, received_at, frame, outputs)
+            if not camera.statistics.unwanted:
+                self._log.info(f"images{_of_camera(camera)} are not processed until an output has a subscriber")
             camera.statistics.count_unwanted()
-            self._log.info("images are not processed until an output has a subscriber", once=True)
         return None
 
     def _process(self, frames: list[PendingFrame]) -> None:
@@ -202,5 +203,8 @@ class Worker(threading.Thread):
             return
         text = describe_error(error)
         camera.statistics.count_rejected(reason, text)
-        source = f" of camera {camera.name}" if camera.name else ""
-        self._log.warning(f"frame{source} dropped: {text}", throttle_duration_sec=LOG_PERIOD)
+        self._log.warning(f"frame{_of_camera(camera)} dropped: {text}", throttle_duration_sec=LOG_PERIOD)
+
+
+def _of_camera(camera: Camera) -> str:
+    return f" of camera {camera.name}" if camera.name else ""

@@ -110,10 +110,11 @@ def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Sourc
 
 
 def _report_camera(source: Source, camera_file: Path | None, image: Path) -> Source:
-    """Return the source of images or a video; warn if there is no calibration file, beside the image neither."""
+    """Return the source of images or a video; warn if no calibration file is given and none is beside the image."""
     if camera_file is None and camera_file_beside(image) is None:
         logger.warning(
-            "%s: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml beside them", source.name
+            "%s: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml into the folder",
+            source.name,
         )
     return source
 

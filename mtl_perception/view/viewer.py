@@ -65,11 +65,11 @@ class Viewer:
             with self._log.open("wb") as log:
                 # In its own session: Ctrl-C reaches only this process, which stops the viewer.
                 self._process = subprocess.Popen(
-                    [executable(), *arguments, *(str(file.absolute()) for file in self._files)],
+                    [find_executable(), *arguments, *(str(file.absolute()) for file in self._files)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=environment(folder),
+                    env=viewer_environment(folder),
                     start_new_session=True,
                 )
             cleanup.callback(self._stop)
@@ -110,7 +110,7 @@ def has_display() -> bool:
     return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def executable() -> str:
+def find_executable() -> str:
     """Return the path of the viewer in the package rerun-sdk."""
     spec = find_spec("rerun_cli")
     if spec is None or spec.origin is None:
@@ -118,7 +118,7 @@ def executable() -> str:
     return str(Path(spec.origin).with_name("rerun"))
 
 
-def environment(folder: Path) -> dict[str, str]:
+def viewer_environment(folder: Path) -> dict[str, str]:
     """Return environment variables with a configuration of the viewer's own, in which usage data are off."""
     config = folder / "rerun/analytics.json"
     config.parent.mkdir()

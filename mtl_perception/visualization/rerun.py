@@ -155,6 +155,8 @@ class RerunLog:
             if not self.frames:
                 # The views would be empty on a timeline without frames.
                 self._stream.send_blueprint(self._blueprint(STAMP if stamp_ns else FRAME))
+            # Insert stamp 0 again, so that it is not the oldest.
+            self._numbers.pop(stamp_ns, None)
             number = self._numbers[stamp_ns] = self.frames
             self.frames += 1
             if len(self._numbers) > MAX_OPEN_FRAMES:

@@ -102,7 +102,7 @@ class TestRectification:
     def test_other_names_of_distortion_models_are_known(self, named, lens):
         model, coefficients = LENSES[lens]
         calibration = Calibration(1242, 375, K, coefficients, named, EYE, P)
-        assert calibration.is_distorted
+        assert (calibration.distortion_model, calibration.is_distorted) == (model, True)
         expected = Calibration(1242, 375, K, coefficients, model, EYE, P).camera(rectified=False).rays(stride=20)
         assert np.isfinite(expected).any()
         np.testing.assert_array_equal(calibration.camera(rectified=False).rays(stride=20), expected)

@@ -71,7 +71,7 @@ class TestInvalid:
     def test_column_major_p_is_rejected(self):
         p = (500.0, 0.0, 0.0, 0.0, 500.0, 0.0, 320.0, 240.0, 1.0, 0.0, 0.0, 0.0)
         calibration = calibration_from_camera_info(640, 480, (500.0, 0, 320, 0, 500, 240, 0, 0, 1), (), "", EYE, p)
-        with pytest.raises(CameraError, match=r"not fx 500.0, fy 0.0 \(K\[0\], K\[4\] of raw images, P\[0\], P\[5\] of rect"):
+        with pytest.raises(CameraError, match=r"not fx 500.0, fy 0.0 \(P\[0\] and P\[5\] of the row-major matrix\)"):
             calibration.camera(rectified=True)
 
     @pytest.mark.parametrize(("name", "value"), [("fx", 0.0), ("fy", -3.0)])

@@ -100,8 +100,7 @@ class TestErrors:
             (KeyboardInterrupt(), "interrupted"),
             (
                 MemoryError("Unable to allocate 9 GiB"),
-                "out of memory: Unable to allocate 9 GiB; "
-                "use smaller images, a lower --input-scale or --output-scale, or fewer jobs",
+                "out of memory: Unable to allocate 9 GiB; process smaller images, or fewer at a time",
             ),
         ],
     )

@@ -47,7 +47,9 @@ def test_links_to_sections_have_targets(document: Path) -> None:
 
 def sections(document: Path) -> set[str]:
     """Return the anchors of a document's headings, as GitHub and MkDocs form them."""
-    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    # Without blocks of code, whose comments look like headings.
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

@@ -62,10 +62,15 @@ def test_missing_and_returning_images_are_logged(tmp_path: Path, weights_file: P
         process.wait_for_output(f"frames: no image received yet: /logged/image has no publisher; {hint}")
         client.node.destroy_publisher(other)
         camera = Camera(client, "/logged/image", "/logged/camera_info", outputs={})
-        camera.publish(image(np.zeros((48, 64, 3), np.uint8)))
+
+        def is_logged() -> bool:
+            # The node may not have discovered the publisher of the first image.
+            camera.publish(image(np.zeros((48, 64, 3), np.uint8)))
+            return "[logged.mtl_perception]: frames: processing" in process.output
+
+        client.spin_until(is_logged, "the end of the silence")
         process.wait_for_output("receiving images on /logged/image: 64x48 rgb8")
         process.wait_for_output("images are not processed until an output has a subscriber")
-        process.wait_for_output("[logged.mtl_perception]: frames: processing")
         client.close()
 
 

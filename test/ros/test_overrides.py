@@ -193,7 +193,10 @@ def test_topic_given_as_a_parameter_is_reported(tmp_path: Path, warnings: list[s
         ('cuda_graph: "true"', "'true' is a string, not a boolean; write true or false, without quotes"),
         ("autostart: 1", "'1' is an integer, not a boolean; write true or false, without quotes"),
         ("cpu_threads: 2.0", "'2.0' is a float, not an integer; write digits only, without quotes"),
-        ("weights: 2024", "'2024' is an integer, not a string; write it in quotes, in a shell in two pairs: -p NAME:='\"5\"'"),
+        (
+            "weights: 2024",
+            "'2024' is an integer, not a string; write it in quotes, and in a shell add an outer pair: -p NAME:='\"5\"'",
+        ),
         ("cameras: front", "'front' is a string, not a list of strings; write a list, as in -p NAME:='[a, b]'"),
     ],
 )

@@ -126,7 +126,7 @@ def test_images_without_calibration_are_published_without_camera_info(tmp_path: 
     listener.client.spin_until(lambda: len(listener.images) >= 2 and not count("/camera_info"), "images alone")
     assert process.stop(signal.SIGINT) == 0
     assert (
-        "a.png: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml beside them\n"
+        "a.png: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml into the folder\n"
         in process.output
     )
     assert "publishing a.png (32x24, 20 Hz) on /image\n" in process.output

@@ -64,7 +64,7 @@ def test_calibration_that_may_have_been_published_once_is_explained(bare_node, o
     subscription = MatchedSubscription(bare_node, CameraInfo, "/info", lambda _: None, 1, "auto", remap_name="camera_info")
     volatile = other_node.create_publisher(CameraInfo, "/info", 1)
     start = "/info has a publisher, but no message was received"
-    hint = "; if it publishes once only, it must repeat, or its durability must be transient local"
+    hint = "; if it was published only once, publish it periodically or with transient local durability"
     _until(lambda: _publishers(subscription) == ["/other"] and subscription.explain_silence().startswith(start + hint))
     other_node.destroy_publisher(volatile)
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -79,7 +79,7 @@ def test_video_packets_are_recognized(bare_node, monkeypatch: pytest.MonkeyPatch
     topics = {"/cam/image": "", "/cam/image/ffmpeg": "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "/cam/other": "a/msg/B"}
     monkeypatch.setattr(bare_node, "get_topic_names_and_types", lambda: [(name, [kind]) for name, kind in topics.items()])
     monkeypatch.setattr(bare_node, "count_publishers", lambda name: int(bool(topics.get(name))))
-    hint = "; these are packets of a video: decode them to sensor_msgs/msg/Image with image_transport's republish"
+    hint = "; these are video packets: decode them to sensor_msgs/msg/Image with image_transport's republish"
     name = "/cam/image" if kind is Image else "/cam/image/compressed"
     subscription = MatchedSubscription(bare_node, kind, name, lambda _: None, 1, "auto", remap_name="image")
     start = f"{name} has no publisher, but /cam/image/ffmpeg has, of type ffmpeg_image_transport_msgs/msg/FFMPEGPacket"

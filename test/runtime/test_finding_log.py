@@ -48,7 +48,23 @@ def test_new_text_is_logged_but_new_numbers_are_not() -> None:
     assert lines == [[], [(Level.STALE, "frames: no image for 3.0 s: /image has no publisher")], [], []]
     hint = "/image has no publisher; remap image (published: /cam/image)"
     lines = [log.update(stale(now, hint), now) for now in (8.0, 10.0, 12.0)]
-    assert lines == [[], [(Level.STALE, f"frames: no image for 10.0 s: {hint}")], []]
+    assert lines == [[(Level.STALE, f"frames: no image for 8.0 s: {hint}")], [], []]
+
+
+def test_text_that_alternates_is_logged() -> None:
+    log, lines = FindingLog(), {}
+    for tenth in range(310):
+        change = "rgb8 to bgr8" if tenth % 2 else "bgr8 to rgb8"
+        finding = Finding(Level.WARN, "size or encoding", f"images changed from {change}")
+        if found := log.update([status(finding)], tenth / 10):
+            lines[tenth / 10] = [text for _, text in found]
+    assert lines == {2.0: ["frames: images changed from bgr8 to rgb8"], 4.1: ["frames: images changed from rgb8 to bgr8"]}
+
+
+def test_end_of_a_finding_by_deactivation_is_not_logged() -> None:
+    log = FindingLog()
+    assert [log.update([status(SILENCE)], now) for now in (0.0, 2.0)] == [[], [SILENT]]
+    assert log.update([status()], 3.0, is_active=False) == log.update([status()], 4.0) == []
 
 
 def test_findings_that_are_not_to_be_logged_are_left_out() -> None:

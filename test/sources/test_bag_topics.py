@@ -29,9 +29,7 @@ from mtl_perception.sources.open import open_source
 def test_bag_with_video_packets_only_is_refused_with_what_to_do() -> None:
     types = {"/cam/image/ffmpeg": "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "/tf": "tf2_msgs/msg/TFMessage"}
     bag: Any = SimpleNamespace(topics={name: SimpleNamespace(type=kind, count=1) for name, kind in types.items()})
-    words = (
-        "FFMPEGPacket, tf2_msgs/msg/TFMessage; these are packets of a video: decode them to sensor_msgs/msg/Image with image_"
-    )
+    words = "FFMPEGPacket, tf2_msgs/msg/TFMessage; these are video packets: decode them to sensor_msgs/msg/Image with image_"
     with pytest.raises(SourceError, match=words):
         choose_image_topic(Path("drive"), bag)
 

@@ -32,7 +32,7 @@ def write_image(path: Path, rgb: np.ndarray) -> np.ndarray:
 
 
 def without_camera(name: str) -> str:
-    return f"{name}: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml beside them"
+    return f"{name}: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml into the folder"
 
 
 class TestImageFolder:

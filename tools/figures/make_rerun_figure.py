@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 from rerun.experimental import ViewerClient
 
-from mtl_perception.view.viewer import HOST, environment, executable
+from mtl_perception.view.viewer import HOST, find_executable, viewer_environment
 
 PORT = 9911
 SIZE, MENU = "1600x900", 36
@@ -33,8 +33,18 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder, "viewer.png")
-        command = [executable(), str(args.recording), "--headless", "--window-size", SIZE, "--bind", HOST, "--port", str(PORT)]
-        viewer = subprocess.Popen(command, env=environment(Path(folder)))
+        command = [
+            find_executable(),
+            str(args.recording),
+            "--headless",
+            "--window-size",
+            SIZE,
+            "--bind",
+            HOST,
+            "--port",
+            str(PORT),
+        ]
+        viewer = subprocess.Popen(command, env=viewer_environment(Path(folder)))
         try:
             time.sleep(args.wait)
             ViewerClient(f"rerun+http://{HOST}:{PORT}/proxy").save_screenshot(str(shot))
