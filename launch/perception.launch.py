@@ -51,7 +51,7 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[Node]:
     """Return the node, and the players and RViz if requested."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    # That of PushRosNamespace in a launch file that includes this one.
+    # A launch file that includes this one may have pushed a namespace.
     given["ros_namespace"] = context.launch_configurations.get("ros_namespace", "")
     # Launch files for Nav2 pass Python's True and False.
     given |= {name: value.lower() for name, value in given.items() if value in ("True", "False")}

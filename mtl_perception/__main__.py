@@ -116,9 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MemoryError as error:
-        return _fail(
-            args, error, f"out of memory{f': {error}' if str(error) else ''}; process smaller images, or fewer at a time"
-        )
+        reason = str(error) or "an allocation failed"
+        return _fail(args, error, f"out of memory: {reason}; process smaller images, or fewer at a time")
     except Exception as error:
         return _fail(args, error, f"{type(error).__name__}: {error}")
     return int(code or 0)

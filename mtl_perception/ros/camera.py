@@ -62,7 +62,6 @@ class Camera:
         self.image_remark = ""
         self._info_frame_id: str | None = None
         self._on_image: Callable[[Any], None] | None = None
-        self._has_received = False
         self._node = node
         self._publishers: dict[str, Any] = {}
         # Outputs that had a subscriber when the latest image of a latched topic arrived, and since when others have one.
@@ -99,7 +98,6 @@ class Camera:
         self.calibrations = CalibrationCache()
         self.statistics.reset_silence()
         self.monitor = StreamMonitor()
-        self._has_received = False
         self._on_image = on_image
         self._served, self._late_since = frozenset(), None
         self.subscriptions = CameraSubscriptions(
@@ -182,12 +180,12 @@ class Camera:
             return
         if subscriptions.image.is_latched:
             self._served = frozenset(output.name for output in self.subscribed_outputs())
+        is_first = self.statistics.last_received_at is None
         self._on_image(message)
         # After the hand-over, so that it does not delay the image.
         arrival = self._arrival(message, subscriptions.image.is_latched)
         self.monitor.observe(arrival)
-        if not self._has_received:
-            self._has_received = True
+        if is_first:
             self._node.get_logger().info(f"receiving images on {subscriptions.image.topic}: {arrival.form}")
 
     def _on_update(self, is_replaced: bool) -> None:

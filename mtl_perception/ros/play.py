@@ -187,13 +187,11 @@ class Player:
 
     def start(self, source: Source, frame: Frame, speed: float) -> None:
         """Log what is published, from the first frame; without a calibration, withdraw camera_info."""
-        topics = [self._images.topic_name]
-        if frame.camera is not None and self._infos is not None:
-            topics.append(self._infos.topic_name)
-        elif self._infos is not None:
+        if frame.camera is None and self._infos is not None:
             # A publisher that sends nothing looks like a fault to subscribers.
             self._node.destroy_publisher(self._infos)
             self._infos = None
+        topics = [publisher.topic_name for publisher in (self._images, self._infos) if publisher is not None]
         height, width = frame.image.shape[:2]
         rate_hz = source.rate_hz * speed
         self._node.get_logger().info(f"publishing {source.name} ({width}x{height}, {rate_hz:.3g} Hz) on {' and '.join(topics)}")

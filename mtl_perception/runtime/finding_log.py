@@ -35,7 +35,7 @@ class FindingLog:
         Args:
             statuses: All statuses of the node.
             now: Monotonic time, seconds.
-            is_active: Whether the node is active; if it is not, the end of findings is no news.
+            is_active: Whether the node is active; otherwise the end of findings is not logged.
 
         Returns:
             Level and text of each line; OK if all findings of a status have ended.
@@ -45,16 +45,17 @@ class FindingLog:
         self._since = {name: self._since.get(name, now) for name in names}
         self._logged_at = {name: at for name, at in self._logged_at.items() if name in names}
         texts = {(status, _without_numbers(finding.text)) for status, finding in found}
-        recent = {text: at for text, at in self._text_logged_at.items() if text in texts or now - at < REPEAT_PERIOD}
-        self._text_logged_at = recent
+        self._text_logged_at = {
+            text: at for text, at in self._text_logged_at.items() if text in texts or now - at < REPEAT_PERIOD
+        }
         lines = []
         for status, finding in found:
             name, text = (status, finding.name), (status, _without_numbers(finding.text))
-            since, text_logged_at = self._since[name], recent.get(text)
+            since, text_logged_at = self._since[name], self._text_logged_at.get(text)
             if now - max(since, self._logged_at.get(name, -math.inf)) < LOG_DELAY:
                 continue
             if text_logged_at is None or (text_logged_at < since and now - text_logged_at >= REPEAT_PERIOD):
-                self._logged_at[name] = recent[text] = now
+                self._logged_at[name] = self._text_logged_at[text] = now
                 self._logged_statuses.add(status)
                 lines.append((finding.level, f"{status}: {finding.text}"))
         for one in statuses:

@@ -113,12 +113,12 @@ class ImageSource:
         self.calibration: Calibration | None = None
         # A calibration file without an image size is loaded once the size of the first image is known.
         self._sizeless_file: Path | None = None
-        camera_file = camera_file or camera_file_beside(self.paths[0])
-        if camera_file is not None:
-            if needs_size(camera_file):
-                self._sizeless_file = camera_file
+        self.camera_file = camera_file or camera_file_beside(self.paths[0])
+        if self.camera_file is not None:
+            if needs_size(self.camera_file):
+                self._sizeless_file = self.camera_file
             else:
-                self.calibration = load_calibration(camera_file, image=self.paths[0])
+                self.calibration = load_calibration(self.camera_file, image=self.paths[0])
         interval = round(1e9 / rate_hz)
         self.stamps_ns = [i * interval for i in range(len(self.paths))] if stamps_ns is None else list(stamps_ns)
 

@@ -9,14 +9,7 @@ from mtl_perception.errors import SourceError
 from mtl_perception.sources.bag.reader import METADATA, is_bag_file
 from mtl_perception.sources.bag.source import BagSource
 from mtl_perception.sources.base import Source
-from mtl_perception.sources.images import (
-    SUFFIXES,
-    ImageSource,
-    camera_file_beside,
-    describe_skipped,
-    is_image_file,
-    list_images,
-)
+from mtl_perception.sources.images import SUFFIXES, ImageSource, describe_skipped, is_image_file, list_images
 from mtl_perception.sources.kitti import find_camera_folder, open_drive
 from mtl_perception.sources.video import VideoSource, is_video_file
 from mtl_perception.visualization.files import partial_path
@@ -67,9 +60,9 @@ def open_source(
     if path.is_dir():
         return _open_folder(path, rectified, camera_file)
     if is_image_file(path):
-        return _report_camera(ImageSource([path], path.name, rectified=rectified, camera_file=camera_file), camera_file, path)
+        return _report_camera(ImageSource([path], path.name, rectified=rectified, camera_file=camera_file))
     if is_video_file(path):
-        return _report_camera(VideoSource(path, rectified=rectified, camera_file=camera_file), camera_file, path)
+        return _report_camera(VideoSource(path, rectified=rectified, camera_file=camera_file))
     if not path.exists():
         partial = partial_path(path)
         hint = f", but {partial} does, from a run that did not finish" if partial.exists() else f"; accepted: {ACCEPTED}"
@@ -98,7 +91,7 @@ def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Sourc
         name = path.absolute().name
         if skipped:
             logger.warning("%s: %s", name, skipped)
-        return _report_camera(ImageSource(images, name, rectified=rectified, camera_file=camera_file), camera_file, images[0])
+        return _report_camera(ImageSource(images, name, rectified=rectified, camera_file=camera_file))
     names = sorted(entry.name for entry in path.iterdir())
     drives = [name for name in names if find_camera_folder(path / name) is not None]
     if drives:
@@ -109,9 +102,9 @@ def _open_folder(path: Path, rectified: bool, camera_file: Path | None) -> Sourc
     )
 
 
-def _report_camera(source: Source, camera_file: Path | None, image: Path) -> Source:
-    """Return the source of images or a video; warn if no calibration file is given and none is beside the image."""
-    if camera_file is None and camera_file_beside(image) is None:
+def _report_camera(source: ImageSource | VideoSource) -> Source:
+    """Return the source, with a warning if it has no calibration file."""
+    if source.camera_file is None:
         logger.warning(
             "%s: frames have no camera, so there are no clouds; give --camera FILE, or put camera.yaml into the folder",
             source.name,

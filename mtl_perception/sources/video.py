@@ -67,10 +67,10 @@ class VideoSource:
         if first is None:
             raise SourceError(f"video {path} cannot be read: no frame can be decoded")
         height, width = first[1].shape[:2]
-        camera_file = camera_file or camera_file_beside(path)
+        self.camera_file = camera_file or camera_file_beside(path)
         self.calibration: Calibration | None = None
-        if camera_file is not None:
-            self.calibration = load_calibration(camera_file, size=(width, height), image=path)
+        if self.camera_file is not None:
+            self.calibration = load_calibration(self.camera_file, size=(width, height), image=path)
 
     def __len__(self) -> int:
         return self._count
